@@ -1,0 +1,80 @@
+"""pixsim: pixel similarity for labelled image sets of any size.
+
+The public API. Names are imported when they are first used, so that importing this package,
+and asking the command line for help, stays instant. No module has the name of a public function:
+importing `pipeline.x` sets the attribute `x` of the package, and would hide the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pipeline.cluster import open_executor as open_executor
+    from pipeline.config import JobSettings as JobSettings
+    from pipeline.config import load_job as load_job
+    from pipeline.config import make_cluster as make_cluster
+    from pipeline.config import make_job as make_job
+    from pipeline.datasets import list_datasets as list_datasets
+    from pipeline.demo import run_demo as run_demo
+    from pipeline.description import describe as describe
+    from pipeline.description import digest as digest
+    from pipeline.distance import distances as distances
+    from pipeline.explanation import explain as explain
+    from pipeline.ingestion import ingest as ingest
+    from pipeline.ingestion import open_source as open_source
+    from pipeline.job import run_job as run_job
+    from pipeline.plots import draw_grid as draw_grid
+    from pipeline.predictions import predict as predict
+    from pipeline.progress import make_reporter as make_reporter
+    from pipeline.prototype import class_sums as class_sums
+    from pipeline.prototype import prototypes as prototypes
+    from pipeline.runs import Run as Run
+    from pipeline.runs import open_run as open_run
+    from pipeline.sources.arrays import from_arrays as from_arrays
+    from pipeline.store import open_images as open_images
+    from pipeline.terminal import print_pixels as print_pixels
+    from pipeline.terminal import print_table as print_table
+
+_HOMES = {
+    "JobSettings": "config",
+    "Run": "runs",
+    "class_sums": "prototype",
+    "describe": "description",
+    "draw_grid": "plots",
+    "digest": "description",
+    "distances": "distance",
+    "explain": "explanation",
+    "from_arrays": "sources.arrays",
+    "ingest": "ingestion",
+    "list_datasets": "datasets",
+    "load_job": "config",
+    "make_cluster": "config",
+    "make_job": "config",
+    "make_reporter": "progress",
+    "open_executor": "cluster",
+    "open_images": "store",
+    "open_run": "runs",
+    "open_source": "ingestion",
+    "predict": "predictions",
+    "print_pixels": "terminal",
+    "print_table": "terminal",
+    "prototypes": "prototype",
+    "run_demo": "demo",
+    "run_job": "job",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,262 @@
+"""The command line: it parses, calls the public API and prints; nothing else.
+
+`import pipeline` gives names that are imported when first used, so that `pixsim --help` costs
+no more than the parser.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+
+import pipeline
+from pipeline.errors import InputError, PixsimError
+
+MAX_ROWS = 20
+
+app = App(
+    name="pixsim",
+    help="Pixel similarity: how far does the simplest possible model get on an image set?",
+    version=pipeline.__version__,
+    help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong. "
+    "--debug before a command shows the traceback of an error.",
+)
+
+
+@app.command
+def demo() -> None:
+    """Run the seed article's study: on Fashion-MNIST where it can be had, else on digits."""
+    for run, picture in pipeline.run_demo(pipeline.make_reporter()):
+        _print_run(pipeline.describe(run.path))
+        print(f"prototypes drawn in {picture}\n")
+
+
+@app.command
+def datasets() -> None:
+    """List the named data sets, and where their files are."""
+    rows = [
+        [entry.name, " x ".join(map(str, entry.image)), entry.licence, place, entry.title]
+        for entry, place in pipeline.list_datasets()
+    ]
+    _print_table(["name", "image", "licence", "files", "what"], rows)
+
+
+@app.command
+def ingest(
+    source: str,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    *,
+    shard: int | None = None,
+    cluster: str = "threads",
+) -> None:
+    """Write an image set as a chunked Zarr store.
+
+    Parameters
+    ----------
+    source
+        A name from 'pixsim datasets', a folder SPLIT/CLASS/FILE, or an .npz file.
+    output
+        The store; default: data/stores/NAME.zarr.
+    shard
+        Images per shard; default: some MB's worth.
+    cluster
+        threads, local, or the address of a dask scheduler.
+    """
+    settings = pipeline.make_cluster(cluster)
+    reporter = pipeline.make_reporter()
+    path = pipeline.ingest(source, output, shard, settings, reporter)
+    _print_images(pipeline.describe(path))
+
+
+@app.command
+def run(
+    job: Path,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    override: Annotated[
+        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
+    ] = None,
+) -> None:
+    """Run a job file, or what is left of it.
+
+    Parameters
+    ----------
+    job
+        The job file, such as workflows/digits.yml.
+    output
+        The run folder, instead of the job file's.
+    override
+        KEY=VALUE to use instead of the job file's, such as device=cpu or cluster.workers=4.
+    """
+    settings = pipeline.load_job(job, override or (), output)
+    finished = pipeline.run_job(settings, pipeline.make_reporter())
+    _print_run(pipeline.describe(finished.path))
+
+
+@app.command
+def show(
+    path: Path,
+    *,
+    grid: Path | None = None,
+    split: str | None = None,
+) -> None:
+    """Show what a store or a run holds.
+
+    Parameters
+    ----------
+    path
+        The folder of a store or a run.
+    grid
+        A PNG file to draw: sample images with their labels, or the prototypes of a run.
+    split
+        The split to draw from; default: the first.
+    """
+    found = pipeline.describe(path)
+    if found["kind"] == "pixsim run":
+        _print_run(found)
+    else:
+        _print_images(found)
+    if grid is not None:
+        pipeline.draw_grid(path, grid, split)
+        print(f"drawn in {grid}")
+
+
+@app.command
+def explain(
+    path: Path,
+    *,
+    split: str,
+    sample: int,
+    pixels: str | None = None,
+) -> None:
+    """Show how far one image is from every prototype of a run.
+
+    Parameters
+    ----------
+    path
+        The folder of the run.
+    split
+        The split of the image.
+    sample
+        Its index there.
+    pixels
+        ROWS,COLS to show as a shaded table of pixel values, such as 5:25,4:24 or 10,10.
+    """
+    found = pipeline.explain(path, split, sample)
+    label = f"labelled {found.label_name}" if found.label_name else "without label"
+    print(f"{found.split} image {found.sample}, {label}")
+    rows = [
+        [name, *(f"{value:.4f}" for value in found.distances[:, place])]
+        for place, name in enumerate(found.class_names)
+    ]
+    _print_table(["class", *found.metrics], rows)
+    for metric, name in found.predicted.items():
+        print(f"nearest by {metric}: {name}")
+    if pixels is not None:
+        pipeline.print_pixels(found.image, found.full_scale, pixels)
+
+
+@app.command
+def digest(path: Path) -> None:
+    """Read a store or a run whole, print its digests, and compare them with the recorded ones.
+
+    Parameters
+    ----------
+    path
+        The folder of a store or a run.
+    """
+    for name, value in pipeline.digest(path).items():
+        print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    pipeline.print_table(header, rows)
+
+
+def _print_images(found: Mapping[str, Any]) -> None:
+    print(f"image set {found['path']}")
+    print(f"digest    sha256:{found['digest']}")
+    header = ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"]
+    rows = [
+        [
+            name,
+            f"{split['count']:,}",
+            " x ".join(map(str, split["shape"])),
+            split["dtype"],
+            f"{split['chunk']:,}",
+            f"{split['shard']:,}",
+            f"{split['bytes']:,}",
+            f"{split['stored_bytes']:,}",
+        ]
+        for name, split in found["splits"].items()
+    ]
+    _print_table(header, rows)
+    splits = found["splits"]
+    counts = [
+        [name, *(f"{split['classes'][name]:,}" for split in splits.values())]
+        for name in found["class_names"][:MAX_ROWS]
+    ]
+    unlabelled = [f"{split['unlabelled']:,}" for split in splits.values()]
+    if any(text != "0" for text in unlabelled):
+        counts.append(["(no label)", *unlabelled])
+    _print_table(["class", *splits], counts)
+    _say_how_many_more(found["class_names"])
+
+
+def _print_run(found: Mapping[str, Any]) -> None:
+    print(f"run {found['name']} in {found['path']}")
+    metrics = found["metrics"]
+    rows = [["all", *(_share(values["accuracy"]) for values in metrics.values())]]
+    rows.append(["balanced", *(_share(values["balanced_accuracy"]) for values in metrics.values())])
+    first = next(iter(metrics.values()))
+    for name in found["classes"][:MAX_ROWS]:
+        shares = [_share(values["per_class"][name]["accuracy"]) for values in metrics.values()]
+        rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
+    _print_table(["accuracy", *metrics], rows)
+    _say_how_many_more(found["classes"])
+    print(f"digest sha256:{found['digests']['run']}")
+
+
+def _say_how_many_more(names: Sequence[str]) -> None:
+    if len(names) > MAX_ROWS:
+        print(f"... and {len(names) - MAX_ROWS} classes more")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except PixsimError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except cyclopts.CycloptsError as error:
+        text = " ".join(str(error).split())
+        return _fail(f"{text} See 'pixsim --help'.", InputError.exit_code, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1, debug)
+    except OSError as error:
+        return _fail(str(error), 1, debug)
+    return 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"pixsim: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

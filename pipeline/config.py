@@ -1,0 +1,297 @@
+"""The job file and the environment, as frozen typed settings.
+
+A job file is YAML. Unknown keys are refused with the nearest known one, wrong types with the
+key, the value and what was expected; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import ConfigError
+from pipeline.schema import METRICS
+
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
+
+
+def _name(value: object) -> object:
+    """Let class names such as 3 be written without quotes."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    doubled = [value for value in values if values.count(value) > 1]
+    if doubled:
+        raise ValueError(f"names {doubled[0]!r} twice")
+    return values
+
+
+Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_unique)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ClusterSettings(_Settings):
+    """Where the tasks of a job run.
+
+    Attributes
+    ----------
+    kind
+        `threads` of this process, worker processes on this machine (`local`), or the workers
+        of a running dask `scheduler`.
+    workers
+        Worker threads (`threads`) or processes (`local`); default: one per core.
+    threads_per_worker
+        Threads of each worker process.
+    address
+        Address of the scheduler, such as `tcp://host:8786`.
+    """
+
+    kind: Literal["threads", "local", "scheduler"] = "threads"
+    workers: PositiveInt | None = None
+    threads_per_worker: PositiveInt = 1
+    address: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"kind": "scheduler", "address": value} if "://" in value else {"kind": value}
+        return value
+
+    @model_validator(mode="after")
+    def _address_fits(self) -> ClusterSettings:
+        if (self.kind == "scheduler") != (self.address is not None):
+            raise ValueError("needs an address with kind scheduler, and only then")
+        return self
+
+
+class JobSettings(_Settings):
+    """One job: which images, which prototypes, which distances, where to.
+
+    Attributes
+    ----------
+    name
+        Name of the job; default: the job file's.
+    images
+        A name of the catalog, an image-set store, or a source.
+    classes
+        The classes to tell apart; default: all of the image set.
+    fit
+        The split that prototypes are made from.
+    evaluate
+        The split or splits that are measured.
+    prototypes
+        What stands for a class: the `mean` of its images.
+    metrics
+        `l1`, `l2` or both.
+    device
+        `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
+        result is the same to the bit.
+    distances
+        Whether every distance is written: `auto` does so up to 10**8 values.
+    allow_empty_classes
+        Accept classes without any image in the fit split; nothing is ever predicted as one.
+    cluster
+        Where tasks run.
+    output
+        The run folder; default: `data/runs/NAME`.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[^/\x00]+$")
+    images: str = Field(min_length=1)
+    classes: Names | None = None
+    fit: str = "train"
+    evaluate: Annotated[Names, BeforeValidator(_one_or_many)] = ("test",)
+    prototypes: Literal["mean"] = "mean"
+    metrics: Annotated[
+        tuple[Literal["l1", "l2"], ...],
+        Field(min_length=1),
+        BeforeValidator(_one_or_many),
+        AfterValidator(_unique),
+    ] = METRICS  # type: ignore[assignment]
+    device: str = Field(default="auto", pattern=DEVICE_PATTERN)
+    distances: Literal["auto", "write", "skip"] = "auto"
+    allow_empty_classes: bool = False
+    cluster: ClusterSettings = ClusterSettings()
+    output: Path
+
+
+class Environment(BaseSettings):
+    """Settings from the environment, each with the prefix `PIXSIM_`.
+
+    Attributes
+    ----------
+    datasets
+        A folder with downloaded data sets, one folder each.
+    data
+        Where stores, downloads and runs go.
+    catalog
+        A catalog of named data sets to use instead of `data/catalog.yml`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PIXSIM_", frozen=True)
+
+    datasets: Path | None = None
+    data: Path = Path("data")
+    catalog: Path | None = None
+
+
+def load_environment() -> Environment:
+    """Read the environment variables `PIXSIM_*`."""
+    return Environment()
+
+
+def load_job(path: Path, overrides: Iterable[str] = (), output: Path | None = None) -> JobSettings:
+    """Read a job file.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        `key=value` texts that replace keys of the file; values are YAML, and a dot in the key
+        reaches into a mapping (`cluster.workers=4`).
+    output
+        Replaces the run folder.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, or holds unknown keys or wrong values.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {_describe(content)}, expected a mapping of settings")
+    for override in overrides:
+        _override(content, override)
+    if output is not None:
+        content["output"] = str(output)
+    content.setdefault("name", path.stem)
+    return make_job(content, where=str(path))
+
+
+def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
+    """Validate the settings of a job given as a mapping."""
+    settings = dict(content)
+    _refuse_unknown(settings, JobSettings, where, "")
+    if isinstance(settings.get("cluster"), dict):
+        _refuse_unknown(settings["cluster"], ClusterSettings, where, "cluster.")
+    if "output" not in settings:
+        settings["output"] = load_environment().data / "runs" / str(settings.get("name", "job"))
+    try:
+        return JobSettings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def make_cluster(text: str) -> ClusterSettings:
+    """Return cluster settings from `threads`, `local` or the address of a scheduler."""
+    try:
+        return ClusterSettings.model_validate(text)
+    except ValidationError as error:
+        raise ConfigError(f"cluster '{text}': {_first_problem(error)}") from None
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file with plain types only."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; expected a job file such as {_example(path)}"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
+    names = [str(item) for item in known]
+    folded = {item.casefold(): item for item in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if found:
+        return f"did you mean '{folded[found[0]]}'?"
+    return f"known are {', '.join(names)}"
+
+
+def _example(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("workflows")
+    files = sorted(file.name for file in folder.glob("*.yml"))
+    return f"{folder / nearest_file(path.name, files)}" if files else "workflows/digits.yml"
+
+
+def nearest_file(name: str, files: Sequence[str]) -> str:
+    """Return the file name most like `name`."""
+    return (difflib.get_close_matches(name, files, n=1, cutoff=0.0) or list(files))[0]
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w.]+", key):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as --set device=cpu")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if isinstance(inner, str):
+            inner = place[parent] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is {_describe(inner)}, not a mapping")
+        place = inner
+    place[last] = value
+
+
+def _refuse_unknown(
+    content: Mapping[str, Any], model: type[BaseModel], where: str, prefix: str
+) -> None:
+    for key in content:
+        if key not in model.model_fields:
+            hint = nearest(str(key), model.model_fields)
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
+
+
+def _describe(value: object) -> str:
+    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    keys = [str(part) for part in problem["loc"]]
+    if problem["type"] == "missing":
+        return f"'{'.'.join(keys)}' is missing; every job needs it"
+    where = ".".join(keys) or "the job"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "string_pattern_mismatch" and keys == ["device"]:
+        message = "expected auto, cpu, cuda, cuda:N or torch:DEVICE"
+    return f"'{where}' is {_describe(problem['input'])}: {message}"

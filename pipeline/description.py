@@ -1,0 +1,126 @@
+"""What a store or a run is, in plain values: for `pixsim show` and `pixsim digest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import manifest
+from pipeline.errors import DamagedError, StoreError
+from pipeline.ingestion import digest_images, partition_table
+from pipeline.runs import METRICS_FILE, digest_run, open_run
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """Describe an image set or a run from its manifest.
+
+    Parameters
+    ----------
+    path
+        The folder of a store or of a run.
+
+    Returns
+    -------
+    For an image set `kind`, `digest`, `class_names`, `provenance` and for each of `splits` its
+    count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
+    class and unlabelled ones. For a run `kind`, `name`, `images`, `classes`, `metrics`,
+    `digests`, `seconds`, bytes on disk.
+
+    Raises
+    ------
+    StoreError
+        Where the folder is neither, or was never finished.
+    """
+    folder = Path(path)
+    if kind_or_refuse(folder) == manifest.RUN:
+        return _describe_run(folder)
+    content = manifest.read_manifest(folder, manifest.IMAGES)
+    splits = {}
+    for name, split in content["splits"].items():
+        values = int(np.prod(split["shape"])) * split["count"]
+        splits[name] = {
+            "count": split["count"],
+            "shape": split["shape"],
+            "dtype": split["dtype"],
+            "chunk": split["chunk"],
+            "shard": split["shard"],
+            "partitions": len(partition_table(content, [name])),
+            "bytes": values * np.dtype(split["dtype"]).itemsize,
+            "stored_bytes": folder_bytes(folder / name),
+            "classes": dict(zip(content["class_names"], split["labels"], strict=True)),
+            "unlabelled": split["unlabelled"],
+        }
+    return {
+        "kind": manifest.IMAGES,
+        "path": str(folder),
+        "digest": content["digest"],
+        "class_names": content["class_names"],
+        "full_scale": content["full_scale"],
+        "provenance": content["provenance"],
+        "splits": splits,
+    }
+
+
+def _describe_run(folder: Path) -> dict[str, Any]:
+    run = open_run(folder)
+    content = run.manifest
+    return {
+        "kind": manifest.RUN,
+        "path": str(folder),
+        "name": content["name"],
+        "images": content["images"]["path"],
+        "fit": content["settings"]["fit"],
+        "evaluate": content["settings"]["evaluate"],
+        "classes": content["class_names"],
+        "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
+        "rows": sum(part["rows"] for part in content["partitions"]),
+        "digests": content["digests"],
+        "arithmetic": content["arithmetic"],
+        "executor": content["executor"],
+        "seconds": content["seconds"],
+        "stored_bytes": folder_bytes(folder),
+    }
+
+
+def kind_or_refuse(path: Path) -> str:
+    """Return what a folder holds, or raise the error that says why it holds neither."""
+    kind = manifest.kind_of(path)
+    if kind is not None:
+        return kind
+    if path.is_dir() and not (path / manifest.MANIFEST).exists():
+        looks_like_run = (path / METRICS_FILE).exists() or (path / "predictions").exists()
+        manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such folder, expected an image set or a run")
+    raise DamagedError(f"{path / manifest.MANIFEST}: cannot be read; make it anew")
+
+
+def digest(path: Path | str) -> dict[str, str | None]:
+    """Read a store or a run whole and return its digests: equal content, equal digests.
+
+    Raises
+    ------
+    DamagedError
+        Where what is there is not what the manifest recorded.
+    """
+    folder = Path(path)
+    if kind_or_refuse(folder) == manifest.IMAGES:
+        recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
+        found: dict[str, str | None] = {"images": digest_images(folder)}
+    else:
+        recorded = open_run(folder).manifest["digests"]
+        found = digest_run(folder).as_dict()
+    for name, value in found.items():
+        if recorded[name] != value:
+            raise DamagedError(
+                f"{folder}: {name} have digest {value}, the manifest recorded {recorded[name]}; "
+                "they were changed after they were written: make it anew"
+            )
+    return found

@@ -1,0 +1,81 @@
+"""The exceptions of pixsim.
+
+Each is also a standard exception, so that a caller may catch `ValueError` or `OSError` without
+knowing this module. A message says which value was met, what was expected and what to do about
+it, in one or two lines. `InputError` and its children mean that the input is at fault (the
+command line exits with 2), the rest that the job failed (it exits with 1).
+"""
+
+from __future__ import annotations
+
+
+class PixsimError(Exception):
+    """Whatever pixsim refuses or fails at, with a message meant for the user."""
+
+    exit_code = 1
+
+
+class InputError(PixsimError, ValueError):
+    """What the user gave cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A job file, an override or an environment variable is wrong."""
+
+
+class SchemaError(InputError, TypeError):
+    """A labelled array lacks a dimension, a variable or the right dtype."""
+
+
+class ShapeError(InputError):
+    """Images that must have one shape have two."""
+
+
+class LabelError(InputError):
+    """A label is outside the classes, or a class is not known."""
+
+
+class EmptyClassError(InputError):
+    """A class has no image to make a prototype from."""
+
+
+class SourceError(InputError, OSError):
+    """A file of a source is missing, truncated or not what its name says."""
+
+
+class ChecksumError(SourceError):
+    """A file has another checksum than the catalog records."""
+
+
+class DatasetNotFoundError(SourceError):
+    """A named data set is neither at hand nor could it be downloaded."""
+
+
+class StoreError(InputError, OSError):
+    """A path is not an image set, or not a run."""
+
+
+class IncompleteError(StoreError):
+    """An image set or a run has no manifest: it was never finished."""
+
+
+class ConflictError(InputError, FileExistsError):
+    """The place to write to holds something else."""
+
+
+class DamagedError(PixsimError, OSError):
+    """What was written no longer has the digest that was recorded for it."""
+
+
+class StorageFullError(PixsimError, OSError):
+    """The disk, or the user's quota on it, is full."""
+
+
+class ExactnessError(InputError, OverflowError):
+    """No arithmetic holds the sums of this job exactly."""
+
+
+class JobInterruptedError(PixsimError):
+    """The job was stopped by the user; what it had written can be resumed."""

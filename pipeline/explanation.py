@@ -1,0 +1,103 @@
+"""Why one image was predicted as it was: its distance to every prototype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import manifest, store
+from pipeline.classes import select_classes
+from pipeline.distance import distances_block, make_reference
+from pipeline.errors import InputError
+from pipeline.exact import Float64Array
+from pipeline.predictions import predict_block
+from pipeline.runs import open_run
+from pipeline.schema import DENOMINATOR, NUMERATOR
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image and how far it is from every prototype.
+
+    Attributes
+    ----------
+    split, sample
+        Which image.
+    image
+        [y, x] or [y, x, channel].
+    full_scale
+        The pixel value that counts as 1.
+    label_name
+        The name of its label, None where it has none.
+    metrics, class_names
+        The names along the axes of `distances`.
+    distances
+        [metric, class].
+    predicted
+        For each metric the name of the nearest class.
+    """
+
+    split: str
+    sample: int
+    image: npt.NDArray[Any]
+    full_scale: int
+    label_name: str | None
+    metrics: tuple[str, ...]
+    class_names: tuple[str, ...]
+    distances: Float64Array
+    predicted: dict[str, str]
+
+
+def explain(run: Path | str, split: str, sample: int) -> Explanation:
+    """Measure one image of a run's image set against the run's prototypes.
+
+    Parameters
+    ----------
+    run
+        The folder of the run.
+    split
+        Any split of the image set.
+    sample
+        The index of the image in that split.
+
+    Raises
+    ------
+    InputError
+        Where there is no such split or sample.
+    """
+    opened = open_run(run)
+    content = manifest.read_manifest(opened.images, manifest.IMAGES)
+    count = store.require_split(content, split, opened.images)["count"]
+    if not 0 <= sample < count:
+        raise InputError(f"sample {sample} of split '{split}', expected 0 to {count - 1}")
+    images, labels = store.read_images(opened.images, split, sample, sample + 1)
+    prototypes = opened.prototypes.load()
+    metrics = tuple(opened.manifest["settings"]["metrics"])
+    reference = make_reference(
+        prototypes[NUMERATOR.name].values,
+        prototypes[DENOMINATOR.name].values,
+        str(images.dtype),
+        content["full_scale"],
+    )
+    distances = distances_block(images, reference, metrics, "cpu")
+    selection = select_classes(content["class_names"], opened.manifest["class_names"])
+    rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))
+    names = selection.all_names
+    return Explanation(
+        split=split,
+        sample=sample,
+        image=images[0],
+        full_scale=content["full_scale"],
+        label_name=names[labels[0]] if labels[0] >= 0 else None,
+        metrics=metrics,
+        class_names=selection.names,
+        distances=distances[:, 0],
+        predicted={
+            metric: names[code]
+            for metric, code in zip(metrics, rows["predicted"][:, 0].tolist(), strict=True)
+        },
+    )

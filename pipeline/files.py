@@ -1,0 +1,66 @@
+"""Files that are whole or absent: written aside, flushed, then renamed into place.
+
+A reader never sees half of such a file, and a writer that dies leaves at most a `*.partial`
+beside it, which nobody reads and the next writer of the same file replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StorageFullError
+
+PARTIAL_SUFFIX = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def storage_errors(path: Path | str) -> Iterator[None]:
+    """Turn "no space left" below `path` into a `StorageFullError` that says what to do.
+
+    Raises
+    ------
+    StorageFullError
+        Where the operating system reports a full disk, quota or file size limit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageFullError(
+            f"no space left while writing {path}: {os.strerror(error.errno)}; "
+            "free some space and run the same command again: what is written is kept"
+        ) from error
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a path to write to; on success it is flushed and renamed to `path`, else removed."""
+    aside = path.with_name(path.name + PARTIAL_SUFFIX)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with replaced(path) as aside:
+        aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))

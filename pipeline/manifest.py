@@ -1,0 +1,169 @@
+"""The record that makes a store or a run complete, and the plan that it starts from.
+
+A folder under construction holds `.work/plan.json`: what is being made, so that the same
+command resumes it and another one is refused. When everything is there, `manifest.json` is
+written, last; only then is the folder an image set or a run.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.digests import json_digest
+from pipeline.errors import ConflictError, DamagedError, IncompleteError, StoreError
+from pipeline.files import read_json, storage_errors, write_json
+
+FORMAT_VERSION = 1
+IMAGES = "pixsim image set"
+RUN = "pixsim run"
+MANIFEST = "manifest.json"
+WORK = ".work"
+_LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the system and the libraries that shape a result."""
+    found = {"python": platform.python_version(), "platform": sys.platform}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def now() -> str:
+    """Return the time in UTC, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def kind_of(path: Path) -> str | None:
+    """Return `IMAGES` or `RUN` where `path` holds a finished one, else None."""
+    try:
+        kind = read_json(path / MANIFEST).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return kind if kind in (IMAGES, RUN) else None
+
+
+def read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """Read the manifest of a finished image set or run.
+
+    Raises
+    ------
+    StoreError
+        Where `path` is no such folder.
+    IncompleteError
+        Where it was started but never finished.
+    DamagedError
+        Where the manifest cannot be read.
+    """
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such folder, expected a {kind}")
+    if not (path / MANIFEST).is_file():
+        if (path / WORK / "plan.json").is_file():
+            raise IncompleteError(
+                f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
+                "run the same command that started it again, it goes on where it stopped"
+            )
+        hint = " (a Zarr store without it may be half written)" if _looks_like_zarr(path) else ""
+        raise IncompleteError(
+            f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
+            "make it anew with 'pixsim ingest' or 'pixsim run'"
+        )
+    try:
+        content = read_json(path / MANIFEST)
+        found, version = content["kind"], content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path / MANIFEST}: cannot be read ({error}); make it anew") from error
+    if found != kind:
+        raise StoreError(f"{path}: is a {found}, expected a {kind}")
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: has format {version}, expected {FORMAT_VERSION}; "
+            "make it anew, or use the version of pixsim that wrote it"
+        )
+    return dict(content)
+
+
+def _looks_like_zarr(path: Path) -> bool:
+    return (path / "zarr.json").is_file()
+
+
+def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Finish a folder: write its manifest, then drop what was needed to get there."""
+    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
+    write_json(path / MANIFEST, header | dict(content) | {"versions": versions()})
+    with storage_errors(path):
+        shutil.rmtree(path / WORK, ignore_errors=True)
+
+
+def identity(content: Mapping[str, Any]) -> str:
+    """Return a digest of what decides a result; equal plans make equal results."""
+    return json_digest(dict(content))
+
+
+def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Begin, resume or recognise a folder.
+
+    Parameters
+    ----------
+    path
+        The folder of the store or run.
+    kind
+        `IMAGES` or `RUN`.
+    plan
+        What decides the content; compared with what the folder holds already.
+
+    Returns
+    -------
+    The manifest where the folder holds the finished result of the same plan; else None, and
+    the folder is ready to be filled.
+
+    Raises
+    ------
+    ConflictError
+        Where the folder holds anything else. It is left as it is.
+    """
+    mine = identity(plan)
+    if (path / MANIFEST).exists():
+        done = read_manifest(path, kind)
+        if done.get("identity") == mine:
+            shutil.rmtree(path / WORK, ignore_errors=True)
+            return done
+        raise ConflictError(_conflict(path, kind, plan, done.get("plan", {})))
+    record = path / WORK / "plan.json"
+    if record.exists():
+        begun = read_json(record)
+        if begun["identity"] != mine or begun["kind"] != kind:
+            raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
+        return None
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConflictError(
+            f"{path}: exists and is no {kind}; nothing in it was touched, "
+            "choose another place or remove it"
+        )
+    write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
+    return None
+
+
+def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    differing = [key for key in plan if plan[key] != other.get(key)] or ["format"]
+    key = differing[0]
+    was, now_is = (_short(value) for value in (other.get(key), plan.get(key)))
+    return (
+        f"{path}: holds another {kind.removeprefix('pixsim ')} ('{key}' there is {was}, "
+        f"here {now_is}); nothing in it was touched, choose another place or remove it"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,150 @@
+"""A finished run, opened: prototypes, distances, predictions, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dask.dataframe as dd
+import numpy as np
+import xarray as xr
+
+from pipeline import manifest, store, tables
+from pipeline.digests import ColumnDigest, json_digest
+from pipeline.errors import StoreError
+from pipeline.files import read_json
+from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR
+
+PREDICTIONS = "predictions"
+METRICS_FILE = "metrics.json"
+DIGESTED = (
+    "sample", "split", "label", "metric", "predicted", "distance", "margin", "label_distance",
+    "label_rank",
+)  # fmt: skip
+
+
+def part_path(path: Path, index: int) -> Path:
+    """Return the prediction table of a partition."""
+    return path / PREDICTIONS / f"part-{index:06d}.parquet"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a finished run."""
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What was asked, from what, with which versions, and the digests of the outcome."""
+        return manifest.read_manifest(self.path, manifest.RUN)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Accuracy, accuracy per class and confusion counts of each metric."""
+        return dict(read_json(self.path / METRICS_FILE))
+
+    @property
+    def prototypes(self) -> xr.Dataset:
+        """The prototypes, (class_name, y, x[, channel]), lazy."""
+        return store.open_prototypes(self.path / store.PROTOTYPES)
+
+    @property
+    def distances(self) -> xr.DataArray:
+        """The distances, (metric, sample, class_name), lazy.
+
+        Raises
+        ------
+        StoreError
+            Where the job did not write them.
+        """
+        if self.manifest["digests"]["distances"] is None:
+            raise StoreError(
+                f"{self.path}: this run wrote no distances; run the job with distances: write"
+            )
+        return store.open_distances(self.path / store.DISTANCES)[DISTANCE.name]
+
+    @property
+    def predictions(self) -> Any:
+        """The predictions as a dask data frame, a row per sample and metric."""
+        return dd.read_parquet(self.path / PREDICTIONS)
+
+    @property
+    def images(self) -> Path:
+        """The image set that the run was made from."""
+        return Path(self.manifest["images"]["path"])
+
+
+def open_run(path: Path | str) -> Run:
+    """Open the folder of a finished run.
+
+    Raises
+    ------
+    StoreError
+        Where the folder is no run, or was never finished.
+    """
+    run = Run(Path(path))
+    _ = run.manifest
+    return run
+
+
+def prototypes_digest(prototypes: xr.Dataset) -> str:
+    """Return the digest of prototypes: their exact fractions and the names of the classes."""
+    columns = ColumnDigest()
+    columns.update(
+        {name: prototypes[name].values for name in (NUMERATOR.name, DENOMINATOR.name, COUNT.name)}
+    )
+    shape = list(prototypes[NUMERATOR.name].shape)
+    names = [str(name) for name in prototypes["class_name"].values]
+    return columns.result({"class_names": names, "shape": shape})
+
+
+def distance_columns(
+    values: dict[str, np.ndarray[Any, Any]], metrics: list[str]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return one block of `distances.zarr` as columns to digest, one for each metric."""
+    columns = {name: column for name, column in values.items() if name != DISTANCE.name}
+    return columns | {name: values[DISTANCE.name][at] for at, name in enumerate(metrics)}
+
+
+@dataclass(frozen=True)
+class RunDigests:
+    """Digests of what a run's files hold now; the same for any partitions."""
+
+    prototypes: str
+    distances: str | None
+    predictions: str
+
+    @property
+    def run(self) -> str:
+        """One digest over the three."""
+        return json_digest([self.prototypes, self.distances, self.predictions])
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {
+            "prototypes": self.prototypes,
+            "distances": self.distances,
+            "predictions": self.predictions,
+            "run": self.run,
+        }
+
+
+def digest_run(path: Path) -> RunDigests:
+    """Read a whole run and return the digests of what it holds now."""
+    content = open_run(path).manifest
+    metrics, header = content["settings"]["metrics"], content["class_names"]
+    written = content["digests"]["distances"] is not None
+    predictions, distances = ColumnDigest(), ColumnDigest()
+    for index, part in enumerate(content["partitions"]):
+        predictions.update(tables.read_part(part_path(path, index), DIGESTED))
+        if written:
+            block = store.read_distances(path / store.DISTANCES, part["start"], part["stop"])
+            distances.update(distance_columns(block, metrics))
+    found = store.open_prototypes(path / store.PROTOTYPES).load()
+    return RunDigests(
+        prototypes_digest(found),
+        distances.result(header) if written else None,
+        predictions.result(header),
+    )

@@ -1,0 +1,188 @@
+"""IDX files, the format of MNIST: a magic number, big-endian sizes, then bytes.
+
+Gzipped files are read as streams. A cursor remembers where it is, so that reading partitions
+in order decompresses each file once and holds no more than one partition.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pipeline.errors import ChecksumError, ShapeError, SourceError
+from pipeline.sources import Block, SplitInfo
+
+_UNSIGNED_BYTE = 0x08
+_READ_BYTES = 2**20
+_READ_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file, decompressing it where its first bytes say gzip."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
+    magic = file.read(2)
+    file.seek(0)
+    return gzip.open(file) if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
+
+
+def check_file(path: Path, checksum: str) -> None:
+    """Compare the unpacked content of a file with `ALGORITHM:HEX`.
+
+    `packed-md5:HEX` is compared with the file as it lies, for sets whose publishers list only
+    that; where such a file lies unpacked, there is nothing to compare.
+
+    Raises
+    ------
+    ChecksumError
+        Where it differs, or the file ends too soon.
+    """
+    algorithm, _, expected = checksum.partition(":")
+    packed = algorithm.startswith("packed-")
+    if packed and path.suffix != ".gz":
+        return
+    digest = hashlib.new(algorithm.removeprefix("packed-"), usedforsecurity=False)
+    try:
+        with open(path, "rb") if packed else open_plain(path) as file:
+            while data := file.read(_READ_BYTES):
+                digest.update(data)
+    except _READ_ERRORS as error:
+        raise ChecksumError(
+            f"{path}: is truncated or damaged ({error}); expected {checksum}; "
+            "remove it and fetch it again"
+        ) from None
+    if digest.hexdigest() != expected:
+        raise ChecksumError(
+            f"{path}: has {algorithm} {digest.hexdigest()}, expected {expected}; "
+            "the file was altered: remove it and fetch it again"
+        )
+
+
+def read_header(path: Path) -> tuple[int, ...]:
+    """Return the shape that an IDX file of unsigned bytes announces.
+
+    Raises
+    ------
+    SourceError
+        Where it is no IDX file of unsigned bytes.
+    """
+    try:
+        with open_plain(path) as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE:
+                raise SourceError(
+                    f"{path}: begins with {magic.hex() or 'nothing'}, expected 000008 and the "
+                    "number of dimensions, an IDX file of unsigned bytes"
+                )
+            sizes = file.read(4 * magic[3])
+            return tuple(struct.unpack(f">{magic[3]}I", sizes))
+    except (*_READ_ERRORS, struct.error) as error:
+        raise SourceError(f"{path}: its header cannot be read ({error}); fetch it again") from None
+
+
+class _Cursor:
+    """Reads ranges of one file; cheap when they come in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        self._place = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            try:
+                if self._file is None or offset < self._place:
+                    self.close()
+                    self._file, self._place = open_plain(self._path), 0
+                self._file.seek(offset)
+                data = self._file.read(size)
+                self._place = offset + len(data)
+            except _READ_ERRORS as error:
+                raise SourceError(f"{self._path}: is truncated or damaged ({error})") from None
+        if len(data) != size:
+            raise SourceError(
+                f"{self._path}: ends at byte {offset + len(data)} of its content, expected "
+                f"{offset + size} at least; the file is truncated: fetch it again"
+            )
+        return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+_cursors: dict[tuple[int, Path], _Cursor] = {}
+_cursors_lock = threading.Lock()
+
+
+def _cursor(path: Path) -> _Cursor:
+    # by process: a forked worker must not share the parent's file position
+    with _cursors_lock:
+        return _cursors.setdefault((os.getpid(), path), _Cursor(path))
+
+
+def close_cursors() -> None:
+    """Close every file that reading left open."""
+    with _cursors_lock:
+        for cursor in _cursors.values():
+            cursor.close()
+        _cursors.clear()
+
+
+@dataclass(frozen=True)
+class IdxSource:
+    """Splits of pairs of IDX files, images and labels.
+
+    Attributes
+    ----------
+    files
+        Split name -> (images file, labels file).
+    class_names
+        The name of each label code.
+    provenance
+        Where they come from.
+    """
+
+    files: Mapping[str, tuple[Path, Path]]
+    class_names: tuple[str, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    full_scale: int = 255
+
+    def splits(self) -> dict[str, SplitInfo]:
+        found = {}
+        for split, (images, labels) in self.files.items():
+            shape, label_shape = read_header(images), read_header(labels)
+            if len(shape) not in (3, 4) or label_shape != shape[:1]:
+                raise ShapeError(
+                    f"{images} has shape {shape} and {labels.name} {label_shape}; expected "
+                    "(images, y, x) and one label for each image"
+                )
+            found[split] = SplitInfo(shape[0], shape[1:], "uint8")
+        return found
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        images, labels = self.files[split]
+        shape = read_header(images)[1:]
+        size = int(np.prod(shape))
+        header = 4 + 4 * (1 + len(shape))
+        pixels = _cursor(images).read(header + start * size, (stop - start) * size)
+        codes = _cursor(labels).read(8 + start, stop - start)
+        return Block(
+            np.frombuffer(pixels, np.uint8).reshape(stop - start, *shape),
+            np.frombuffer(codes, np.uint8).astype(np.int32),
+            [f"{images.name}[{index}]" for index in range(start, stop)],
+        )

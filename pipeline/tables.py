@@ -1,0 +1,126 @@
+"""Parquet tables, with page checksums; the only module that knows pyarrow.
+
+A part is written aside and renamed. Its schema metadata says which plan it belongs to and the
+digest of its rows, so a part explains itself: a resumed run needs no list of what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import DamagedError, StoreError
+from pipeline.files import replaced
+
+_PREFIX = "pixsim."
+
+
+def dictionary(codes: npt.NDArray[Any], names: Sequence[str]) -> pa.Array:
+    """Return a column of `names[code]`, null where the code is negative."""
+    indices = pa.array(codes.astype(np.int32), mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
+
+
+def fixed_bytes(values: npt.NDArray[np.void]) -> pa.Array:
+    """Return a column of byte strings of one width, without a Python object for each."""
+    width = values.dtype.itemsize
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.binary(width), len(values), [None, buffer])
+
+
+def nullable(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return a column that is null where `missing`."""
+    return pa.array(values, mask=missing)
+
+
+def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Write a table, whole or not at all, with `notes` in its schema's metadata."""
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({_PREFIX + key: text for key, text in notes.items()})
+    with replaced(path) as aside:
+        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the notes of a part, or nothing where it is missing or torn."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return {}
+    found = {key.decode(): text.decode() for key, text in metadata.items()}
+    return {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Read columns of a part, checksums verified; dictionary columns as their codes.
+
+    Null is -1 in codes and integers, NaN in floats.
+
+    Raises
+    ------
+    DamagedError
+        Where the file is missing, torn, or a page fails its checksum.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
+    return {name: _plain(table.column(name).combine_chunks()) for name in table.column_names}
+
+
+def _plain(column: Any) -> npt.NDArray[Any]:
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.indices
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        values = np.frombuffer(column.buffers()[1], f"V{width}")
+        return values[column.offset : column.offset + len(column)]
+    if pa.types.is_integer(column.type) and column.null_count:
+        column = column.fill_null(-1)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def merge_parts(path: Path, parts: Iterable[Path]) -> int:
+    """Write the rows of all parts, in order, as one table, a row group each; return the rows."""
+    writer: pq.ParquetWriter | None = None
+    rows = 0
+    with replaced(path) as aside:
+        try:
+            for part in parts:
+                table = pq.read_table(part, page_checksum_verification=True)
+                table = table.replace_schema_metadata(None)
+                if writer is None:
+                    writer = pq.ParquetWriter(
+                        aside, table.schema, compression="zstd", write_page_checksum=True
+                    )
+                writer.write_table(table)
+                rows += table.num_rows
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise StoreError(f"{path}: there is no part to merge")
+    return rows
+
+
+def iterate_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield columns of a table row group by row group."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=list(columns))
+            yield {name: _plain(table.column(name)) for name in table.column_names}
+
+
+def find_rows(path: Path, **values: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table, or of all parts in a folder, where columns have these values."""
+    conditions = [(name, "==", value) for name, value in values.items()]
+    return list(pq.read_table(path, filters=conditions).to_pylist())

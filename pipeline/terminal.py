@@ -1,0 +1,98 @@
+"""Tables for a terminal, and plain text where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.errors import InputError
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe or a file has no width to fold at
+    return console
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; columns of numbers are set right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(header):
+        cells = [row[place] for row in rows]
+        numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
+        table.add_column(Text(name), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _console().print(table)
+
+
+def parse_range(text: str, size: int, what: str) -> slice:
+    """Return the slice that `A:B`, `A:`, `:B` or a number of lines means.
+
+    Raises
+    ------
+    InputError
+        Where it is none of these, or holds no line of the image.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        start = int(first) if first and colon else 0
+        stop = int(last if colon else first) if (last if colon else first) else size
+    except ValueError:
+        start, stop = 0, 0
+    if not 0 <= start < min(stop, size):
+        raise InputError(
+            f"--pixels: {what} {text!r} hold no line of an image of {size}; expected such as "
+            f"0:{size} or {size}"
+        )
+    return slice(start, min(stop, size))
+
+
+def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
+    """Print pixel values shaded by darkness, as the seed article shows them.
+
+    Parameters
+    ----------
+    image
+        [y, x] or [y, x, channel]; channels are shown in hex, one after the other.
+    full_scale
+        The pixel value that counts as 1, shown darkest (or, with three channels, in colour).
+    ranges
+        `ROWS,COLS`, each as in `parse_range`.
+    """
+    rows, comma, columns = ranges.partition(",")
+    if not comma:
+        raise InputError(f"--pixels {ranges}: expected ROWS,COLS, such as 5:25,4:24 or 10,10")
+    rows_part = parse_range(rows, image.shape[0], "rows")
+    columns_part = parse_range(columns, image.shape[1], "columns")
+    part = image[rows_part, columns_part]
+    table = Table(box=None, padding=0, show_edge=False)
+    table.add_column("", justify="right")
+    for column in range(part.shape[1]):
+        table.add_column(f"{columns_part.start + column} ", justify="right")
+    for number, line in enumerate(part):
+        cells = [_shaded(pixel, full_scale) for pixel in line]
+        table.add_row(f"{rows_part.start + number} ", *cells)
+    _console().print(table)
+
+
+def _shaded(pixel: Any, full_scale: int) -> Text:
+    values = np.atleast_1d(pixel)
+    share = np.clip(values / full_scale, 0, 1)
+    if len(values) == 3:
+        colour = [round(255 * part) for part in share.tolist()]
+        digits = len(f"{full_scale:x}")
+        text = "".join(f"{value:0{digits}x}" for value in values.tolist())
+    else:
+        colour = [255 - round(255 * float(share.mean()))] * 3
+        text = "/".join(str(value) for value in values.tolist())
+    ink = "black" if sum(colour) > 382 else "white"
+    return Text(f" {text} ", style=f"{ink} on rgb({colour[0]},{colour[1]},{colour[2]})")
