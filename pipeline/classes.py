@@ -50,7 +50,7 @@ class ClassSelection:
         # one entry more for UNLABELLED, which indexes the last
         lookup = np.full(len(self.all_names) + 1, -1, np.int64)
         lookup[list(self.codes)] = np.arange(len(self.codes))
-        return lookup[labels]
+        return np.take(lookup, labels)
 
 
 def check_labels(labels: npt.NDArray[Any], classes: int, first: int = 0) -> None:

@@ -48,9 +48,9 @@ def replaced(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            with open(aside, "rb+") as file:
+            with aside.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
 

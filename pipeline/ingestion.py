@@ -96,12 +96,10 @@ def ingest_on(
 ) -> Path:
     """Do as `ingest`, on an executor that is open already."""
     listener = reporter or SilentReporter()
-    templates = {
-        name: store.SplitTemplate(info.count, info.shape, info.dtype, choose_layout(
-            info.count, _sample_bytes(info.shape, info.dtype), shard_samples,
-        ))
-        for name, info in source.splits().items()
-    }  # fmt: skip
+    templates = {}
+    for name, info in source.splits().items():
+        layout = choose_layout(info.count, _sample_bytes(info.shape, info.dtype), shard_samples)
+        templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
     if not any(template.count for template in templates.values()):
         raise SourceError(f"{path}: the source holds no image, expected one at least")
     plan = _plan(source, templates)

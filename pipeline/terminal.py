@@ -24,7 +24,7 @@ def _console() -> Console:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; columns of numbers are set right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(header):
         cells = [row[place] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
@@ -76,8 +76,9 @@ def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     part = image[rows_part, columns_part]
     table = Table(box=None, padding=0, show_edge=False)
     table.add_column("", justify="right")
+    width = 2 + (6 if part.shape[2:] == (3,) else len(str(full_scale)))
     for column in range(part.shape[1]):
-        table.add_column(f"{columns_part.start + column} ", justify="right")
+        table.add_column(f"{columns_part.start + column} ", justify="right", min_width=width)
     for number, line in enumerate(part):
         cells = [_shaded(pixel, full_scale) for pixel in line]
         table.add_row(f"{rows_part.start + number} ", *cells)
@@ -95,4 +96,4 @@ def _shaded(pixel: Any, full_scale: int) -> Text:
         colour = [255 - round(255 * float(share.mean()))] * 3
         text = "/".join(str(value) for value in values.tolist())
     ink = "black" if sum(colour) > 382 else "white"
-    return Text(f" {text} ", style=f"{ink} on rgb({colour[0]},{colour[1]},{colour[2]})")
+    return Text(f" {text:>{len(str(full_scale))}} ", style=f"{ink} on rgb({colour[0]},{colour[1]},{colour[2]})")

@@ -30,7 +30,7 @@ _READ_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 def open_plain(path: Path) -> IO[bytes]:
     """Open a file, decompressing it where its first bytes say gzip."""
     try:
-        file = open(path, "rb")
+        file = path.open("rb")
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
     magic = file.read(2)
@@ -55,7 +55,7 @@ def check_file(path: Path, checksum: str) -> None:
         return
     digest = hashlib.new(algorithm.removeprefix("packed-"), usedforsecurity=False)
     try:
-        with open(path, "rb") if packed else open_plain(path) as file:
+        with path.open("rb") if packed else open_plain(path) as file:
             while data := file.read(_READ_BYTES):
                 digest.update(data)
     except _READ_ERRORS as error:
