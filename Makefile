@@ -1,0 +1,67 @@
+# make demo    run the pixel-similarity job on real images
+# make test    run the tests
+# make lint    check format, lint and types
+# Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := uv==0.13.9
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
+
+.PHONY: help setup demo test lint format lock which-python clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(READY)
+
+# the first Python >= 3.11 found that can make virtual environments
+define find_python
+for name in $(PYTHONS); do \
+  "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+  found=$$name; \
+  "$$name" -c 'import venv, ensurepip' >/dev/null 2>&1 && { python=$$name; break; }; \
+done; \
+if [ -z "$$python" ] && [ -n "$$found" ]; then \
+  echo "pixsim: $$found cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; \
+elif [ -z "$$python" ]; then \
+  echo "pixsim: no Python 3.11 or newer found; install one (Debian, Ubuntu: apt install python3 python3-venv; else https://www.python.org/downloads)" >&2; exit 2; \
+fi
+endef
+
+which-python:
+	@$(find_python); echo "$$python"
+
+$(READY): requirements.lock pyproject.toml
+	@$(find_python); \
+	echo "setting up $(VENV) with $$($$python --version), a few minutes the first time"; \
+	{ [ -x $(BIN)/python ] || "$$python" -m venv $(VENV); } && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(UV)" && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
+	touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/pixsim demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+# the pinned packages, for every platform and Python; run it after changing pyproject.toml
+lock:
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --generate-hashes --no-header --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
