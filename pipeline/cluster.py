@@ -57,11 +57,13 @@ class _Task:
     """Calls the function for one block and tells the client that it is done."""
 
     function: PartitionFunction
+    count: int
     topic: str
     sums: bool
 
     def __call__(self, block_id: tuple[int, ...]) -> Any:
-        value = self.function(block_id[0])
+        # dask begins with the last blocks; sources that are streams are read from the front
+        value = self.function(self.count - 1 - block_id[0])
         listener = _listeners.get(self.topic)
         if listener is not None:
             listener()
@@ -74,12 +76,12 @@ class _Task:
         return boxed
 
 
-def _blocks(task: _Task, count: int, shape: tuple[int, ...]) -> da.Array:
+def _blocks(task: _Task, shape: tuple[int, ...]) -> da.Array:
     dtype: type = np.int64 if task.sums else object
     return da.map_blocks(
         task,
         name=task.topic,
-        chunks=((1,) * count, *((size,) for size in shape)),
+        chunks=((1,) * task.count, *((size,) for size in shape)),
         dtype=dtype,
         meta=np.empty((0,) * (1 + len(shape)), dtype),
     )
@@ -97,8 +99,8 @@ class _DaskExecutor:
         if not count:
             return []
         with self._listening(phase) as topic:
-            task = _Task(function, topic, sums=False)
-            return list(self.compute(_blocks(task, count, ())))
+            task = _Task(function, count, topic, sums=False)
+            return list(self.compute(_blocks(task, ())))[::-1]
 
     def add(
         self, function: PartitionFunction, count: int, shape: tuple[int, ...], phase: Phase
@@ -106,7 +108,7 @@ class _DaskExecutor:
         if not count:
             return np.zeros(shape, np.int64)
         with self._listening(phase) as topic:
-            blocks = _blocks(_Task(function, topic, sums=True), count, shape)
+            blocks = _blocks(_Task(function, count, topic, sums=True), shape)
             total = blocks.sum(axis=0, split_every=SPLIT_EVERY, dtype=np.int64)
             return np.asarray(self.compute(total))
 

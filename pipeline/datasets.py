@@ -208,13 +208,15 @@ def _download(entry: CatalogEntry) -> Path:
 
 
 def _how_to_get(entry: CatalogEntry, why: str) -> str:
+    first, *others = _wanted(entry)
+    files = first if not others else f"{first} and the {len(others)} files beside it"
     package = ""
     if entry.system is not None:
         package = f", or install the system's package {entry.system['package']}"
     return (
-        f"'{entry.name}' was not found ({why}); put {', '.join(_wanted(entry))} into the folder "
-        f"$PIXSIM_DATASETS/{entry.name}{package}, or run again with a network connection "
-        "to download it; 'digits' needs none of that"
+        f"'{entry.name}' was not found ({why}); put {files} into the folder "
+        f"$PIXSIM_DATASETS/{entry.name}{package}, or run again with a network connection to "
+        "download it"
     )
 
 

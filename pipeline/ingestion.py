@@ -54,8 +54,8 @@ def ingest(
     source
         A source, or a text for `open_source`.
     output
-        The folder of the store; default, for a text: `default_store`. Where it holds the same image set already, nothing is done;
-        where it holds a part of it, the rest is added.
+        The folder of the store; default, for a text: `default_store`. Where it holds the same
+        image set already, nothing is done; where it holds a part of it, the rest is added.
     shard_samples
         Samples per shard; default: a few MB's worth.
     cluster
@@ -96,6 +96,8 @@ def ingest_on(
 ) -> Path:
     """Do as `ingest`, on an executor that is open already."""
     listener = reporter or SilentReporter()
+    if shard_samples is not None and shard_samples < 1:
+        raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
     templates = {}
     for name, info in source.splits().items():
         layout = choose_layout(info.count, _sample_bytes(info.shape, info.dtype), shard_samples)

@@ -76,8 +76,8 @@ class _LogPhase:
     def _rate(self, elapsed: float) -> str:
         if not self._size or elapsed <= 0:
             return ""
-        done = self._size * self._done / max(self._partitions, 1)
-        return f", {done / elapsed / 1e6:.0f} MB/s"
+        rate = self._size * self._done / max(self._partitions, 1) / elapsed
+        return f", {rate / 1e6:.0f} MB/s" if rate >= 1e6 else ""
 
     def finish(self) -> None:
         elapsed = time.monotonic() - self._start

@@ -150,7 +150,18 @@ def _write_shard(array: zarr.Array[Any], axis: int, start: int, values: npt.NDAr
             "two tasks would write to one file"
         )
     with storage_errors(str(array.store_path)):
+        # Zarr reads an existing shard before it writes the last, shorter one over it; a torn
+        # shard of an earlier try must not stop the new one
+        key = _chunk_key(array, axis, start // shard)
+        sync((array.store_path / key).delete())
         array[(slice(None),) * axis + (slice(start, stop),)] = values
+
+
+def _chunk_key(array: zarr.Array[Any], axis: int, number: int) -> str:
+    """Return the file name of shard `number` along the only axis that is cut."""
+    numbers = [0] * array.ndim
+    numbers[axis] = number
+    return array.metadata.encode_chunk_key(tuple(numbers))
 
 
 def consolidate(path: Path) -> None:
@@ -230,7 +241,7 @@ class StoreArray:
         else:
             numbers = sorted({int(i) // self.shard for i in np.atleast_1d(np.arange(length)[key])})
         for number in numbers:
-            name = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
+            name = _chunk_key(array, 0, number)
             if not sync((array.store_path / name).exists()):
                 raise DamagedError(
                     f"{self.path}/{self.name}/{name}: this shard is missing; "

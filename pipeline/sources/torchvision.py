@@ -14,6 +14,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.arrays import ArraySource, from_arrays
 
 _TIMEOUT_SECONDS = 30.0
+_REASON_CHARACTERS = 120
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError)
 
 
@@ -33,7 +34,9 @@ def download(name: str, root: Path) -> Path:
         found = getattr(datasets, name)(root=str(root), download=True)
     except _DOWNLOAD_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{name} could not be downloaded: {reason}") from None
+        # torchvision lists every mirror that it tried; the last one's answer says it
+        reason = reason[-_REASON_CHARACTERS:].partition("got: ")[2] or reason[:_REASON_CHARACTERS]
+        raise SourceError(f"no download: {reason}") from None
     finally:
         socket.setdefaulttimeout(before)
     return Path(getattr(found, "raw_folder", root))

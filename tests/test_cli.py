@@ -1,0 +1,253 @@
+"""The command line: what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pipeline
+from pipeline import demo
+from pipeline.cli import main
+from pipeline.errors import DatasetNotFoundError
+from pipeline.sources.arrays import from_arrays
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def digits_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(ROOT / "workflows" / "digits.yml"), "--output", "run"]) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def fails(capsys, *arguments, code=2):
+    """Run, and return the one or two lines that the failure prints."""
+    assert main(list(arguments)) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    progress, marker, message = captured.err.rpartition("pixsim: ")
+    assert marker
+    assert not progress or progress.endswith("\n")
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_run_prints_accuracies_and_the_digest(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(ROOT / "workflows" / "digits.yml")]) == 0
+    captured = capsys.readouterr()
+    run = pipeline.open_run("data/runs/digits")
+    assert f"{run.metrics['l2']['accuracy']:.4f}" in captured.out
+    assert f"digest sha256:{run.manifest['digests']['run']}" in captured.out
+    assert "distances of 'test'" in captured.err
+    assert "\x1b" not in captured.out + captured.err
+
+
+def test_run_takes_overrides_behind_one_set_or_several(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    job = str(ROOT / "workflows" / "digits.yml")
+    assert main(["run", job, "--output", "a", "--set", "metrics=l1", "classes=[3, 8]"]) == 0
+    assert main(["run", job, "-o", "b", "--set", "metrics=l1", "--set", "classes=[3, 8]"]) == 0
+    a, b = pipeline.open_run("a"), pipeline.open_run("b")
+    assert a.manifest["class_names"] == ["3", "8"]
+    assert a.manifest["digests"] == b.manifest["digests"]
+
+
+def test_datasets_lists_the_catalog(capsys):
+    assert main(["datasets"]) == 0
+    out = capsys.readouterr().out
+    for name in ("mnist", "fashion-mnist", "kmnist", "cifar10", "digits"):
+        assert name in out
+    assert "embedded" in out
+
+
+def test_ingest_and_show_a_store_with_a_grid(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ingest", "digits", "digits.zarr", "--shard", "100"]) == 0
+    assert "898" in capsys.readouterr().out
+    assert main(["show", "digits.zarr", "--grid", "grid.png"]) == 0
+    out = capsys.readouterr().out
+    for text in ("train", "899", "8 x 8", "uint8", "100", "57,472", "sha256:"):
+        assert text in out
+    with Image.open("grid.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+
+
+def test_ingest_puts_named_sets_below_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIXSIM_DATA", raising=False)
+    assert main(["ingest", "digits"]) == 0
+    assert "image set data/stores/digits.zarr" in capsys.readouterr().out
+
+
+def test_show_a_run_draws_its_prototypes(digits_run, tmp_path, capsys):
+    assert main(["show", str(digits_run), "--grid", str(tmp_path / "p.png")]) == 0
+    assert "balanced" in capsys.readouterr().out
+    with Image.open(tmp_path / "p.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.min() < 60
+    assert pixels.max() == 255
+
+
+def test_explain_prints_the_distance_to_every_prototype(digits_run, capsys):
+    arguments = ["explain", str(digits_run), "--split", "test", "--sample", "5"]
+    assert main([*arguments, "--pixels", "2:4,0:8"]) == 0
+    out = capsys.readouterr().out
+    found = pipeline.explain(digits_run, "test", 5)
+    for place, name in enumerate(found.class_names):
+        l1, l2 = found.distances[:, place]
+        assert any(line.split() == [name, f"{l1:.4f}", f"{l2:.4f}"] for line in out.splitlines()), (
+            name
+        )
+    assert f"nearest by l2: {found.predicted['l2']}" in out
+    assert out.splitlines()[-1].split() == ["3", *map(str, found.image[3])]
+    written = pipeline.open_run(digits_run).distances.sel(sample=5).values
+    assert np.array_equal(found.distances, written)
+
+
+def test_digest_prints_what_the_manifest_recorded(digits_run, capsys):
+    assert main(["digest", str(digits_run)]) == 0
+    out = capsys.readouterr().out
+    for value in pipeline.open_run(digits_run).manifest["digests"].values():
+        assert f"sha256:{value}" in out
+
+
+def test_digest_of_something_changed_fails(digits_run, capsys):
+    table = next((digits_run / "predictions").iterdir())
+    table.write_bytes(table.read_bytes()[:-100])
+    assert "cannot be read" in fails(capsys, "digest", str(digits_run), code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nothing.yml"], "nothing.yml: no such file"),
+        (["run", "DIGITS", "--set", "clases=[3]"], "unknown key 'clases'; did you mean 'classes'?"),
+        (["run", "DIGITS", "--set", "metrics=l3"], "'l3'"),
+        (["run", "DIGITS", "--set", "allow_empty_classes=perhaps"], "'perhaps'"),
+        (["run", "DIGITS", "--set", "device=gpu"], "expected auto, cpu, cuda, cuda:N"),
+        (["run", "DIGITS", "--set", "images=digit"], "did you mean 'digits'?"),
+        (["run", "DIGITS", "--set", "classes=[10]"], "class '10' is not in the image set"),
+        (["run", "DIGITS", "--set", "evaluate=valid"], "no split 'valid', expected one of"),
+        (["show", "nowhere"], "nowhere: no such folder"),
+        (["digest", "."], "holds no manifest.json"),
+        (["ingest", "digits", "d.zarr", "--shard", "0"], "shard"),
+        (["ingest", "digits", "d.zarr", "--cluster", "moon"], "moon"),
+        (["explain", "nowhere", "--split", "test", "--sample", "0"], "no such folder"),
+        (["frobnicate"], "frobnicate"),
+        (["run"], "requires an argument"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it_and_exits_with_2(
+    tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATA", "data")
+    words = [word.replace("DIGITS", str(ROOT / "workflows/digits.yml")) for word in arguments]
+    assert said in fails(capsys, *words)
+    assert not (tmp_path / "data" / "runs").exists()
+
+
+def test_explain_refuses_what_is_not_there(digits_run, capsys):
+    run = str(digits_run)
+    line = fails(capsys, "explain", run, "--split", "test", "--sample", "899")
+    assert "sample 899 of split 'test', expected 0 to 898" in line
+    for pixels in ("8", "9:,0:8", "a:b,3", "-1:3,2"):
+        line = fails(
+            capsys, "explain", run, "--split", "test", "--sample", "0", f"--pixels={pixels}"
+        )
+        assert "--pixels" in line
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["--debug", "show", "nowhere"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_demo_takes_digits_where_fashion_mnist_cannot_be_had(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def nowhere(name):
+        raise DatasetNotFoundError(f"'{name}' was not found")
+
+    monkeypatch.setattr(demo, "open_dataset", nowhere)
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert "'fashion-mnist' was not found" in captured.err
+    assert "demo on digits instead" in captured.err
+    assert "run digits in" in captured.out
+    assert "prototypes drawn in" in captured.out
+
+
+@pytest.mark.datasets
+def test_demo_on_the_real_files_prints_the_articles_number(
+    real_datasets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATASETS", str(real_datasets))
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert "demo on fashion-mnist" in captured.err
+    assert any(line.split()[:2] == ["balanced", "0.9175"] for line in captured.out.splitlines())
+
+
+INTERRUPT = """
+import os, signal, sys, time
+from pipeline import job
+from pipeline.cli import main
+original = job.EvaluatePartition.__call__
+def interrupted(self, index):
+    if index == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+    return original(self, index)
+job.EvaluatePartition.__call__ = interrupted
+sys.exit(main(["run", "job.yml", "--set", "cluster.workers=1"]))
+"""
+
+
+def test_ctrl_c_is_a_clean_message_and_the_run_says_that_it_is_incomplete(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {
+        split: (rng.integers(0, 255, (80, 4, 4), np.uint8), rng.integers(0, 2, 80).astype("i4"))
+        for split in ("train", "test")
+    }
+    pipeline.ingest(from_arrays(arrays, ["no", "yes"]), tmp_path / "images.zarr", shard_samples=8)
+    (tmp_path / "job.yml").write_text("images: images.zarr\noutput: run\n")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("pixsim: interrupted: run is incomplete")
+    assert "Traceback" not in done.stderr
+    assert "incomplete" in fails(capsys, "show", str(tmp_path / "run"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "run", "job.yml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert main(["digest", str(tmp_path / "run")]) == 0
+
+
+def test_a_real_sigint_while_importing_or_running_leaves_no_traceback(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", str(ROOT / "workflows" / "digits.yml")],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PIXSIM_DATA": "data"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    first = process.stderr.readline()  # it says that it ingests: now it is at work
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode in (0, 1)
+    assert "Traceback" not in first + rest

@@ -1,0 +1,155 @@
+"""Files that are whole or absent, and what a full disk looks like."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import files
+from pipeline.errors import InputError, PixsimError, StorageFullError
+from pipeline.files import read_json, replaced, storage_errors, write_json
+
+OLD = "what was there before"
+
+
+@pytest.fixture
+def target(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text(OLD)
+    return path
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+def test_a_file_appears_whole_under_its_name_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "new" / "folders" / "result.bin"
+    with replaced(path) as aside:
+        aside.write_bytes(b"\x00\xff" * 1000)
+    assert path.read_bytes() == b"\x00\xff" * 1000
+    assert names(path.parent) == ["result.bin"]
+
+
+def test_a_reader_sees_the_old_content_until_the_new_one_is_whole(target):
+    with replaced(target) as aside:
+        assert aside != target
+        assert aside.parent == target.parent  # else the rename would be a copy
+        aside.write_text("half")
+        assert target.read_text() == OLD
+        aside.write_text("whole")
+        assert target.read_text() == OLD
+    assert target.read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    "failure", [ValueError("wrong"), KeyboardInterrupt(), OSError(errno.EIO, "bad sector")]
+)
+def test_a_failure_inside_leaves_the_old_file_and_nothing_half_written(target, failure):
+    with pytest.raises(type(failure)) as caught, replaced(target) as aside:
+        aside.write_text("half")
+        raise failure
+    assert caught.value is failure
+    assert target.read_text() == OLD
+    assert names(target.parent) == ["result.txt"]
+
+
+def test_a_failure_inside_leaves_no_file_where_there_was_none(tmp_path):
+    with pytest.raises(ZeroDivisionError), replaced(tmp_path / "new.txt") as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_what_a_dead_writer_left_is_replaced(target):
+    left = target.with_name(target.name + files.PARTIAL_SUFFIX)
+    left.write_text("half of something long " * 100)
+    with replaced(target) as aside:
+        aside.write_text("whole")
+    assert target.read_text() == "whole"
+    assert names(target.parent) == ["result.txt"]
+
+
+def test_content_is_flushed_to_the_disk_before_it_gets_its_name(target, monkeypatch):
+    seen = []
+    fsync = os.fsync
+
+    def spy(descriptor):
+        seen.append(target.read_text())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with replaced(target) as aside:
+        aside.write_text("whole")
+    assert seen == [OLD]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named_with_the_path_the_reason_and_the_cure(target, code):
+    with pytest.raises(StorageFullError) as caught, replaced(target) as aside:
+        aside.write_text("half")
+        raise OSError(code, os.strerror(code))
+    message = str(caught.value)
+    assert str(target) in message
+    assert os.strerror(code) in message
+    assert "free some space" in message
+    assert isinstance(caught.value.__cause__, OSError)
+    assert target.read_text() == OLD
+    assert names(target.parent) == ["result.txt"]
+
+
+def test_a_disk_that_is_full_only_when_flushed_is_noticed(target, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFullError), replaced(target) as aside:
+        aside.write_text("whole, but only in memory")
+    assert target.read_text() == OLD
+    assert names(target.parent) == ["result.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_what_the_kernel_says_of_a_full_device_is_understood():
+    with (
+        pytest.raises(StorageFullError, match="/dev/full"),
+        storage_errors("/dev/full"),
+        Path("/dev/full").open("wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+
+
+def test_a_full_disk_is_a_failed_job_and_an_os_error_not_a_wrong_input():
+    assert issubclass(StorageFullError, PixsimError)
+    assert issubclass(StorageFullError, OSError)
+    assert not issubclass(StorageFullError, InputError)
+    assert StorageFullError.exit_code == 1
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ENOENT, errno.EROFS])
+def test_other_errors_of_the_system_pass_unchanged(code):
+    failure = OSError(code, os.strerror(code))
+    with pytest.raises(OSError, match=r".") as caught, storage_errors("somewhere"):
+        raise failure
+    assert caught.value is failure
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    content = {"name": "Größe 字", "n": [1, -2, 0.1, None, True], "deep": {"a": {"b": []}}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert json.loads((tmp_path / "a.json").read_bytes()) == content
+
+
+@pytest.mark.parametrize("content", [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}])
+def test_what_is_not_json_is_refused_and_the_old_file_stays(tmp_path, content):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, content)
+    assert read_json(path) == {"x": 1}
+    assert names(tmp_path) == ["a.json"]
