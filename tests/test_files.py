@@ -23,6 +23,12 @@ def target(tmp_path):
     return path
 
 
+def fail_half_way(path, failure):
+    with replaced(path) as aside:
+        aside.write_text("half")
+        raise failure
+
+
 def names(folder):
     return sorted(item.name for item in folder.iterdir())
 
@@ -50,18 +56,16 @@ def test_a_reader_sees_the_old_content_until_the_new_one_is_whole(target):
     "failure", [ValueError("wrong"), KeyboardInterrupt(), OSError(errno.EIO, "bad sector")]
 )
 def test_a_failure_inside_leaves_the_old_file_and_nothing_half_written(target, failure):
-    with pytest.raises(type(failure)) as caught, replaced(target) as aside:
-        aside.write_text("half")
-        raise failure
+    with pytest.raises(type(failure)) as caught:
+        fail_half_way(target, failure)
     assert caught.value is failure
     assert target.read_text() == OLD
     assert names(target.parent) == ["result.txt"]
 
 
 def test_a_failure_inside_leaves_no_file_where_there_was_none(tmp_path):
-    with pytest.raises(ZeroDivisionError), replaced(tmp_path / "new.txt") as aside:
-        aside.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(tmp_path / "new.txt", ZeroDivisionError())
     assert names(tmp_path) == []
 
 
@@ -90,9 +94,8 @@ def test_content_is_flushed_to_the_disk_before_it_gets_its_name(target, monkeypa
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_named_with_the_path_the_reason_and_the_cure(target, code):
-    with pytest.raises(StorageFullError) as caught, replaced(target) as aside:
-        aside.write_text("half")
-        raise OSError(code, os.strerror(code))
+    with pytest.raises(StorageFullError) as caught:
+        fail_half_way(target, OSError(code, os.strerror(code)))
     message = str(caught.value)
     assert str(target) in message
     assert os.strerror(code) in message

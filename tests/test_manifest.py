@@ -6,7 +6,9 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from pipeline import manifest
 from pipeline.errors import (
@@ -215,10 +217,7 @@ def test_a_run_is_no_image_set_and_the_other_way_round(tmp_path, is_, wanted):
 def test_a_manifest_names_the_versions_that_made_the_result(tmp_path):
     finish(tmp_path / "s")
     found = read_manifest(tmp_path / "s", IMAGES)["versions"]
-    import numpy
-    import zarr
-
-    assert found["numpy"] == numpy.__version__
+    assert found["numpy"] == np.__version__
     assert found["zarr"] == zarr.__version__
 
 
