@@ -117,8 +117,11 @@ def ingest_on(
     table = PartitionTable(tuple((n, t.count, t.layout.shard) for n, t in templates.items()))
     task = IngestPartition(path, source, table, templates, manifest.identity(plan))
     size = sum(template.count * template.sample_bytes for template in templates.values())
-    with listener.phase("ingest", len(table), size) as phase:
-        executor.map(task, len(table), phase)
+    try:
+        with listener.phase("ingest", len(table), size) as phase:
+            executor.map(task, len(table), phase)
+    finally:
+        source.close()
     _finish(path, plan, table, templates)
     return path
 

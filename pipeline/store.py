@@ -37,7 +37,7 @@ from zarr.core.sync import sync
 from pipeline.errors import DamagedError, SchemaError, StoreError
 from pipeline.files import storage_errors
 from pipeline.manifest import IMAGES, read_manifest
-from pipeline.partitions import CHUNK_BYTES, Layout, ceil_div
+from pipeline.partitions import CHUNK_BYTES, Layout
 from pipeline.schema import (
     CHANNEL,
     CLASS,
@@ -100,7 +100,9 @@ def _create_filled(
         group, name, dims, shape=array.shape, chunks=tuple(max(1, n) for n in array.shape),
         dtype=dtype, attributes=attributes,
     )  # fmt: skip
-    cast(zarr.Array[Any], group[name])[...] = array.astype(object) if dtype is str else array
+    cast(zarr.Array[Any], group[name]).with_config(_WRITE_ALL)[...] = (
+        array.astype(object) if dtype is str else array
+    )
 
 
 def create_images(
@@ -144,7 +146,7 @@ def _write_shard(array: zarr.Array[Any], axis: int, start: int, values: npt.NDAr
     """Write `values` at `start` along `axis`: exactly one shard, or it is refused."""
     shard = (array.shards or array.chunks)[axis]
     stop = start + values.shape[axis]
-    if start % shard or (stop != array.shape[axis] and stop - start != shard):
+    if start % shard or stop != min(start + shard, array.shape[axis]):
         raise StoreError(
             f"{array.store_path}: samples {start} to {stop} are not one whole shard of {shard}; "
             "two tasks would write to one file"
@@ -154,7 +156,8 @@ def _write_shard(array: zarr.Array[Any], axis: int, start: int, values: npt.NDAr
         # shard of an earlier try must not stop the new one
         key = _chunk_key(array, axis, start // shard)
         sync((array.store_path / key).delete())
-        array[(slice(None),) * axis + (slice(start, stop),)] = values
+        # the setting does not live in the store: a reopened array would leave out black chunks
+        array.with_config(_WRITE_ALL)[(slice(None),) * axis + (slice(start, stop),)] = values
 
 
 def _chunk_key(array: zarr.Array[Any], axis: int, number: int) -> str:
@@ -180,22 +183,33 @@ def consolidate(path: Path) -> None:
 class StoreArray:
     """An array of a store, opened when first read; small enough to travel in every task.
 
-    Reading a part whose file is missing, or whose checksum is wrong, is an error.
+    Reading a part whose file is missing or empty, or whose checksum is wrong, is an error.
+
+    Attributes
+    ----------
+    path
+        The folder of the store.
+    name
+        The array in it.
+    axis
+        The axis of samples, the only one that is cut into shards.
     """
 
     path: Path
     name: str
+    axis: int = 0
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
         try:
-            array = zarr.open_array(self.path, path=self.name, mode="r", zarr_format=3)
+            return zarr.open_array(self.path, path=self.name, mode="r", zarr_format=3)
         except FileNotFoundError as error:
             raise StoreError(f"{self.path}: holds no array '{self.name}'") from error
-        return array
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self.path}/{self.name}: cannot be opened ({error})") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name}
+        return {"path": self.path, "name": self.name, "axis": self.axis}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -211,41 +225,43 @@ class StoreArray:
 
     @property
     def shard(self) -> int:
-        """Samples a shard, the first axis."""
-        return (self._array.shards or self._array.chunks)[0]
-
-    @property
-    def chunk(self) -> int:
-        """Samples an inner chunk, the first axis."""
-        return self._array.chunks[0]
+        """Samples a shard."""
+        return (self._array.shards or self._array.chunks)[self.axis]
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         keys = key if isinstance(key, tuple) else (key,)
-        self._check_files(keys[0])
+        if len(keys) > self.axis:
+            self._check_files(keys[self.axis])
         try:
             return np.asarray(self._array[key])
         except (ValueError, RuntimeError) as error:
             raise DamagedError(
                 f"{self.path}/{self.name}: a chunk cannot be read ({error}); "
-                "the file was changed after it was written: make the image set anew"
+                f"it was changed after it was written: remove {self.path} and run the command "
+                "that made it"
             ) from error
 
+    def samples(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read samples `start` to `stop`."""
+        return self[(slice(None),) * self.axis + (slice(start, stop),)]
+
     def _check_files(self, key: Any) -> None:
-        array = self._array
-        length = array.shape[0]
+        """Raise where a shard that `key` touches has no bytes; Zarr would fill it in silently."""
+        array, length = self._array, self.shape[self.axis]
         if isinstance(key, slice):
-            start, stop, _ = key.indices(length)
-            numbers = (
-                [] if start >= stop else [*range(start // self.shard, ceil_div(stop, self.shard))]
-            )
+            touched = range(length)[key]
+            ends = (min(touched), max(touched)) if touched else (0, -1)
+            numbers = list(range(ends[0] // self.shard, ends[1] // self.shard + 1))
         else:
-            numbers = sorted({int(i) // self.shard for i in np.atleast_1d(np.arange(length)[key])})
+            index = np.flatnonzero(key) if np.asarray(key).dtype == bool else np.atleast_1d(key)
+            numbers = np.unique(np.where(index < 0, index + length, index) // self.shard).tolist()
         for number in numbers:
-            name = _chunk_key(array, 0, number)
-            if not sync((array.store_path / name).exists()):
+            name = _chunk_key(array, self.axis, number)
+            place = array.store_path / name
+            if not sync(place.exists()) or not sync(place.store.getsize(place.path)):
                 raise DamagedError(
-                    f"{self.path}/{self.name}/{name}: this shard is missing; "
-                    "make the image set anew"
+                    f"{self.path}/{self.name}/{name}: this shard is missing; remove {self.path} "
+                    "and run the command that made it"
                 )
 
 
@@ -253,10 +269,9 @@ def read_images(
     path: Path, split: str, start: int, stop: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Read images `start` to `stop` of a split and their labels."""
-    part = slice(start, stop)
     return (
-        StoreArray(path, f"{split}/{IMAGE.name}")[part],
-        StoreArray(path, f"{split}/{LABEL.name}")[part],
+        StoreArray(path, f"{split}/{IMAGE.name}").samples(start, stop),
+        StoreArray(path, f"{split}/{LABEL.name}").samples(start, stop),
     )
 
 
@@ -385,8 +400,7 @@ def write_distances(path: Path, start: int, columns: Mapping[str, npt.NDArray[An
     """Write one whole shard of `distances.zarr`: distance, sample, label and split."""
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     for name, values in columns.items():
-        axis = 1 if name == DISTANCE.name else 0
-        _write_shard(cast(zarr.Array[Any], root[name]), axis, start, values)
+        _write_shard(cast(zarr.Array[Any], root[name]), _sample_axis(name), start, values)
 
 
 def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
@@ -397,15 +411,17 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
     DamagedError
         Where it is missing or does not pass its checksum.
     """
-    result: dict[str, npt.NDArray[Any]] = {}
+    names = (DISTANCE.name, SAMPLE, LABEL.name, "split")
     try:
-        root = zarr.open_group(path, mode="r", use_consolidated=False)
-        for name in (DISTANCE.name, SAMPLE, LABEL.name, "split"):
-            place = (slice(None),) * (name == DISTANCE.name) + (slice(start, stop),)
-            result[name] = np.asarray(cast(zarr.Array[Any], root[name])[place])
-    except (KeyError, OSError, ValueError, RuntimeError) as error:
+        return {
+            name: StoreArray(path, name, _sample_axis(name)).samples(start, stop) for name in names
+        }
+    except OSError as error:
         raise DamagedError(f"{path}: samples {start} to {stop} cannot be read ({error})") from error
-    return result
+
+
+def _sample_axis(name: str) -> int:
+    return 1 if name == DISTANCE.name else 0
 
 
 def open_distances(path: Path) -> xr.Dataset:

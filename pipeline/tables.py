@@ -7,6 +7,7 @@ digest of its rows, so a part explains itself: a resumed run needs no list of wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,24 @@ def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str])
         pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a table with checksums verified; whatever is wrong with it is a `DamagedError`."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
+
+
 def read_notes(path: Path) -> dict[str, str]:
     """Return the notes of a part, or nothing where it is missing or torn."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
+        with _opened(path) as file:
+            metadata = file.schema_arrow.metadata or {}
+            found = {key.decode(): text.decode() for key, text in metadata.items()}
+    except DamagedError:
         return {}
-    found = {key.decode(): text.decode() for key, text in metadata.items()}
     return {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
 
 
@@ -67,11 +79,8 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt
     DamagedError
         Where the file is missing, torn, or a page fails its checksum.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
+    with _opened(path) as file:
+        table = file.read(columns=None if columns is None else list(columns))
     return {name: _plain(table.column(name).combine_chunks()) for name in table.column_names}
 
 
@@ -96,8 +105,8 @@ def merge_parts(path: Path, parts: Iterable[Path]) -> int:
     with replaced(path) as aside:
         try:
             for part in parts:
-                table = pq.read_table(part, page_checksum_verification=True)
-                table = table.replace_schema_metadata(None)
+                with _opened(part) as file:
+                    table = file.read().replace_schema_metadata(None)
                 if writer is None:
                     writer = pq.ParquetWriter(
                         aside, table.schema, compression="zstd", write_page_checksum=True
@@ -110,17 +119,3 @@ def merge_parts(path: Path, parts: Iterable[Path]) -> int:
         if writer is None:
             raise StoreError(f"{path}: there is no part to merge")
     return rows
-
-
-def iterate_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield columns of a table row group by row group."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=list(columns))
-            yield {name: _plain(table.column(name)) for name in table.column_names}
-
-
-def find_rows(path: Path, **values: Any) -> list[dict[str, Any]]:
-    """Return the rows of a table, or of all parts in a folder, where columns have these values."""
-    conditions = [(name, "==", value) for name, value in values.items()]
-    return list(pq.read_table(path, filters=conditions).to_pylist())

@@ -96,4 +96,7 @@ def _shaded(pixel: Any, full_scale: int) -> Text:
         colour = [255 - round(255 * float(share.mean()))] * 3
         text = "/".join(str(value) for value in values.tolist())
     ink = "black" if sum(colour) > 382 else "white"
-    return Text(f" {text:>{len(str(full_scale))}} ", style=f"{ink} on rgb({colour[0]},{colour[1]},{colour[2]})")
+    return Text(
+        f" {text:>{len(str(full_scale))}} ",
+        style=f"{ink} on rgb({colour[0]},{colour[1]},{colour[2]})",
+    )

@@ -74,3 +74,7 @@ class Source(Protocol):
             Where a file is missing, truncated or not what it claims to be.
         """
         ...
+
+    def close(self) -> None:
+        """Close the files that reading left open in this process."""
+        ...

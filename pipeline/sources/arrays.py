@@ -52,6 +52,9 @@ class ArraySource:
         origins = [f"{split}[{index}]" for index in range(start, stop)]
         return Block(images, labels.astype(np.int32), origins)
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
 
 def from_arrays(
     arrays: Arrays,

@@ -116,6 +116,9 @@ class FolderSource:
         labels = np.array([codes[name] for name, _ in pairs], np.int32)
         return Block(images, labels, [f.relative_to(self.path).as_posix() for _, f in pairs])
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
 
 def _subfolders(path: Path) -> list[Path]:
     return sorted((item for item in path.iterdir() if item.is_dir()), key=lambda item: item.name)

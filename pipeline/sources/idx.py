@@ -12,10 +12,10 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -30,12 +30,11 @@ _READ_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 def open_plain(path: Path) -> IO[bytes]:
     """Open a file, decompressing it where its first bytes say gzip."""
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            magic = file.read(2)
+        return cast(IO[bytes], gzip.open(path)) if magic == b"\x1f\x8b" else path.open("rb")
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
-    magic = file.read(2)
-    file.seek(0)
-    return gzip.open(file) if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
 
 
 def check_file(path: Path, checksum: str) -> None:
@@ -135,12 +134,10 @@ def _cursor(path: Path) -> _Cursor:
         return _cursors.setdefault((os.getpid(), path), _Cursor(path))
 
 
-def close_cursors() -> None:
-    """Close every file that reading left open."""
+def _close_cursors(paths: Collection[Path]) -> None:
     with _cursors_lock:
-        for cursor in _cursors.values():
-            cursor.close()
-        _cursors.clear()
+        for key in [key for key in _cursors if key[1] in paths]:
+            _cursors.pop(key).close()
 
 
 @dataclass(frozen=True)
@@ -186,3 +183,6 @@ class IdxSource:
             np.frombuffer(codes, np.uint8).astype(np.int32),
             [f"{images.name}[{index}]" for index in range(start, stop)],
         )
+
+    def close(self) -> None:
+        _close_cursors({path for pair in self.files.values() for path in pair})
