@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def sample_records(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.ND
     """
     records = np.empty(len(images), SAMPLE_RECORD)
     records["label"] = labels
-    rows = canonical(images).reshape(len(images), -1)
+    rows = canonical(images).reshape(len(images), math.prod(images.shape[1:]))
     hashes = b"".join([hashlib.sha256(row.data).digest() for row in rows])
     records["sha256"] = np.frombuffer(hashes, "V32")
     return records

@@ -250,7 +250,7 @@ class StoreArray:
         array, length = self._array, self.shape[self.axis]
         if isinstance(key, slice):
             touched = range(length)[key]
-            ends = (min(touched), max(touched)) if touched else (0, -1)
+            ends = sorted((touched[0], touched[-1])) if touched else (0, -1)
             numbers = list(range(ends[0] // self.shard, ends[1] // self.shard + 1))
         else:
             index = np.flatnonzero(key) if np.asarray(key).dtype == bool else np.atleast_1d(key)

@@ -456,6 +456,9 @@ class Made:
         images += labels[:, None, None].astype(np.uint8)
         return Block(images, labels, ["made"] * (stop - start))
 
+    def close(self):
+        pass
+
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

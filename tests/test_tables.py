@@ -195,25 +195,15 @@ def test_a_flipped_bit_in_the_data_of_a_page_is_named_with_the_file(part):
     flip(path, column_ranges(path)["distance"][1] - 1)
     with pytest.raises(DamagedError, match=r"a\.parquet.*CRC"):
         tables.read_part(path)
-    with pytest.raises(OSError, match="CRC"):
-        list(tables.iterate_rows(path, ["distance"]))
-    with pytest.raises(OSError, match="CRC"):
+    with pytest.raises(DamagedError, match=r"a\.parquet.*CRC"):
         tables.merge_parts(path.with_name("all.parquet"), [path])
-
-
-def test_looking_rows_up_verifies_checksums_too(part):
-    path, _ = part
-    start, stop = column_ranges(path)["sha256"]  # random bytes: zstd keeps them as they are
-    flip(path, (start + stop) // 2)
-    with pytest.raises(OSError, match="CRC"):
-        tables.find_rows(path, sample=3)
 
 
 def test_notes_of_a_part_with_a_flipped_bit_are_the_same_or_none_or_differ_but_never_fail(part):
     path, _ = part
     good = path.read_bytes()
     footer = max(stop for _, stop in column_ranges(path).values())
-    for position in range(footer, len(good)):
+    for position in range(footer, len(good), 2):
         flip(path, position, 7)
         found = tables.read_notes(path)  # a resume asks this of whatever it finds
         assert all(isinstance(text, str) for text in found.values())
@@ -225,7 +215,7 @@ def test_a_flipped_bit_in_the_footer_is_our_error_where_it_is_one(part):
     good = path.read_bytes()
     footer = max(stop for _, stop in column_ranges(path).values())
     errors = 0
-    for position in range(footer, len(good)):
+    for position in range(footer, len(good), 2):
         flip(path, position, 7)
         try:
             tables.read_part(path)
@@ -260,8 +250,6 @@ def test_parts_in_which_different_classes_occur_keep_their_codes_when_merged(tmp
     tables.merge_parts(tmp_path / "all.parquet", parts)
     expected = [0, 0, 2, 1, -1, -1, 1, 2, 0]
     assert tables.read_part(tmp_path / "all.parquet")["c"].tolist() == expected
-    rows = tables.iterate_rows(tmp_path / "all.parquet", ["c"])
-    assert [code for group in rows for code in group["c"].tolist()] == expected
     named = [names[code] if code >= 0 else None for code in expected]
     assert pq.read_table(tmp_path / "all.parquet")["c"].to_pylist() == named
 
@@ -276,38 +264,7 @@ def test_merging_with_a_missing_part_leaves_the_table_that_was_there(part):
     path, values = part
     merged = path.with_name("all.parquet")
     tables.merge_parts(merged, [path])
-    with pytest.raises(OSError, match=r"b\.parquet"):
+    with pytest.raises(DamagedError, match=r"b\.parquet"):
         tables.merge_parts(merged, [path, path.with_name("b.parquet")])
     assert same(tables.read_part(merged), values)
     assert sorted(item.name for item in path.parent.iterdir()) == ["a.parquet", "all.parquet"]
-
-
-def test_rows_are_iterated_group_by_group_with_the_columns_asked(tmp_path):
-    blocks = []
-    for number, rows in enumerate([7, 3]):
-        columns, values = make_columns(number, rows)
-        tables.write_part(tmp_path / f"{number}.parquet", columns, {})
-        blocks.append(values)
-    merged = tmp_path / "all.parquet"
-    tables.merge_parts(merged, [tmp_path / "0.parquet", tmp_path / "1.parquet"])
-    found = list(tables.iterate_rows(merged, ["label", "sha256"]))
-    assert len(found) == 2
-    for group, values in zip(found, blocks, strict=True):
-        assert set(group) == {"label", "sha256"}
-        assert group["label"].tolist() == values["label"].tolist()
-        assert group["sha256"].tolist() == values["sha256"].tolist()
-
-
-def test_rows_are_found_by_their_values_in_one_table_and_in_a_folder(tmp_path):
-    for number in range(2):
-        columns = {
-            "sample": np.arange(4),
-            "split": tables.dictionary(np.full(4, number), ["train", "test"]),
-            "distance": np.arange(4) / 8 + number,
-        }
-        tables.write_part(tmp_path / "parts" / f"{number}.parquet", columns, {})
-    found = tables.find_rows(tmp_path / "parts", sample=2, split="test")
-    assert found == [{"sample": 2, "split": "test", "distance": 1.25}]
-    found = tables.find_rows(tmp_path / "parts" / "0.parquet", sample=2)
-    assert found == [{"sample": 2, "split": "train", "distance": 0.25}]
-    assert tables.find_rows(tmp_path / "parts", sample=9) == []

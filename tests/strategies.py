@@ -1,0 +1,88 @@
+"""Hypothesis strategies and oracles that the tests of the numeric core share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import xarray as xr
+from hypothesis import settings
+from hypothesis import strategies as st
+
+settings.register_profile("pixsim", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("pixsim")
+
+
+@st.composite
+def labelled_blocks(draw, max_samples=9, dtypes=(np.uint8, np.uint16)):
+    """Images, labels and class names: every shape, type and distribution that is allowed.
+
+    Empty classes, unlabelled images, constant, black and saturated images all occur.
+    """
+    samples = draw(st.integers(0, max_samples))
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 5)))
+    if draw(st.booleans()):
+        shape = (*shape, draw(st.integers(1, 4)))
+    dtype = draw(st.sampled_from(dtypes))
+    classes = draw(st.integers(1, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    largest = np.iinfo(dtype).max
+    kind = draw(st.sampled_from(["random", "black", "saturated", "constant", "extremes"]))
+    images = {
+        "random": lambda: rng.integers(0, largest + 1, (samples, *shape)),
+        "black": lambda: np.zeros((samples, *shape)),
+        "saturated": lambda: np.full((samples, *shape), largest),
+        "constant": lambda: np.full((samples, *shape), rng.integers(0, largest + 1)),
+        "extremes": lambda: rng.integers(0, 2, (samples, *shape)) * largest,
+    }[kind]().astype(dtype)
+    labels = rng.integers(-1, classes, samples).astype(np.int32)
+    return images, labels, [f"class {code}" for code in range(classes)]
+
+
+@st.composite
+def chunkings(draw, samples):
+    """A way to cut `samples` into chunks."""
+    if not samples:
+        return (0,)
+    cuts = draw(st.sets(st.integers(1, max(samples - 1, 1)), max_size=samples - 1))
+    edges = [0, *sorted(cut for cut in cuts if cut < samples), samples]
+    return tuple(np.diff(edges).tolist())
+
+
+def as_dataset(images, labels, names, chunks=None, **attributes):
+    """Build what `open_images` returns, of arrays in memory."""
+    dims = ("sample", "y", "x", "channel")[: images.ndim]
+    dataset = xr.Dataset(
+        {"image": (dims, images)},
+        {"label": ("sample", labels), "sample": np.arange(len(images))},
+        {"class_names": names, **attributes},
+    )
+    return dataset if chunks is None else dataset.chunk({"sample": chunks})
+
+
+def oracle_sums(images, labels, classes):
+    """Class sums and counts, image by image, in int64."""
+    sums = np.zeros((classes, *images.shape[1:]), np.int64)
+    counts = np.zeros(classes, np.int64)
+    for image, label in zip(images, labels, strict=True):
+        if label >= 0:
+            sums[label] += image
+            counts[label] += 1
+    return sums, counts
+
+
+def oracle_distances(image, numerator, denominator, full_scale):
+    """The exact l1, and the exact square of l2, as fractions; None for a class without images."""
+    if not denominator:
+        return None
+    x, p = image.reshape(-1).tolist(), numerator.reshape(-1).tolist()
+    differences = [a - Fraction(b, int(denominator)) for a, b in zip(x, p, strict=True)]
+    scale = len(x) * full_scale
+    l1 = sum((abs(d) for d in differences), Fraction(0)) / scale
+    l2_squared = sum((d * d for d in differences), Fraction(0)) / (scale * full_scale)
+    return l1, l2_squared
+
+
+def raise_if_computed(*_arguments, **_settings):
+    """A dask scheduler under which nothing may compute."""
+    raise AssertionError("something was computed")

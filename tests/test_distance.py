@@ -1,0 +1,154 @@
+"""Distances: those of the definition, of torch and of SciPy, for any chunks."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from strategies import (
+    as_dataset,
+    chunkings,
+    labelled_blocks,
+    oracle_distances,
+    raise_if_computed,
+)
+
+import pipeline
+from pipeline.errors import ExactnessError, SchemaError, ShapeError
+
+
+def measure(images, labels, names, chunks=None, device="cpu", **attributes):
+    dataset = as_dataset(images, labels, names, chunks, **attributes)
+    ideals = pipeline.prototypes(pipeline.class_sums(dataset, device=device))
+    return ideals, pipeline.distances(dataset, ideals, device=device)
+
+
+@given(data=st.data(), block=labelled_blocks())
+def test_any_chunks_and_device_give_the_same_bits(data, block):
+    images, _, _ = block
+    _, expected = measure(*block)
+    chunks = data.draw(chunkings(len(images)))
+    for device in ("cpu", "torch:cpu"):
+        _, found = measure(*block, chunks, device)
+        assert found.values.tobytes() == expected.values.tobytes()
+
+
+@given(block=labelled_blocks(max_samples=5))
+def test_distances_are_those_of_the_definition(block):
+    images = block[0]
+    ideals, found = measure(*block)
+    full_scale = int(np.iinfo(images.dtype).max)
+    for sample, image in enumerate(images):
+        for position in range(len(block[2])):
+            numerator = ideals["numerator"].values[position]
+            denominator = ideals["denominator"].values[position]
+            exact = oracle_distances(image, numerator, denominator, full_scale)
+            l1, l2 = found.values[:, sample, position]
+            if exact is None:
+                assert np.isnan([l1, l2]).all()
+            else:
+                assert l1 == float(exact[0])
+                assert l2 == pytest.approx(float(exact[1]) ** 0.5, rel=1e-15, abs=1e-300)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (9, 7, 3)])
+def test_distances_are_those_of_torch_and_scipy(dtype, shape):
+    rng = np.random.default_rng(5)
+    largest = int(np.iinfo(dtype).max)
+    images = rng.integers(0, largest + 1, (40, *shape)).astype(dtype)
+    labels = (np.arange(40) % 3).astype(np.int32)
+    ideals, found = measure(images, labels, ["a", "b", "c"], 16)
+    scaled = torch.tensor(images.astype(np.float64)) / largest
+    means = torch.tensor(ideals["prototype"].values) / largest
+    for sample in range(40):
+        for position in range(3):
+            l1, l2 = found.values[:, sample, position]
+            assert abs(l1 - F.l1_loss(scaled[sample], means[position]).item()) < 1e-6
+            assert abs(l2 - F.mse_loss(scaled[sample], means[position]).sqrt().item()) < 1e-6
+    x, m = scaled.reshape(40, -1).numpy(), means.reshape(3, -1).numpy()
+    size = x.shape[1]
+    np.testing.assert_allclose(found[0], cdist(x, m, "cityblock") / size, atol=1e-12)
+    np.testing.assert_allclose(found[1], cdist(x, m) / size**0.5, atol=1e-12)
+
+
+def small(chunks=2, **attributes):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 200, (7, 3, 4), np.uint8)
+    labels = np.array([0, 1, 2, 0, 1, 2, 0], np.int32)
+    return as_dataset(images, labels, ["a", "b", "c"], chunks, **attributes)
+
+
+def ideals_of(dataset, classes=None):
+    return pipeline.prototypes(pipeline.class_sums(dataset, classes))
+
+
+def test_the_result_is_labelled():
+    found = pipeline.distances(small(), ideals_of(small(), ["c", "a"]), metrics=["l2"])
+    assert found.dims == ("metric", "sample", "class_name")
+    assert found.shape == (1, 7, 2)
+    assert found["metric"].values.tolist() == ["l2"]
+    assert found["class_name"].values.tolist() == ["a", "c"]
+    assert found["class_code"].values.tolist() == [0, 2]
+    assert found["label"].values.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert found["sample"].values.tolist() == list(range(7))
+    assert found.attrs["units"] == "1"
+
+
+def test_metrics_come_in_the_order_asked():
+    both = pipeline.distances(small(), ideals_of(small()), ["l2", "l1"])
+    assert np.array_equal(both.values[::-1], pipeline.distances(small(), ideals_of(small())).values)
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    with dask.config.set(scheduler=raise_if_computed):
+        found = pipeline.distances(small(), ideals_of(small()))
+        with pytest.raises(AssertionError, match="something was computed"):
+            found.compute()
+
+
+def test_distances_are_in_units_of_full_scale():
+    _, at_255 = measure(*_parts(small()))
+    _, at_200 = measure(*_parts(small()), full_scale=200)
+    np.testing.assert_allclose(at_200.values, at_255.values * 255 / 200, rtol=1e-15)
+
+
+def _parts(dataset):
+    return dataset["image"].values, dataset["label"].values, dataset.attrs["class_names"]
+
+
+def test_a_selection_of_images_and_of_prototypes_in_memory_is_measured_alike():
+    whole = pipeline.distances(small(), ideals_of(small())).values
+    part = pipeline.distances(small().isel(sample=[5, 1]), ideals_of(small()).compute())
+    assert np.array_equal(part.values, whole[:, [5, 1]])
+    assert part["sample"].values.tolist() == [5, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda d: d.isel(x=slice(0, 3)), r"shape \(3, 3\).*expected those.*\(3, 4\)"),
+        (lambda d: d.astype("uint16").assign_coords(label=d.label), "dtype uint16.*and uint8"),
+        (lambda d: d.assign_attrs(full_scale=100), "full scale 100, expected .* 255"),
+    ],
+)
+def test_images_unlike_the_prototypes_are_refused(wrong, message):
+    with pytest.raises(ShapeError, match=message):
+        pipeline.distances(wrong(small()), ideals_of(small()))
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(SchemaError, match="metric 'l3', expected l1 or l2"):
+        pipeline.distances(small(), ideals_of(small()), ["l3"])
+
+
+def test_prototypes_of_more_images_than_any_arithmetic_holds_are_refused():
+    ideals = ideals_of(small()).compute()
+    ideals["denominator"] = ideals["denominator"] * 0 + 2**50
+    with pytest.raises(ExactnessError, match="reach sums of"):
+        pipeline.distances(small(), ideals).compute()

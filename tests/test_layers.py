@@ -1,0 +1,129 @@
+"""The layers: a module imports only from those above it, and heavy things only where needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+PACKAGE = Path(pipeline.__file__).parent
+
+# One line a layer: base, storage, kernels, operations, jobs, faces.
+LAYERS = """
+    errors files schema config exact digests partitions progress manifest classes
+    sources sources.arrays sources.idx sources.folder sources.torchvision datasets store tables
+    kernels kernels.cpu kernels.torch
+    prototype distance predictions metrics
+    cluster ingestion runs job
+    description explanation plots demo terminal cli
+"""
+ORDER = LAYERS.split()
+
+ONLY_IN = {
+    "zarr": {"store"},
+    "pyarrow": {"tables"},
+    "torch": {"kernels.torch"},
+    "torchvision": {"sources.torchvision"},
+    "numba": {"kernels.cpu"},
+    "PIL": {"sources.folder", "plots"},
+    "cyclopts": {"cli"},
+}
+OPERATIONS = {"classes", "prototype", "distance", "predictions", "metrics"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found[name] = path
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, `pipeline.x` in full where a submodule is meant."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            known = {f"pipeline.{name}" for name in modules()}
+            names |= {name if name in known else node.module for name in whole}
+    return names
+
+
+def test_every_module_has_its_place():
+    assert sorted(modules()) == sorted(ORDER)
+    assert len(set(ORDER)) == len(ORDER)
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name != "cli"])
+def test_a_module_imports_only_from_modules_above_it(name):
+    above = {f"pipeline.{other}" for other in ORDER[: ORDER.index(name)]}
+    mine = {found for found in imported(modules()[name]) if found.split(".")[0] == "pipeline"}
+    assert mine <= above, f"{name} imports {sorted(mine - above)}"
+
+
+def test_the_command_line_goes_through_the_public_names():
+    mine = {found for found in imported(modules()["cli"]) if found.split(".")[0] == "pipeline"}
+    assert mine == {"pipeline", "pipeline.errors"}
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_each_heavy_library_has_one_door(library):
+    importers = {
+        name
+        for name, path in modules().items()
+        if any(found.split(".")[0] == library for found in imported(path))
+    }
+    assert importers == ONLY_IN[library]
+
+
+def test_kernels_know_neither_dask_nor_xarray_nor_paths():
+    for name in ("kernels", "kernels.cpu", "kernels.torch"):
+        roots = {found.split(".")[0] for found in imported(modules()[name])}
+        assert not roots & {"dask", "xarray", "pathlib", "os"}, name
+
+
+def test_operations_know_no_paths():
+    for name in OPERATIONS:
+        roots = {found.split(".")[0] for found in imported(modules()[name])}
+        assert not roots & {"pathlib", "os", "zarr", "pyarrow"}, name
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import pipeline",
+        "import pipeline.cli",
+        "from pipeline.cli import main; assert main(['--help']) == 0",
+        "from pipeline.cli import main; assert main(['run', '--help']) == 0",
+    ],
+)
+def test_import_and_help_load_nothing_heavy(script):
+    heavy = "{'torch', 'torchvision', 'dask', 'xarray', 'zarr', 'numba', 'pyarrow', 'numpy'}"
+    check = f"{script}; import sys; print('heavy:', sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__doc__, name
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pipeline.nothing
+
+
+def test_a_public_name_stays_a_function_after_every_module_was_imported():
+    for name in ORDER:
+        __import__(f"pipeline.{name}")
+    for name in pipeline.__all__:
+        assert callable(getattr(pipeline, name)), name

@@ -1,0 +1,114 @@
+"""Class sums and prototypes: exact for any chunks, lazy, refused with a reason."""
+
+from __future__ import annotations
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import as_dataset, chunkings, labelled_blocks, oracle_sums, raise_if_computed
+
+import pipeline
+from pipeline.errors import EmptyClassError, LabelError, SchemaError
+from pipeline.prototype import refuse_empty_classes
+
+
+@given(data=st.data(), block=labelled_blocks())
+def test_sums_and_means_are_exact_for_any_chunks_and_device(data, block):
+    images, labels, names = block
+    expected_sums, expected_counts = oracle_sums(images, labels, len(names))
+    chunks = data.draw(chunkings(len(images)))
+    for device in ("cpu", "torch:cpu"):
+        sums = pipeline.class_sums(as_dataset(images, labels, names, chunks), device=device)
+        found = pipeline.prototypes(sums).compute()
+        assert np.array_equal(found["numerator"], expected_sums)
+        assert np.array_equal(found["denominator"], expected_counts)
+        for code, count in enumerate(expected_counts.tolist()):
+            mean = found["prototype"].values[code]
+            if count:
+                assert np.array_equal(mean, expected_sums[code] / count)
+            else:
+                assert np.isnan(mean).all()
+
+
+def small(chunks=2, **attributes):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (7, 3, 4), np.uint8)
+    return as_dataset(
+        images, np.array([0, 1, 2, 0, 1, 2, 0], np.int32), ["a", "b", "c"], chunks, **attributes
+    )
+
+
+def test_the_result_is_labelled():
+    sums = pipeline.class_sums(small(), classes=["c", "a"])
+    assert sums["pixel_sum"].dims == ("class_name", "y", "x")
+    assert sums["class_name"].values.tolist() == ["a", "c"]
+    assert sums["class_code"].values.tolist() == [0, 2]
+    assert sums["pixel_sum"].dtype == sums["count"].dtype == np.int64
+    found = pipeline.prototypes(sums)
+    assert found.attrs == {
+        "class_names": ["a", "b", "c"], "full_scale": 255, "pixel_dtype": "uint8",
+        "prototypes": "mean",
+    }  # fmt: skip
+    assert found["count"].values.tolist() == [3, 2]
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    with dask.config.set(scheduler=raise_if_computed):
+        found = pipeline.prototypes(pipeline.class_sums(small()))
+        with pytest.raises(AssertionError, match="something was computed"):
+            found.compute()
+
+
+def test_images_without_dask_are_taken_too():
+    lazy = pipeline.class_sums(small()).compute()
+    assert lazy.identical(pipeline.class_sums(small(chunks=None)).compute())
+
+
+def test_chunks_across_pixels_are_put_together():
+    cut = small().chunk({"y": 2, "x": 1})
+    assert pipeline.class_sums(cut).compute().identical(pipeline.class_sums(small()).compute())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda d: d.rename(image="pixels"), "no 'image', expected image"),
+        (lambda d: d.drop_vars("label"), "no 'label', expected label"),
+        (lambda d: d.transpose("y", "x", "sample"), r"dimensions \('y', 'x', 'sample'\)"),
+        (lambda d: d.isel(y=0), r"expected \('sample', 'y', 'x'\) or .*'channel'"),
+        (lambda d: d.astype("float32"), "dtype float32, expected uint8 or uint16"),
+        (lambda d: d.assign_coords(label=d.label.astype("int64")), "dtype int64, expected int32"),
+        (lambda d: d.assign_attrs().drop_attrs(), "no attribute 'class_names'"),
+    ],
+)
+def test_a_wrong_data_set_is_refused_at_the_door(wrong, message):
+    with pytest.raises(SchemaError, match=message):
+        pipeline.class_sums(wrong(small()))
+
+
+def test_an_unknown_class_is_refused_with_the_nearest():
+    with pytest.raises(LabelError, match="'B' is not in the image set; did you mean 'b'"):
+        pipeline.class_sums(small(), classes=["B"])
+
+
+@pytest.mark.parametrize("label", [3, -2, 2**31 - 1])
+def test_a_label_outside_the_classes_is_an_error_when_it_is_met(label):
+    wrong = small()
+    wrong["label"] = wrong["label"].copy(data=np.array([0, 1, 2, 0, 1, label, 0], np.int32))
+    lazy = pipeline.class_sums(wrong)
+    with pytest.raises(LabelError, match=f"has label {label}, expected 0 to 2"):
+        lazy.compute()
+
+
+def test_another_kind_of_prototype_is_refused():
+    with pytest.raises(SchemaError, match="expected 'mean'"):
+        pipeline.prototypes(pipeline.class_sums(small()), kind="mode")
+
+
+def test_classes_without_images_are_named():
+    refuse_empty_classes(["a", "b"], [1, 2], "train")
+    names = [f"c{number}" for number in range(9)]
+    with pytest.raises(EmptyClassError, match=r"'c0', 'c1', 'c2', 'c3', 'c4', .* in split 'train'"):
+        refuse_empty_classes(names, [0] * 9, "train")
