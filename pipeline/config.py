@@ -55,6 +55,11 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+def _cluster_mapping(text: str) -> dict[str, str]:
+    """Return what a cluster given as one word means."""
+    return {"kind": "scheduler", "address": text} if "://" in text else {"kind": text}
+
+
 class ClusterSettings(_Settings):
     """Where the tasks of a job run.
 
@@ -79,9 +84,7 @@ class ClusterSettings(_Settings):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"kind": "scheduler", "address": value} if "://" in value else {"kind": value}
-        return value
+        return _cluster_mapping(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _address_fits(self) -> ClusterSettings:
@@ -217,10 +220,21 @@ def make_cluster(text: str) -> ClusterSettings:
         raise ConfigError(f"cluster '{text}': {_first_problem(error)}") from None
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain types only, and no key twice: YAML's own loaders keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> Any:
     """Read a YAML file with plain types only."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; expected a job file such as {_example(path)}"
@@ -264,7 +278,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if isinstance(inner, str):
-            inner = place[parent] = {"kind": inner}
+            inner = place[parent] = _cluster_mapping(inner)
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: '{parent}' is {_describe(inner)}, not a mapping")
         place = inner

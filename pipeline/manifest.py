@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.digests import json_digest
 from pipeline.errors import ConflictError, DamagedError, IncompleteError, StoreError
-from pipeline.files import read_json, storage_errors, write_json
+from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, write_json
 
 FORMAT_VERSION = 1
 IMAGES = "pixsim image set"
@@ -141,17 +141,29 @@ def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | No
         raise ConflictError(_conflict(path, kind, plan, done.get("plan", {})))
     record = path / WORK / "plan.json"
     if record.exists():
-        begun = read_json(record)
-        if begun["identity"] != mine or begun["kind"] != kind:
+        try:
+            begun = read_json(record)
+            same = begun["identity"] == mine and begun["kind"] == kind
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{record}: cannot be read ({error}); remove {path} and run the command again"
+            ) from error
+        if not same:
             raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
         return None
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not _is_untouched(path):
         raise ConflictError(
             f"{path}: exists and is no {kind}; nothing in it was touched, "
             "choose another place or remove it"
         )
     write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
     return None
+
+
+def _is_untouched(path: Path) -> bool:
+    """Tell whether a folder holds no file but what a start that was cut short leaves."""
+    files = (item for item in path.rglob("*") if not item.is_dir())
+    return path.is_dir() and all(file.name.endswith(PARTIAL_SUFFIX) for file in files)
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.classes import check_labels
 from pipeline.digests import array_digest
 from pipeline.errors import ShapeError, SourceError
 from pipeline.exact import largest_pixel
 from pipeline.sources import Block, SplitInfo
+
+_MOST_CLASSES = 2**31 - 1  # codes are int32
+_NPZ_ERRORS = (
+    OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+    RuntimeError, KeyError,
+)  # fmt: skip
 
 Arrays = Mapping[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
@@ -79,19 +87,20 @@ def from_arrays(
     ------
     ShapeError
         Where a split has not one label per image.
-    SourceError
-        Where labels are not integers.
+    SourceError, LabelError
+        Where labels are not integers, or outside the classes.
     """
     for name, (images, labels) in arrays.items():
-        if labels.shape != (len(images),):
+        if images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
             raise ShapeError(
-                f"split '{name}': labels of shape {labels.shape} for {len(images)} images, "
-                f"expected ({len(images)},)"
+                f"split '{name}': images of shape {images.shape} and labels of {labels.shape}; "
+                "expected (sample, y, x) or (sample, y, x, channel), and one label for each image"
             )
         if labels.dtype.kind not in "iu":
             raise SourceError(f"split '{name}': labels of {labels.dtype}, expected integer codes")
+        check_labels(labels, _MOST_CLASSES if class_names is None else len(class_names))
     if class_names is None:
-        largest = max((int(labels.max(initial=-1)) for _, labels in arrays.values()), default=-1)
+        largest = max(int(labels.max()) if len(labels) else -1 for _, labels in arrays.values())
         class_names = [str(code) for code in range(largest + 1)]
     if full_scale is None:
         first = next(iter(arrays.values()))[0]
@@ -114,9 +123,11 @@ def read_npz(path: Path) -> ArraySource:
         Where the file is no such archive.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with zipfile.ZipFile(path):  # else NumPy would take a lone array, or a pickle, as well
+            archive = np.load(path, allow_pickle=False)
+        with archive:
             content = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _NPZ_ERRORS as error:
         raise SourceError(
             f"{path}: cannot be read as an .npz file without pickle: {error}"
         ) from None
@@ -135,5 +146,5 @@ def read_npz(path: Path) -> ArraySource:
         )
     names = [str(name) for name in content["class_names"]] if "class_names" in content else None
     source = from_arrays(pairs, names)
-    provenance = {"kind": "npz", "file": path.name, **source.provenance}
+    provenance = {**source.provenance, "kind": "npz", "file": path.name}
     return ArraySource(source.arrays, source.class_names, source.full_scale, provenance)

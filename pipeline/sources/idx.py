@@ -110,7 +110,12 @@ class _Cursor:
                 data = self._file.read(size)
                 self._place = offset + len(data)
             except _READ_ERRORS as error:
-                raise SourceError(f"{self._path}: is truncated or damaged ({error})") from None
+                self.close()
+                raise SourceError(
+                    f"{self._path}: is truncated or damaged ({error}); fetch it again"
+                ) from None
+            if len(data) != size:
+                self.close()
         if len(data) != size:
             raise SourceError(
                 f"{self._path}: ends at byte {offset + len(data)} of its content, expected "

@@ -1,0 +1,143 @@
+"""Tables on a terminal and in a pipe, and pixels as text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.terminal import parse_range, print_pixels, print_table
+
+
+@pytest.fixture(autouse=True)
+def _a_pipe(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def printed(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
+# tables ----------------------------------------------------------------------------------------
+
+
+def test_a_table_in_a_pipe_has_a_line_for_each_row_however_long(capsys):
+    long = "a title of many words " * 40
+    print_table(["name", "what"], [["a", long], ["b", "short"]])
+    lines = printed(capsys)
+    rows = [line for line in lines if line.startswith(("a ", "b "))]
+    assert len(rows) == 2
+    assert long.strip() in rows[0]
+    assert "…" not in rows[0]
+
+
+def test_a_table_in_a_pipe_holds_no_colours_and_no_codes(capsys):
+    print_table(["name"], [["[bold]not markup[/bold]"], [":smile:"]])
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "[bold]not markup[/bold]" in text
+    assert ":smile:" in text
+
+
+def test_columns_of_numbers_are_set_right_and_others_left(capsys):
+    print_table(["name", "count", "share"], [["cat", "7", "0.1"], ["a dog", "1,000", "-"]])
+    header, _, cat, dog = (line.rstrip() for line in printed(capsys))
+    assert header.index("count") + len("count") == dog.index("1,000") + len("1,000")
+    assert cat.index("7") == dog.index("1,000") + 4
+    assert cat.index("cat") == dog.index("a dog") == header.index("name") == 0
+    assert cat.index("0.1") + 2 == dog.rindex("-")
+
+
+def test_a_table_without_rows_prints_its_header(capsys):
+    print_table(["name", "count"], [])
+    assert printed(capsys)[0].split() == ["name", "count"]
+
+
+# ranges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5:25", (5, 25)),
+        ("5:", (5, 28)),
+        (":5", (0, 5)),
+        (":", (0, 28)),
+        ("10", (0, 10)),
+        ("0:1", (0, 1)),
+        ("27:28", (27, 28)),
+        ("5:99", (5, 28)),
+        ("99", (0, 28)),
+    ],
+)
+def test_a_range_of_lines_is_read(text, expected):
+    found = parse_range(text, 28, "rows")
+    assert (found.start, found.stop) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a:b", "5:a", "1:2:3", "-3:5", "5:-1", "5:5", "6:5", "28:", "28:30", "0", "1.5"]
+)
+def test_a_range_without_lines_is_refused_with_an_example(text):
+    with pytest.raises(InputError) as caught:
+        parse_range(text, 28, "rows")
+    message = str(caught.value)
+    assert f"rows {text!r}" in message
+    assert "0:28" in message
+
+
+# pixels ----------------------------------------------------------------------------------------
+
+
+def numbers(lines):
+    return [line.split() for line in lines]
+
+
+def test_the_pixels_asked_are_printed_with_their_rows_and_columns(capsys):
+    image = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28)
+    print_pixels(image, 65535, "5:8,24:")
+    header, *lines = numbers(printed(capsys))
+    assert header == ["24", "25", "26", "27"]
+    assert lines == [[str(row), *map(str, image[row, 24:])] for row in (5, 6, 7)]
+
+
+def test_a_number_alone_means_the_first_lines(capsys):
+    print_pixels(np.full((9, 9), 7, np.uint8), 255, "2,3")
+    header, *lines = numbers(printed(capsys))
+    assert header == ["0", "1", "2"]
+    assert lines == [["0", "7", "7", "7"], ["1", "7", "7", "7"]]
+
+
+def test_pixels_of_three_channels_are_printed_as_hex(capsys):
+    image = np.array([[[255, 0, 16], [1, 2, 3]]], np.uint8)
+    print_pixels(image, 255, "1,2")
+    assert numbers(printed(capsys))[1] == ["0", "ff0010", "010203"]
+
+
+def test_all_columns_stand_in_line(capsys):
+    image = np.array([[0, 255, 9], [100, 1, 0]], np.uint8)
+    print_pixels(image, 255, "2,3")
+    header, *lines = (line.rstrip() for line in printed(capsys))
+    assert len({len(line.rstrip()) for line in lines}) == 1
+    places = [header.index(str(column)) for column in range(3)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("ranges", ["5", "", "5:6"])
+def test_pixels_need_rows_and_columns(ranges):
+    with pytest.raises(InputError, match="expected ROWS,COLS"):
+        print_pixels(np.zeros((9, 9), np.uint8), 255, ranges)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "which"), [("20,1", None), ("9:,1", "rows"), ("1,9:", "columns")]
+)
+def test_pixels_outside_of_the_image_are_refused_by_name(capsys, ranges, which):
+    image = np.zeros((9, 9), np.uint8)
+    if which is None:
+        print_pixels(image, 255, ranges)
+        assert len(printed(capsys)) == 10
+        return
+    with pytest.raises(InputError, match=f"{which} '9:'"):
+        print_pixels(image, 255, ranges)
