@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.errors import InputError, PixsimError
+from pipeline.errors import InputError, PixsimError, printable
 
 MAX_ROWS = 20
 
@@ -149,7 +149,7 @@ def explain(
         ROWS,COLS to show as a shaded table of pixel values, such as 5:25,4:24 or 10,10.
     """
     found = pipeline.explain(path, split, sample)
-    label = f"labelled {found.label_name}" if found.label_name else "without label"
+    label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
     print(f"{found.split} image {found.sample}, {label}")
     rows = [
         [name, *(f"{value:.4f}" for value in found.distances[:, place])]
@@ -157,7 +157,7 @@ def explain(
     ]
     _print_table(["class", *found.metrics], rows)
     for metric, name in found.predicted.items():
-        print(f"nearest by {metric}: {name}")
+        print(f"nearest by {metric}: {printable(name)}")
     if pixels is not None:
         pipeline.print_pixels(found.image, found.full_scale, pixels)
 
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"pixsim: {message}", file=sys.stderr)
+    print(f"pixsim: {printable(message)}", file=sys.stderr)
     return code
 
 

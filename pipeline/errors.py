@@ -9,6 +9,11 @@ command line exits with 2), the rest that the job failed (it exits with 1).
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return `text` with control characters spelled out: a name must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class PixsimError(Exception):
     """Whatever pixsim refuses or fails at, with a message meant for the user."""
 

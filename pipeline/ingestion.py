@@ -9,7 +9,7 @@ finish puts the tables together as `samples.parquet` and writes the manifest, la
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import manifest, store, tables
+from pipeline.chunked import consolidate
 from pipeline.classes import check_labels
 from pipeline.cluster import Executor, open_executor
 from pipeline.config import ClusterSettings, load_environment, nearest
@@ -27,6 +28,7 @@ from pipeline.errors import (
     ConfigError,
     DamagedError,
     JobInterruptedError,
+    LabelError,
     ShapeError,
     SourceError,
 )
@@ -98,6 +100,7 @@ def ingest_on(
     listener = reporter or SilentReporter()
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
+    _check_names(source.class_names)
     templates = {}
     for name, info in source.splits().items():
         layout = choose_layout(info.count, _sample_bytes(info.shape, info.dtype), shard_samples)
@@ -124,6 +127,14 @@ def ingest_on(
         source.close()
     _finish(path, plan, table, templates)
     return path
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `LabelError` where two classes have one name, or there is none."""
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled or not names:
+        found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
+        raise LabelError(f"{found}, expected one name for each label code; name them apart")
 
 
 def _sample_bytes(shape: tuple[int, ...], dtype: str) -> int:
@@ -177,11 +188,16 @@ class IngestPartition:
         if notes.get("identity") != self.identity:
             return False
         try:
-            tables.read_part(part)
+            rows = tables.read_part(part)
             written = read_records(self.path, partition)
         except DamagedError:
             return False
-        return _records_digest(written) == notes.get("digest")
+        return (
+            _records_digest(written) == notes.get("digest")
+            and np.array_equal(rows["sample"], np.arange(partition.start, partition.stop))
+            and np.array_equal(rows["label"], written["label"])
+            and rows["sha256"].tobytes() == written["sha256"].tobytes()
+        )
 
     def _check(self, partition: Partition, block: Block) -> None:
         template = self.templates[partition.split]
@@ -264,7 +280,7 @@ def _finish(
             }
         )
     tables.merge_parts(path / SAMPLES, parts)
-    store.consolidate(path)
+    consolidate(path)
     splits = {
         name: {
             **plan["splits"][name],

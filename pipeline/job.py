@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pipeline import manifest, store, tables
+from pipeline import manifest, results, store, tables
+from pipeline.chunked import consolidate
 from pipeline.classes import ClassSelection, select_classes
 from pipeline.cluster import Executor, open_executor
 from pipeline.config import JobSettings
@@ -239,7 +240,7 @@ class FitPartition:
 
 def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
     """Return the prototypes, in memory, and write them unless they are there already."""
-    path = plan.output / store.PROTOTYPES
+    path = plan.output / results.PROTOTYPES
     record = plan.output / manifest.WORK / "prototypes.json"
     kept = _kept_prototypes(path, record)
     if kept is not None:
@@ -258,7 +259,7 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
             f"{plan.images}: holds {found[COUNT.name].values.tolist()} images of the classes, "
             f"its manifest says {expected}; make the image set anew"
         )
-    store.write_prototypes(path, found)
+    results.write_prototypes(path, found)
     write_json(record, {"digest": prototypes_digest(found)})
     return found
 
@@ -267,7 +268,7 @@ def _kept_prototypes(path: Path, record: Path) -> xr.Dataset | None:
     """Return the prototypes of an earlier try where they are whole."""
     try:
         digest = read_json(record)["digest"]
-        found = store.open_prototypes(path).load()
+        found = results.open_prototypes(path).load()
     except (OSError, ValueError, KeyError):
         return None
     return found if prototypes_digest(found) == digest else None
@@ -328,7 +329,7 @@ class EvaluatePartition:
         notes = {"identity": self.identity, "distances": ""}
         if self.write_distances:
             start, _ = self.evaluate.bounds(index)
-            store.write_distances(self.output / store.DISTANCES, start, columns)
+            results.write_distances(self.output / results.DISTANCES, start, columns)
             notes["distances"] = _distances_digest(columns, self.metrics)
         rows, notes["digest"] = self._rows(distance, samples)
         tables.write_part(part_path(self.output, index), rows, notes)
@@ -345,7 +346,7 @@ class EvaluatePartition:
             if not self.write_distances:
                 return True
             start, stop = self.evaluate.bounds(index)
-            written = store.read_distances(self.output / store.DISTANCES, start, stop)
+            written = results.read_distances(self.output / results.DISTANCES, start, stop)
         except DamagedError:
             return False
         return _distances_digest(written, self.metrics) == notes["distances"]
@@ -420,10 +421,10 @@ def load_reference(output: Path, digest: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = store.open_prototypes(output / store.PROTOTYPES).load()
+    found = results.open_prototypes(output / results.PROTOTYPES).load()
     if prototypes_digest(found) != digest:
         raise DamagedError(
-            f"{output / store.PROTOTYPES}: was changed after it was written; remove "
+            f"{output / results.PROTOTYPES}: was changed after it was written; remove "
             f"{output} and run the job again"
         )
     return make_reference(
@@ -438,8 +439,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, found: xr.D
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
-        store.create_distances(
-            plan.output / store.DISTANCES, settings.metrics, plan.selection.names, codes,
+        results.create_distances(
+            plan.output / results.DISTANCES, settings.metrics, plan.selection.names, codes,
             steps.total, steps.step, settings.evaluate,
         )  # fmt: skip
     task = EvaluatePartition(
@@ -474,10 +475,10 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
         if _table_digest(columns) != notes["digest"]:
             raise DamagedError(f"{path}: was changed while the job ran; run it again")
         if plan.write_distances:
-            block = store.read_distances(plan.output / store.DISTANCES, start, stop)
+            block = results.read_distances(plan.output / results.DISTANCES, start, stop)
             distances.update(distance_columns(block, list(metrics)))
     if plan.write_distances:
-        store.consolidate(plan.output / store.DISTANCES)
+        consolidate(plan.output / results.DISTANCES)
     header = list(plan.selection.names)
     digests = RunDigests(
         fitted,

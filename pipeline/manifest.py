@@ -167,7 +167,8 @@ def _is_untouched(path: Path) -> bool:
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    differing = [key for key in plan if plan[key] != other.get(key)] or ["format"]
+    keys = [*plan, *(key for key in other if key not in plan)]
+    differing = [key for key in keys if plan.get(key) != other.get(key)] or ["kind"]
     key = differing[0]
     was, now_is = (_short(value) for value in (other.get(key), plan.get(key)))
     return (

@@ -22,6 +22,7 @@ CAPTION = 16
 FONT_SIZE = 12
 MAX_CLASSES = 12
 PER_CLASS = 8
+MAX_CAPTION = 200  # characters of a name that are looked at
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 
 
@@ -71,7 +72,7 @@ def image_grid(
 
 def shorten(text: str, width: int, font: Any) -> str:
     """Cut a caption to `width` pixels, with an ellipsis where something is left out."""
-    line = " ".join(text.split())
+    line = " ".join(text[:MAX_CAPTION].split())
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:

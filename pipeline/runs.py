@@ -11,7 +11,7 @@ import dask.dataframe as dd
 import numpy as np
 import xarray as xr
 
-from pipeline import manifest, store, tables
+from pipeline import manifest, results, tables
 from pipeline.digests import ColumnDigest, json_digest
 from pipeline.errors import StoreError
 from pipeline.files import read_json
@@ -49,7 +49,7 @@ class Run:
     @property
     def prototypes(self) -> xr.Dataset:
         """The prototypes, (class_name, y, x[, channel]), lazy."""
-        return store.open_prototypes(self.path / store.PROTOTYPES)
+        return results.open_prototypes(self.path / results.PROTOTYPES)
 
     @property
     def distances(self) -> xr.DataArray:
@@ -60,11 +60,12 @@ class Run:
         StoreError
             Where the job did not write them.
         """
-        if self.manifest["digests"]["distances"] is None:
+        digest = self.manifest["digests"]["distances"]
+        if digest is None:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return store.open_distances(self.path / store.DISTANCES)[DISTANCE.name]
+        return results.open_distances(self.path / results.DISTANCES, digest)
 
     @property
     def predictions(self) -> Any:
@@ -140,9 +141,9 @@ def digest_run(path: Path) -> RunDigests:
     for index, part in enumerate(content["partitions"]):
         predictions.update(tables.read_part(part_path(path, index), DIGESTED))
         if written:
-            block = store.read_distances(path / store.DISTANCES, part["start"], part["stop"])
+            block = results.read_distances(path / results.DISTANCES, part["start"], part["stop"])
             distances.update(distance_columns(block, metrics))
-    found = store.open_prototypes(path / store.PROTOTYPES).load()
+    found = results.open_prototypes(path / results.PROTOTYPES).load()
     return RunDigests(
         prototypes_digest(found),
         distances.result(header) if written else None,

@@ -54,7 +54,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
         raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
 
 
@@ -81,6 +81,9 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt
     """
     with _opened(path) as file:
         table = file.read(columns=None if columns is None else list(columns))
+    missing = set(columns or ()) - set(table.column_names)
+    if missing:
+        raise DamagedError(f"{path}: has no column {', '.join(sorted(missing))}; run the job again")
     return {name: _plain(table.column(name).combine_chunks()) for name in table.column_names}
 
 

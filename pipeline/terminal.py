@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, printable
 
 
 def _console() -> Console:
@@ -28,9 +28,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for place, name in enumerate(header):
         cells = [row[place] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
-        table.add_column(Text(name), justify="right" if numeric else "left")
+        table.add_column(Text(printable(name)), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     _console().print(table)
 
 

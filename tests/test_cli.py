@@ -251,3 +251,28 @@ def test_a_real_sigint_while_importing_or_running_leaves_no_traceback(tmp_path):
     _, rest = process.communicate(timeout=120)
     assert process.returncode in (0, 1)
     assert "Traceback" not in first + rest
+
+
+def test_names_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    labels = np.array([0, 1], np.int32)
+    source = from_arrays(
+        {"train": (images, labels), "test": (images, labels)}, ["\x1b[31mred", "b"]
+    )
+    pipeline.ingest(source, "images.zarr")
+    (tmp_path / "job.yml").write_text("images: images.zarr\noutput: run\n")
+    assert main(["run", "job.yml"]) == 0
+    assert main(["show", "images.zarr"]) == 0
+    assert main(["explain", "run", "--split", "test", "--sample", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert r"\x1b[31mred" in captured.out
+    assert "\x1b" not in fails(capsys, "run", "job.yml", "--set", 'classes=["\\e[2J"]')
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    images, labels = np.zeros((2, 2, 2), np.uint8), np.array([0, 1])
+    source = from_arrays({"train": (images, labels)}, ["a", "a"])
+    with pytest.raises(ValueError, match="two classes named 'a'"):
+        pipeline.ingest(source, tmp_path / "images.zarr")

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 import pipeline
-from pipeline import manifest, store
+from pipeline import manifest, results
 from pipeline.description import describe, digest, folder_bytes, kind_or_refuse
 from pipeline.errors import DamagedError, IncompleteError, StoreError
 from pipeline.sources.arrays import from_arrays
@@ -121,14 +121,14 @@ def test_images_that_were_written_over_are_found_by_the_digest(images, name):
 
 
 def test_distances_that_were_written_over_are_found_by_the_digest(run):
-    array = zarr.open_array(run / store.DISTANCES, path="distance", mode="r+")
+    array = zarr.open_array(run / results.DISTANCES, path="distance", mode="r+")
     array[0, 0, 0] = 0.5
     with pytest.raises(DamagedError, match="distances have digest"):
         digest(run)
 
 
 def test_prototypes_that_were_written_over_are_found_by_the_digest(run):
-    array = zarr.open_array(run / store.PROTOTYPES, path="numerator", mode="r+")
+    array = zarr.open_array(run / results.PROTOTYPES, path="numerator", mode="r+")
     array[0, 0, 0] += 1
     with pytest.raises(DamagedError, match="prototypes have digest"):
         digest(run)

@@ -17,7 +17,7 @@ import xarray as xr
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
 import pipeline
-from pipeline import files, job, manifest, store
+from pipeline import chunked, files, job, manifest
 from pipeline.errors import (
     ConflictError,
     DamagedError,
@@ -109,7 +109,7 @@ def test_metrics_agree_with_scikit_learn(images, tmp_path, metric):
         {"device": "cpu"},
     ],
 )
-@pytest.mark.parametrize("shard", [1, 7, 64, 1000])
+@pytest.mark.parametrize("shard", [5, 64, 1000])
 def test_digests_are_equal_for_any_shards_workers_and_device(images, tmp_path, shard, settings):
     expected = run(images, tmp_path / "expected").manifest
     other = make_images(tmp_path / "other.zarr", shard=shard)
@@ -510,4 +510,4 @@ def test_a_plan_reads_no_pixel(images, tmp_path):
             shard.unlink()
     plan = job.plan_job(make_settings(images, tmp_path / "run"), images)
     assert (len(plan.fit), plan.evaluate.steps) == (4, 2)
-    assert store.StoreArray(images, "train/image").shape == (230, 5, 4)
+    assert chunked.StoreArray(images, "train/image").shape == (230, 5, 4)

@@ -16,7 +16,8 @@ PACKAGE = Path(pipeline.__file__).parent
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
     errors files schema config exact digests partitions progress manifest classes
-    sources sources.arrays sources.idx sources.folder sources.torchvision datasets store tables
+    sources sources.arrays sources.idx sources.folder sources.torchvision datasets
+    chunked store results tables
     kernels kernels.cpu kernels.torch
     prototype distance predictions metrics
     cluster ingestion runs job
@@ -25,7 +26,7 @@ LAYERS = """
 ORDER = LAYERS.split()
 
 ONLY_IN = {
-    "zarr": {"store"},
+    "zarr": {"chunked"},
     "pyarrow": {"tables"},
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision"},

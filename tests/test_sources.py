@@ -292,7 +292,7 @@ def test_the_provenance_of_arrays_tells_other_pixels_or_labels_apart():
 @pytest.mark.parametrize("labels", [np.zeros(49, int), np.zeros((50, 1), int), np.array(3)])
 def test_another_number_of_labels_than_images_is_refused(labels):
     images, _ = make_arrays()
-    with pytest.raises(ShapeError, match=r"split 'valid': labels of shape .*expected \(50,\)"):
+    with pytest.raises(ShapeError, match="one label for each image"):
         from_arrays({"valid": (images, labels)})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline import manifest, store
+from pipeline import chunked, manifest, results, store
 from pipeline.errors import DamagedError, IncompleteError, SchemaError, StoreError
 from pipeline.ingestion import digest_images, ingest
 from pipeline.partitions import Layout
@@ -369,13 +369,13 @@ def test_a_block_of_pixels_within_images_is_what_numpy_gives(shared):
     path, pixels, _ = shared
     found = store.open_images(path)["image"].isel(sample=slice(6, 18), y=slice(1, 3), x=-1)
     np.testing.assert_array_equal(found.values, pixels[6:18, 1:3, -1])
-    direct = store.StoreArray(path, "train/image")
+    direct = chunked.StoreArray(path, "train/image")
     np.testing.assert_array_equal(direct[6:18, 1:3, -1], pixels[6:18, 1:3, -1])
 
 
 def test_an_array_of_a_store_travels_as_its_place_only(shared):
     path, pixels, _ = shared
-    array = store.StoreArray(path, "train/image")
+    array = chunked.StoreArray(path, "train/image")
     np.testing.assert_array_equal(array[:], pixels)
     packed = pickle.dumps(array)
     assert len(packed) < 500
@@ -409,7 +409,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path, place):
 
 def test_an_array_that_is_not_there_is_named(shared):
     with pytest.raises(StoreError, match="holds no array 'train/picture'"):
-        _ = store.StoreArray(shared[0], "train/picture").shape
+        _ = chunked.StoreArray(shared[0], "train/picture").shape
 
 
 # results ---------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def make_distances(path, total=20, step=8):
     rng = np.random.default_rng(0)
     codes = np.array([0, 2, 5], np.int32)
     splits = ["train", "test"]
-    store.create_distances(path, ["l1", "l2"], NAMES, codes, total, step, splits)
+    results.create_distances(path, ["l1", "l2"], NAMES, codes, total, step, splits)
     values = {
         "distance": rng.random((2, total, len(NAMES))),
         "sample": rng.permutation(total),
@@ -435,14 +435,14 @@ def make_distances(path, total=20, step=8):
     for start in range(0, total, step):
         part = slice(start, min(start + step, total))
         columns = {name: array[..., part] for name, array in values.items() if name != "distance"}
-        store.write_distances(path, start, columns | {"distance": values["distance"][:, part]})
-    store.consolidate(path)
+        results.write_distances(path, start, columns | {"distance": values["distance"][:, part]})
+    chunked.consolidate(path)
     return values
 
 
 def test_prototypes_come_back_as_they_were_with_names_as_text(found_prototypes, tmp_path):
-    store.write_prototypes(tmp_path / "p.zarr", found_prototypes)
-    again = store.open_prototypes(tmp_path / "p.zarr").load()
+    results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
+    again = results.open_prototypes(tmp_path / "p.zarr").load()
     xr.testing.assert_identical(again, found_prototypes)
     assert again["class_name"].values.tolist() == NAMES
     assert again["class_name"].dtype.kind == "U"
@@ -452,21 +452,22 @@ def test_prototypes_come_back_as_they_were_with_names_as_text(found_prototypes, 
 
 def test_prototypes_are_written_anew_over_others(found_prototypes, tmp_path):
     other = found_prototypes.isel(class_name=[0, 2])
-    store.write_prototypes(tmp_path / "p.zarr", found_prototypes)
-    store.write_prototypes(tmp_path / "p.zarr", other)
-    xr.testing.assert_identical(store.open_prototypes(tmp_path / "p.zarr").load(), other)
+    results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
+    results.write_prototypes(tmp_path / "p.zarr", other)
+    xr.testing.assert_identical(results.open_prototypes(tmp_path / "p.zarr").load(), other)
 
 
 def test_distances_come_back_with_names_as_text_and_a_dask_chunk_for_each_shard(tmp_path):
     values = make_distances(tmp_path / "d.zarr")
-    found = store.open_distances(tmp_path / "d.zarr")
-    assert found["distance"].dims == ("metric", "sample", "class_name")
-    assert found["distance"].chunks == ((2,), (8, 8, 4), (3,))
+    found = results.open_distances(tmp_path / "d.zarr", "digest")
+    assert found.dims == ("metric", "sample", "class_name")
+    assert found.chunks == ((2,), (8, 8, 4), (3,))
     assert found["class_name"].values.tolist() == NAMES
     assert found["metric"].values.tolist() == ["l1", "l2"]
     assert found["class_code"].values.tolist() == [0, 2, 5]
     assert {found[name].dtype.kind for name in ("class_name", "metric")} == {"U"}
     assert metadata(tmp_path / "d.zarr", "metric")["data_type"] == "string"
+    np.testing.assert_array_equal(found.values, values.pop("distance"))
     for name, array in values.items():
         np.testing.assert_array_equal(found[name].values, array)
     meanings = found["split"].attrs
@@ -474,7 +475,7 @@ def test_distances_come_back_with_names_as_text_and_a_dask_chunk_for_each_shard(
 
 
 def test_xarray_alone_reads_the_results_with_their_names(found_prototypes, tmp_path):
-    store.write_prototypes(tmp_path / "p.zarr", found_prototypes)
+    results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
     values = make_distances(tmp_path / "d.zarr")
     plain = xr.open_zarr(tmp_path / "p.zarr")
     np.testing.assert_array_equal(plain["prototype"], found_prototypes["prototype"])
@@ -485,7 +486,7 @@ def test_xarray_alone_reads_the_results_with_their_names(found_prototypes, tmp_p
 
 
 def test_every_chunk_of_results_carries_a_checksum(found_prototypes, tmp_path):
-    store.write_prototypes(tmp_path / "p.zarr", found_prototypes)
+    results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
     make_distances(tmp_path / "d.zarr")
     for record in tmp_path.glob("[pd].zarr/*/zarr.json"):
         codecs = json.loads(record.read_text())["codecs"]
@@ -499,7 +500,7 @@ def test_every_chunk_of_results_carries_a_checksum(found_prototypes, tmp_path):
 def test_a_shard_of_distances_is_read_back(tmp_path, start):
     values = make_distances(tmp_path / "d.zarr")
     stop = min(start + 8, 20)
-    found = store.read_distances(tmp_path / "d.zarr", start, stop)
+    found = results.read_distances(tmp_path / "d.zarr", start, stop)
     assert set(found) == set(values)
     np.testing.assert_array_equal(found["distance"], values["distance"][:, start:stop])
     for name in ("sample", "label", "split"):
@@ -516,7 +517,7 @@ def test_a_flipped_bit_in_the_distances_is_an_error_and_never_another_value(tmp_
         bad[position] ^= 0x20
         file.write_bytes(bad)
         with pytest.raises(DamagedError, match="samples 8 to 16 cannot be read"):
-            store.read_distances(tmp_path / "d.zarr", 8, 16)
+            results.read_distances(tmp_path / "d.zarr", 8, 16)
 
 
 @pytest.mark.parametrize("name", ["distance", "sample", "label", "split"])
@@ -529,14 +530,24 @@ def test_a_missing_or_empty_shard_of_distances_is_an_error(tmp_path, name, empty
     else:
         file.unlink()
     with pytest.raises(DamagedError):
-        store.read_distances(tmp_path / "d.zarr", 8, 16)
+        results.read_distances(tmp_path / "d.zarr", 8, 16)
+
+
+@pytest.mark.parametrize("name", ["distance", "label"])
+def test_a_missing_shard_of_opened_distances_is_an_error_when_it_is_read(tmp_path, name):
+    make_distances(tmp_path / "d.zarr")
+    chunk_files(tmp_path / "d.zarr", name)[1].unlink()
+    found = results.open_distances(tmp_path / "d.zarr", "digest")
+    found.isel(sample=slice(0, 8)).compute()
+    with pytest.raises(DamagedError, match="this shard is missing"):
+        found.compute()
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 4), (4, 8), (8, 12)])
 def test_distances_are_written_by_whole_shards_only(tmp_path, start, count):
     make_distances(tmp_path / "d.zarr")
     with pytest.raises(StoreError, match="not one whole shard"):
-        store.write_distances(tmp_path / "d.zarr", start, {"distance": np.zeros((2, count, 3))})
+        results.write_distances(tmp_path / "d.zarr", start, {"distance": np.zeros((2, count, 3))})
 
 
 # warnings --------------------------------------------------------------------------------------
@@ -553,9 +564,9 @@ def test_no_step_from_creating_to_reading_warns(tmp_path):
         for split in arrays:
             xr.open_zarr(path, group=split).compute()
         made = prototypes(class_sums(opened, device="cpu")).load()
-        store.write_prototypes(tmp_path / "p.zarr", made)
-        store.open_prototypes(tmp_path / "p.zarr").compute()
+        results.write_prototypes(tmp_path / "p.zarr", made)
+        results.open_prototypes(tmp_path / "p.zarr").compute()
         xr.open_zarr(tmp_path / "p.zarr").compute()
         make_distances(tmp_path / "d.zarr")
-        store.open_distances(tmp_path / "d.zarr").compute()
+        results.open_distances(tmp_path / "d.zarr", "digest").compute()
         xr.open_zarr(tmp_path / "d.zarr").compute()

@@ -6,6 +6,7 @@ in order decompresses each file once and holds no more than one partition.
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
 import os
@@ -139,10 +140,13 @@ def _cursor(path: Path) -> _Cursor:
         return _cursors.setdefault((os.getpid(), path), _Cursor(path))
 
 
-def _close_cursors(paths: Collection[Path]) -> None:
+def _close_cursors(paths: Collection[Path] | None = None) -> None:
     with _cursors_lock:
-        for key in [key for key in _cursors if key[1] in paths]:
+        for key in [key for key in _cursors if paths is None or key[1] in paths]:
             _cursors.pop(key).close()
+
+
+atexit.register(_close_cursors)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,268 @@
+"""Labelled arrays in chunked files: Zarr v3, whole shards, every chunk checked.
+
+The only module that knows Zarr. It adds what Zarr leaves to its users:
+
+- every chunk carries crc32c, and every chunk is written, also when it holds nothing but the
+  fill value, so that a black image and a missing file differ;
+- a write is one whole shard or is refused, so no two tasks write to one file;
+- reading a shard whose file is missing or empty is an error, where Zarr fills in zeros.
+
+Names (of classes and metrics) are Zarr's variable-length strings, a handful in one chunk, which
+both Zarr 3.1 and later read and write without complaint; per sample there are codes only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.sync import sync
+
+from pipeline.errors import DamagedError, StoreError
+from pipeline.files import storage_errors
+
+_COMPRESSED = (ZstdCodec(level=1), Crc32cCodec())
+_CHECKED = (Crc32cCodec(),)
+# Not kept in the store: a reopened array needs it again.
+_WRITE_ALL = cast(Any, {"write_empty_chunks": True})
+
+
+def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
+    """Create a group, or set the attributes of one that is there."""
+    with storage_errors(path):
+        root = zarr.open_group(path, mode="a", zarr_format=3)
+        place = root.require_group(group) if group else root
+        place.attrs.update(dict(attributes))
+
+
+def create_array(
+    path: Path,
+    name: str,
+    dims: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: Any,
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None = None,
+    fill_value: Any = 0,
+    attributes: Mapping[str, Any] | None = None,
+    compressed: bool = True,
+) -> None:
+    """Create an empty array, unless a run that was cut short already did."""
+    with storage_errors(path):
+        root = zarr.open_group(path, mode="r+", use_consolidated=False)
+        if name not in root:
+            root.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=tuple(max(1, size) for size in chunks),
+                shards=shards,
+                fill_value=fill_value,
+                compressors=_COMPRESSED if compressed else _CHECKED,
+                dimension_names=tuple(dims),
+                attributes=dict(attributes or {}),
+            )
+
+
+def write_array(
+    path: Path, name: str, dims: Sequence[str], values: Any, attributes: Mapping[str, Any]
+) -> None:
+    """Write a small array, numbers or names, as one chunk."""
+    array = np.asarray(values)
+    names = array.dtype.kind in "UOT"
+    dtype: Any = str if names else array.dtype
+    fill: Any = "" if names else 0
+    create_array(path, name, dims, array.shape, dtype, array.shape, None, fill, attributes)
+    _write(
+        _open(path, name, "r+"),
+        (slice(None),) * array.ndim,
+        array.astype(object if names else dtype),
+    )
+
+
+def write_shard(path: Path, name: str, axis: int, start: int, values: npt.NDArray[Any]) -> None:
+    """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
+
+    Raises
+    ------
+    StoreError
+        Where it is less or more than one shard.
+    StorageFullError
+        Where the disk is full.
+    """
+    array = _open(path, name, "r+")
+    shard = (array.shards or array.chunks)[axis]
+    stop = start + values.shape[axis]
+    if start % shard or stop != min(start + shard, array.shape[axis]):
+        raise StoreError(
+            f"{path}/{name}: samples {start} to {stop} are not one whole shard of {shard}; "
+            "two tasks would write to one file"
+        )
+    # Zarr reads an existing shard before it writes the last, shorter one over it; a torn shard
+    # of an earlier try must not stop the new one
+    key = _chunk_key(array, axis, start // shard)
+    with storage_errors(path):
+        sync((array.store_path / key).delete())
+    _write(array, (slice(None),) * axis + (slice(start, stop),), values)
+
+
+def _open(path: Path, name: str, mode: Any = "r") -> zarr.Array[Any]:
+    try:
+        return zarr.open_array(path, path=name, mode=mode, zarr_format=3)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: holds no array '{name}'") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}/{name}: cannot be opened ({error})") from error
+
+
+def _write(array: zarr.Array[Any], place: Any, values: npt.NDArray[Any]) -> None:
+    with storage_errors(str(array.store_path)):
+        array.with_config(_WRITE_ALL)[place] = values
+
+
+def _chunk_key(array: zarr.Array[Any], axis: int, number: int) -> str:
+    """Return the file name of shard `number` along the only axis that is cut."""
+    numbers = [0] * array.ndim
+    numbers[axis] = number
+    return array.metadata.encode_chunk_key(tuple(numbers))
+
+
+def consolidate(path: Path) -> None:
+    """Gather the metadata of the store and of each group in one file each.
+
+    Opening then lists no folder, which matters on object stores.
+    """
+    with storage_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
+        warnings.filterwarnings("ignore", ".*is not recognized as a component")
+        for group in [*zarr.open_group(path, mode="r", use_consolidated=False).group_keys(), ""]:
+            zarr.consolidate_metadata(str(path), path=group or None, zarr_format=3)
+
+
+@dataclass(frozen=True)
+class StoreArray:
+    """An array of a store, opened when first read; small enough to travel in every task.
+
+    Reading a part whose file is missing or empty, or whose checksum is wrong, is an error.
+
+    Attributes
+    ----------
+    path
+        The folder of the store.
+    name
+        The array in it.
+    axis
+        The axis of samples, the only one that is cut into shards.
+    """
+
+    path: Path
+    name: str
+    axis: int = 0
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        return _open(self.path, self.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "name": self.name, "axis": self.axis}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._array.dtype
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(cast(Any, self._array.metadata).dimension_names)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the array says of itself, less what tells xarray which coordinates it has."""
+        return {k: v for k, v in self._array.attrs.items() if k != "coordinates"}
+
+    @property
+    def shard(self) -> int:
+        """Samples a shard."""
+        return (self._array.shards or self._array.chunks)[self.axis]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        keys = key if isinstance(key, tuple) else (key,)
+        if Ellipsis in keys or len(keys) <= self.axis:
+            self._check_files(slice(None))
+        else:
+            self._check_files(keys[self.axis])
+        try:
+            return np.asarray(self._array[key])
+        except (ValueError, RuntimeError) as error:
+            raise DamagedError(
+                f"{self.path}/{self.name}: a chunk cannot be read ({error}); "
+                f"it was changed after it was written: remove {self.path} and run the command "
+                "that made it"
+            ) from error
+
+    def samples(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read samples `start` to `stop`."""
+        return self[(slice(None),) * self.axis + (slice(start, stop),)]
+
+    def lazy(self, token: str) -> xr.Variable:
+        """Return the array as a lazy labelled variable, a dask chunk per shard.
+
+        Parameters
+        ----------
+        token
+            Names the content: equal tokens must mean equal values.
+        """
+        chunks = list(self.shape)
+        chunks[self.axis] = self.shard
+        name = f"{self.name}-{token}-{self.path.absolute()}"
+        meta = np.empty((0,) * self.ndim, self.dtype)
+        values = da.from_array(self, chunks=tuple(chunks), name=name, meta=meta)
+        return xr.Variable(self.dims, values, self.attributes)
+
+    def small(self) -> xr.Variable:
+        """Return the array read whole; names as NumPy's fixed-width text."""
+        values = self[(slice(None),) * self.ndim]
+        if values.dtype.kind in "OT":
+            values = np.array([str(name) for name in values], dtype=str)
+        return xr.Variable(self.dims, values, self.attributes)
+
+    def _check_files(self, key: Any) -> None:
+        """Raise where a shard that `key` touches has no bytes; Zarr would fill it in silently."""
+        array, length = self._array, self.shape[self.axis]
+        if isinstance(key, slice):
+            touched = range(length)[key]
+            ends = sorted((touched[0], touched[-1])) if touched else (0, -1)
+            numbers = list(range(ends[0] // self.shard, ends[1] // self.shard + 1))
+        else:
+            index = np.flatnonzero(key) if np.asarray(key).dtype == bool else np.atleast_1d(key)
+            numbers = np.unique(np.where(index < 0, index + length, index) // self.shard).tolist()
+        for number in numbers:
+            name = _chunk_key(array, self.axis, number)
+            place = array.store_path / name
+            if not sync(place.exists()) or not sync(place.store.getsize(place.path)):
+                raise DamagedError(
+                    f"{self.path}/{self.name}/{name}: this shard is missing; remove {self.path} "
+                    "and run the command that made it"
+                )
+
+
+def group_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of the group at the root of a store."""
+    return dict(zarr.open_group(path, mode="r").attrs)
