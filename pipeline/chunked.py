@@ -231,7 +231,7 @@ class StoreArray:
         """
         chunks = list(self.shape)
         chunks[self.axis] = self.shard
-        name = f"{self.name}-{token}-{self.path.absolute()}"
+        name = f"{self.name}-{token}-{self.path}"
         meta = np.empty((0,) * self.ndim, self.dtype)
         values = da.from_array(self, chunks=tuple(chunks), name=name, meta=meta)
         return xr.Variable(self.dims, values, self.attributes)

@@ -120,6 +120,7 @@ def show(
     found = pipeline.describe(path)
     if found["kind"] == "pixsim run":
         _print_run(found)
+        _print_run_content(found)
     else:
         _print_images(found)
     if grid is not None:
@@ -221,6 +222,24 @@ def _print_run(found: Mapping[str, Any]) -> None:
     _print_table(["accuracy", *metrics], rows)
     _say_how_many_more(found["classes"])
     print(f"digest sha256:{found['digests']['run']}")
+
+
+def _print_run_content(found: Mapping[str, Any]) -> None:
+    measured = ", ".join(f"'{split}'" for split in found["evaluate"])
+    print(f"images {found['images']}, prototypes from '{found['fit']}', measured {measured}")
+    rows = [
+        [
+            name,
+            ", ".join(f"{dim}: {size:,}" for dim, size in array["sizes"].items()),
+            array["dtype"],
+            " x ".join(f"{size:,}" for size in array["chunk"]),
+            f"{array['bytes']:,}",
+        ]
+        for name, array in found["arrays"].items()
+    ]
+    _print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
+    print(f"{found['rows']:,} rows of predictions, {found['stored_bytes']:,} bytes on disk")
+    print(f"arithmetic {found['arithmetic']}; {found['seconds']:.1f} s on {found['executor']}")
 
 
 def _say_how_many_more(names: Sequence[str]) -> None:

@@ -117,6 +117,7 @@ def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
     if entry.system is not None:
         folders.append(Path(entry.system["folder"]))
     folders.append(environment.data / "downloads" / entry.name)
+    folders = [folder.absolute() for folder in folders]  # workers may run elsewhere
     # below each, where torchvision's own classes put them
     return [
         place for folder in folders for place in (folder, folder / str(entry.torchvision) / "raw")

@@ -30,8 +30,9 @@ def describe(path: Path | str) -> dict[str, Any]:
     -------
     For an image set `kind`, `digest`, `class_names`, `provenance` and for each of `splits` its
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
-    class and unlabelled ones. For a run `kind`, `name`, `images`, `classes`, `metrics`,
-    `digests`, `seconds`, bytes on disk.
+    class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
+    `classes`, `metrics`, `arrays`, the rows of the prediction table, `digests`, `seconds`, bytes on
+    disk.
 
     Raises
     ------
@@ -71,6 +72,9 @@ def describe(path: Path | str) -> dict[str, Any]:
 def _describe_run(folder: Path) -> dict[str, Any]:
     run = open_run(folder)
     content = run.manifest
+    arrays = dict(run.prototypes.data_vars)
+    if content["digests"]["distances"] is not None:
+        arrays["distance"] = run.distances
     return {
         "kind": manifest.RUN,
         "path": str(folder),
@@ -80,6 +84,15 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "evaluate": content["settings"]["evaluate"],
         "classes": content["class_names"],
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
+        "arrays": {
+            str(name): {
+                "sizes": {str(dim): size for dim, size in array.sizes.items()},
+                "dtype": str(array.dtype),
+                "chunk": list(array.data.chunksize),
+                "bytes": array.nbytes,
+            }
+            for name, array in arrays.items()
+        },
         "rows": sum(part["rows"] for part in content["partitions"]),
         "digests": content["digests"],
         "arithmetic": content["arithmetic"],

@@ -118,7 +118,7 @@ def ingest_on(
     }
     store.create_images(path, attributes, templates)
     table = PartitionTable(tuple((n, t.count, t.layout.shard) for n, t in templates.items()))
-    task = IngestPartition(path, source, table, templates, manifest.identity(plan))
+    task = IngestPartition(path.absolute(), source, table, templates, manifest.identity(plan))
     size = sum(template.count * template.sample_bytes for template in templates.values())
     try:
         with listener.phase("ingest", len(table), size) as phase:
@@ -360,7 +360,7 @@ def open_source(text: str) -> Source:
     if text in catalog:
         return open_dataset(text)
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path.absolute())
     if path.suffix == ".npz" and path.is_file():
         return read_npz(path)
     raise ConfigError(

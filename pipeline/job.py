@@ -73,8 +73,10 @@ class JobPlan:
     ----------
     settings
         The job file.
-    images
-        The folder of the image set, and its manifest.
+    images, content
+        The folder of the image set, absolute: a worker may run elsewhere; and its manifest.
+    output
+        The run folder, absolute.
     selection
         The classes.
     fit, evaluate
@@ -88,6 +90,7 @@ class JobPlan:
     settings: JobSettings
     images: Path
     content: Mapping[str, Any]
+    output: Path
     selection: ClassSelection
     fit: PartitionTable
     evaluate: Concatenation
@@ -95,10 +98,6 @@ class JobPlan:
     dtype: str
     full_scale: int
     write_distances: bool
-
-    @property
-    def output(self) -> Path:
-        return self.settings.output
 
     @property
     def sample_bytes(self) -> int:
@@ -154,9 +153,18 @@ def plan_job(settings: JobSettings, images: Path) -> JobPlan:
         settings.distances == "auto" and values <= MAX_AUTO_DISTANCES
     )
     return JobPlan(
-        settings, images, content, selection, partition_table(content, [settings.fit]),
-        concatenation, tuple(fit["shape"]), fit["dtype"], content["full_scale"], write,
-    )  # fmt: skip
+        settings=settings,
+        images=images.absolute(),
+        content=content,
+        output=settings.output.absolute(),
+        selection=selection,
+        fit=partition_table(content, [settings.fit]),
+        evaluate=concatenation,
+        shape=tuple(fit["shape"]),
+        dtype=fit["dtype"],
+        full_scale=content["full_scale"],
+        write_distances=write,
+    )
 
 
 def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
@@ -182,7 +190,8 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
     try:
         with open_executor(settings.cluster) as executor:
             images = prepare_images(settings.images, executor, listener)
-            return run_plan(plan_job(settings, images), executor, listener)
+            run_plan(plan_job(settings, images), executor, listener)
+            return Run(settings.output)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
 
@@ -195,19 +204,18 @@ def _interrupted(output: Path) -> str:
     )
 
 
-def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter) -> Run:
+def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter) -> None:
     """Run what the plan says and the folder does not hold yet."""
     started = time.monotonic()
     decides = plan.decides()
     if manifest.start(plan.output, manifest.RUN, decides) is not None:
-        reporter.say(f"{plan.output} is complete already")
-        return Run(plan.output)
+        reporter.say(f"{plan.settings.output} is complete already")
+        return
     if not plan.write_distances:
         reporter.say(_why_no_distances(plan))
     found = _fit(plan, executor, reporter)
     _evaluate(plan, executor, reporter, found)
     _finish(plan, executor, prototypes_digest(found), time.monotonic() - started)
-    return Run(plan.output)
 
 
 def _why_no_distances(plan: JobPlan) -> str:
@@ -538,7 +546,7 @@ def _write_manifest(
             "settings": plan.settings.model_dump(mode="json"),
             "class_names": list(plan.selection.names),
             "images": {
-                "path": str(plan.images.absolute()),
+                "path": str(plan.images),
                 "digest": plan.content["digest"],
                 "provenance": plan.content["provenance"],
             },

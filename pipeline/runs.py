@@ -36,6 +36,10 @@ class Run:
 
     path: Path
 
+    @property
+    def _folder(self) -> Path:
+        return self.path.absolute()  # what is lazy is read by workers, wherever they run
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What was asked, from what, with which versions, and the digests of the outcome."""
@@ -49,7 +53,7 @@ class Run:
     @property
     def prototypes(self) -> xr.Dataset:
         """The prototypes, (class_name, y, x[, channel]), lazy."""
-        return results.open_prototypes(self.path / results.PROTOTYPES)
+        return results.open_prototypes(self._folder / results.PROTOTYPES)
 
     @property
     def distances(self) -> xr.DataArray:
@@ -65,12 +69,12 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return results.open_distances(self.path / results.DISTANCES, digest)
+        return results.open_distances(self._folder / results.DISTANCES, digest)
 
     @property
     def predictions(self) -> Any:
         """The predictions as a dask data frame, a row per sample and metric."""
-        return dd.read_parquet(self.path / PREDICTIONS)
+        return dd.read_parquet(self._folder / PREDICTIONS)
 
     @property
     def images(self) -> Path:

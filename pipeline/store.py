@@ -142,7 +142,7 @@ def open_images(store: Path | str, split: str = "train") -> xr.Dataset:
     StoreError
         Where the folder is no image set, is incomplete, or has no such split.
     """
-    path = Path(store)
+    path = Path(store).absolute()
     manifest = read_manifest(path, IMAGES)
     require_split(manifest, split, path)
     image, label = (

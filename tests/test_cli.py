@@ -92,7 +92,9 @@ def test_ingest_puts_named_sets_below_data(tmp_path, monkeypatch, capsys):
 
 def test_show_a_run_draws_its_prototypes(digits_run, tmp_path, capsys):
     assert main(["show", str(digits_run), "--grid", str(tmp_path / "p.png")]) == 0
-    assert "balanced" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for text in ("balanced", "metric: 2, sample: 899, class_name: 10", "1,798 rows", "float64"):
+        assert text in out
     with Image.open(tmp_path / "p.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.min() < 60

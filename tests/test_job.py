@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
+from strategies import labelled_blocks
 
 import pipeline
-from pipeline import chunked, files, job, manifest
+from pipeline import chunked, cluster, files, job, manifest
 from pipeline.errors import (
     ConflictError,
     DamagedError,
@@ -139,13 +143,59 @@ def test_worker_processes_and_a_scheduler_at_an_address_give_the_same_digests(im
     assert local.manifest["digests"] == expected
     with LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-    ) as cluster:
-        address = cluster.scheduler_address
-        if not address.startswith("tcp://"):  # in one process dask prefers inproc://
-            address = cluster.scheduler.address
+    ) as dask_cluster:
+        address = dask_cluster.scheduler_address
+        assert "://" in address
         at_address = run(images, tmp_path / "address", cluster=address)
     assert at_address.manifest["digests"] == expected
     assert "2 dask workers" in local.manifest["executor"]
+
+
+@given(data=st.data(), train=labelled_blocks(max_samples=7), classes=st.integers(1, 5))
+def test_any_images_give_the_same_digests_however_they_are_cut_and_counted(data, train, classes):
+    pixels, labels, _ = train
+    assume((labels >= 0).any())
+    names = [f"class {code}" for code in range(max(classes, int(labels.max()) + 1))]
+    order = data.draw(st.permutations(range(len(pixels))))
+    arrays = {"train": (pixels, labels), "test": (pixels[order], labels[order])}
+    found = []
+    for _ in range(2):
+        shard = data.draw(st.integers(1, 9))
+        settings = {
+            "device": data.draw(st.sampled_from(["cpu", "torch:cpu"])),
+            "cluster": {"kind": "threads", "workers": data.draw(st.integers(1, 3))},
+            "allow_empty_classes": True,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            images = make_images(Path(folder) / "images.zarr", arrays, shard, names)
+            done = run(images, Path(folder) / "run", **settings)
+            found.append((done.manifest["images"]["digest"], pipeline.digest(done.path)))
+    assert found[0] == found[1]
+
+
+def test_a_worker_in_another_working_directory_finds_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    task = cluster._Task.__call__
+
+    def call_elsewhere(self, block_id):
+        before = Path.cwd()
+        os.chdir(elsewhere)
+        try:
+            return task(self, block_id)
+        finally:
+            os.chdir(before)
+
+    monkeypatch.setattr(cluster._Task, "__call__", call_elsewhere)
+    threads = pipeline.make_cluster("threads").model_copy(update={"workers": 1})
+    images = pipeline.ingest(
+        from_arrays(make_arrays(), NAMES), "images.zarr", shard_samples=64, cluster=threads
+    )
+    done = run(images, "run", cluster={"workers": 1})
+    assert done.path == Path("run")
+    assert pipeline.digest("run") == done.manifest["digests"]
+    assert not list(elsewhere.iterdir())
 
 
 def test_classes_are_a_subset_in_the_order_of_their_codes(images, tmp_path):
