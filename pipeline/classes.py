@@ -38,15 +38,17 @@ class ClassSelection:
     def names(self) -> tuple[str, ...]:
         return tuple(self.all_names[code] for code in self.codes)
 
-    def positions(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def positions(self, labels: npt.NDArray[Any], first: int = 0) -> npt.NDArray[np.int64]:
         """Return the position of each label among the selected classes, -1 for all others.
+
+        `first` is the sample index of the first label, for the message.
 
         Raises
         ------
         LabelError
             Where a label is neither a code of the image set nor -1.
         """
-        check_labels(labels, len(self.all_names))
+        check_labels(labels, len(self.all_names), first)
         # one entry more for UNLABELLED, which indexes the last
         lookup = np.full(len(self.all_names) + 1, -1, np.int64)
         lookup[list(self.codes)] = np.arange(len(self.codes))
@@ -80,11 +82,13 @@ def select_classes(all_names: Sequence[str], wanted: Sequence[str] | None = None
     Raises
     ------
     LabelError
-        Where a name is not a class of the image set.
+        Where a name is not a class of the image set, or there is none.
     """
     names = tuple(all_names)
     if wanted is None:
         return ClassSelection(names, tuple(range(len(names))))
+    if not wanted:
+        raise LabelError("classes is empty, expected one name at least; leave it out to take all")
     for name in wanted:
         if str(name) not in names:
             raise LabelError(f"class '{name}' is not in the image set; {nearest(str(name), names)}")

@@ -226,5 +226,7 @@ def distances(
         coordinates[CLASS_CODE.name] = prototypes[CLASS_CODE.name].variable
     if LABEL.name not in coordinates:
         coordinates[LABEL.name] = lazy[LABEL.name].variable
-    attributes = DISTANCE.attributes | {"class_names": prototypes.attrs.get("class_names", [])}
+    attributes: dict[str, Any] = dict(DISTANCE.attributes)
+    if "class_names" in prototypes.attrs:
+        attributes["class_names"] = prototypes.attrs["class_names"]
     return xr.DataArray(values, coordinates, DISTANCE.dims, DISTANCE.name, attributes)

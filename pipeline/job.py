@@ -243,7 +243,7 @@ class FitPartition:
     def __call__(self, index: int) -> Int64Array:
         part = self.table[index]
         images, labels = store.read_images(self.images, part.split, part.start, part.stop)
-        return class_sums_block(images, labels, self.selection, self.device)
+        return class_sums_block(images, labels, self.selection, self.device, part.start)
 
 
 def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:

@@ -107,6 +107,8 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
         Where dimensions or dtype are not as above.
     """
     check(distances, DISTANCE)
+    if CLASS_CODE.name in distances.coords:
+        distances = distances.sortby(CLASS_CODE.name)  # a tie goes to the first
     lazy = distances.chunk({METRIC: -1, CLASS: -1})
     codes = np.arange(distances.sizes[CLASS], dtype=np.int32)
     if CLASS_CODE.name in distances.coords:
@@ -134,4 +136,5 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     coordinates = {
         name: lazy.coords[name] for name in (METRIC, SAMPLE, LABEL.name) if name in lazy.coords
     }
-    return xr.Dataset(variables, coordinates, {"class_names": distances.attrs.get("class_names")})
+    attributes = {k: v for k, v in distances.attrs.items() if k == "class_names"}
+    return xr.Dataset(variables, coordinates, attributes)

@@ -40,7 +40,11 @@ SPLIT_EVERY = 8
 
 
 def class_sums_block(
-    images: npt.NDArray[Any], labels: npt.NDArray[Any], selection: ClassSelection, device: str
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    selection: ClassSelection,
+    device: str,
+    first: int = 0,
 ) -> Int64Array:
     """Sum one block of images by class.
 
@@ -54,6 +58,8 @@ def class_sums_block(
         The classes to sum.
     device
         As for `kernels.load`.
+    first
+        The sample index of the first image, for messages.
 
     Returns
     -------
@@ -61,7 +67,7 @@ def class_sums_block(
     array, so that one addition adds up both.
     """
     flat = np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
-    positions = selection.positions(labels)
+    positions = selection.positions(labels, first)
     sums, counts = kernels.load(device).class_sums(flat, positions, len(selection.codes))
     return np.concatenate([sums, counts[:, None]], axis=1)
 
@@ -76,7 +82,7 @@ def lazy_images(images: xr.Dataset) -> xr.Dataset:
             )
         check(images[variable.name], variable)
     pixels = {dim: -1 for dim in images[IMAGE.name].dims if dim != SAMPLE}
-    return images[[IMAGE.name]].chunk(pixels).unify_chunks()
+    return images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name).chunk(pixels).unify_chunks()
 
 
 def class_names_of(images: xr.Dataset) -> list[str]:
@@ -128,9 +134,11 @@ def class_sums(
     check_sum_bound(image.sizes[SAMPLE], image.dtype)
     shape = image.shape[1:]
     axes = "yxk"[: len(shape)]
+    sizes = image.chunksizes[SAMPLE]
+    starts = da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
     packed = da.blockwise(
-        _stacked_sums_block, "scp", image.data, "s" + axes, label.data, "s",
-        selection=selection, device=device, concatenate=True,
+        _stacked_sums_block, "scp", image.data, "s" + axes, label.data, "s", starts, "s",
+        selection=selection, device=device, concatenate=True, align_arrays=False,
         new_axes={"c": len(selection.codes), "p": int(np.prod(shape)) + 1},
         adjust_chunks={"s": 1}, dtype=np.int64, meta=np.empty((0, 0, 0), np.int64),
     )  # fmt: skip
@@ -156,9 +164,9 @@ def class_sums(
     )
 
 
-def _stacked_sums_block(*arrays: Any, **settings: Any) -> Int64Array:
+def _stacked_sums_block(images: Any, labels: Any, start: Any, **settings: Any) -> Int64Array:
     """One step along "s" for each block, so that a sum over "s" adds blocks up."""
-    return class_sums_block(*arrays, **settings)[None]
+    return class_sums_block(images, labels, first=int(start[0]), **settings)[None]
 
 
 def prototypes(sums: xr.Dataset, kind: PrototypeKind = "mean") -> xr.Dataset:

@@ -37,3 +37,8 @@ def test_an_unknown_class_is_refused_with_the_nearest_or_with_all():
         select_classes(NAMES, ["brich"])
     with pytest.raises(LabelError, match="known are ash, birch, cedar, dogwood"):
         select_classes(NAMES, ["zzz"])
+
+
+def test_no_class_at_all_is_refused():
+    with pytest.raises(LabelError, match="classes is empty, expected one name at least"):
+        select_classes(NAMES, [])

@@ -88,3 +88,9 @@ def test_array_digests_know_shape_and_type():
 @given(st.dictionaries(st.text(), st.integers()))
 def test_json_digests_ignore_the_order_of_keys(content):
     assert json_digest(content) == json_digest(dict(reversed(content.items())))
+
+
+def test_the_same_bytes_of_another_type_give_another_digest():
+    values = np.arange(12)
+    digests = {digest_in_parts({"x": values.view(t)}, (12,)) for t in ("i8", "u8", "f8")}
+    assert len(digests) == 3

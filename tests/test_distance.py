@@ -19,6 +19,7 @@ from strategies import (
 )
 
 import pipeline
+from pipeline.distance import distances_block, make_reference
 from pipeline.errors import ExactnessError, SchemaError, ShapeError
 
 
@@ -152,3 +153,41 @@ def test_prototypes_of_more_images_than_any_arithmetic_holds_are_refused():
     ideals["denominator"] = ideals["denominator"] * 0 + 2**50
     with pytest.raises(ExactnessError, match="reach sums of"):
         pipeline.distances(small(), ideals).compute()
+
+
+def test_labels_may_be_a_variable_as_well_as_a_coordinate():
+    found = pipeline.distances(small().reset_coords("label"), ideals_of(small()))
+    assert found.compute().identical(pipeline.distances(small(), ideals_of(small())).compute())
+
+
+def test_sums_beyond_doubles_have_the_same_bits_on_every_device():
+    rng = np.random.default_rng(4)
+    images = rng.integers(60_000, 65_536, (9, 4, 4)).astype(np.uint16)
+    counts = 2**20 * np.array([1, 3, 5])
+    numerators = rng.integers(60_000, 65_536, (3, 4, 4)) * counts[:, None, None] - 1
+    reference = make_reference(numerators, counts, "uint16", 65535)
+    assert reference.arithmetic.name == "int64"
+    on_cpu, on_torch = (
+        distances_block(images, reference, ["l1", "l2"], device) for device in ("cpu", "torch:cpu")
+    )
+    assert on_cpu.tobytes() == on_torch.tobytes()
+    for sample, position in np.ndindex(9, 3):
+        exact = oracle_distances(images[sample], numerators[position], counts[position], 65535)
+        l1, l2 = on_cpu[:, sample, position]
+        assert l1 == pytest.approx(float(exact[0]), rel=4e-16)
+        assert l2 == pytest.approx(float(exact[1]) ** 0.5, rel=6e-16)
+
+
+def test_no_samples_give_an_empty_table():
+    found = pipeline.distances(small().isel(sample=slice(0)), ideals_of(small())).compute()
+    assert found.shape == (2, 0, 3)
+
+
+def test_prototypes_of_the_wrong_kind_are_refused():
+    ideals = ideals_of(small())
+    with pytest.raises(SchemaError, match="'numerator' has dtype float64, expected int64"):
+        pipeline.distances(small(), ideals.assign(numerator=ideals["prototype"]))
+    with pytest.raises(SchemaError, match="'numerator' has dimensions"):
+        pipeline.distances(small(), ideals.transpose("y", "x", "class_name"))
+    with pytest.raises(SchemaError, match="'denominator' has dtype int32"):
+        pipeline.distances(small(), ideals.assign(denominator=ideals["denominator"].astype("i4")))

@@ -127,3 +127,75 @@ def test_a_class_without_images_is_at_no_distance():
     found = finish_l2(np.array([9]), np.array([[0, 5]]), [0, 25], np.array([0, 1]), 1, 255, 255)
     assert np.isnan(found[0, 0])
     assert not np.isnan(found[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("bound", "name"),
+    [
+        (2**53 - 1, "float64"),
+        (2**53, "float64"),
+        (2**53 + 1, "int64"),
+        (2**63 - 1, "int64"),
+        (2**63, None),
+        (2**63 + 1, None),
+    ],
+)
+def test_each_limit_itself_falls_on_the_right_side(monkeypatch, bound, name):
+    monkeypatch.setattr("pipeline.exact.largest_pixel", lambda dtype: 1)  # every bound is reached
+    for n, pixels in [(bound, 1), (1, bound)]:
+        if name is None:
+            with pytest.raises(ExactnessError):
+                choose_arithmetic(n, pixels, "uint8")
+        else:
+            assert choose_arithmetic(n, pixels, "uint8").name == name
+
+
+def test_a_refusal_tells_the_numbers():
+    with pytest.raises(ExactnessError) as caught:
+        choose_arithmetic(10**9, 1000, "uint16")
+    for part in ("1000000000 images", "1000 uint16 values", "4.295e+21", "2**63 = 9.223e+18"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("pixels", [1, 7, 784])
+def test_black_against_white_is_one_beside_the_limit_of_int64(dtype, pixels):
+    largest = int(np.iinfo(dtype).max)
+    last = isqrt((INT64_LIMIT - 1) // (4 * pixels)) // largest  # the last n that stays in int64
+    overflowing = isqrt(INT64_LIMIT // pixels) // largest + 1  # the first n beyond it
+    for n in (1, last, last + 1, overflowing, (INT64_LIMIT - 1) // (largest**2 * pixels)):
+        bright = largest * largest * pixels
+        squares, denominators = np.array([0, bright]), np.array([n, n])
+        products = np.array([[0, 0], [0, n * bright]])
+        numerators = np.array([[0, n * largest * pixels], [n * largest * pixels, 0]])
+        l1 = finish_l1(numerators, denominators, pixels, largest)
+        l2 = finish_l2(
+            squares, products, [0, n * n * bright], denominators, pixels, largest, largest
+        )
+        assert l1.tolist() == l2.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("samples", [0, 5])
+def test_python_integers_and_int64_give_the_same_l2(samples):
+    rng = np.random.default_rng(7)
+    images, n = rng.integers(0, 256, (samples, 30)), np.array([1, 300, 7])
+    numerators = rng.integers(0, 256, (3, 30)) * n[:, None]
+    norms = prototype_norms(numerators, n, 255)
+    in_int64, in_python = (
+        # a larger bound on the same pixels forces integers of any size
+        finish_l2((images * images).sum(1), images @ numerators.T, norms, n, 30, 255, largest)
+        for largest in (255, 2**40)
+    )
+    assert in_int64.shape == (samples, 3)
+    assert in_python.dtype == np.float64
+    assert in_int64.tobytes() == in_python.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_norms_are_exact_below_at_and_above_what_int64_holds(dtype):
+    largest, pixels = int(np.iinfo(dtype).max), 7
+    last = isqrt((INT64_LIMIT - 1) // pixels) // largest
+    for n in (1, last - 1, last, last + 1, 10 * last):
+        found = prototype_norms(np.full((1, pixels), n * largest), np.array([n]), largest)
+        assert found == [(n * largest) ** 2 * pixels]
+        assert type(found[0]) is int

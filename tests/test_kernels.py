@@ -111,3 +111,84 @@ def test_auto_without_a_gpu_is_the_cpu_and_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["cpu", "False"], done.stderr
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_at_any_negative_position_are_left_out(device):
+    images = np.arange(10, dtype=np.uint8).reshape(5, 2)
+    positions = np.array([-1, 1, -7, 1, -(2**40)])
+    sums, counts = kernels.load(device).class_sums(images, positions, 2)
+    assert (sums.tolist(), counts.tolist()) == ([[0, 0], [8, 10]], [0, 2])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("view", [
+    lambda a: a[::2], lambda a: a[:, ::-1], lambda a: a[1:4, 2:5], np.asfortranarray,
+], ids=["every second", "mirrored", "window", "column by column"])  # fmt: skip
+def test_distances_of_images_in_any_memory_layout(device, view):
+    rng = np.random.default_rng(1)
+    images = view(rng.integers(0, 256, (6, 7), np.uint8))
+    wide, use = images.astype(np.int64), kernels.load(device)
+    numerators, fives = rng.integers(0, 1276, (3, images.shape[1])), np.array([5, 5, 5])
+    l1 = use.l1_numerators(images, numerators, fives, ARITHMETICS[0])
+    assert np.array_equal(l1, np.abs(5 * wide[:, None] - numerators).sum(2))
+    assert np.array_equal(use.dot_products(images, numerators, ARITHMETICS[0]), wide @ numerators.T)
+
+
+@pytest.fixture
+def _every_torch_warning():
+    """Make torch give each warning every time, not once a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.usefixtures("_every_torch_warning")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("device", DEVICES)
+def test_read_only_prototypes_are_used_without_a_warning(device):
+    # what dask hands on from another process is read-only
+    rng = np.random.default_rng(2)
+    images, numerators = rng.integers(0, 256, (5, 9), np.uint8), rng.integers(0, 1786, (2, 9))
+    sevens = np.array([7, 7])
+    for array in (images, numerators, sevens):
+        array.flags.writeable = False
+    wide, use = images.astype(np.int64), kernels.load(device)
+    l1 = use.l1_numerators(images, numerators, sevens, ARITHMETICS[0])
+    assert np.array_equal(l1, np.abs(7 * wide[:, None] - numerators).sum(2))
+    assert np.array_equal(use.dot_products(images, numerators, ARITHMETICS[0]), wide @ numerators.T)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=lambda a: a.name)
+def test_blocks_of_several_batches_are_exact_in_every_kernel(device, arithmetic):
+    # more pixels than torch widens at once on a CPU
+    images = np.random.default_rng(3).integers(0, 256, (10, 512 * 512), np.uint8)
+    positions, wide = np.arange(10) % 3, images.astype(np.int64)
+    use = kernels.load(device)
+    sums, counts = use.class_sums(images, positions, 3)
+    assert np.array_equal(sums, [wide[positions == k].sum(0) for k in range(3)])
+    assert counts.tolist() == [4, 3, 3]
+    l1 = use.l1_numerators(images, sums, counts, arithmetic)
+    expected = [[np.abs(n * x - p).sum() for p, n in zip(sums, counts, strict=True)] for x in wide]
+    assert np.array_equal(l1, expected)
+    products = use.dot_products(images, sums, arithmetic)
+    assert np.array_equal(products, [[(x * p).sum() for p in sums] for x in wide])
+    assert np.array_equal(use.squared_norms(images), (wide * wide).sum(1))
+
+
+@pytest.mark.parametrize("device", ["cuda:9999", "cuda:first", "torch:"])
+def test_a_device_that_torch_does_not_find_is_refused_with_the_cure(device):
+    with pytest.raises(ConfigError, match="no such device on this machine; use device: auto"):
+        kernels.load(device)
+
+
+def test_auto_with_a_driver_but_no_device_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(kernels, "has_cuda_driver", lambda: True)
+    monkeypatch.setattr("pipeline.kernels.torch.is_available", lambda device: device == "cpu")
+    kernels.load.cache_clear()
+    try:
+        assert kernels.load("auto").device == "cpu"
+    finally:
+        kernels.load.cache_clear()

@@ -128,3 +128,35 @@ def test_a_public_name_stays_a_function_after_every_module_was_imported():
         __import__(f"pipeline.{name}")
     for name in pipeline.__all__:
         assert callable(getattr(pipeline, name)), name
+
+
+def loaded_when_needed(path: Path) -> set[str]:
+    """Every module that a file names in a call of `importlib.import_module`."""
+    return {
+        node.args[0].value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "import_module"
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def test_modules_loaded_when_needed_keep_to_the_layers_too():
+    found = {name: loaded_when_needed(path) for name, path in modules().items()}
+    assert found.pop("kernels") == {"pipeline.kernels.cpu", "pipeline.kernels.torch"}
+    for name, loaded in found.items():
+        above = {f"pipeline.{other}" for other in ORDER[: ORDER.index(name)]}
+        assert {m for m in loaded if m.startswith("pipeline")} <= above, name
+        assert not {m.split(".")[0] for m in loaded} & set(ONLY_IN), name
+
+
+def test_type_checkers_see_the_public_names_where_they_live():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    homes = {
+        alias.name: node.module.removeprefix("pipeline.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pipeline.")
+        for alias in node.names
+    }
+    assert homes == pipeline._HOMES

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestCentroid
 from strategies import as_dataset, raise_if_computed
 
 import pipeline
-from pipeline.errors import SchemaError
+from pipeline.errors import LabelError, SchemaError
 from pipeline.predictions import predict_block
 
 NAN = float("nan")
@@ -149,3 +149,48 @@ def test_something_else_than_distances_is_refused():
         pipeline.predict(distances.transpose("sample", "metric", "class_name"))
     with pytest.raises(SchemaError, match="dtype float32"):
         pipeline.predict(distances.astype("float32"))
+
+
+def tied(**coordinates):
+    """One image, as far from the classes 0 and 1, farther from 2, labelled 1."""
+    coordinates = {
+        "metric": ["l1"],
+        "class_name": ["a", "b", "c"],
+        "class_code": ("class_name", np.arange(3, dtype=np.int32)),
+        "label": ("sample", np.array([1], np.int32)),
+    } | coordinates
+    dims = ("metric", "sample", "class_name")
+    return xr.DataArray([[[0.25, 0.25, 0.5]]], coordinates, dims, "distance")
+
+
+def test_a_tie_goes_to_the_lowest_code_whatever_the_order_of_classes():
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        found = pipeline.predict(tied().isel(class_name=order)).compute()
+        assert found["predicted"].item() == 0
+        assert found["predicted_name"].item() == "a"
+        assert found["label_rank"].item() == 2
+
+
+def test_a_label_that_is_no_code_is_refused_with_its_value():
+    with pytest.raises(LabelError, match="sample 0 has label -2"):
+        pipeline.predict(tied(label=("sample", np.array([-2], np.int32)))).compute()
+
+
+def test_distances_may_be_cut_along_any_dimension():
+    _, distances = measured()
+    pieces = distances.chunk({"metric": 1, "sample": 50, "class_name": 3})
+    assert pipeline.predict(pieces).compute().identical(pipeline.predict(distances).compute())
+
+
+def test_an_image_near_no_prototype_has_no_name():
+    found = pipeline.predict(tied().where(False)).compute()
+    assert found["predicted"].item() == -1
+    assert found["predicted_name"].item() == ""
+    assert found["label_rank"].item() == -1
+
+
+def test_names_of_a_subset_are_those_of_its_codes():
+    codes = ("class_name", np.array([2, 5, 8], np.int32))
+    found = pipeline.predict(tied(class_code=codes, label=("sample", np.array([5], np.int32))))
+    assert (found["predicted"].values.item(), found["predicted_name"].values.item()) == (2, "a")
+    assert found["label_rank"].values.item() == 2

@@ -112,3 +112,35 @@ def test_classes_without_images_are_named():
     names = [f"c{number}" for number in range(9)]
     with pytest.raises(EmptyClassError, match=r"'c0', 'c1', 'c2', 'c3', 'c4', .* in split 'train'"):
         refuse_empty_classes(names, [0] * 9, "train")
+
+
+def test_labels_may_be_a_variable_as_well_as_a_coordinate():
+    found = pipeline.class_sums(small().reset_coords("label")).compute()
+    assert found.identical(pipeline.class_sums(small()).compute())
+
+
+def test_images_and_labels_may_be_cut_in_different_places():
+    images = small(chunks=(3, 4))
+    images["label"] = small(chunks=None)["label"].chunk({"sample": (2, 2, 3)})
+    found = pipeline.class_sums(images).compute()
+    assert found.identical(pipeline.class_sums(small()).compute())
+
+
+def test_empty_chunks_add_nothing():
+    found = pipeline.class_sums(small(chunks=(0, 3, 0, 4, 0))).compute()
+    assert found.identical(pipeline.class_sums(small()).compute())
+
+
+def test_a_wrong_label_is_named_by_its_sample_in_the_data_set_not_in_its_chunk():
+    wrong = small()
+    wrong["label"] = wrong["label"].copy(data=np.array([0, 1, 2, 0, 1, 9, 0], np.int32))
+    with pytest.raises(LabelError, match="sample 5 has label 9"):
+        pipeline.class_sums(wrong.chunk({"sample": (2, 2, 3)})).compute()
+
+
+def test_sums_of_the_wrong_kind_are_refused():
+    sums = pipeline.class_sums(small())
+    with pytest.raises(SchemaError, match="'pixel_sum' has dtype float64"):
+        pipeline.prototypes(sums.astype(float))
+    with pytest.raises(SchemaError, match="'pixel_sum' has dimensions"):
+        pipeline.prototypes(sums.transpose("y", "x", "class_name"))

@@ -74,7 +74,7 @@ def l1_numerators(
 ) -> Int64Array:
     """Sum absolute differences to each prototype; see `kernels.L1Numerators`."""
     dtype = _working_dtype(arithmetic, device)
-    prototypes = torch.from_numpy(numerators).to(device).to(dtype)
+    prototypes = torch.from_numpy(np.require(numerators, None, ["C", "W"])).to(device).to(dtype)
     result = np.empty((len(images), len(numerators)), np.int64)
     for place, batch in _batches(images, device):
         pixels = batch.to(dtype)
@@ -91,7 +91,7 @@ def dot_products(
 ) -> Int64Array:
     """Multiply with each prototype's integers; see `kernels.DotProducts`."""
     dtype = _working_dtype(arithmetic, device)
-    prototypes = torch.from_numpy(numerators).to(device).to(dtype)
+    prototypes = torch.from_numpy(np.require(numerators, None, ["C", "W"])).to(device).to(dtype)
     result = np.empty((len(images), len(numerators)), np.int64)
     for place, batch in _batches(images, device):
         pixels = batch.to(dtype)
