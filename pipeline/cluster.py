@@ -8,6 +8,7 @@ twice, so what it writes must come out the same.
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -171,6 +172,7 @@ def _open_client(settings: ClusterSettings) -> Iterator[Any]:
                 n_workers=settings.workers or max(1, CPU_COUNT // settings.threads_per_worker),
                 threads_per_worker=settings.threads_per_worker,
                 dashboard_address=None,
+                silence_logs=logging.ERROR,
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from strategies import labelled_blocks
 
 import pipeline
-from pipeline import chunked, cluster, files, job, manifest
+from pipeline import chunked, cluster, files, job, manifest, plan
 from pipeline.errors import (
     ConflictError,
     DamagedError,
@@ -242,7 +242,7 @@ def test_one_metric_only(images, tmp_path):
 def test_distances_are_skipped_where_asked_and_where_too_many(images, tmp_path, monkeypatch):
     written = run(images, tmp_path / "written").manifest["digests"]
     skipped = run(images, tmp_path / "skipped", distances="skip")
-    monkeypatch.setattr(job, "MAX_AUTO_DISTANCES", 2 * 90 * 4 - 1)
+    monkeypatch.setattr(plan, "MAX_AUTO_DISTANCES", 2 * 90 * 4 - 1)
     said = []
 
     class Listener(pipeline.progress.SilentReporter):
@@ -550,14 +550,14 @@ def test_only_small_values_travel_between_tasks(images, tmp_path, monkeypatch):
 
 
 def _fit_arguments(images):
-    plan = job.plan_job(make_settings(images, "unused"), Path(images))
-    return plan.fit, plan.selection, "cpu"
+    found = job.plan_job(make_settings(images, "unused"), Path(images))
+    return found.fit, found.selection, "cpu"
 
 
 def test_a_plan_reads_no_pixel(images, tmp_path):
     for shard in (images / "train" / "image" / "c").rglob("*"):
         if shard.is_file():
             shard.unlink()
-    plan = job.plan_job(make_settings(images, tmp_path / "run"), images)
-    assert (len(plan.fit), plan.evaluate.steps) == (4, 2)
+    found = job.plan_job(make_settings(images, tmp_path / "run"), images)
+    assert (len(found.fit), found.evaluate.steps) == (4, 2)
     assert chunked.StoreArray(images, "train/image").shape == (230, 5, 4)

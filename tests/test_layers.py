@@ -20,7 +20,7 @@ LAYERS = """
     chunked store results tables
     kernels kernels.cpu kernels.torch
     prototype distance predictions metrics
-    cluster ingestion runs job
+    cluster ingestion runs plan steps job
     description explanation plots demo terminal cli
 """
 ORDER = LAYERS.split()

@@ -1,0 +1,181 @@
+"""The tasks of a job: one partition each, and nothing but small values between them.
+
+A task reads its images, uses them and drops them. It holds no state: called again with the same
+number it writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import results, store, tables
+from pipeline.classes import ClassSelection
+from pipeline.digests import ColumnDigest
+from pipeline.distance import Reference, distances_block, make_reference
+from pipeline.errors import DamagedError
+from pipeline.exact import Int64Array
+from pipeline.partitions import Concatenation, PartitionTable
+from pipeline.predictions import predict_block
+from pipeline.prototype import class_sums_block
+from pipeline.runs import DIGESTED, distance_columns, part_path, prototypes_digest
+from pipeline.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
+
+
+@dataclass(frozen=True)
+class FitPartition:
+    """Sums the images of one partition by class; called with its number."""
+
+    images: Path
+    table: PartitionTable
+    selection: ClassSelection
+    device: str
+
+    def __call__(self, index: int) -> Int64Array:
+        part = self.table[index]
+        images, labels = store.read_images(self.images, part.split, part.start, part.stop)
+        return class_sums_block(images, labels, self.selection, self.device, part.start)
+
+
+@dataclass(frozen=True)
+class EvaluatePartition:
+    """Measures one step of samples and writes its distances and predictions.
+
+    Called with the number of the step. The prediction table is written last and says what was
+    written; running a step twice writes the same.
+    """
+
+    output: Path
+    images: Path
+    evaluate: Concatenation
+    selection: ClassSelection
+    metrics: tuple[str, ...]
+    device: str
+    write_distances: bool
+    identity: str
+    prototypes: str
+
+    def __call__(self, index: int) -> bool:
+        """Do step `index`; return whether there was anything to do."""
+        if self._is_done(index):
+            return False
+        images, samples = self._read(index)
+        reference = load_reference(self.output, self.prototypes)
+        distance = distances_block(images, reference, self.metrics, self.device)
+        del images
+        columns = {DISTANCE.name: distance, **samples}
+        notes = {"identity": self.identity, "distances": ""}
+        if self.write_distances:
+            start, _ = self.evaluate.bounds(index)
+            results.write_distances(self.output / results.DISTANCES, start, columns)
+            notes["distances"] = distances_digest(columns, self.metrics)
+        rows, notes["digest"] = self._rows(distance, samples)
+        tables.write_part(part_path(self.output, index), rows, notes)
+        return True
+
+    def _is_done(self, index: int) -> bool:
+        path = part_path(self.output, index)
+        notes = tables.read_notes(path)
+        if notes.get("identity") != self.identity:
+            return False
+        try:
+            if table_digest(tables.read_part(path, DIGESTED)) != notes["digest"]:
+                return False
+            if not self.write_distances:
+                return True
+            start, stop = self.evaluate.bounds(index)
+            written = results.read_distances(self.output / results.DISTANCES, start, stop)
+        except DamagedError:
+            return False
+        return distances_digest(written, self.metrics) == notes["distances"]
+
+    def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+        splits = [name for name, _ in self.evaluate.counts]
+        pieces = list(self.evaluate.pieces(index))
+        read = [store.read_images(self.images, *piece) for piece in pieces]
+        images = read[0][0] if len(read) == 1 else np.concatenate([image for image, _ in read])
+        codes = [np.full(b - a, splits.index(name), np.int32) for name, a, b in pieces]
+        return images, {
+            LABEL.name: np.concatenate([label for _, label in read]),
+            SAMPLE: np.concatenate([np.arange(a, b) for _, a, b in pieces]),
+            "split": np.concatenate(codes),
+        }
+
+    def _rows(
+        self, distance: npt.NDArray[np.float64], samples: Mapping[str, npt.NDArray[Any]]
+    ) -> tuple[dict[str, Any], str]:
+        """Return the prediction table of the step, and its digest.
+
+        It has a row per metric and sample of the selected classes or without label: sample by
+        sample, so that steps put end to end make the same table.
+        """
+        labels = samples[LABEL.name]
+        positions = self.selection.positions(labels)
+        kept = (positions >= 0) | (labels < 0)
+        codes = np.array(self.selection.codes, np.int32)
+        rows = predict_block(distance[:, kept], codes, positions[kept]).T.reshape(-1)
+        times = len(self.metrics)
+        columns = {
+            name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
+        }
+        columns[METRIC] = np.tile(np.arange(times, dtype=np.int32), int(kept.sum()))
+        columns |= {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
+        names = self.selection.all_names
+        missing = {name: np.isnan(columns[name]) for name in ("margin", "label_distance")}
+        table = {
+            SAMPLE: columns[SAMPLE],
+            "split": tables.dictionary(columns["split"], [n for n, _ in self.evaluate.counts]),
+            "label": tables.nullable(columns["label"], columns["label"] < 0),
+            "label_name": tables.dictionary(columns["label"], names),
+            METRIC: tables.dictionary(columns[METRIC], self.metrics),
+            "predicted": columns["predicted"],
+            "predicted_name": tables.dictionary(columns["predicted"], names),
+            "distance": columns["distance"],
+            "margin": tables.nullable(columns["margin"], missing["margin"]),
+            "label_distance": tables.nullable(columns["label_distance"], missing["label_distance"]),
+            "label_rank": tables.nullable(columns["label_rank"], columns["label_rank"] < 0),
+        }
+        return table, table_digest(columns)
+
+
+def table_digest(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the digest of one prediction table."""
+    digest = ColumnDigest()
+    digest.update({name: columns[name] for name in DIGESTED})
+    return digest.result()
+
+
+def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, ...]) -> str:
+    """Return the digest of one shard of distances."""
+    digest = ColumnDigest()
+    digest.update(distance_columns(columns, list(metrics)))
+    return digest.result()
+
+
+@lru_cache(maxsize=4)
+def load_reference(output: Path, digest: str) -> Reference:
+    """Read a run's prototypes, once for all tasks of a process.
+
+    Raises
+    ------
+    DamagedError
+        Where they no longer have that digest.
+    """
+    found = results.open_prototypes(output / results.PROTOTYPES).load()
+    if prototypes_digest(found) != digest:
+        raise DamagedError(
+            f"{output / results.PROTOTYPES}: was changed after it was written; remove "
+            f"{output} and run the job again"
+        )
+    return make_reference(
+        found[NUMERATOR.name].values,
+        found[DENOMINATOR.name].values,
+        str(found.attrs["pixel_dtype"]),
+        int(found.attrs["full_scale"]),
+    )
