@@ -72,7 +72,7 @@ def test_datasets_lists_the_catalog(capsys):
 
 def test_ingest_and_show_a_store_with_a_grid(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["ingest", "digits", "digits.zarr", "--shard", "100"]) == 0
+    assert main(["ingest", "digits", "--output", "digits.zarr", "--shard", "100"]) == 0
     assert "898" in capsys.readouterr().out
     assert main(["show", "digits.zarr", "--grid", "grid.png"]) == 0
     out = capsys.readouterr().out
@@ -143,8 +143,8 @@ def test_digest_of_something_changed_fails(digits_run, capsys):
         (["run", "DIGITS", "--set", "evaluate=valid"], "no split 'valid', expected one of"),
         (["show", "nowhere"], "nowhere: no such folder"),
         (["digest", "."], "holds no manifest.json"),
-        (["ingest", "digits", "d.zarr", "--shard", "0"], "shard"),
-        (["ingest", "digits", "d.zarr", "--cluster", "moon"], "moon"),
+        (["ingest", "digits", "-o", "d.zarr", "--shard", "0"], "shard"),
+        (["ingest", "digits", "-o", "d.zarr", "--cluster", "moon"], "moon"),
         (["explain", "nowhere", "--split", "test", "--sample", "0"], "no such folder"),
         (["frobnicate"], "frobnicate"),
         (["run"], "requires an argument"),
