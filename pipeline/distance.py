@@ -129,7 +129,7 @@ def distances_block(
             sums = use.l1_numerators(flat, numerators, denominators, reference.arithmetic)
             result[place] = finish_l1(sums, denominators, pixels, scale)
         else:
-            products = use.dot_products(flat, numerators, reference.arithmetic)
+            products = use.dot_products(flat, numerators, denominators, reference.arithmetic)
             result[place] = finish_l2(
                 use.squared_norms(flat), products, reference.norms, denominators,
                 pixels, scale, largest_pixel(reference.dtype),

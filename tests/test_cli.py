@@ -207,6 +207,7 @@ INTERRUPT = """
 import os, signal, sys, time
 from pipeline import job
 from pipeline.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 original = job.EvaluatePartition.__call__
 def interrupted(self, index):
     if index == 3:

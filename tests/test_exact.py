@@ -42,7 +42,39 @@ def test_arithmetic_changes_exactly_at_the_limit(dtype, limit, below, beyond):
 def test_bounds_grow_with_pixels_as_with_images():
     assert choose_arithmetic(6000, 784, "uint8").bound == 6000 * 784 * 255**2
     assert choose_arithmetic(784, 6000, "uint8").bound == 6000 * 784 * 255**2
-    assert choose_arithmetic(0, 784, "uint8").name == "float64"
+    assert choose_arithmetic(0, 784, "uint8").bound == 784 * 255**2
+
+
+@pytest.mark.parametrize(("n", "dtype", "name"), [
+    (2**15, "uint8", "int32"), (2**15 + 1, "uint8", "float64"),
+    (1, "uint8", "int32"), (1, "uint16", "float64"),
+])  # fmt: skip
+def test_tiles_are_for_8_bits_and_remainders_of_16_bits(n, dtype, name):
+    assert choose_arithmetic(n, 784, dtype).name == name
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 6131, 2**15])
+def test_a_tile_is_as_long_as_int32_allows_and_no_longer(n):
+    tile = choose_arithmetic(n, 784, "uint8").tile
+    assert tile >= 256
+    assert tile * 255 * max(n, 255) < 2**31 <= (tile + 1) * 255 * max(n, 255)
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
+@pytest.mark.parametrize("n", [1, 254, 255, 256, 6131, 2**15 - 1, 2**15, 2**15 + 1])
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_the_worst_case_is_exact_at_the_end_of_a_tile(device, n, beside):
+    """All black, all saturated, and the largest remainders, over one tile and a little more."""
+    pixels = (2**31 - 1) // (255 * max(n, 255)) + beside
+    arithmetic = choose_arithmetic(n, pixels, "uint8")
+    images = np.repeat(np.array([[0], [255]], np.uint8), pixels, axis=1)
+    values = [0, n * 255, max(0, n * 255 - 1), n - 1]
+    numerators = np.repeat(np.array(values, np.int64)[:, None], pixels, axis=1)
+    counts, use = np.full(4, n), kernels.load(device)
+    l1 = use.l1_numerators(images, numerators, counts, arithmetic)
+    dots = use.dot_products(images, numerators, counts, arithmetic)
+    assert l1.tolist() == [[abs(n * x - p) * pixels for p in values] for x in (0, 255)]
+    assert dots.tolist() == [[x * p * pixels for p in values] for x in (0, 255)]
 
 
 @pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
@@ -64,7 +96,7 @@ def test_the_worst_case_is_exact_beside_each_limit(device, dtype, limit, beside)
     numerators = np.array([[0] * pixels, [n * largest] * pixels], np.int64)
     use = kernels.load(device)
     l1 = use.l1_numerators(images, numerators, np.array([n, n]), arithmetic)
-    dots = use.dot_products(images, numerators, arithmetic)
+    dots = use.dot_products(images, numerators, np.array([n, n]), arithmetic)
     full = n * largest * pixels
     assert l1.tolist() == [[0, full], [full, 0]]
     assert dots.tolist() == [[0, 0], [0, full * largest]]
@@ -142,6 +174,7 @@ def test_a_class_without_images_is_at_no_distance():
 )
 def test_each_limit_itself_falls_on_the_right_side(monkeypatch, bound, name):
     monkeypatch.setattr("pipeline.exact.largest_pixel", lambda dtype: 1)  # every bound is reached
+    monkeypatch.setattr("pipeline.exact.INT32_DENOMINATOR", -1)
     for n, pixels in [(bound, 1), (1, bound)]:
         if name is None:
             with pytest.raises(ExactnessError):

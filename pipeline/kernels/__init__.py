@@ -46,10 +46,14 @@ class L1Numerators(Protocol):
 
 
 class DotProducts(Protocol):
-    """Return `sum x*P` of every image x and integer image P, [sample, class] int64."""
+    """Return `sum x*P` of every image x and prototype P/n, [sample, class] int64."""
 
     def __call__(
-        self, images: Pixels, numerators: Int64Array, arithmetic: Arithmetic
+        self,
+        images: Pixels,
+        numerators: Int64Array,
+        denominators: Int64Array,
+        arithmetic: Arithmetic,
     ) -> Int64Array: ...
 
 

@@ -1,8 +1,10 @@
 """The kernels in numba: one thread each, without the GIL, so that dask's threads add up.
 
-The loops are compiled once per machine and cached. `fastmath` lets the compiler reorder the
-additions of doubles; since every double holds an integer below 2**53 (proved in `exact`), any
-order gives the same bits.
+Two habits keep the loops in vector instructions: a partial sum is cast back to the type that it
+is kept in, else numba widens it to 64 bits; and the inner loop runs over a slice from 0, else
+numba allows for negative indices. The loops are compiled once per machine and cached. `fastmath`
+lets the compiler reorder the additions of doubles; since every double holds an integer below
+2**53 (proved in `exact`), any order gives the same bits.
 """
 
 from __future__ import annotations
@@ -53,6 +55,70 @@ def class_sums(
     return sums, counts
 
 
+@njit(nogil=True, cache=True)
+def _sum_differences(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> np.int32:
+    total = np.int32(0)
+    for pixel in range(len(a)):
+        total = np.int32(total + abs(np.int32(a[pixel] - b[pixel])))
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _sum_products(a: npt.NDArray[np.int16], b: npt.NDArray[np.int16]) -> np.int32:
+    total = np.int32(0)
+    for pixel in range(len(a)):
+        total = np.int32(total + np.int32(a[pixel]) * np.int32(b[pixel]))
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _l1_numerators_in_tiles(
+    images: npt.NDArray[Any],
+    numerators: npt.NDArray[np.int32],
+    denominators: Int64Array,
+    tile: int,
+    result: Int64Array,
+) -> None:
+    samples, pixels = images.shape
+    scaled = np.empty(pixels, np.int32)
+    for sample in range(samples):
+        scaled_by = np.int64(-1)
+        for position in range(len(numerators)):
+            if denominators[position] != scaled_by:  # classes of one size share the product
+                scaled_by = denominators[position]
+                factor = np.int32(scaled_by)
+                for pixel in range(pixels):
+                    scaled[pixel] = np.int32(factor * np.int32(images[sample, pixel]))
+            total = np.int64(0)
+            for start in range(0, pixels, tile):
+                part = slice(start, start + tile)
+                total += _sum_differences(scaled[part], numerators[position, part])
+            result[sample, position] = total
+
+
+@njit(nogil=True, cache=True)
+def _dot_products_in_tiles(
+    images: npt.NDArray[Any],
+    quotients: npt.NDArray[np.int16],
+    remainders: npt.NDArray[np.int16],
+    denominators: Int64Array,
+    tile: int,
+    result: Int64Array,
+) -> None:
+    samples, pixels = images.shape
+    image = np.empty(pixels, np.int16)
+    for sample in range(samples):
+        for pixel in range(pixels):
+            image[pixel] = images[sample, pixel]
+        for position in range(len(quotients)):
+            whole, rest = np.int64(0), np.int64(0)
+            for start in range(0, pixels, tile):
+                part = slice(start, start + tile)
+                whole += _sum_products(image[part], quotients[position, part])
+                rest += _sum_products(image[part], remainders[position, part])
+            result[sample, position] = denominators[position] * whole + rest
+
+
 @njit(nogil=True, cache=True, fastmath=True)
 def _l1_numerators(
     images: npt.NDArray[Any],
@@ -81,7 +147,11 @@ def l1_numerators(
 ) -> Int64Array:
     """Sum absolute differences to each prototype; see `kernels.L1Numerators`."""
     result = np.empty((len(images), len(numerators)), np.int64)
-    dtype = arithmetic.dtype
+    if arithmetic.name == "int32":
+        narrow = numerators.astype(np.int32)
+        _l1_numerators_in_tiles(images, narrow, denominators, arithmetic.tile, result)
+        return result
+    dtype = np.dtype(arithmetic.name)
     _l1_numerators(images, numerators.astype(dtype), denominators.astype(dtype), result)
     return result
 
@@ -103,11 +173,22 @@ def _dot_products(
 
 
 def dot_products(
-    images: npt.NDArray[Any], numerators: Int64Array, arithmetic: Arithmetic
+    images: npt.NDArray[Any],
+    numerators: Int64Array,
+    denominators: Int64Array,
+    arithmetic: Arithmetic,
 ) -> Int64Array:
     """Multiply with each prototype's integers; see `kernels.DotProducts`."""
     result = np.empty((len(images), len(numerators)), np.int64)
-    _dot_products(images, numerators.astype(arithmetic.dtype), result)
+    if arithmetic.name == "int32":
+        divisors = np.maximum(denominators, 1)
+        quotients, remainders = np.divmod(numerators, divisors[:, None])
+        _dot_products_in_tiles(
+            images, quotients.astype(np.int16), remainders.astype(np.int16), divisors,
+            arithmetic.tile, result,
+        )  # fmt: skip
+        return result
+    _dot_products(images, numerators.astype(np.dtype(arithmetic.name)), result)
     return result
 
 

@@ -33,7 +33,7 @@ def is_available(device: str) -> bool:
 
 def _working_dtype(arithmetic: Arithmetic, device: str) -> torch.dtype:
     # Apple's devices have no float64; int64 holds whatever float64 would.
-    if arithmetic.name == "float64" and not device.startswith("mps"):
+    if arithmetic.total_dtype == np.float64 and not device.startswith("mps"):
         return torch.float64
     return torch.int64
 
@@ -87,7 +87,12 @@ def l1_numerators(
 
 
 def dot_products(
-    images: npt.NDArray[Any], numerators: Int64Array, arithmetic: Arithmetic, *, device: str
+    images: npt.NDArray[Any],
+    numerators: Int64Array,
+    denominators: Int64Array,  # noqa: ARG001  (of the protocol; whole numbers need no parts here)
+    arithmetic: Arithmetic,
+    *,
+    device: str,
 ) -> Int64Array:
     """Multiply with each prototype's integers; see `kernels.DotProducts`."""
     dtype = _working_dtype(arithmetic, device)
