@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 from strategies import labelled_blocks
@@ -151,6 +151,7 @@ def test_worker_processes_and_a_scheduler_at_an_address_give_the_same_digests(im
     assert "2 dask workers" in local.manifest["executor"]
 
 
+@settings(max_examples=12)
 @given(data=st.data(), train=labelled_blocks(max_samples=7), classes=st.integers(1, 5))
 def test_any_images_give_the_same_digests_however_they_are_cut_and_counted(data, train, classes):
     pixels, labels, _ = train
