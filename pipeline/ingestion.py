@@ -388,7 +388,8 @@ def prepare_images(text: str, executor: Executor, reporter: Reporter) -> Path:
     target = default_store(text)
     if text in load_catalog() and _holds_dataset(target, text):
         return target  # the catalog's checksums decide the content; the files may be gone
-    reporter.say(f"ingesting {text} into {target}")
+    if manifest.kind_of(target) != manifest.IMAGES:
+        reporter.say(f"ingesting {text} into {target}")
     return ingest_on(executor, open_source(text), target, reporter=reporter)
 
 
