@@ -25,9 +25,8 @@ from pipeline.config import ClusterSettings
 from pipeline.errors import ConfigError
 from pipeline.exact import Int64Array
 from pipeline.progress import Phase
+from pipeline.prototype import SPLIT_EVERY
 
-# Partial sums that one addition of the tree holds at once.
-SPLIT_EVERY = 8
 _CONNECT_SECONDS = 30
 
 PartitionFunction = Callable[[int], Any]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import manifest
 from pipeline.errors import DamagedError, StoreError
 from pipeline.ingestion import digest_images, partition_table
+from pipeline.partitions import image_bytes
 from pipeline.runs import METRICS_FILE, digest_run, open_run
 
 
@@ -45,7 +44,6 @@ def describe(path: Path | str) -> dict[str, Any]:
     content = manifest.read_manifest(folder, manifest.IMAGES)
     splits = {}
     for name, split in content["splits"].items():
-        values = int(np.prod(split["shape"])) * split["count"]
         splits[name] = {
             "count": split["count"],
             "shape": split["shape"],
@@ -53,7 +51,7 @@ def describe(path: Path | str) -> dict[str, Any]:
             "chunk": split["chunk"],
             "shard": split["shard"],
             "partitions": len(partition_table(content, [name])),
-            "bytes": values * np.dtype(split["dtype"]).itemsize,
+            "bytes": split["count"] * image_bytes(split["shape"], split["dtype"]),
             "stored_bytes": folder_bytes(folder / name),
             "classes": dict(zip(content["class_names"], split["labels"], strict=True)),
             "unlabelled": split["unlabelled"],

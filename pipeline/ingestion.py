@@ -32,7 +32,7 @@ from pipeline.errors import (
     ShapeError,
     SourceError,
 )
-from pipeline.partitions import Partition, PartitionTable, choose_layout
+from pipeline.partitions import Partition, PartitionTable, choose_layout, image_bytes
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Block, Source
 from pipeline.sources.arrays import read_npz
@@ -103,7 +103,7 @@ def ingest_on(
     _check_names(source.class_names)
     templates = {}
     for name, info in source.splits().items():
-        layout = choose_layout(info.count, _sample_bytes(info.shape, info.dtype), shard_samples)
+        layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
         templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
     if not any(template.count for template in templates.values()):
         raise SourceError(f"{path}: the source holds no image, expected one at least")
@@ -135,10 +135,6 @@ def _check_names(names: Sequence[str]) -> None:
     if doubled or not names:
         found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
         raise LabelError(f"{found}, expected one name for each label code; name them apart")
-
-
-def _sample_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
 def _plan(source: Source, templates: Mapping[str, store.SplitTemplate]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.prototype import prototypes
+from pipeline.prototype import label_sums, prototypes
 from pipeline.runs import (
     DIGESTED,
     METRICS_FILE,
@@ -47,8 +47,8 @@ from pipeline.runs import (
     part_path,
     prototypes_digest,
 )
-from pipeline.schema import CLASS, CLASS_CODE, COUNT, METRIC, PIXEL_SUM, SAMPLE
-from pipeline.steps import EvaluatePartition, FitPartition, load_reference, table_digest
+from pipeline.schema import COUNT, METRIC, SAMPLE
+from pipeline.steps import EvaluatePartition, FitPartition, table_digest
 
 
 def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
@@ -152,25 +152,9 @@ def _kept_prototypes(path: Path, record: Path) -> xr.Dataset | None:
 
 
 def _sums(plan: JobPlan, packed: Int64Array) -> xr.Dataset:
-    dims = store.pixel_dims(plan.shape)
-    sums = packed[:, :-1].reshape(len(packed), *plan.shape)
-    return xr.Dataset(
-        {
-            PIXEL_SUM.name: ((CLASS, *dims), sums, PIXEL_SUM.attributes),
-            COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
-        },
-        {
-            CLASS: list(plan.selection.names),
-            CLASS_CODE.name: (
-                CLASS, np.array(plan.selection.codes, np.int32), CLASS_CODE.attributes,
-            ),
-        } | {dim: np.arange(n, dtype=np.int32) for dim, n in zip(dims, plan.shape, strict=True)},
-        {
-            "class_names": list(plan.selection.all_names),
-            "full_scale": plan.full_scale,
-            "pixel_dtype": plan.dtype,
-        },
-    )  # fmt: skip
+    pixels = dict(zip(store.pixel_dims(plan.shape), plan.shape, strict=True))
+    found = label_sums(packed, plan.selection, pixels, plan.dtype, plan.full_scale)
+    return found.assign_coords({dim: np.arange(n, dtype=np.int32) for dim, n in pixels.items()})
 
 
 def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, found: xr.Dataset) -> None:
@@ -262,7 +246,6 @@ def _write_manifest(
     seconds: float,
 ) -> None:
     decides = plan.decides()
-    arithmetic = load_reference(plan.output, digests.prototypes).arithmetic
     manifest.write_manifest(
         plan.output,
         manifest.RUN,
@@ -278,7 +261,7 @@ def _write_manifest(
                 "provenance": plan.content["provenance"],
             },
             "digests": digests.as_dict(),
-            "arithmetic": arithmetic.reason,
+            "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,
             "seconds": round(seconds, 3),
             "partitions": parts,

@@ -16,8 +16,11 @@ kept 0.68 of the raw size; on shared cluster storage the smaller file wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 CHUNK_BYTES = 4 * 2**20
 CHUNKS_PER_SHARD = 4
@@ -48,6 +51,11 @@ class Layout:
 def ceil_div(a: int, b: int) -> int:
     """Return a / b rounded up."""
     return -(-a // b)
+
+
+def image_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of one image."""
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def choose_layout(count: int, sample_bytes: int, shard_samples: int | None = None) -> Layout:

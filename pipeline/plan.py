@@ -6,20 +6,19 @@ there, images of two shapes, sums that no arithmetic holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import manifest, store
 from pipeline.classes import ClassSelection, select_classes
 from pipeline.config import JobSettings
 from pipeline.errors import ShapeError
-from pipeline.exact import choose_arithmetic
+from pipeline.exact import Arithmetic, choose_arithmetic
 from pipeline.ingestion import partition_table
-from pipeline.partitions import Concatenation, PartitionTable
+from pipeline.partitions import Concatenation, PartitionTable, image_bytes
 from pipeline.prototype import refuse_empty_classes
 
 MAX_AUTO_DISTANCES = 10**8
@@ -43,6 +42,8 @@ class JobPlan:
         The partitions of the two passes.
     shape, dtype, full_scale
         Of one image.
+    arithmetic
+        The number type in which every sum is exact.
     write_distances
         Whether every distance is written.
     """
@@ -57,15 +58,16 @@ class JobPlan:
     shape: tuple[int, ...]
     dtype: str
     full_scale: int
+    arithmetic: Arithmetic
     write_distances: bool
 
     @property
     def sample_bytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return image_bytes(self.shape, self.dtype)
 
     @property
     def pixels(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def decides(self) -> dict[str, Any]:
         """What decides the result and its files; a folder with another such plan is refused."""
@@ -105,7 +107,7 @@ def plan_job(settings: JobSettings, images: Path) -> JobPlan:
                 f"split '{name}' has images of {split['shape']} {split['dtype']}, expected those "
                 f"of '{settings.fit}', {fit['shape']} {fit['dtype']}; bring both to one shape"
             )
-    choose_arithmetic(max(counts), int(np.prod(fit["shape"])), fit["dtype"])
+    arithmetic = choose_arithmetic(max(counts), math.prod(fit["shape"]), fit["dtype"])
     step = max(split["shard"] for split in evaluated.values())
     concatenation = Concatenation(tuple((n, s["count"]) for n, s in evaluated.items()), step)
     values = len(settings.metrics) * concatenation.total * len(selection.codes)
@@ -123,5 +125,6 @@ def plan_job(settings: JobSettings, images: Path) -> JobPlan:
         shape=tuple(fit["shape"]),
         dtype=fit["dtype"],
         full_scale=content["full_scale"],
+        arithmetic=arithmetic,
         write_distances=write,
     )

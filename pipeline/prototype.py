@@ -7,7 +7,7 @@ order, so chunks are summed where they lie and added up in a tree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import dask.array as da
@@ -143,24 +143,43 @@ def class_sums(
         adjust_chunks={"s": 1}, dtype=np.int64, meta=np.empty((0, 0, 0), np.int64),
     )  # fmt: skip
     total = packed.sum(axis=0, split_every=SPLIT_EVERY, dtype=np.int64)
-    dims = image.dims[1:]
-    coordinates = {
-        CLASS: list(selection.names),
-        CLASS_CODE.name: (CLASS, np.array(selection.codes, np.int32), CLASS_CODE.attributes),
-    } | {dim: image.coords[dim] for dim in dims if dim in image.coords}
-    attributes = {
-        "class_names": list(selection.all_names),
-        "full_scale": full_scale_of(images),
-        "pixel_dtype": str(image.dtype),
-    }
-    sums = total[:, :-1].reshape((len(selection.codes), *shape))
+    pixels = {str(dim): image.sizes[dim] for dim in image.dims[1:]}
+    found = label_sums(total, selection, pixels, str(image.dtype), full_scale_of(images))
+    return found.assign_coords({dim: image.coords[dim] for dim in pixels if dim in image.coords})
+
+
+def label_sums(
+    packed: Any, selection: ClassSelection, pixels: Mapping[str, int], dtype: str, full_scale: int
+) -> xr.Dataset:
+    """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
+
+    Parameters
+    ----------
+    packed
+        [class, pixel + 1]; the pixel sums, and in the last column the number of images.
+    selection
+        The classes.
+    pixels
+        The size of one image along each of its dimensions, in order.
+    dtype, full_scale
+        The pixel type, and the pixel value that counts as 1.
+    """
+    sums = packed[:, :-1].reshape((len(selection.codes), *pixels.values()))
+    codes = np.array(selection.codes, np.int32)
     return xr.Dataset(
         {
-            PIXEL_SUM.name: ((CLASS, *dims), sums, PIXEL_SUM.attributes),
-            COUNT.name: (CLASS, total[:, -1], COUNT.attributes),
+            PIXEL_SUM.name: ((CLASS, *pixels), sums, PIXEL_SUM.attributes),
+            COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
         },
-        coordinates,
-        attributes,
+        {
+            CLASS: list(selection.names),
+            CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
+        },
+        {
+            "class_names": list(selection.all_names),
+            "full_scale": full_scale,
+            "pixel_dtype": dtype,
+        },
     )
 
 

@@ -25,7 +25,7 @@ import xarray as xr
 from pipeline.chunked import StoreArray, create_array, create_group, write_array, write_shard
 from pipeline.errors import SchemaError, StoreError
 from pipeline.manifest import IMAGES, read_manifest
-from pipeline.partitions import Layout
+from pipeline.partitions import Layout, image_bytes
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 
 
@@ -40,7 +40,7 @@ class SplitTemplate:
 
     @property
     def sample_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return image_bytes(self.shape, self.dtype)
 
 
 def pixel_dims(shape: Sequence[int]) -> tuple[str, ...]:
