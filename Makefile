@@ -7,10 +7,11 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 UV := uv==0.13.9
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test lint format lock which-python clean
+.PHONY: help setup demo test bench lint format lock which-python clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -48,6 +49,15 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest
+
+$(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep their versions
+	@echo "installing what pixsim is measured against"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
+	  --extra bench -r pyproject.toml
+	@touch $(BENCH_READY)
+
+bench: $(BENCH_READY) # make bench ARGS="--rows distances means --json bench.json"
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.ingestion import ingest as ingest
     from pipeline.ingestion import open_source as open_source
     from pipeline.job import run_job as run_job
+    from pipeline.median import class_medians as class_medians
+    from pipeline.outlook import forecast as forecast
     from pipeline.plots import draw_grid as draw_grid
     from pipeline.predictions import predict as predict
     from pipeline.progress import make_reporter as make_reporter
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "JobSettings": "config",
     "Run": "runs",
+    "class_medians": "median",
     "class_sums": "prototype",
     "describe": "description",
     "draw_grid": "plots",
     "digest": "description",
     "distances": "distance",
     "explain": "explanation",
+    "forecast": "outlook",
     "from_arrays": "sources.arrays",
     "ingest": "ingestion",
     "list_datasets": "datasets",

@@ -25,14 +25,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from pipeline.errors import DamagedError, StoreError
 from pipeline.files import storage_errors
+from pipeline.partitions import CHUNK_BYTES
 
-_COMPRESSED = (ZstdCodec(level=1), Crc32cCodec())
-_CHECKED = (Crc32cCodec(),)
+_CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
 _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 
@@ -68,26 +68,38 @@ def create_array(
                 chunks=tuple(max(1, size) for size in chunks),
                 shards=shards,
                 fill_value=fill_value,
-                compressors=_COMPRESSED if compressed else _CHECKED,
+                compressors=(_codec(dtype), _CHECKSUM) if compressed else (_CHECKSUM,),
                 dimension_names=tuple(dims),
                 attributes=dict(attributes or {}),
             )
 
 
+def _codec(dtype: Any) -> BloscCodec:
+    """Return the codec of an array; see `partitions` for what decided."""
+    wide = dtype is not str and np.dtype(dtype).itemsize > 1
+    return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle" if wide else "noshuffle")
+
+
 def write_array(
     path: Path, name: str, dims: Sequence[str], values: Any, attributes: Mapping[str, Any]
 ) -> None:
-    """Write a small array, numbers or names, as one chunk."""
+    """Write an array that is in memory, numbers or names, in chunks along its first axis."""
     array = np.asarray(values)
     names = array.dtype.kind in "UOT"
     dtype: Any = str if names else array.dtype
     fill: Any = "" if names else 0
-    create_array(path, name, dims, array.shape, dtype, array.shape, None, fill, attributes)
-    _write(
-        _open(path, name, "r+"),
-        (slice(None),) * array.ndim,
-        array.astype(object if names else dtype),
-    )
+    rows = len(array) if names else _rows_a_chunk(array)
+    chunks = (rows, *array.shape[1:])
+    create_array(path, name, dims, array.shape, dtype, chunks, None, fill, attributes)
+    target, wanted = _open(path, name, "r+"), object if names else dtype
+    for start in range(0, len(array), max(rows, 1)):
+        part = slice(start, start + rows)
+        _write(target, (part,), array[part].astype(wanted, copy=False))
+
+
+def _rows_a_chunk(array: npt.NDArray[Any]) -> int:
+    """Return how many steps along the first axis make a chunk of moderate size."""
+    return max(1, min(len(array), 4 * CHUNK_BYTES // max(array[:1].nbytes, 1)))
 
 
 def write_shard(path: Path, name: str, axis: int, start: int, values: npt.NDArray[Any]) -> None:

@@ -103,6 +103,30 @@ def run(
 
 
 @app.command
+def plan(
+    job: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    override: Annotated[
+        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
+    ] = None,
+) -> None:
+    """Show what a job will read, write and take, without reading a pixel.
+
+    Parameters
+    ----------
+    job
+        The job file, such as workflows/digits.yml.
+    output
+        The run folder, instead of the job file's.
+    override
+        KEY=VALUE to use instead of the job file's, such as cluster.memory=4GB.
+    """
+    _print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output)))
+
+
+@app.command
 def show(
     path: Path,
     /,
@@ -213,6 +237,57 @@ def _print_images(found: Mapping[str, Any]) -> None:
         counts.append(["(no label)", *unlabelled])
     _print_table(["class", *splits], counts)
     _say_how_many_more(found["class_names"])
+
+
+def _print_plan(found: Mapping[str, Any]) -> None:
+    shape = " x ".join(map(str, found["shape"]))
+    print(f"plan of {found['name']}: {found['classes']:,} classes, images {shape} {found['dtype']}")
+    made = "" if found["ingested"] else ", not ingested yet: the run begins with that"
+    print(f"images {found['images']}{made}")
+    rows = [
+        [
+            part["name"],
+            f"{part['images']:,}",
+            f"{part['partitions']:,}",
+            f"{part['tasks']:,}",
+            _bytes(part["bytes"]),
+        ]
+        for part in found["passes"]
+    ]
+    _print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
+    if found["tiling"] is not None:
+        print(found["tiling"])
+    workers, memory = found["workers"], found["memory"]
+    where = (
+        f"{workers['processes']} worker processes with {workers['tasks']} tasks at once each"
+        if workers["processes"]
+        else f"{workers['tasks']} tasks at once in this process"
+    )
+    threads = workers["threads"]
+    print(f"{where}, {threads} thread{'' if threads == 1 else 's'} a task")
+    parts = f"prototypes {_bytes(memory['fit'])}, distances {_bytes(memory['evaluate'])}"
+    print(
+        f"peak memory {_bytes(memory['worker'])} a process ({parts}) of {_bytes(memory['limit'])}"
+    )
+    client = f", {_bytes(memory['client'])} of it the client" if memory["client"] else ""
+    print(f"peak memory {_bytes(memory['total'])} in all{client}")
+    print(f"arithmetic {found['arithmetic']['reason']}")
+    rows = [
+        [
+            file["path"],
+            f"{file['files']:,}",
+            "-" if file["bytes"] is None else _bytes(file["bytes"]),
+        ]
+        for file in found["files"]
+    ]
+    _print_table([f"written to {found['output']}", "files", "before compression"], rows)
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} B"
 
 
 def _print_run(found: Mapping[str, Any]) -> None:

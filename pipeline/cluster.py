@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,17 +20,20 @@ from typing import Any, Protocol
 import dask
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 from dask.system import CPU_COUNT
 
 from pipeline.config import ClusterSettings
 from pipeline.errors import ConfigError
 from pipeline.exact import Int64Array
+from pipeline.memory import machine_memory
 from pipeline.progress import Phase
-from pipeline.prototype import SPLIT_EVERY
+from pipeline.reduction import LARGE_BYTES, add_up
 
 _CONNECT_SECONDS = 30
 
 PartitionFunction = Callable[[int], Any]
+AddPartition = Callable[[int, Int64Array], None]
 
 
 class Executor(Protocol):
@@ -38,15 +42,44 @@ class Executor(Protocol):
     @property
     def description(self) -> str: ...
 
+    @property
+    def layout(self) -> Workers: ...
+
+    def threads_for(self, count: int) -> int:
+        """Return how many cores each of `count` tasks may use, so that all are used once."""
+        ...
+
     def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
         """Return what the function returns, in order; small values only."""
         ...
 
     def add(
-        self, function: PartitionFunction, count: int, shape: tuple[int, ...], phase: Phase
+        self, function: AddPartition, count: int, shape: tuple[int, ...], phase: Phase
     ) -> Int64Array:
-        """Return the sum of the int64 arrays of `shape` that the function returns."""
+        """Return an int64 array of `shape` to which the function added every partition."""
         ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a cluster offers.
+
+    Attributes
+    ----------
+    processes
+        Worker processes; 0 where threads of this process do the work.
+    tasks
+        Tasks that one process runs at once.
+    cores
+        Cores that all of them share.
+    memory
+        Bytes of memory that one process may take.
+    """
+
+    processes: int
+    tasks: int
+    cores: int
+    memory: int
 
 
 _listeners: dict[str, Callable[[], None]] = {}
@@ -59,32 +92,83 @@ class _Task:
     function: PartitionFunction
     count: int
     topic: str
-    sums: bool
 
-    def __call__(self, block_id: tuple[int, ...]) -> Any:
+    def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
-        value = self.function(self.count - 1 - block_id[0])
-        listener = _listeners.get(self.topic)
-        if listener is not None:
-            listener()
-        else:
-            importlib.import_module("distributed").get_worker().log_event(self.topic, 1)
-        if self.sums:
-            return value[None]
         boxed = np.empty(1, object)
-        boxed[0] = value
+        boxed[0] = self.function(self.count - 1 - block_id[0])
+        _tell(self.topic)
         return boxed
 
 
-def _blocks(task: _Task, shape: tuple[int, ...]) -> da.Array:
-    dtype: type = np.int64 if task.sums else object
+@dataclass(frozen=True)
+class _AddTask:
+    """Adds one partition to an accumulator of its own, or to a copy of what it is given.
+
+    A copy, since dask may run a task twice.
+    """
+
+    function: AddPartition
+    shape: tuple[int, ...]
+    topic: str
+
+    def __call__(self, index: int, before: Int64Array | None = None) -> Int64Array:
+        total = np.zeros(self.shape, np.int64) if before is None else before.copy()
+        self.function(index, total)
+        _tell(self.topic)
+        return total
+
+    def block(self, block_id: tuple[int, ...]) -> Int64Array:
+        """Add the partition of one block, [1, *shape]."""
+        return self(block_id[0])[None]
+
+    def last(self, index: int, before: Int64Array | None = None) -> Int64Array:
+        """Add the last partition of a lane, [1, *shape]."""
+        return self(index, before)[None]
+
+
+def _tell(topic: str) -> None:
+    """Say that a task is done: to this process's listener, or to the client of its scheduler."""
+    listener = _listeners.get(topic)
+    if listener is not None:
+        listener()
+    else:
+        importlib.import_module("distributed").get_worker().log_event(topic, 1)
+
+
+def _blocks(task: _Task) -> da.Array:
     return da.map_blocks(
-        task,
-        name=task.topic,
-        chunks=((1,) * task.count, *((size,) for size in shape)),
-        dtype=dtype,
-        meta=np.empty((0,) * (1 + len(shape)), dtype),
+        task, name=task.topic, chunks=((1,) * task.count,), dtype=object, meta=np.empty(0, object)
     )
+
+
+def _sum_blocks(task: _AddTask, count: int) -> da.Array:
+    """Return [partition, *shape]: an accumulator for each partition, for a tree of additions."""
+    return da.map_blocks(
+        task.block,
+        name=task.topic,
+        chunks=((1,) * count, *((size,) for size in task.shape)),
+        dtype=np.int64,
+        meta=np.empty((0,) * (1 + len(task.shape)), np.int64),
+    )
+
+
+def _lanes(task: _AddTask, count: int, lanes: int) -> da.Array:
+    """Return [lane, *shape]: a large accumulator for each worker, not for each partition.
+
+    A lane adds one partition after the other, so what a worker holds does not grow with their
+    number, nor depend on the order in which a tree would be worked off.
+    """
+    graph: dict[Any, Any] = {}
+    zeros = (0,) * len(task.shape)
+    for index in range(count):
+        before = [] if index < lanes else [(f"{task.topic}-step", index - lanes)]
+        if index + lanes < count:
+            graph[f"{task.topic}-step", index] = (task, index, *before)
+        else:
+            graph[(task.topic, index + lanes - count, *zeros)] = (task.last, index, *before)
+    chunks = ((1,) * lanes, *((size,) for size in task.shape))
+    return da.Array(graph, task.topic, chunks, np.int64)
 
 
 @dataclass(frozen=True)
@@ -92,25 +176,37 @@ class _DaskExecutor:
     """Runs blocks through `compute`, which takes a dask collection and returns its value."""
 
     description: str
-    compute: Callable[[da.Array], Any]
+    compute: Callable[[Any], Any]
+    layout: Workers
     client: Any = None
+
+    def threads_for(self, count: int) -> int:
+        return max(1, self.layout.cores // max(1, min(self._at_once, count)))
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, self.layout.processes) * self.layout.tasks
 
     def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
         if not count:
             return []
         with self._listening(phase) as topic:
-            task = _Task(function, count, topic, sums=False)
-            return list(self.compute(_blocks(task, ())))[::-1]
+            return list(self.compute(_blocks(_Task(function, count, topic))))[::-1]
 
     def add(
-        self, function: PartitionFunction, count: int, shape: tuple[int, ...], phase: Phase
+        self, function: AddPartition, count: int, shape: tuple[int, ...], phase: Phase
     ) -> Int64Array:
         if not count:
             return np.zeros(shape, np.int64)
         with self._listening(phase) as topic:
-            blocks = _blocks(_Task(function, count, topic, sums=True), shape)
-            total = blocks.sum(axis=0, split_every=SPLIT_EVERY, dtype=np.int64)
-            return np.asarray(self.compute(total))
+            task = _AddTask(function, shape, topic)
+            if 8 * math.prod(shape) > LARGE_BYTES:
+                blocks = _lanes(task, count, min(count, self._at_once))
+            else:
+                blocks = _sum_blocks(task, count)
+            # delayed, since dask copies an array of one block before it hands it over
+            total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
+            return total
 
     @contextmanager
     def _listening(self, phase: Phase) -> Iterator[str]:
@@ -145,20 +241,66 @@ def open_executor(settings: ClusterSettings | None = None) -> Iterator[Executor]
     """
     chosen = settings or ClusterSettings()
     if chosen.kind == "threads":
-        workers = chosen.workers or CPU_COUNT
+        layout = local_workers(chosen)
+        workers = layout.tasks
         yield _DaskExecutor(
             f"{workers} thread{'' if workers == 1 else 's'}",
-            lambda array: dask.compute(array, scheduler="threads", num_workers=workers)[0],
+            lambda collection: _compute_here(collection, workers),
+            layout,
         )
         return
     with _open_client(chosen) as client:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        layout = (
+            local_workers(chosen) if chosen.kind == "local" else _remote_workers(client, chosen)
+        )
+        workers = layout.processes
         where = chosen.address or "this machine"
         yield _DaskExecutor(
             f"{workers} dask worker{'' if workers == 1 else 's'} on {where}",
-            lambda array: _result(client, array),
+            lambda collection: _result(client, collection),
+            layout,
             client,
         )
+
+
+def find_workers(settings: ClusterSettings | None = None) -> Workers:
+    """Tell what a job file's `cluster` offers; a scheduler is asked, nothing is started.
+
+    Raises
+    ------
+    ConfigError
+        Where no scheduler answers at the address.
+    """
+    chosen = settings or ClusterSettings()
+    if chosen.kind != "scheduler":
+        return local_workers(chosen)
+    with _open_client(chosen) as client:
+        return _remote_workers(client, chosen)
+
+
+def local_workers(settings: ClusterSettings) -> Workers:
+    """Share this machine among its worker threads or processes."""
+    if settings.kind == "threads":
+        memory = settings.memory or machine_memory()
+        return Workers(0, settings.workers or CPU_COUNT, CPU_COUNT, memory)
+    processes = settings.workers or max(1, CPU_COUNT // settings.threads_per_worker)
+    memory = settings.memory or machine_memory() // processes
+    return Workers(processes, settings.threads_per_worker, CPU_COUNT, memory)
+
+
+def _remote_workers(client: Any, settings: ClusterSettings) -> Workers:
+    """Ask a scheduler for its workers; the one with the least memory counts."""
+    found = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    if not found:
+        raise ConfigError(
+            f"the dask scheduler at {settings.address} has no workers; start some with "
+            f"'dask worker {settings.address}'"
+        )
+    tasks = max(worker["nthreads"] for worker in found)
+    limits = [worker["memory_limit"] for worker in found if worker["memory_limit"]]
+    memory = settings.memory or min(limits, default=machine_memory())
+    # a worker's threads are its cores
+    return Workers(len(found), tasks, sum(worker["nthreads"] for worker in found), memory)
 
 
 @contextmanager
@@ -171,6 +313,7 @@ def _open_client(settings: ClusterSettings) -> Iterator[Any]:
                 n_workers=settings.workers or max(1, CPU_COUNT // settings.threads_per_worker),
                 threads_per_worker=settings.threads_per_worker,
                 dashboard_address=None,
+                memory_limit=settings.memory or "auto",
                 silence_logs=logging.ERROR,
             ) as cluster,
             distributed.Client(cluster) as client,
@@ -188,8 +331,16 @@ def _open_client(settings: ClusterSettings) -> Iterator[Any]:
         yield client
 
 
-def _result(client: Any, array: da.Array) -> Any:
-    future = client.compute(array)
+def _compute_here(collection: Any, workers: int) -> Any:
+    # not optimised: there is nothing to gain, and lanes must not be fused into one task
+    (found,) = dask.compute(
+        collection, scheduler="threads", num_workers=workers, optimize_graph=False
+    )
+    return found
+
+
+def _result(client: Any, collection: Any) -> Any:
+    future = client.compute(collection, optimize_graph=False)
     try:
         return future.result()
     finally:

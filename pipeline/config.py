@@ -47,6 +47,21 @@ def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+def _bytes(value: object) -> object:
+    """Read a number of bytes written with a unit, such as `4 GB` or `512 MiB`."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
+    if found is None:
+        raise ValueError("expected a number of bytes, such as 4 GB or 512 MiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
 Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_unique)]
 
@@ -74,12 +89,16 @@ class ClusterSettings(_Settings):
         Threads of each worker process.
     address
         Address of the scheduler, such as `tcp://host:8786`.
+    memory
+        Bytes of memory of each worker process (of this process, for `threads`), or a text such
+        as `4 GB`; default: this machine's, shared evenly, or what the scheduler's workers have.
     """
 
     kind: Literal["threads", "local", "scheduler"] = "threads"
     workers: PositiveInt | None = None
     threads_per_worker: PositiveInt = 1
     address: str | None = None
+    memory: Annotated[PositiveInt | None, BeforeValidator(_bytes)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +128,7 @@ class JobSettings(_Settings):
     evaluate
         The split or splits that are measured.
     prototypes
-        What stands for a class: the `mean` of its images.
+        What stands for a class: the `mean` of its images, or their `median`.
     metrics
         `l1`, `l2` or both.
     device
@@ -130,7 +149,7 @@ class JobSettings(_Settings):
     classes: Names | None = None
     fit: str = "train"
     evaluate: Annotated[Names, BeforeValidator(_one_or_many)] = ("test",)
-    prototypes: Literal["mean"] = "mean"
+    prototypes: Literal["mean", "median"] = "mean"
     metrics: Annotated[
         tuple[Literal["l1", "l2"], ...],
         Field(min_length=1),

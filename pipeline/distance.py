@@ -23,7 +23,6 @@ import xarray as xr
 from pipeline import kernels
 from pipeline.errors import SchemaError, ShapeError
 from pipeline.exact import (
-    Arithmetic,
     Float64Array,
     Int64Array,
     choose_arithmetic,
@@ -46,42 +45,49 @@ from pipeline.schema import (
     SAMPLE,
     check,
 )
+from pipeline.threads import in_ranges
+
+# Bytes of one [sample, class] array on the way: small enough to stay in the cache.
+_BLOCK_BYTES = 2**17
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Prototypes made ready for the kernels, once for many blocks of images.
+    """Prototypes made ready for the kernels of a device, once for many blocks of images.
 
     Attributes
     ----------
-    numerators
-        [class, pixel]; the integer images P.
+    prepared
+        What the kernels read.
     denominators
         [class]; n.
     norms
         `sum P*P` of each class.
+    pixels
+        D, the values of one image.
     dtype
         The pixel type that the images must have.
     full_scale
         The pixel value that counts as 1.
-    arithmetic
-        The number type in which every sum is exact.
+    device
+        As for `kernels.load`.
     """
 
-    numerators: Int64Array
+    prepared: Any
     denominators: Int64Array
     norms: list[int]
+    pixels: int
     dtype: str
     full_scale: int
-    arithmetic: Arithmetic
-
-    @property
-    def pixels(self) -> int:
-        return int(self.numerators.shape[1])
+    device: str
 
 
 def make_reference(
-    numerators: Int64Array, denominators: Int64Array, dtype: str, full_scale: int
+    numerators: Int64Array,
+    denominators: Int64Array,
+    dtype: str,
+    full_scale: int,
+    device: str = "auto",
 ) -> Reference:
     """Prepare prototypes, [class, ...] over [class], for images of `dtype`.
 
@@ -91,14 +97,20 @@ def make_reference(
         Where no arithmetic is exact for them.
     """
     flat = np.ascontiguousarray(numerators).reshape(len(numerators), -1)
-    largest = int(denominators.max(initial=0))
-    arithmetic = choose_arithmetic(largest, flat.shape[1], dtype)
-    norms = prototype_norms(flat, denominators, largest_pixel(dtype))
-    return Reference(flat, denominators, norms, dtype, full_scale, arithmetic)
+    arithmetic = choose_arithmetic(int(denominators.max(initial=0)), flat.shape[1], dtype)
+    return Reference(
+        kernels.load(device).prepare(flat, denominators, arithmetic),
+        denominators,
+        prototype_norms(flat, denominators),
+        flat.shape[1],
+        dtype,
+        full_scale,
+        device,
+    )
 
 
 def distances_block(
-    images: npt.NDArray[Any], reference: Reference, metrics: Sequence[str], device: str
+    images: npt.NDArray[Any], reference: Reference, metrics: Sequence[str], threads: int = 1
 ) -> Float64Array:
     """Measure one block of images.
 
@@ -110,31 +122,39 @@ def distances_block(
         The prototypes.
     metrics
         `l1`, `l2` or both.
-    device
-        As for `kernels.load`.
+    threads
+        How many cores to use.
 
     Returns
     -------
     [metric, sample, class]; NaN for classes without images.
     """
-    result = np.empty((len(metrics), len(images), len(reference.denominators)), np.float64)
-    if not len(images):
-        return result
-    use = kernels.load(device)
-    flat = np.ascontiguousarray(images).reshape(len(images), -1)
-    numerators, denominators = reference.numerators, reference.denominators
-    pixels, scale = reference.pixels, reference.full_scale
-    for place, metric in enumerate(metrics):
-        if metric == "l1":
-            sums = use.l1_numerators(flat, numerators, denominators, reference.arithmetic)
-            result[place] = finish_l1(sums, denominators, pixels, scale)
-        else:
-            products = use.dot_products(flat, numerators, denominators, reference.arithmetic)
-            result[place] = finish_l2(
-                use.squared_norms(flat), products, reference.norms, denominators,
-                pixels, scale, largest_pixel(reference.dtype),
-            )  # fmt: skip
+    classes = len(reference.denominators)
+    result = np.empty((len(metrics), len(images), classes), np.float64)
+    flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
+    step = max(4, _BLOCK_BYTES // max(8 * classes, 1))
+
+    def measure(first: int, last: int) -> None:
+        for start in range(first, last, step):
+            part = slice(start, min(start + step, last))
+            for place, metric in enumerate(metrics):
+                result[place, part] = _measure(flat[part], reference, metric)
+
+    in_ranges(threads, len(images), measure)
     return result
+
+
+def _measure(images: npt.NDArray[Any], reference: Reference, metric: str) -> Float64Array:
+    use = kernels.load(reference.device)
+    denominators, pixels, scale = reference.denominators, reference.pixels, reference.full_scale
+    if metric == "l1":
+        sums = use.l1_numerators(images, reference.prepared)
+        return finish_l1(sums, denominators, pixels, scale)
+    products = use.dot_products(images, reference.prepared)
+    return finish_l2(
+        use.squared_norms(images), products, reference.norms, denominators,
+        pixels, scale, largest_pixel(reference.dtype),
+    )  # fmt: skip
 
 
 def _distances_from_arrays(
@@ -145,8 +165,8 @@ def _distances_from_arrays(
     device: str,
     full_scale: int,
 ) -> Float64Array:
-    reference = make_reference(numerators, denominators, str(images.dtype), full_scale)
-    return distances_block(images, reference, metrics, device)
+    reference = make_reference(numerators, denominators, str(images.dtype), full_scale, device)
+    return distances_block(images, reference, metrics)
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:

@@ -82,5 +82,9 @@ class ExactnessError(InputError, OverflowError):
     """No arithmetic holds the sums of this job exactly."""
 
 
+class MemoryLimitError(InputError, MemoryError):
+    """A job needs more memory than there is."""
+
+
 class JobInterruptedError(PixsimError):
     """The job was stopped by the user; what it had written can be resumed."""

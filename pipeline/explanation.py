@@ -75,15 +75,16 @@ def explain(run: Path | str, split: str, sample: int) -> Explanation:
     if not 0 <= sample < count:
         raise InputError(f"sample {sample} of split '{split}', expected 0 to {count - 1}")
     images, labels = store.read_images(opened.images, split, sample, sample + 1)
-    prototypes = opened.prototypes.load()
+    prototypes = opened.prototypes
     metrics = tuple(opened.manifest["settings"]["metrics"])
     reference = make_reference(
         prototypes[NUMERATOR.name].values,
         prototypes[DENOMINATOR.name].values,
         str(images.dtype),
         content["full_scale"],
+        "cpu",
     )
-    distances = distances_block(images, reference, metrics, "cpu")
+    distances = distances_block(images, reference, metrics)
     selection = select_classes(content["class_names"], opened.manifest["class_names"])
     rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))
     names = selection.all_names

@@ -55,10 +55,11 @@ def replaced(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write `content` as JSON, whole or not at all; indented, unless it may be large."""
     with replaced(path) as aside:
-        aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=indent, allow_nan=False)
+        aside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -101,10 +101,7 @@ def ingest_on(
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
     _check_names(source.class_names)
-    templates = {}
-    for name, info in source.splits().items():
-        layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
-        templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
+    templates = _templates(source, shard_samples)
     if not any(template.count for template in templates.values()):
         raise SourceError(f"{path}: the source holds no image, expected one at least")
     plan = _plan(source, templates)
@@ -127,6 +124,26 @@ def ingest_on(
         source.close()
     _finish(path, plan, table, templates)
     return path
+
+
+def _templates(source: Source, shard_samples: int | None) -> dict[str, store.SplitTemplate]:
+    templates = {}
+    for name, info in source.splits().items():
+        layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
+        templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
+    return templates
+
+
+def expected_content(source: Source) -> dict[str, Any]:
+    """Return what the manifest of a source's store will say, as far as it is known.
+
+    Labels are not: each class is given as many images as the split has, the most there can be.
+    """
+    content = _plan(source, _templates(source, None))
+    for split in content["splits"].values():
+        split["labels"] = [split["count"]] * len(content["class_names"])
+        split["unlabelled"] = 0
+    return content | {"digest": None}
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -370,11 +387,13 @@ def default_store(text: str) -> Path:
     return load_environment().data / "stores" / f"{Path(text).stem}.zarr"
 
 
-def prepare_images(text: str, executor: Executor, reporter: Reporter) -> Path:
-    """Return the store of what a job calls `images`, making it where it is missing.
+def find_images(text: str) -> Path | None:
+    """Return the store of what a job calls `images`, or None where it is not made yet.
 
-    A store is used as it is. For a catalog name or another source the store is
-    `default_store`, made now where it does not exist or is incomplete.
+    Raises
+    ------
+    IncompleteError
+        Where it is a store that was never finished.
     """
     path = Path(text)
     if manifest.kind_of(path) == manifest.IMAGES:
@@ -384,6 +403,19 @@ def prepare_images(text: str, executor: Executor, reporter: Reporter) -> Path:
     target = default_store(text)
     if text in load_catalog() and _holds_dataset(target, text):
         return target  # the catalog's checksums decide the content; the files may be gone
+    return None
+
+
+def prepare_images(text: str, executor: Executor, reporter: Reporter) -> Path:
+    """Return the store of what a job calls `images`, making it where it is missing.
+
+    A store is used as it is. For a catalog name or another source the store is
+    `default_store`, made now where it does not exist or is incomplete.
+    """
+    found = find_images(text)
+    if found is not None:
+        return found
+    target = default_store(text)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {text} into {target}")
     return ingest_on(executor, open_source(text), target, reporter=reporter)

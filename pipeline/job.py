@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
-from pipeline import manifest, results, store, tables
+from pipeline import manifest, results, tables
 from pipeline import plan as planning
 from pipeline.chunked import consolidate
 from pipeline.classes import ClassSelection
@@ -32,11 +31,11 @@ from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, JobInterruptedError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
+from pipeline.fit import fit
 from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.prototype import label_sums, prototypes
 from pipeline.runs import (
     DIGESTED,
     METRICS_FILE,
@@ -48,7 +47,7 @@ from pipeline.runs import (
     prototypes_digest,
 )
 from pipeline.schema import COUNT, METRIC, SAMPLE
-from pipeline.steps import EvaluatePartition, FitPartition, table_digest
+from pipeline.steps import EvaluatePartition, table_digest
 
 
 def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
@@ -74,7 +73,7 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
     try:
         with open_executor(settings.cluster) as executor:
             images = prepare_images(settings.images, executor, listener)
-            run_plan(plan_job(settings, images), executor, listener)
+            run_plan(plan_job(settings, images, executor.layout), executor, listener)
             return Run(settings.output)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
@@ -99,9 +98,9 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter) -> None:
         return
     if not plan.write_distances:
         reporter.say(_why_no_distances(plan))
-    found = _fit(plan, executor, reporter)
-    _evaluate(plan, executor, reporter, found)
-    _finish(plan, executor, prototypes_digest(found), time.monotonic() - started)
+    fitted = _fit(plan, executor, reporter)
+    _evaluate(plan, executor, reporter, fitted)
+    _finish(plan, executor, fitted, time.monotonic() - started)
 
 
 def _why_no_distances(plan: JobPlan) -> str:
@@ -115,19 +114,13 @@ def _why_no_distances(plan: JobPlan) -> str:
     )
 
 
-def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
-    """Return the prototypes, in memory, and write them unless they are there already."""
-    path = plan.output / results.PROTOTYPES
-    record = plan.output / manifest.WORK / "prototypes.json"
+def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> str:
+    """Write the prototypes, unless they are there already, and return their digest."""
+    path, record = plan.output / results.PROTOTYPES, plan.work / "prototypes.json"
     kept = _kept_prototypes(path, record)
     if kept is not None:
         return kept
-    task = FitPartition(plan.images, plan.fit, plan.selection, plan.settings.device)
-    classes, pixels = len(plan.selection.codes), plan.pixels
-    size = sum(count for _, count, _ in plan.fit.splits) * plan.sample_bytes
-    with reporter.phase(f"prototypes from '{plan.settings.fit}'", len(plan.fit), size) as phase:
-        packed = executor.add(task, len(plan.fit), (classes, pixels + 1), phase)
-    found = prototypes(_sums(plan, packed), plan.settings.prototypes).compute()
+    found = fit(plan, executor, reporter)
     expected = [
         plan.content["splits"][plan.settings.fit]["labels"][code] for code in plan.selection.codes
     ]
@@ -137,27 +130,22 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
             f"its manifest says {expected}; make the image set anew"
         )
     results.write_prototypes(path, found)
-    write_json(record, {"digest": prototypes_digest(found)})
-    return found
+    digest = prototypes_digest(found)
+    write_json(record, {"digest": digest})
+    return digest
 
 
-def _kept_prototypes(path: Path, record: Path) -> xr.Dataset | None:
-    """Return the prototypes of an earlier try where they are whole."""
+def _kept_prototypes(path: Path, record: Path) -> str | None:
+    """Return the digest of an earlier try's prototypes where they are whole."""
     try:
-        digest = read_json(record)["digest"]
-        found = results.open_prototypes(path).load()
+        digest = str(read_json(record)["digest"])
+        found = prototypes_digest(results.open_prototypes(path))
     except (OSError, ValueError, KeyError):
         return None
-    return found if prototypes_digest(found) == digest else None
+    return digest if found == digest else None
 
 
-def _sums(plan: JobPlan, packed: Int64Array) -> xr.Dataset:
-    pixels = dict(zip(store.pixel_dims(plan.shape), plan.shape, strict=True))
-    found = label_sums(packed, plan.selection, pixels, plan.dtype, plan.full_scale)
-    return found.assign_coords({dim: np.arange(n, dtype=np.int32) for dim, n in pixels.items()})
-
-
-def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, found: xr.Dataset) -> None:
+def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str) -> None:
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
@@ -167,7 +155,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, found: xr.D
         )  # fmt: skip
     task = EvaluatePartition(
         plan.output, plan.images, steps, plan.selection, settings.metrics, settings.device,
-        plan.write_distances, manifest.identity(plan.decides()), prototypes_digest(found),
+        plan.write_distances, manifest.identity(plan.decides()), fitted,
+        executor.threads_for(steps.steps),
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     with reporter.phase(name, steps.steps, steps.total * plan.sample_bytes) as phase:
@@ -204,7 +193,7 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
         distances.result(header) if plan.write_distances else None,
         predictions.result(header),
     )
-    write_json(plan.output / METRICS_FILE, _metrics(plan, counts))
+    write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
     _write_manifest(plan, executor, digests, parts, seconds)
 
 

@@ -16,6 +16,7 @@ kept 0.68 of the raw size; on shared cluster storage the smaller file wins.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,53 @@ def choose_layout(count: int, sample_bytes: int, shard_samples: int | None = Non
     if count <= chunk:
         return Layout(max(count, 1), max(count, 1))
     return Layout(chunk, chunk * min(CHUNKS_PER_SHARD, ceil_div(count, chunk)))
+
+
+def accumulator_bytes(classes: int, pixels: int, histograms: int = 0) -> int:
+    """Return the bytes of what the tasks of the first pass return, and what is added up.
+
+    Parameters
+    ----------
+    classes, pixels
+        As many classes, and as many pixels of the image.
+    histograms
+        Tables of 256 counts for each pixel and class, 4 bytes a count.
+
+    Returns
+    -------
+    8 bytes for each sum of pixels and of squares, and for the number of images; and the tables.
+    """
+    return classes * (8 * (2 * pixels + 1) + 1024 * pixels * histograms)
+
+
+def pixel_tiles(pixels: int, fitting: int) -> tuple[tuple[int, int], ...]:
+    """Cut the pixels of an image into as few equal tiles as hold at most `fitting` each.
+
+    Returns
+    -------
+    (first pixel, one after the last) of each tile.
+    """
+    number = ceil_div(pixels, max(fitting, 1))
+    edges = [pixels * tile // number for tile in range(number + 1)]
+    return tuple(itertools.pairwise(edges))
+
+
+def choose_step(shard: int, sample_bytes: int, most: int) -> int:
+    """Choose how many samples one task of the second pass measures: a shard, or an even part.
+
+    Parameters
+    ----------
+    shard
+        Samples of a shard of images.
+    sample_bytes
+        Bytes of the distances of one sample.
+    most
+        Bytes of distances that one task may hold.
+    """
+    parts = 1
+    while parts < shard and ceil_div(shard, parts) * sample_bytes > most:
+        parts *= 2
+    return ceil_div(shard, parts)
 
 
 @dataclass(frozen=True)

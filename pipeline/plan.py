@@ -1,7 +1,7 @@
 """The plan of a job: everything that is known before a pixel is read.
 
 What cannot be is refused here, with the reason: a split, a class or an image of it that is not
-there, images of two shapes, sums that no arithmetic holds.
+there, images of two shapes, sums that no arithmetic holds, accumulators that no memory does.
 """
 
 from __future__ import annotations
@@ -14,14 +14,25 @@ from typing import Any
 
 from pipeline import manifest, store
 from pipeline.classes import ClassSelection, select_classes
+from pipeline.cluster import Workers, find_workers
 from pipeline.config import JobSettings
-from pipeline.errors import ShapeError
-from pipeline.exact import Arithmetic, choose_arithmetic
+from pipeline.errors import MemoryLimitError, ShapeError
+from pipeline.exact import Arithmetic, check_sum_bound, choose_arithmetic
+from pipeline.footprint import Footprint, Load, fitting_pixels, footprint
 from pipeline.ingestion import partition_table
-from pipeline.partitions import Concatenation, PartitionTable, image_bytes
+from pipeline.partitions import (
+    Concatenation,
+    PartitionTable,
+    choose_step,
+    image_bytes,
+    pixel_tiles,
+)
 from pipeline.prototype import refuse_empty_classes
 
 MAX_AUTO_DISTANCES = 10**8
+
+# Bytes of distances that one task of the second pass holds.
+_STEP_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,18 @@ class JobPlan:
         The classes.
     fit, evaluate
         The partitions of the two passes.
+    tiles
+        The ranges of pixels that the first pass takes one after the other.
     shape, dtype, full_scale
         Of one image.
     arithmetic
         The number type in which every sum is exact.
     write_distances
         Whether every distance is written.
+    workers
+        What the cluster offers.
+    footprint
+        The memory that the job takes at most.
     """
 
     settings: JobSettings
@@ -55,11 +72,14 @@ class JobPlan:
     selection: ClassSelection
     fit: PartitionTable
     evaluate: Concatenation
+    tiles: tuple[tuple[int, int], ...]
     shape: tuple[int, ...]
     dtype: str
     full_scale: int
     arithmetic: Arithmetic
     write_distances: bool
+    workers: Workers
+    footprint: Footprint
 
     @property
     def sample_bytes(self) -> int:
@@ -68,6 +88,30 @@ class JobPlan:
     @property
     def pixels(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def work(self) -> Path:
+        """The folder of what a run keeps until it is finished."""
+        return self.output / manifest.WORK
+
+    @property
+    def tiling(self) -> str:
+        """One line that says why the pixels are taken in tiles."""
+        return (
+            f"the sums of {len(self.selection.codes):,} classes of {self.pixels:,} pixels are made "
+            f"in {len(self.tiles)} tiles of pixels, each in a pass of its own, to fit "
+            f"{self.workers.memory / 1e9:.3g} GB"
+        )
+
+    @property
+    def counts_values(self) -> bool:
+        """Whether the first pass counts values, for medians."""
+        return self.settings.prototypes == "median"
+
+    @property
+    def passes(self) -> int:
+        """How often the first pass reads each tile."""
+        return passes_of(self.settings.prototypes, self.dtype)
 
     def decides(self) -> dict[str, Any]:
         """What decides the result and its files; a folder with another such plan is refused."""
@@ -85,16 +129,36 @@ class JobPlan:
         }
 
 
-def plan_job(settings: JobSettings, images: Path) -> JobPlan:
+def passes_of(prototypes: str, dtype: str) -> int:
+    """Return how often prototypes of that kind read the images."""
+    return 2 if prototypes == "median" and dtype == "uint16" else 1
+
+
+def plan_job(settings: JobSettings, images: Path, workers: Workers | None = None) -> JobPlan:
     """Work out a job on an image set, and refuse what cannot be.
+
+    Parameters
+    ----------
+    settings
+        The job.
+    images
+        The folder of the image set.
+    workers
+        What the cluster offers; default: what `find_workers` finds.
 
     Raises
     ------
-    StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError
-        Where a split, a class, an image of a class, one shape, or an exact arithmetic is
-        missing.
+    StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError, MemoryLimitError
+        Where a split, a class, an image of a class, one shape, an exact arithmetic, or the
+        memory is missing.
     """
-    content = manifest.read_manifest(images, manifest.IMAGES)
+    return plan_content(settings, images, manifest.read_manifest(images, manifest.IMAGES), workers)
+
+
+def plan_content(
+    settings: JobSettings, images: Path, content: Mapping[str, Any], workers: Workers | None = None
+) -> JobPlan:
+    """Work out a job on an image set from its manifest; see `plan_job`."""
     selection = select_classes(content["class_names"], settings.classes)
     fit = store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -107,24 +171,76 @@ def plan_job(settings: JobSettings, images: Path) -> JobPlan:
                 f"split '{name}' has images of {split['shape']} {split['dtype']}, expected those "
                 f"of '{settings.fit}', {fit['shape']} {fit['dtype']}; bring both to one shape"
             )
-    arithmetic = choose_arithmetic(max(counts), math.prod(fit["shape"]), fit["dtype"])
-    step = max(split["shard"] for split in evaluated.values())
+    pixels, classes = math.prod(fit["shape"]), len(selection.codes)
+    check_sum_bound(max(counts), fit["dtype"])
+    denominator = 2 if settings.prototypes == "median" else max(counts)
+    arithmetic = choose_arithmetic(denominator, pixels, fit["dtype"])
+    shard = max(split["shard"] for split in evaluated.values())
+    row = 8 * len(settings.metrics) * classes
+    step = choose_step(shard, row, _STEP_BYTES)
     concatenation = Concatenation(tuple((n, s["count"]) for n, s in evaluated.items()), step)
-    values = len(settings.metrics) * concatenation.total * len(selection.codes)
     write = settings.distances == "write" or (
-        settings.distances == "auto" and values <= MAX_AUTO_DISTANCES
+        settings.distances == "auto" and concatenation.total * row // 8 <= MAX_AUTO_DISTANCES
     )
+    offered = workers or find_workers(settings.cluster)
+    table = partition_table(content, [settings.fit])
+    load = Load(
+        classes=classes,
+        pixels=pixels,
+        sample_bytes=image_bytes(fit["shape"], fit["dtype"]),
+        shard=fit["shard"],
+        partitions=len(table),
+        tables=passes_of(settings.prototypes, fit["dtype"]) * (settings.prototypes == "median"),
+        digits=arithmetic.digits,
+        step=step,
+        evaluated_shard=shard,
+        steps=concatenation.steps,
+        metrics=len(settings.metrics),
+        splits=len(settings.evaluate),
+        write=write,
+    )
+    tiles = pixel_tiles(pixels, fitting_pixels(load, offered))
+    found = footprint(load, offered, tiles)
+    _refuse_what_does_not_fit(found, offered, settings, load)
     return JobPlan(
         settings=settings,
         images=images.absolute(),
         content=content,
         output=settings.output.absolute(),
         selection=selection,
-        fit=partition_table(content, [settings.fit]),
+        fit=table,
         evaluate=concatenation,
+        tiles=tiles,
         shape=tuple(fit["shape"]),
         dtype=fit["dtype"],
         full_scale=content["full_scale"],
         arithmetic=arithmetic,
         write_distances=write,
+        workers=offered,
+        footprint=found,
     )
+
+
+def _refuse_what_does_not_fit(
+    found: Footprint, workers: Workers, settings: JobSettings, load: Load
+) -> None:
+    needed = found.worker
+    if needed <= workers.memory:
+        return
+    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    if workers.tasks > 1:
+        cures.append(f"run fewer tasks at once ({_fewer(settings)})")
+    cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
+    if load.classes > 1:
+        cures.append("take fewer classes")
+    raise MemoryLimitError(
+        f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {found.fit / 1e9:.3g}, "
+        f"distances {found.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "
+        f"what it may take; {', or '.join(cures)}"
+    )
+
+
+def _fewer(settings: JobSettings) -> str:
+    if settings.cluster.kind == "threads":
+        return "--set cluster.workers=1"
+    return "threads_per_worker: 1"

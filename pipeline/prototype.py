@@ -1,8 +1,9 @@
-"""Per-class sums, and the prototypes that follow from them.
+"""Per-class sums, and the means that follow from them.
 
 A prototype is an exact fraction, an integer image over one positive integer: the mean of a
 class is its pixel sums over its number of images. Sums of integers come out the same in any
-order, so chunks are summed where they lie and added up in a tree.
+order, so chunks are summed where they lie and added up in a tree. The sums of squares that are
+taken in the same pass give the standard deviation of every pixel. See `median` for medians.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import xarray as xr
 from pipeline import kernels
 from pipeline.classes import ClassSelection, select_classes
 from pipeline.errors import EmptyClassError, SchemaError
-from pipeline.exact import Int64Array, check_sum_bound, largest_pixel
+from pipeline.exact import Float64Array, Int64Array, check_sum_bound, finish_spread, largest_pixel
+from pipeline.reduction import add_up
 from pipeline.schema import (
     CLASS,
     CLASS_CODE,
@@ -27,16 +29,15 @@ from pipeline.schema import (
     IMAGE,
     LABEL,
     NUMERATOR,
+    PIXEL_SQUARE_SUM,
     PIXEL_SUM,
     PROTOTYPE,
     SAMPLE,
+    SPREAD,
     check,
 )
 
-PrototypeKind = Literal["mean"]
-
-# Partial sums that one addition of the tree holds at once.
-SPLIT_EVERY = 8
+PrototypeKind = Literal["mean", "median"]
 
 
 def class_sums_block(
@@ -45,6 +46,7 @@ def class_sums_block(
     selection: ClassSelection,
     device: str,
     first: int = 0,
+    threads: int = 1,
 ) -> Int64Array:
     """Sum one block of images by class.
 
@@ -60,16 +62,24 @@ def class_sums_block(
         As for `kernels.load`.
     first
         The sample index of the first image, for messages.
+    threads
+        How many cores to use.
 
     Returns
     -------
-    [class, pixel + 1]; the pixel sums, and in the last column the number of images. In one
-    array, so that one addition adds up both.
+    [class, 2 * pixel + 1]; the sums of pixels, those of squares, and in the last column the
+    number of images. In one array, so that one addition adds up all.
     """
-    flat = np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
+    flat = flat_images(images)
     positions = selection.positions(labels, first)
-    sums, counts = kernels.load(device).class_sums(flat, positions, len(selection.codes))
-    return np.concatenate([sums, counts[:, None]], axis=1)
+    use = kernels.load(device, threads)
+    sums, squares, counts = use.class_sums(flat, positions, len(selection.codes))
+    return np.concatenate([sums, squares, counts[:, None]], axis=1)
+
+
+def flat_images(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return images, [sample, ...], as the kernels take them, [sample, pixel]."""
+    return np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
 
 
 def lazy_images(images: xr.Dataset) -> xr.Dataset:
@@ -118,8 +128,8 @@ def class_sums(
 
     Returns
     -------
-    `pixel_sum` (class_name, y, x[, channel]) int64 and `count` (class_name) int64, classes in
-    the order of their codes. Nothing is read until it is computed.
+    `pixel_sum` and `pixel_square_sum` (class_name, y, x[, channel]) int64 and `count` (class_name)
+    int64, classes in the order of their codes. Nothing is read until it is computed.
 
     Raises
     ------
@@ -130,94 +140,182 @@ def class_sums(
     """
     selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
-    image, label = lazy[IMAGE.name], lazy[LABEL.name]
+    image = lazy[IMAGE.name]
     check_sum_bound(image.sizes[SAMPLE], image.dtype)
-    shape = image.shape[1:]
-    axes = "yxk"[: len(shape)]
-    sizes = image.chunksizes[SAMPLE]
-    starts = da.from_array(np.cumsum([0, *sizes[:-1]]), chunks=1)
-    packed = da.blockwise(
-        _stacked_sums_block, "scp", image.data, "s" + axes, label.data, "s", starts, "s",
-        selection=selection, device=device, concatenate=True, align_arrays=False,
-        new_axes={"c": len(selection.codes), "p": int(np.prod(shape)) + 1},
-        adjust_chunks={"s": 1}, dtype=np.int64, meta=np.empty((0, 0, 0), np.int64),
+    width = 2 * int(np.prod(image.shape[1:])) + 1
+    blocks = each_block(
+        class_sums_block, "cp", {"c": len(selection.codes), "p": width}, lazy, np.int64,
+        selection=selection, device=device,
     )  # fmt: skip
-    total = packed.sum(axis=0, split_every=SPLIT_EVERY, dtype=np.int64)
-    pixels = {str(dim): image.sizes[dim] for dim in image.dims[1:]}
-    found = label_sums(total, selection, pixels, str(image.dtype), full_scale_of(images))
-    return found.assign_coords({dim: image.coords[dim] for dim in pixels if dim in image.coords})
+    return label_sums(add_up(blocks), selection, lazy)
 
 
-def label_sums(
-    packed: Any, selection: ClassSelection, pixels: Mapping[str, int], dtype: str, full_scale: int
-) -> xr.Dataset:
+def each_block(
+    function: Any,
+    axes: str,
+    sizes: Mapping[str, int],
+    lazy: xr.Dataset,
+    dtype: Any,
+    extra: da.Array | None = None,
+    **settings: Any,
+) -> da.Array:
+    """Call a function for each block of images, and stack what it returns along a first axis.
+
+    Parameters
+    ----------
+    function
+        Called with images, labels, the settings and `first`, the index of the first sample;
+        with `extra` too where that is given, whole.
+    axes, sizes
+        A letter for each axis of a result, and their lengths; not `s`, `y`, `x` or `k`.
+    lazy
+        As `lazy_images` returns.
+    dtype
+        Of a result.
+    extra
+        An array whose axes are the first of `axes`.
+    settings
+        Further arguments of the function.
+
+    Returns
+    -------
+    [block, ...]; one step for each block of images.
+    """
+    image, label = lazy[IMAGE.name], lazy[LABEL.name]
+    chunks = image.chunksizes[SAMPLE]
+    starts = da.from_array(np.cumsum([0, *chunks[:-1]]), chunks=1)
+    given = "" if extra is None else axes[: extra.ndim]
+    more = () if extra is None else (extra, given)
+    # not concatenated: dask would copy each block of images, only to drop an axis of length 1
+    return da.blockwise(
+        _call_block, "s" + axes, image.data, "s" + "yxk"[: image.ndim - 1], label.data, "s",
+        starts, "s", *more, function=function, align_arrays=False, adjust_chunks={"s": 1},
+        new_axes={axis: size for axis, size in sizes.items() if axis not in given},
+        dtype=dtype, meta=np.empty((0,) * (1 + len(axes)), dtype), **settings,
+    )  # fmt: skip
+
+
+def _call_block(
+    images: Any, labels: Any, start: Any, *extra: Any, function: Any, **settings: Any
+) -> Any:
+    while isinstance(images, list):  # one block along each axis of pixels
+        images = images[0]
+    return function(images, labels, *extra, first=int(start[0]), **settings)[None]
+
+
+def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr.Dataset:
     """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
 
     Parameters
     ----------
     packed
-        [class, pixel + 1]; the pixel sums, and in the last column the number of images.
+        [class, 2 * pixel + 1]; as `class_sums_block` returns.
     selection
         The classes.
-    pixels
-        The size of one image along each of its dimensions, in order.
-    dtype, full_scale
-        The pixel type, and the pixel value that counts as 1.
+    images
+        The images that were summed; only their shape and attributes are looked at.
     """
-    sums = packed[:, :-1].reshape((len(selection.codes), *pixels.values()))
-    codes = np.array(selection.codes, np.int32)
+    image = images[IMAGE.name]
+    dims, shape = image.dims[1:], image.shape[1:]
+    pixels = int(np.prod(shape))
+    whole = (len(selection.codes), *shape)
     return xr.Dataset(
         {
-            PIXEL_SUM.name: ((CLASS, *pixels), sums, PIXEL_SUM.attributes),
+            PIXEL_SUM.name: (
+                (CLASS, *dims), packed[:, :pixels].reshape(whole), PIXEL_SUM.attributes,
+            ),
+            PIXEL_SQUARE_SUM.name: (
+                (CLASS, *dims), packed[:, pixels:-1].reshape(whole), PIXEL_SQUARE_SUM.attributes,
+            ),
             COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
         },
-        {
-            CLASS: list(selection.names),
-            CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
-        },
-        {
-            "class_names": list(selection.all_names),
-            "full_scale": full_scale,
-            "pixel_dtype": dtype,
-        },
-    )
+        class_coordinates(selection, images),
+        class_attributes(selection, images),
+    )  # fmt: skip
 
 
-def _stacked_sums_block(images: Any, labels: Any, start: Any, **settings: Any) -> Int64Array:
-    """One step along "s" for each block, so that a sum over "s" adds blocks up."""
-    return class_sums_block(images, labels, first=int(start[0]), **settings)[None]
+def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+    """Return the coordinates of what is known of each class: names, codes, pixel positions."""
+    image = images[IMAGE.name]
+    codes = np.array(selection.codes, np.int32)
+    coordinates: dict[str, Any] = {
+        CLASS: list(selection.names),
+        CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
+    }
+    return coordinates | {
+        str(dim): image.coords[dim] for dim in image.dims[1:] if dim in image.coords
+    }
 
 
-def prototypes(sums: xr.Dataset, kind: PrototypeKind = "mean") -> xr.Dataset:
-    """Make the prototype of each class from its sums, lazily.
+def class_attributes(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+    """Return the attributes that tell what prototypes were made from."""
+    return {
+        "class_names": list(selection.all_names),
+        "full_scale": full_scale_of(images),
+        "pixel_dtype": str(images[IMAGE.name].dtype),
+    }
+
+
+def prototypes(sums: xr.Dataset) -> xr.Dataset:
+    """Make the mean image of each class from its sums, lazily.
 
     Parameters
     ----------
     sums
         As `class_sums` returns.
-    kind
-        `mean`: the average image, as in the classifier of nearest class means.
 
     Returns
     -------
     `prototype` (class_name, y, x[, channel]) float64 in pixel values, and the exact fraction
-    behind it: `numerator` of the same dimensions and `denominator` (class_name), both int64.
-    A class without images has denominator 0 and a prototype of NaN.
+    behind it: `numerator` of the same dimensions and `denominator` (class_name), both int64;
+    `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
+    images has denominator 0, and a prototype and deviation of NaN.
     """
-    if kind != "mean":
-        raise SchemaError(f"prototypes of kind {kind!r}, expected 'mean'")
     check(sums[PIXEL_SUM.name], PIXEL_SUM)
+    check(sums[PIXEL_SQUARE_SUM.name], PIXEL_SQUARE_SUM)
     check(sums[COUNT.name], COUNT)
-    numerator, denominator = sums[PIXEL_SUM.name], sums[COUNT.name]
+    return label_prototypes(sums, sums[PIXEL_SUM.name], sums[COUNT.name], "mean")
+
+
+def label_prototypes(
+    sums: xr.Dataset, numerator: Any, denominator: Any, kind: PrototypeKind
+) -> xr.Dataset:
+    """Label the exact fractions behind prototypes as `prototypes` returns them.
+
+    Parameters
+    ----------
+    sums
+        As `class_sums` returns.
+    numerator, denominator
+        (class_name, y, x[, channel]) and (class_name).
+    kind
+        What they are.
+    """
     image = numerator / denominator.where(denominator > 0)
     return xr.Dataset(
         {
             NUMERATOR.name: numerator.assign_attrs(NUMERATOR.attributes),
             DENOMINATOR.name: denominator.assign_attrs(DENOMINATOR.attributes),
             PROTOTYPE.name: image.assign_attrs(PROTOTYPE.attributes),
+            SPREAD.name: _spread(sums).assign_attrs(SPREAD.attributes),
         },
         attrs={**sums.attrs, "prototypes": kind},
     ).assign_coords({COUNT.name: sums[COUNT.name]})
+
+
+def _spread(sums: xr.Dataset) -> xr.DataArray:
+    dims = list(sums[PIXEL_SUM.name].dims[1:])
+    largest = largest_pixel(sums.attrs["pixel_dtype"])
+
+    def finish(values: Any, squares: Any, counts: Any) -> Float64Array:
+        return finish_spread(values, squares, counts, largest)
+
+    found: xr.DataArray = xr.apply_ufunc(
+        finish, sums[PIXEL_SUM.name], sums[PIXEL_SQUARE_SUM.name], sums[COUNT.name],
+        input_core_dims=[dims, dims, []], output_core_dims=[dims],
+        dask="parallelized", output_dtypes=[np.float64],
+    )  # fmt: skip
+    return found
 
 
 def refuse_empty_classes(names: Sequence[str], counts: Sequence[int], split: str) -> None:

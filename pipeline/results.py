@@ -37,12 +37,14 @@ from pipeline.schema import (
     NUMERATOR,
     PROTOTYPE,
     SAMPLE,
+    SPREAD,
 )
 
 PROTOTYPES = "prototypes.zarr"
 DISTANCES = "distances.zarr"
 SPLIT = "split"
 
+_OF_CLASSES = (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name, SPREAD.name)
 _PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
 
 
@@ -51,11 +53,10 @@ def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
     shutil.rmtree(path, ignore_errors=True)
     create_group(path, prototypes.attrs)
     dims = [str(dim) for dim in prototypes[NUMERATOR.name].dims]
-    images = (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name)
-    for name in (*images, COUNT.name, CLASS_CODE.name, *dims):
+    for name in (*_OF_CLASSES, COUNT.name, CLASS_CODE.name, *dims):
         variable = prototypes[name]
         attributes = dict(variable.attrs)
-        if name in images:
+        if name in _OF_CLASSES:
             attributes["coordinates"] = f"{COUNT.name} {CLASS_CODE.name}"
         write_array(path, name, [str(dim) for dim in variable.dims], variable.values, attributes)
     consolidate(path)
@@ -63,10 +64,7 @@ def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
 
 def open_prototypes(path: Path) -> xr.Dataset:
     """Open `prototypes.zarr` lazily, as `prototypes` made it."""
-    images = {
-        name: StoreArray(path, name).lazy(name)
-        for name in (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name)
-    }
+    images = {name: StoreArray(path, name).lazy(name) for name in _OF_CLASSES}
     dims = [str(dim) for dim in images[NUMERATOR.name].dims]
     small = {name: StoreArray(path, name).small() for name in (COUNT.name, CLASS_CODE.name, *dims)}
     return xr.Dataset(images, small, group_attributes(path))

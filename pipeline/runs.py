@@ -147,7 +147,7 @@ def digest_run(path: Path) -> RunDigests:
         if written:
             block = results.read_distances(path / results.DISTANCES, part["start"], part["stop"])
             distances.update(distance_columns(block, metrics))
-    found = results.open_prototypes(path / results.PROTOTYPES).load()
+    found = results.open_prototypes(path / results.PROTOTYPES)
     return RunDigests(
         prototypes_digest(found),
         distances.result(header) if written else None,

@@ -56,6 +56,14 @@ LABEL = Variable("label", (SAMPLE,), ("int32",), None, "code into class_names, -
 PIXEL_SUM = Variable(
     "pixel_sum", (CLASS, *PIXEL_DIMS), ("int64",), None, "sum of pixel values", (CHANNEL,)
 )
+PIXEL_SQUARE_SUM = Variable(
+    "pixel_square_sum",
+    (CLASS, *PIXEL_DIMS),
+    ("int64",),
+    None,
+    "sum of squared pixel values",
+    (CHANNEL,),
+)
 COUNT = Variable("count", (CLASS,), ("int64",), "1", "number of images of the class")
 CLASS_CODE = Variable("class_code", (CLASS,), ("int32",), None, "code of the class")
 NUMERATOR = Variable(
@@ -64,6 +72,14 @@ NUMERATOR = Variable(
 DENOMINATOR = Variable("denominator", (CLASS,), ("int64",), "1", "denominator of the prototype")
 PROTOTYPE = Variable(
     "prototype", (CLASS, *PIXEL_DIMS), ("float64",), None, "prototype image", (CHANNEL,)
+)
+SPREAD = Variable(
+    "std",
+    (CLASS, *PIXEL_DIMS),
+    ("float64",),
+    None,
+    "standard deviation of the pixel over the images of the class",
+    (CHANNEL,),
 )
 DISTANCE = Variable(
     "distance",

@@ -20,27 +20,14 @@ from pipeline.classes import ClassSelection
 from pipeline.digests import ColumnDigest
 from pipeline.distance import Reference, distances_block, make_reference
 from pipeline.errors import DamagedError
-from pipeline.exact import Int64Array
-from pipeline.partitions import Concatenation, PartitionTable
-from pipeline.predictions import predict_block
-from pipeline.prototype import class_sums_block
+from pipeline.exact import Float64Array
+from pipeline.partitions import Concatenation
+from pipeline.predictions import ROW, predict_block
 from pipeline.runs import DIGESTED, distance_columns, part_path, prototypes_digest
 from pipeline.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
 
-
-@dataclass(frozen=True)
-class FitPartition:
-    """Sums the images of one partition by class; called with its number."""
-
-    images: Path
-    table: PartitionTable
-    selection: ClassSelection
-    device: str
-
-    def __call__(self, index: int) -> Int64Array:
-        part = self.table[index]
-        images, labels = store.read_images(self.images, part.split, part.start, part.stop)
-        return class_sums_block(images, labels, self.selection, self.device, part.start)
+# Bytes of distances that are predicted from at once.
+_BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,24 +47,46 @@ class EvaluatePartition:
     write_distances: bool
     identity: str
     prototypes: str
+    threads: int
 
     def __call__(self, index: int) -> bool:
         """Do step `index`; return whether there was anything to do."""
         if self._is_done(index):
             return False
         images, samples = self._read(index)
-        reference = load_reference(self.output, self.prototypes)
-        distance = distances_block(images, reference, self.metrics, self.device)
+        distance, rows = self._measure(images, samples[LABEL.name])
         del images
-        columns = {DISTANCE.name: distance, **samples}
         notes = {"identity": self.identity, "distances": ""}
-        if self.write_distances:
+        if distance is not None:
+            columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)
             results.write_distances(self.output / results.DISTANCES, start, columns)
             notes["distances"] = distances_digest(columns, self.metrics)
-        rows, notes["digest"] = self._rows(distance, samples)
-        tables.write_part(part_path(self.output, index), rows, notes)
+            del distance, columns
+        table, notes["digest"] = self._table(rows, samples)
+        tables.write_part(part_path(self.output, index), table, notes)
         return True
+
+    def _measure(
+        self, images: npt.NDArray[Any], labels: npt.NDArray[Any]
+    ) -> tuple[Float64Array | None, npt.NDArray[Any]]:
+        """Return the distances, where they are written, and records [metric, sample]."""
+        reference = load_reference(self.output, self.prototypes, self.device)
+        codes, positions = (
+            np.array(self.selection.codes, np.int32),
+            self.selection.positions(labels),
+        )
+        metrics, count = len(self.metrics), len(images)
+        kept = np.empty((metrics, count, len(codes))) if self.write_distances else None
+        rows = np.empty((metrics, count), ROW)
+        step = max(1, _BLOCK_BYTES // (8 * metrics * len(codes)))
+        for start in range(0, count, step * self.threads):
+            part = slice(start, start + step * self.threads)
+            distance = distances_block(images[part], reference, self.metrics, self.threads)
+            rows[:, part] = predict_block(distance, codes, positions[part])
+            if kept is not None:
+                kept[:, part] = distance
+        return kept, rows
 
     def _is_done(self, index: int) -> bool:
         path = part_path(self.output, index)
@@ -107,8 +116,8 @@ class EvaluatePartition:
             "split": np.concatenate(codes),
         }
 
-    def _rows(
-        self, distance: npt.NDArray[np.float64], samples: Mapping[str, npt.NDArray[Any]]
+    def _table(
+        self, found: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[dict[str, Any], str]:
         """Return the prediction table of the step, and its digest.
 
@@ -116,10 +125,8 @@ class EvaluatePartition:
         sample, so that steps put end to end make the same table.
         """
         labels = samples[LABEL.name]
-        positions = self.selection.positions(labels)
-        kept = (positions >= 0) | (labels < 0)
-        codes = np.array(self.selection.codes, np.int32)
-        rows = predict_block(distance[:, kept], codes, positions[kept]).T.reshape(-1)
+        kept = (self.selection.positions(labels) >= 0) | (labels < 0)
+        rows = found[:, kept].T.reshape(-1)
         times = len(self.metrics)
         columns = {
             name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
@@ -158,8 +165,8 @@ def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, .
     return digest.result()
 
 
-@lru_cache(maxsize=4)
-def load_reference(output: Path, digest: str) -> Reference:
+@lru_cache(maxsize=2)
+def load_reference(output: Path, digest: str, device: str) -> Reference:
     """Read a run's prototypes, once for all tasks of a process.
 
     Raises
@@ -167,15 +174,17 @@ def load_reference(output: Path, digest: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = results.open_prototypes(output / results.PROTOTYPES).load()
-    if prototypes_digest(found) != digest:
+    found = results.open_prototypes(output / results.PROTOTYPES)
+    fractions = found[[NUMERATOR.name, DENOMINATOR.name]].load()
+    if prototypes_digest(fractions) != digest:
         raise DamagedError(
             f"{output / results.PROTOTYPES}: was changed after it was written; remove "
             f"{output} and run the job again"
         )
     return make_reference(
-        found[NUMERATOR.name].values,
-        found[DENOMINATOR.name].values,
+        fractions[NUMERATOR.name].values,
+        fractions[DENOMINATOR.name].values,
         str(found.attrs["pixel_dtype"]),
         int(found.attrs["full_scale"]),
+        device,
     )

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
+import pytest
 import xarray as xr
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from pipeline import kernels
+from pipeline.errors import ConfigError
+
 settings.register_profile("pixsim", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("pixsim")
+
+
+def _has_cuda():
+    try:
+        return kernels.has_cuda_driver() and bool(kernels.load("cuda"))
+    except ConfigError:
+        return False
+
+
+HAS_CUDA = _has_cuda()
+DEVICES_HERE = ("cpu", "torch:cpu", "cuda") if HAS_CUDA else ("cpu", "torch:cpu")
+DEVICES = ["cpu", "torch:cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not HAS_CUDA, reason="torch sees no CUDA device"))]  # fmt: skip
 
 
 @st.composite
 def labelled_blocks(draw, max_samples=9, dtypes=(np.uint8, np.uint16)):
     """Images, labels and class names: every shape, type and distribution that is allowed.
 
-    Empty classes, unlabelled images, constant, black and saturated images all occur.
+    Empty classes, unlabelled images, constant, black and saturated images all occur, and values
+    beside those where the high byte of a 16-bit pixel changes.
     """
     samples = draw(st.integers(0, max_samples))
     shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 5)))
@@ -27,13 +46,17 @@ def labelled_blocks(draw, max_samples=9, dtypes=(np.uint8, np.uint16)):
     classes = draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     largest = np.iinfo(dtype).max
-    kind = draw(st.sampled_from(["random", "black", "saturated", "constant", "extremes"]))
+    borders = [0, 1, 254, 255, 256, 257, 511, 512, 65279, 65280, 65534, 65535]
+    kind = draw(
+        st.sampled_from(["random", "black", "saturated", "constant", "extremes", "borders"])
+    )
     images = {
         "random": lambda: rng.integers(0, largest + 1, (samples, *shape)),
         "black": lambda: np.zeros((samples, *shape)),
         "saturated": lambda: np.full((samples, *shape), largest),
         "constant": lambda: np.full((samples, *shape), rng.integers(0, largest + 1)),
         "extremes": lambda: rng.integers(0, 2, (samples, *shape)) * largest,
+        "borders": lambda: rng.choice([v for v in borders if v <= largest], (samples, *shape)),
     }[kind]().astype(dtype)
     labels = rng.integers(-1, classes, samples).astype(np.int32)
     return images, labels, [f"class {code}" for code in range(classes)]
@@ -60,15 +83,21 @@ def as_dataset(images, labels, names, chunks=None, **attributes):
     return dataset if chunks is None else dataset.chunk({"sample": chunks})
 
 
+def flat(images):
+    """Images, [sample, ...], as the kernels take them, [sample, pixel]."""
+    return images.reshape(len(images), int(np.prod(images.shape[1:])))
+
+
 def oracle_sums(images, labels, classes):
-    """Class sums and counts, image by image, in int64."""
-    sums = np.zeros((classes, *images.shape[1:]), np.int64)
+    """Class sums, sums of squares and counts, image by image, in int64."""
+    sums, squares = np.zeros((2, classes, *images.shape[1:]), np.int64)
     counts = np.zeros(classes, np.int64)
-    for image, label in zip(images, labels, strict=True):
+    for image, label in zip(images.astype(np.int64), labels, strict=True):
         if label >= 0:
             sums[label] += image
+            squares[label] += image * image
             counts[label] += 1
-    return sums, counts
+    return sums, squares, counts
 
 
 def oracle_distances(image, numerator, denominator, full_scale):
@@ -81,6 +110,12 @@ def oracle_distances(image, numerator, denominator, full_scale):
     l1 = sum((abs(d) for d in differences), Fraction(0)) / scale
     l2_squared = sum((d * d for d in differences), Fraction(0)) / (scale * full_scale)
     return l1, l2_squared
+
+
+def is_root(value, square):
+    """Tell whether a double is the root of a fraction, but for three roundings."""
+    exact = Fraction(isqrt((square.numerator << 400) // square.denominator), 1 << 200)
+    return abs(Fraction(float(value)) - exact) <= exact * Fraction(3, 2**53)
 
 
 def raise_if_computed(*_arguments, **_settings):

@@ -37,6 +37,7 @@ cluster:
   kind: local
   workers: 3
   threads_per_worker: 2
+  memory: 2 GB
 output: /results/study
 """
 
@@ -70,7 +71,13 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
         "device": "torch:cpu",
         "distances": "skip",
         "allow_empty_classes": True,
-        "cluster": {"kind": "local", "workers": 3, "threads_per_worker": 2, "address": None},
+        "cluster": {
+            "kind": "local",
+            "workers": 3,
+            "threads_per_worker": 2,
+            "address": None,
+            "memory": 2 * 10**9,
+        },
         "output": Path("/results/study"),
     }
     # so that a key added to the settings is added here as well
@@ -90,7 +97,13 @@ def test_a_job_file_needs_its_images_only(tmp_path):
         "device": "auto",
         "distances": "auto",
         "allow_empty_classes": False,
-        "cluster": {"kind": "threads", "workers": None, "threads_per_worker": 1, "address": None},
+        "cluster": {
+            "kind": "threads",
+            "workers": None,
+            "threads_per_worker": 1,
+            "address": None,
+            "memory": None,
+        },
         "output": tmp_path / "data" / "runs" / "my-study",
     }
 

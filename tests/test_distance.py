@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import dask
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from strategies import (
+    DEVICES,
+    DEVICES_HERE,
     as_dataset,
     chunkings,
+    is_root,
     labelled_blocks,
     oracle_distances,
     raise_if_computed,
@@ -21,6 +26,7 @@ from strategies import (
 import pipeline
 from pipeline.distance import distances_block, make_reference
 from pipeline.errors import ExactnessError, SchemaError, ShapeError
+from pipeline.exact import choose_arithmetic
 
 
 def measure(images, labels, names, chunks=None, device="cpu", **attributes):
@@ -34,7 +40,7 @@ def test_any_chunks_and_device_give_the_same_bits(data, block):
     images, _, _ = block
     _, expected = measure(*block)
     chunks = data.draw(chunkings(len(images)))
-    for device in ("cpu", "torch:cpu"):
+    for device in DEVICES_HERE:
         _, found = measure(*block, chunks, device)
         assert found.values.tobytes() == expected.values.tobytes()
 
@@ -54,7 +60,9 @@ def test_distances_are_those_of_the_definition(block):
                 assert np.isnan([l1, l2]).all()
             else:
                 assert l1 == float(exact[0])
-                assert l2 == pytest.approx(float(exact[1]) ** 0.5, rel=1e-15, abs=1e-300)
+                assert is_root(l2, exact[1])
+                assert 0 <= l1 <= 1
+                assert 0 <= l2 <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -160,22 +168,59 @@ def test_labels_may_be_a_variable_as_well_as_a_coordinate():
     assert found.compute().identical(pipeline.distances(small(), ideals_of(small())).compute())
 
 
-def test_sums_beyond_doubles_have_the_same_bits_on_every_device():
-    rng = np.random.default_rng(4)
-    images = rng.integers(60_000, 65_536, (9, 4, 4)).astype(np.uint16)
-    counts = 2**20 * np.array([1, 3, 5])
-    numerators = rng.integers(60_000, 65_536, (3, 4, 4)) * counts[:, None, None] - 1
-    reference = make_reference(numerators, counts, "uint16", 65535)
-    assert reference.arithmetic.name == "int64"
-    on_cpu, on_torch = (
-        distances_block(images, reference, ["l1", "l2"], device) for device in ("cpu", "torch:cpu")
-    )
-    assert on_cpu.tobytes() == on_torch.tobytes()
-    for sample, position in np.ndindex(9, 3):
-        exact = oracle_distances(images[sample], numerators[position], counts[position], 65535)
-        l1, l2 = on_cpu[:, sample, position]
-        assert l1 == pytest.approx(float(exact[0]), rel=4e-16)
-        assert l2 == pytest.approx(float(exact[1]) ** 0.5, rel=6e-16)
+def check_bits(images, numerators, counts, dtype, full_scale):
+    """Compare every device with the definition, and with each other."""
+    bits = set()
+    for device in DEVICES_HERE:
+        reference = make_reference(numerators, counts, dtype, full_scale, device)
+        found = distances_block(images, reference, ["l1", "l2"])
+        bits.add(found.tobytes())
+    assert len(bits) == 1
+    for sample, position in np.ndindex(found.shape[1:]):
+        l1, l2 = found[:, sample, position]
+        exact = oracle_distances(images[sample], numerators[position], counts[position], full_scale)
+        if exact is None:
+            assert np.isnan([l1, l2]).all()
+        else:
+            assert abs(Fraction(float(l1)) - exact[0]) <= exact[0] * Fraction(3, 2**53)
+            assert is_root(l2, exact[1])
+
+
+@pytest.mark.parametrize(("dtype", "n", "name"), [
+    ("uint8", 128, "digits"), ("uint8", 32_641, "digits"), ("uint8", 2_139_062_144, "digits"),
+    ("uint8", 2_139_062_145, "float64"), ("uint8", 2**44, "int64"),
+    ("uint16", 2, "float64"), ("uint16", 2**20, "float64"), ("uint16", 2**35, "int64"),
+])  # fmt: skip
+def test_every_arithmetic_has_the_same_bits_on_every_device(dtype, n, name):
+    rng, largest = np.random.default_rng(4), int(np.iinfo(dtype).max)
+    images = rng.integers(0, largest + 1, (9, 4, 4)).astype(dtype)
+    images[:3] = largest - images[:3] % 16
+    counts = np.array([n, n // 3 + 1, 1, 0])
+    assert choose_arithmetic(n, 16, dtype).name == name
+    numerators = rng.integers(0, largest + 1, (4, 4, 4)) * counts[:, None, None]
+    numerators[0] = np.maximum(images[0] * counts[0] - 1, 0)  # as near as can be
+    numerators[1] = images[1] * counts[1]
+    check_bits(images, numerators, counts, dtype, largest)
+    check_bits(images, np.maximum(numerators - 1, 0), counts, dtype, 200)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("samples", [0, 1, 4, 5, 13, 40])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, device, dtype, samples):
+    rng, largest = np.random.default_rng(samples), int(np.iinfo(dtype).max)
+    images = rng.integers(0, largest + 1, (samples, 5, 3)).astype(dtype)
+    counts = np.array([9000, 0, 7])
+    numerators = rng.integers(0, largest + 1, (3, 5, 3)) * counts[:, None, None]
+    reference = make_reference(numerators, counts, dtype, largest, device)
+    alone = distances_block(images, reference, ["l2", "l1"])
+    assert alone.shape == (2, samples, 3)
+    assert np.isnan(alone[:, :, 1]).all()
+    assert not np.isnan(alone[:, :, [0, 2]]).any()
+    monkeypatch.setattr("pipeline.distance._BLOCK_BYTES", 0)  # four samples at a time
+    for threads in (1, 2, 3, 4):
+        found = distances_block(images, reference, ["l2", "l1"], threads)
+        assert found.tobytes() == alone.tobytes()
 
 
 def test_no_samples_give_an_empty_table():

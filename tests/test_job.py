@@ -544,15 +544,16 @@ def test_only_small_values_travel_between_tasks(images, tmp_path, monkeypatch):
         job.EvaluatePartition, "__call__",
         lambda self, index: returned.append(original(self, index)) or returned[-1],
     )  # fmt: skip
+    added = []
+    original_add = cluster._DaskExecutor.add
+    monkeypatch.setattr(
+        cluster._DaskExecutor, "add",
+        lambda self, task, count, shape, phase: added.append((count, shape))
+        or original_add(self, task, count, shape, phase),
+    )  # fmt: skip
     run(images, tmp_path / "run")
     assert returned == [True, True]
-    fit = job.FitPartition(images, *_fit_arguments(images))
-    assert fit(0).shape == (4, 5 * 4 + 1)
-
-
-def _fit_arguments(images):
-    found = job.plan_job(make_settings(images, "unused"), Path(images))
-    return found.fit, found.selection, "cpu"
+    assert added == [(4, (4, 2 * 5 * 4 + 1))]
 
 
 def test_a_plan_reads_no_pixel(images, tmp_path):

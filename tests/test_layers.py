@@ -15,13 +15,13 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors files schema config exact digests partitions progress manifest classes
+    errors files memory threads schema config exact digests partitions progress manifest classes
     sources sources.arrays sources.idx sources.folder sources.torchvision datasets
     chunked store results tables
-    kernels kernels.cpu kernels.torch
-    prototype distance predictions metrics
-    cluster ingestion runs plan steps job
-    description explanation plots demo terminal cli
+    kernels.vectors kernels kernels.cpu kernels.torch
+    reduction prototype median distance predictions metrics
+    cluster ingestion runs footprint plan fit steps job
+    outlook description explanation plots demo terminal cli
 """
 ORDER = LAYERS.split()
 
@@ -30,11 +30,12 @@ ONLY_IN = {
     "pyarrow": {"tables"},
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision"},
-    "numba": {"kernels.cpu"},
+    "numba": {"kernels.cpu", "kernels.vectors"},
+    "llvmlite": {"kernels.vectors"},
     "PIL": {"sources.folder", "plots"},
     "cyclopts": {"cli"},
 }
-OPERATIONS = {"classes", "prototype", "distance", "predictions", "metrics"}
+OPERATIONS = {"classes", "reduction", "prototype", "median", "distance", "predictions", "metrics"}
 
 
 def modules() -> dict[str, Path]:

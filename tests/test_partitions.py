@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import strategies  # noqa: F401  (its profile)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.partitions import CHUNK_BYTES, Concatenation, PartitionTable, choose_layout
+from pipeline.classes import select_classes
+from pipeline.median import histograms_block
+from pipeline.partitions import (
+    CHUNK_BYTES,
+    Concatenation,
+    PartitionTable,
+    accumulator_bytes,
+    choose_layout,
+    choose_step,
+    pixel_tiles,
+)
+from pipeline.prototype import class_sums_block
 
 sizes = st.integers(0, 60)
 splits = st.dictionaries(st.sampled_from(["train", "test", "valid"]), sizes, min_size=1)
@@ -69,3 +81,45 @@ def test_steps_hold_every_sample_once_in_order(counts, step):
         found += [(name, s) for name, a, b in pieces for s in range(a, b)]
     assert found == [(name, s) for name, count in counts.items() for s in range(count)]
     assert joined.total == len(found)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 5), (2, 3, 3)])
+def test_the_bytes_of_an_accumulator_are_those_of_what_a_task_makes(classes, shape):
+    images, labels = np.zeros((2, *shape), np.uint8), np.zeros(2, np.int32)
+    selection = select_classes([f"class {code}" for code in range(classes)])
+    sums = class_sums_block(images, labels, selection, "cpu").nbytes
+    counts = histograms_block(images, labels, selection, "cpu").nbytes
+    pixels = int(np.prod(shape))
+    assert accumulator_bytes(classes, pixels) == sums
+    assert accumulator_bytes(classes, pixels, 1) == sums + counts
+    assert accumulator_bytes(classes, pixels, 2) == sums + 2 * counts
+
+
+@given(pixels=st.integers(1, 2000), fitting=st.integers(-1, 2100))
+def test_tiles_hold_every_pixel_once_and_are_few_and_equal(pixels, fitting):
+    tiles = pixel_tiles(pixels, fitting)
+    assert [pixel for first, last in tiles for pixel in range(first, last)] == list(range(pixels))
+    sizes = [last - first for first, last in tiles]
+    assert max(sizes) <= max(fitting, 1)
+    assert max(sizes) - min(sizes) <= 1
+    assert (len(tiles) - 1) * max(fitting, 1) < pixels  # one tile fewer would not do
+
+
+@given(
+    shard=st.integers(1, 10**6),
+    sample_bytes=st.integers(1, 10**6),
+    most=st.one_of(st.integers(0, 100), st.integers(0, 10**12)),
+)
+def test_a_step_is_the_largest_even_part_of_a_shard_that_fits(shard, sample_bytes, most):
+    step = choose_step(shard, sample_bytes, most)
+    parts = [-(-shard // 2**power) for power in range(21)]  # down to 1
+    assert step == next((part for part in parts if part * sample_bytes <= most), 1)
+
+
+@pytest.mark.parametrize(("shard", "most", "step"), [
+    (16384, 16384 * 80, 16384), (16384, 16384 * 80 - 1, 8192), (899, 450 * 80, 450),
+    (899, 450 * 80 - 1, 225), (1, 0, 1), (5, 0, 1),
+])  # fmt: skip
+def test_a_step_of_ten_classes(shard, most, step):
+    assert choose_step(shard, 80, most) == step

@@ -2,34 +2,91 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import dask
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import as_dataset, chunkings, labelled_blocks, oracle_sums, raise_if_computed
+from strategies import (
+    DEVICES,
+    DEVICES_HERE,
+    as_dataset,
+    chunkings,
+    flat,
+    is_root,
+    labelled_blocks,
+    oracle_sums,
+    raise_if_computed,
+)
 
 import pipeline
-from pipeline.errors import EmptyClassError, LabelError, SchemaError
-from pipeline.prototype import refuse_empty_classes
+from pipeline.classes import select_classes
+from pipeline.errors import EmptyClassError, ExactnessError, LabelError, SchemaError
+from pipeline.prototype import class_sums_block, label_sums, refuse_empty_classes
+
+
+def exact_variance(values):
+    """The variance of a list of integers, as a fraction."""
+    n, total = len(values), sum(values)
+    return Fraction(n * sum(value * value for value in values) - total * total, n * n)
 
 
 @given(data=st.data(), block=labelled_blocks())
-def test_sums_and_means_are_exact_for_any_chunks_and_device(data, block):
+def test_sums_means_and_deviations_are_exact_for_any_chunks_and_device(data, block):
     images, labels, names = block
-    expected_sums, expected_counts = oracle_sums(images, labels, len(names))
+    sums, squares, counts = oracle_sums(images, labels, len(names))
     chunks = data.draw(chunkings(len(images)))
-    for device in ("cpu", "torch:cpu"):
-        sums = pipeline.class_sums(as_dataset(images, labels, names, chunks), device=device)
-        found = pipeline.prototypes(sums).compute()
-        assert np.array_equal(found["numerator"], expected_sums)
-        assert np.array_equal(found["denominator"], expected_counts)
-        for code, count in enumerate(expected_counts.tolist()):
-            mean = found["prototype"].values[code]
-            if count:
-                assert np.array_equal(mean, expected_sums[code] / count)
-            else:
-                assert np.isnan(mean).all()
+    bits = set()
+    for device in DEVICES_HERE:
+        lazy = pipeline.class_sums(as_dataset(images, labels, names, chunks), device=device)
+        found = pipeline.prototypes(lazy).assign(lazy[["pixel_sum", "pixel_square_sum"]]).compute()
+        assert np.array_equal(found["pixel_square_sum"], squares)
+        assert np.array_equal(found["pixel_sum"], sums)
+        assert np.array_equal(found["numerator"], sums)
+        assert np.array_equal(found["denominator"], counts)
+        assert np.array_equal(found["count"], counts)
+        for code, count in enumerate(counts.tolist()):
+            mean, spread = found["prototype"].values[code], found["std"].values[code]
+            if not count:
+                assert np.isnan([mean, spread]).all()
+                continue
+            assert np.array_equal(mean, sums[code] / count)
+            of_class = images[labels == code].astype(object)
+            for place in np.ndindex(spread.shape):
+                assert is_root(spread[place], exact_variance(of_class[:, *place].tolist()))
+        bits.add(found["std"].values.tobytes())
+    assert len(bits) == 1
+
+
+@given(block=labelled_blocks(), cut=st.integers(0, 9), threads=st.integers(1, 3))
+def test_sums_of_blocks_add_up_to_sums_and_prototypes(block, cut, threads):
+    images, labels, names = block
+    selection = select_classes(names)
+    packed = class_sums_block(images[:cut], labels[:cut], selection, "cpu", 0, threads)
+    packed = packed + class_sums_block(images[cut:], labels[cut:], selection, "cpu", cut, threads)
+    sums, squares, counts = oracle_sums(images, labels, len(names))
+    assert packed.dtype == np.int64
+    expected = np.concatenate([flat(sums), flat(squares), counts[:, None]], axis=1)
+    assert np.array_equal(packed, expected)
+    dataset = as_dataset(images, labels, names)
+    assert label_sums(packed, selection, dataset).identical(pipeline.class_sums(dataset).compute())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_deviation_of_many_bright_images_is_that_of_numpy(device, dtype):
+    # n * sum x*x is beyond 2**63 for 16 bits
+    rng = np.random.default_rng(6)
+    largest = np.iinfo(dtype).max
+    images = (largest - rng.integers(0, 3, (70_000, 1, 2))).astype(dtype)
+    dataset = as_dataset(images, np.zeros(70_000, np.int32), ["a"], 30_000)
+    found = pipeline.prototypes(pipeline.class_sums(dataset, device=device)).compute()
+    for pixel in range(2):
+        variance = exact_variance(images[:, 0, pixel].tolist())
+        assert is_root(found["std"].values[0, 0, pixel], variance)
+    np.testing.assert_allclose(found["std"][0], images.std(axis=0), rtol=1e-9)
 
 
 def small(chunks=2, **attributes):
@@ -42,16 +99,20 @@ def small(chunks=2, **attributes):
 
 def test_the_result_is_labelled():
     sums = pipeline.class_sums(small(), classes=["c", "a"])
-    assert sums["pixel_sum"].dims == ("class_name", "y", "x")
+    assert sums["pixel_sum"].dims == sums["pixel_square_sum"].dims == ("class_name", "y", "x")
     assert sums["class_name"].values.tolist() == ["a", "c"]
     assert sums["class_code"].values.tolist() == [0, 2]
-    assert sums["pixel_sum"].dtype == sums["count"].dtype == np.int64
+    assert {sums[name].dtype for name in sums} == {np.dtype(np.int64)}
+    assert set(sums) == {"pixel_sum", "pixel_square_sum", "count"}
     found = pipeline.prototypes(sums)
     assert found.attrs == {
         "class_names": ["a", "b", "c"], "full_scale": 255, "pixel_dtype": "uint8",
         "prototypes": "mean",
     }  # fmt: skip
     assert found["count"].values.tolist() == [3, 2]
+    assert found["std"].dims == found["prototype"].dims == ("class_name", "y", "x")
+    assert found["std"].dtype == found["prototype"].dtype == np.float64
+    assert "standard deviation" in found["std"].attrs["long_name"]
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
@@ -102,9 +163,11 @@ def test_a_label_outside_the_classes_is_an_error_when_it_is_met(label):
         lazy.compute()
 
 
-def test_another_kind_of_prototype_is_refused():
-    with pytest.raises(SchemaError, match="expected 'mean'"):
-        pipeline.prototypes(pipeline.class_sums(small()), kind="mode")
+def test_more_images_than_int64_holds_the_squares_of_are_refused(monkeypatch):
+    monkeypatch.setattr("pipeline.exact.INT64_LIMIT", 7 * 255**2)
+    with pytest.raises(ExactnessError, match="sums of squared pixels of 7 images"):
+        pipeline.class_sums(small())
+    pipeline.class_sums(small().isel(sample=slice(6)))
 
 
 def test_classes_without_images_are_named():
@@ -138,9 +201,10 @@ def test_a_wrong_label_is_named_by_its_sample_in_the_data_set_not_in_its_chunk()
         pipeline.class_sums(wrong.chunk({"sample": (2, 2, 3)})).compute()
 
 
-def test_sums_of_the_wrong_kind_are_refused():
+@pytest.mark.parametrize("name", ["pixel_sum", "pixel_square_sum", "count"])
+def test_sums_of_the_wrong_kind_are_refused(name):
     sums = pipeline.class_sums(small())
-    with pytest.raises(SchemaError, match="'pixel_sum' has dtype float64"):
-        pipeline.prototypes(sums.astype(float))
-    with pytest.raises(SchemaError, match="'pixel_sum' has dimensions"):
-        pipeline.prototypes(sums.transpose("y", "x", "class_name"))
+    with pytest.raises(SchemaError, match=f"'{name}' has dtype float64"):
+        pipeline.prototypes(sums.assign({name: sums[name].astype(float)}))
+    with pytest.raises(SchemaError, match=f"'{name}' has dimensions"):
+        pipeline.prototypes(sums.assign({name: sums[name].expand_dims("z")}))

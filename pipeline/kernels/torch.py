@@ -2,24 +2,34 @@
 travel between dask workers.
 
 Images go to the device as they are, 8 or 16 bits a pixel, in batches that keep the widened
-copies small; they are widened there. Sums are exact for the reasons given in `exact`: integer
-sums in int64, products in float64 only where every partial sum stays below 2**53.
+copies small; they are widened there. On CUDA a batch is copied into pinned memory and from there
+on a stream of its own, while the batch before it is worked on; two pinned buffers take turns.
+Prototypes go to the device once, when they are prepared. Results come back once, at the end.
+
+Sums are exact for the reasons given in `exact`: differences in int32 where they fit and in the type
+of the sums elsewhere, sums in int64, products in float64 only where no sum exceeds 2**53.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.exact import Arithmetic, Int64Array
+from pipeline.exact import Arithmetic, Int64Array, split_prototypes
 
-# Bytes of widened pixels that one batch may take on the device.
-_BATCH_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
+# The share of a CUDA device's free memory that the copies of one batch may take.
+_SHARE = 8
+_MOST_BYTES = 2**30
+# Bytes of widened pixels that a batch may take elsewhere.
+_BATCH_BYTES = {"cpu": 8 * 2**20}
 _BATCH_BYTES_ELSEWHERE = 64 * 2**20
+# Bytes a pixel that one batch takes at most on the device: the pixel, widened, and two results.
+_WIDENED = 8 * 3 + 1
 
 
 def is_available(device: str) -> bool:
@@ -31,88 +41,199 @@ def is_available(device: str) -> bool:
     return True
 
 
-def _working_dtype(arithmetic: Arithmetic, device: str) -> torch.dtype:
-    # Apple's devices have no float64; int64 holds whatever float64 would.
-    if arithmetic.total_dtype == np.float64 and not device.startswith("mps"):
-        return torch.float64
-    return torch.int64
+def use_threads(threads: int) -> None:
+    """Let one call of torch use so many cores; for the whole process, as torch has it."""
+    torch.set_num_threads(threads)
+
+
+def _batch_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _BATCH_BYTES.get(device.type, _BATCH_BYTES_ELSEWHERE)
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(free // _SHARE, _MOST_BYTES)
 
 
 def _batches(images: npt.NDArray[Any], device: str) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the images in batches on the device, each with its place."""
-    budget = _BATCH_BYTES.get(device.partition(":")[0], _BATCH_BYTES_ELSEWHERE)
-    step = max(1, budget // max(8 * images.shape[1], 1))
-    for start in range(0, len(images), step):
-        place = slice(start, min(start + step, len(images)))
-        batch = np.ascontiguousarray(images[place])
-        if not batch.flags.writeable:
-            batch = batch.copy()
-        yield place, torch.from_numpy(batch).to(device)
+    target = torch.device(device)
+    step = max(1, _batch_bytes(target) // max(_WIDENED * images.shape[1], 1))
+    places = [slice(a, min(a + step, len(images))) for a in range(0, len(images), step)]
+    if target.type == "cuda":
+        yield from _copied_ahead(images, places, target)
+        return
+    for place in places:
+        yield place, _as_tensor(images[place]).to(target)
+
+
+def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, None, ["C", "W"]))
+
+
+def _copied_ahead(
+    images: npt.NDArray[Any], places: list[slice], device: torch.device
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Copy the next batch to a CUDA device while the one before it is worked on."""
+    if not places:
+        return
+    copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    shape = (places[0].stop, images.shape[1])
+    kind = torch.from_numpy(np.empty(0, images.dtype)).dtype
+    pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in places[:2]]
+    copied: Any = [torch.cuda.Event() for _ in places[:2]]  # type: ignore[no-untyped-call]
+
+    def send(number: int) -> torch.Tensor:
+        place, turn = places[number], number % 2
+        copied[turn].synchronize()  # the buffer's last copy has left it
+        buffer = pinned[turn][: place.stop - place.start]
+        np.copyto(buffer.numpy(), images[place])
+        with torch.cuda.stream(copies):
+            batch = buffer.to(device, non_blocking=True)
+            copied[turn].record(copies)
+        return batch
+
+    following = send(0)
+    for number, place in enumerate(places):
+        batch, turn = following, number % 2
+        current = torch.cuda.current_stream(device)
+        current.wait_event(copied[turn])
+        batch.record_stream(current)  # its memory is not used again before the work is done
+        if number + 1 < len(places):
+            following = send(number + 1)
+        yield place, batch
 
 
 def class_sums(
-    images: npt.NDArray[Any], positions: Int64Array, classes: int, *, device: str
-) -> tuple[Int64Array, Int64Array]:
-    """Sum the images of each class; see `kernels.ClassSums`."""
+    images: npt.NDArray[Any],
+    positions: Int64Array,
+    classes: int,
+    into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    *,
+    device: str,
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Sum the images of each class and their squares; see `kernels.ClassSums`."""
     # one row more takes the images that are left out
-    sums = torch.zeros((classes + 1, images.shape[1]), dtype=torch.int64, device=device)
+    sums = torch.zeros((2, classes + 1, images.shape[1]), dtype=torch.int64, device=device)
     rows = np.where(positions < 0, classes, positions).astype(np.int64)
+    index = torch.from_numpy(rows).to(device)
     for place, batch in _batches(images, device):
-        index = torch.from_numpy(rows[place]).to(device)
-        sums.index_add_(0, index, batch.to(torch.int64))
+        pixels = batch.to(torch.int64)
+        sums[0].index_add_(0, index[place], pixels)
+        sums[1].index_add_(0, index[place], pixels.square_())
     counts = np.bincount(rows, minlength=classes + 1).astype(np.int64)
-    return sums[:classes].cpu().numpy(), counts[:classes]
+    found = (*sums[:, :classes].cpu().numpy(), counts[:classes])
+    if into is None:
+        return found
+    for target, part in zip(into, found, strict=True):
+        target += part
+    return into
 
 
-def l1_numerators(
+def histograms(
     images: npt.NDArray[Any],
-    numerators: Int64Array,
-    denominators: Int64Array,
-    arithmetic: Arithmetic,
+    positions: Int64Array,
+    classes: int,
+    high: npt.NDArray[np.uint8] | None = None,
+    into: npt.NDArray[np.uint32] | None = None,
     *,
     device: str,
-) -> Int64Array:
+) -> npt.NDArray[np.uint32]:
+    """Count the values of each pixel in each class; see `kernels.Histograms`."""
+    pixels = images.shape[1]
+    # one place more takes the values that are left out
+    counts = torch.zeros(classes * pixels * 256 + 1, dtype=torch.int64, device=device)
+    index = _as_tensor(np.asarray(positions, np.int64)).to(device)
+    column = torch.arange(pixels, device=device)
+    wanted = None if high is None else _as_tensor(high).to(device).to(torch.int64)
+    for place, batch in _batches(images, device):
+        rows, values = index[place, None], batch.to(torch.int64)
+        counted = (rows >= 0).expand_as(values)
+        if wanted is not None:
+            counted = counted & ((values >> 8) == wanted[rows[:, 0].clamp(min=0)])
+            values = values & 255
+        elif images.itemsize == 2:
+            values = values >> 8
+        where = torch.where(counted, (rows * pixels + column) * 256 + values, len(counts) - 1)
+        counts += torch.bincount(where.reshape(-1), minlength=len(counts))
+    found: npt.NDArray[Any] = counts[:-1].reshape(classes, pixels, 256).cpu().numpy()
+    if into is None:
+        return found.astype(np.uint32)
+    into += found.astype(np.uint32)
+    return into
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Prototypes on a device.
+
+    Attributes
+    ----------
+    numerators
+        [class, pixel] P, in int32 where every difference fits it.
+    limbs
+        [2 * class, pixel]; m of each class, then r of each, in the type of the sums.
+    denominators
+        n of each class.
+    """
+
+    numerators: torch.Tensor
+    limbs: torch.Tensor
+    denominators: list[int]
+
+    @property
+    def device(self) -> str:
+        return str(self.numerators.device)
+
+
+def prepare(
+    numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic, *, device: str
+) -> _OnDevice:
+    """Bring prototypes to the device; see `kernels.Prepare`."""
+    total = torch.float64 if arithmetic.total_dtype == np.float64 else torch.int64
+    if device.startswith("mps"):
+        total = torch.int64  # Apple's devices have no float64; int64 holds whatever it would
+    counts = np.maximum(denominators, 1).tolist()
+    largest = max(int(numerators.max(initial=0)), max(counts, default=1) * 2**16)
+    difference = torch.int32 if largest < 2**31 else total
+    limbs = np.concatenate(split_prototypes(numerators, denominators))
+    return _OnDevice(
+        _as_tensor(numerators).to(device).to(difference), _as_tensor(limbs).to(device).to(total),
+        counts,
+    )  # fmt: skip
+
+
+def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array:
     """Sum absolute differences to each prototype; see `kernels.L1Numerators`."""
-    dtype = _working_dtype(arithmetic, device)
-    prototypes = torch.from_numpy(np.require(numerators, None, ["C", "W"])).to(device).to(dtype)
-    result = np.empty((len(images), len(numerators)), np.int64)
-    for place, batch in _batches(images, device):
-        pixels = batch.to(dtype)
-        columns = [
-            (pixels * denominator).sub_(prototype).abs_().sum(dim=1)
-            for denominator, prototype in zip(denominators.tolist(), prototypes, strict=True)
-        ]
-        result[place] = torch.stack(columns, dim=1).to(torch.int64).cpu().numpy()
-    return result
+    shape = len(images), len(prototypes.denominators)
+    result = torch.empty(shape, dtype=torch.int64, device=prototypes.device)
+    kind = prototypes.numerators.dtype
+    total = torch.int64 if kind is torch.int32 else kind
+    for place, batch in _batches(images, prototypes.device):
+        pixels = batch.to(kind)
+        for position, n in enumerate(prototypes.denominators):
+            differences = (pixels * n).sub_(prototypes.numerators[position]).abs_()
+            result[place, position] = differences.sum(dim=1, dtype=total).to(torch.int64)
+    return np.asarray(result.cpu().numpy())
 
 
-def dot_products(
-    images: npt.NDArray[Any],
-    numerators: Int64Array,
-    denominators: Int64Array,  # noqa: ARG001  (of the protocol; whole numbers need no parts here)
-    arithmetic: Arithmetic,
-    *,
-    device: str,
-) -> Int64Array:
-    """Multiply with each prototype's integers; see `kernels.DotProducts`."""
-    dtype = _working_dtype(arithmetic, device)
-    prototypes = torch.from_numpy(np.require(numerators, None, ["C", "W"])).to(device).to(dtype)
-    result = np.empty((len(images), len(numerators)), np.int64)
-    for place, batch in _batches(images, device):
-        pixels = batch.to(dtype)
-        if dtype is torch.float64:
-            products = pixels @ prototypes.T
-        else:
-            # CUDA has no integer matrix product
-            products = torch.stack([(pixels * row).sum(dim=1) for row in prototypes], dim=1)
-        result[place] = products.to(torch.int64).cpu().numpy()
-    return result
+def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64Array, Int64Array]:
+    """Multiply with each prototype's two limbs; see `kernels.DotProducts`."""
+    limbs = prototypes.limbs
+    result = torch.empty((len(images), len(limbs)), dtype=torch.int64, device=limbs.device)
+    for place, batch in _batches(images, prototypes.device):
+        pixels = batch.to(limbs.dtype)
+        if limbs.dtype is torch.float64:
+            result[place] = (pixels @ limbs.T).to(torch.int64)
+        else:  # CUDA has no integer matrix product
+            for row, limb in enumerate(limbs):
+                result[place, row] = (pixels * limb).sum(dim=1)
+    found: Int64Array = result.cpu().numpy()
+    classes = len(limbs) // 2
+    return np.ascontiguousarray(found[:, :classes]), np.ascontiguousarray(found[:, classes:])
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
     """Sum the squares of each image's pixels; see `kernels.SquaredNorms`."""
-    result = np.empty(len(images), np.int64)
+    result = torch.empty(len(images), dtype=torch.int64, device=device)
     for place, batch in _batches(images, device):
-        pixels = batch.to(torch.int64)
-        result[place] = (pixels * pixels).sum(dim=1).cpu().numpy()
-    return result
+        result[place] = batch.to(torch.int64).square_().sum(dim=1)
+    return np.asarray(result.cpu().numpy())

@@ -1,0 +1,206 @@
+"""How much memory a job takes: plain arithmetic on what is known before it starts.
+
+Each term is what the code keeps at that moment; the factors that cannot be counted in the code
+(copies inside Zarr and Arrow, what the allocator holds back) were measured, as the peak of a
+fresh process on two cores, and rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.cluster import Workers
+from pipeline.partitions import accumulator_bytes, ceil_div
+from pipeline.reduction import LARGE_BYTES, WIDE
+
+# A process with everything imported and its loops loaded.
+_BASE = 400 * 10**6
+# The same with dask's worker or client around it.
+_BASE_DISTRIBUTED = 430 * 10**6
+# Bytes that a task takes for each byte of pixels it reads: those, their compressed chunks, and the
+# chunks that are decoded at once.
+_READ = 2.8
+# What the allocator keeps of accumulators that were given back.
+_HELD_BACK = 1.03
+# Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
+_ROW = 450
+# Copies of a task's distances while they are written.
+_WRITTEN = 4
+# Bytes of a confusion count: as an integer of NumPy, of Python, and as text.
+_CONFUSION = 60
+# The share of the memory that tiles of pixels are made to fit.
+_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Load:
+    """What decides how much memory a job takes.
+
+    Attributes
+    ----------
+    classes, pixels
+        Of the prototypes.
+    sample_bytes
+        Bytes of one image.
+    shard, partitions
+        Images a partition of the first pass, and their number.
+    tables
+        Tables of 256 counts that an accumulator holds for each class and pixel, for medians.
+    digits
+        Digits of 8 bits that hold a remainder, 0 where the arithmetic has none.
+    step, steps
+        Images that a task of the second pass measures, and the number of tasks.
+    evaluated_shard
+        Images a shard of what is measured.
+    metrics, splits
+        How many metrics are measured, on how many splits.
+    write
+        Whether distances are written.
+    """
+
+    classes: int
+    pixels: int
+    sample_bytes: int
+    shard: int
+    partitions: int
+    tables: int
+    digits: int
+    step: int
+    steps: int
+    evaluated_shard: int
+    metrics: int
+    splits: int
+    write: bool
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peaks of memory in bytes.
+
+    Attributes
+    ----------
+    fit, evaluate
+        Of a worker process, in each pass.
+    client
+        Of the process that runs the job; 0 where its threads do the work.
+    processes
+        Worker processes, likewise.
+    accumulator
+        What one task of the first pass returns.
+    """
+
+    fit: int
+    evaluate: int
+    client: int
+    processes: int
+    accumulator: int
+
+    @property
+    def worker(self) -> int:
+        """The peak of one worker process."""
+        return max(self.fit, self.evaluate)
+
+    @property
+    def total(self) -> int:
+        """The peak of all processes together."""
+        if self.processes == 0:
+            return self.worker
+        return self.processes * self.worker + self.client
+
+
+def _accumulators(load: Load, tasks: int, size: int) -> int:
+    """Return how many accumulators a process holds at once.
+
+    Small ones are added up in a tree: one for each addition that waits for its others. Of large
+    ones there is one for each task that runs at once, a copy of it while the task adds to it, and
+    in the end their sum.
+    """
+    if size > LARGE_BYTES:
+        return 2 * tasks if load.partitions > tasks else min(tasks + 1, 2 * tasks - 1)
+    levels = max(1, math.ceil(math.log(max(load.partitions, 2), WIDE)))
+    return min(load.partitions, (WIDE - 1) * levels) + tasks + 1
+
+
+def _fit_bytes(load: Load, workers: Workers, width: int) -> int:
+    """Return what the first pass takes on top of the process, for tiles of `width` pixels."""
+    tasks = min(workers.tasks, load.partitions)
+    size = accumulator_bytes(load.classes, width, load.tables)
+    read = load.shard * load.sample_bytes
+    copied = read * width // load.pixels if width < load.pixels else 0
+    added = _HELD_BACK * _accumulators(load, tasks, size) * size
+    return int(tasks * (_READ * read + copied) + added)
+
+
+def _assembled_bytes(load: Load) -> int:
+    """Return what the client makes of the sums: images, deviations, and medians' numerators."""
+    return 8 * load.classes * load.pixels * (4 if load.tables else 3)
+
+
+def _fit_here_bytes(load: Load, workers: Workers, width: int) -> int:
+    """Return what the first pass takes where threads of the client do the work.
+
+    The client makes prototypes of the sums once the tasks are done, but the allocator has not
+    given back all that they took.
+    """
+    size, assembled = accumulator_bytes(load.classes, width, load.tables), _assembled_bytes(load)
+    return max(_fit_bytes(load, workers, width) + assembled // 2, size + assembled)
+
+
+def _evaluate_bytes(load: Load, workers: Workers) -> int:
+    """Return what the second pass takes on top of the process."""
+    tasks = min(workers.tasks, load.steps)
+    prepared = load.classes * load.pixels * (8 + (1 + load.digits if load.digits else 24))
+    distances = 8 * load.metrics * load.step * load.classes
+    copies = _WRITTEN if load.write else 0
+    rows = load.metrics * load.step * _ROW
+    read = min(load.step, load.evaluated_shard) * load.sample_bytes
+    return prepared + int(tasks * (_READ * read + copies * distances + rows))
+
+
+def _finish_bytes(load: Load) -> int:
+    """Return what the client takes to put metrics together: of all samples, and of each split."""
+    tables = load.splits + 1 if load.splits > 1 else 1
+    return _CONFUSION * load.classes**2 * load.metrics * tables
+
+
+def fitting_pixels(load: Load, workers: Workers) -> int:
+    """Return how many pixels a tile of the first pass may have to fit into the memory."""
+    room = int(_SHARE * workers.memory) - _base(workers)
+    needed = _fit_bytes if workers.processes else _fit_here_bytes
+    number = 1
+    while number < load.pixels:
+        width = ceil_div(load.pixels, number)
+        if needed(load, workers, width) <= room:
+            return width
+        number += 1 + number // 8
+    return 1
+
+
+def _base(workers: Workers) -> int:
+    return _BASE_DISTRIBUTED if workers.processes else _BASE
+
+
+def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) -> Footprint:
+    """Work out the peaks of a job.
+
+    Parameters
+    ----------
+    load
+        The job.
+    workers
+        What it runs on.
+    tiles
+        The ranges of pixels of the first pass.
+    """
+    width = max(stop - start for start, stop in tiles)
+    base, assembled = _base(workers), _assembled_bytes(load)
+    evaluate = _evaluate_bytes(load, workers)
+    size = accumulator_bytes(load.classes, width, load.tables)
+    if not workers.processes:
+        fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
+        return Footprint(base + fit, base + second, 0, 0, size)
+    fit = _fit_bytes(load, workers, width)
+    client = base + max(assembled + 2 * size, _finish_bytes(load))
+    return Footprint(base + fit, base + evaluate, client, workers.processes, size)

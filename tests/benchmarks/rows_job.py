@@ -1,0 +1,65 @@
+"""The whole job, in this process and after imports, against reading its images once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from benchmarks import ours, peers_arrays, peers_store
+from benchmarks.compare import require_close, require_equal
+from benchmarks.images import TRAIN_TO_TEST
+from benchmarks.measure import Contestant, race
+from benchmarks.results import Row, speed_row
+from benchmarks.workbench import Workbench
+
+OURS = "pixsim"
+READING = "reading both splits once, dask"
+READING_WANTED = 0.6
+
+# Images that the oracle holds at once, and how much of its accuracy near-ties may change.
+ORACLE_IMAGES = 16_384
+ACCURACY_TOLERANCE = 1e-3
+
+
+def rows(bench: Workbench) -> Iterator[Row]:
+    """Measure means, distances, tables and metrics together."""
+    store = bench.store(bench.count)
+    output = bench.run_folder("job")
+    contestants = [
+        Contestant(
+            OURS,
+            lambda: ours.run_job(store, output, bench.threads),
+            after=lambda: ours.remove_run(output),
+        ),
+        Contestant(READING, lambda: peers_store.read(store, "train", "test")),
+    ]
+    tested = bench.count // TRAIN_TO_TEST
+
+    def check(results: Mapping[str, Any]) -> None:
+        require_equal(READING, results[READING], bench.count + tested)
+        found = results[OURS].metrics["l2"]
+        require_equal("images tested", tested, found["count"])
+        expected = nearest_mean_accuracy(store)
+        require_close("accuracy by l2", expected, found["accuracy"], ACCURACY_TOLERANCE)
+
+    times = race(contestants, bench.repeats, check)
+    what = f"whole job, {bench.count:,} train and {tested:,} test images"
+    yield speed_row(what, READING, times[OURS], times[READING], READING_WANTED)
+
+
+def nearest_mean_accuracy(store: Path) -> float:
+    """Return what the job is to find by l2, from flox's means and scikit-learn's predictions."""
+    means = peers_store.flox_means(store, engine="flox")
+    nearest = peers_arrays.fit_nearest(means.reshape(len(means), -1))
+    test = xr.open_zarr(store, group="test", chunks=None)
+    right = 0
+    for start in range(0, test.sizes["sample"], ORACLE_IMAGES):
+        part = test.isel(sample=slice(start, start + ORACLE_IMAGES)).load()
+        images = part["image"].values.reshape(part.sizes["sample"], -1)
+        predicted = nearest.predict(images.astype(np.float64))
+        right += int((predicted == part["label"].values).sum())
+    return right / int(test.sizes["sample"])

@@ -1,0 +1,47 @@
+"""The median image of each class: ours out of core, NumPy's with all images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import ours
+from benchmarks.compare import require_equal
+from benchmarks.measure import Contestant, race
+from benchmarks.results import Row, speed_row
+from benchmarks.workbench import Workbench
+
+# Of the images that most rows read; 60,000 of 600,000.
+PART = 10
+OURS = "pixsim"
+NUMPY = "numpy.median per class, all in memory"
+WANTED = 5.0
+
+
+def numpy_medians(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], classes: int
+) -> npt.NDArray[np.float64]:
+    """Return the median of each class, [class, y, x]."""
+    return np.stack([np.median(images[labels == code], axis=0) for code in range(classes)])
+
+
+def rows(bench: Workbench) -> Iterator[Row]:
+    """Measure medians of a store against those of arrays that were in memory before."""
+    count = max(1, bench.count // PART)
+    store = bench.store(count)
+    images, labels = bench.arrays("train", count)
+    classes = len(bench.originals.class_names)
+    contestants = [
+        Contestant(OURS, lambda: ours.class_medians(store)),
+        Contestant(NUMPY, lambda: numpy_medians(images, labels, classes)),
+    ]
+
+    def check(results: Mapping[str, Any]) -> None:
+        require_equal(NUMPY, results[NUMPY], results[OURS])
+
+    times = race(contestants, bench.repeats, check)
+    what = f"class medians of a store of {count:,} images"
+    yield speed_row(what, NUMPY, times[OURS], times[NUMPY], WANTED)

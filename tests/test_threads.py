@@ -1,0 +1,64 @@
+"""One task in several threads: everything once, and no error lost."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import strategies  # noqa: F401  (its profile)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.threads import in_ranges
+
+
+@given(threads=st.integers(1, 9), count=st.integers(0, 60))
+def test_ranges_make_up_the_whole_and_are_equal(threads, count):
+    found = []
+    in_ranges(threads, count, lambda start, stop: found.append((start, stop)))
+    assert [place for start, stop in sorted(found) for place in range(start, stop)] == list(
+        range(count)
+    )
+    assert len(found) == max(1, min(threads, count))
+    sizes = [stop - start for start, stop in found]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("threads", "count", "parts"), [(1, 9, 1), (3, 9, 3), (4, 2, 2)])
+def test_every_range_has_a_thread_of_its_own(threads, count, parts):
+    together, idents = threading.Barrier(parts), set()
+
+    def work(_start, _stop):
+        together.wait(20)  # raises where the ranges come one after the other
+        idents.add(threading.get_ident())
+
+    in_ranges(threads, count, work)
+    assert len(idents) == parts
+    assert threading.get_ident() in idents
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("wrong", [0, 4, 7])
+def test_an_error_in_any_range_is_raised(threads, wrong):
+    def work(start, stop):
+        if start <= wrong < stop:
+            raise ValueError(f"range of {wrong}")
+
+    with pytest.raises(ValueError, match=f"range of {wrong}"):
+        in_ranges(threads, 8, work)
+    in_ranges(threads, 8, lambda start, stop: None)  # and the threads go on
+
+
+def test_several_tasks_may_use_the_same_threads_at_once():
+    found, tasks = [], []
+    for task in range(6):
+
+        def run(task=task):
+            in_ranges(3, 10, lambda start, stop: found.extend(
+                (task, place) for place in range(start, stop)))  # fmt: skip
+
+        tasks.append(threading.Thread(target=run))
+        tasks[-1].start()
+    for task in tasks:
+        task.join()
+    assert sorted(found) == [(task, place) for task in range(6) for place in range(10)]

@@ -1,0 +1,114 @@
+"""The inner loops in each set of instructions: the integers of NumPy, from what was meant."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from llvmlite import binding
+
+from pipeline.kernels import vectors
+
+# for each: the features it needs, the settings under which numba compiles for it, its name in
+# `vectors`, and what the machine code must and must not hold
+VARIANTS = {
+    "AVX-512 VNNI": (
+        {"avx512bw", "avx512vnni"}, {}, "_VNNI", {"psadbw", "vpdpbusd", "zmm"}, {"vpmaddwd"},
+    ),
+    "AVX2": (
+        {"avx2"}, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2"}, "_AVX2",
+        {"psadbw", "vpmaddwd", "ymm"}, {"vpdpbusd", "zmm"},
+    ),
+    "portable": (
+        set(), {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}, "_ANYWHERE",
+        set(), {"vpdpbusd", "vpmaddwd", "ymm", "zmm"},
+    ),
+}  # fmt: skip
+
+SCRIPT = """
+import sys
+import numpy as np
+from numba import njit
+from numba.core.registry import cpu_target
+from pipeline.exact import choose_arithmetic
+from pipeline.kernels import cpu, vectors
+
+chosen = vectors._instructions(cpu_target.target_context)
+print(*[name for name in ("_VNNI", "_AVX2", "_ANYWHERE") if getattr(vectors, name) is chosen])
+rng = np.random.default_rng(0)
+
+# the kernels, at lengths beside those of vectors and tiles
+for most in (128, 2139062144):
+    for pixels in (1, 63, 64, 65, 784, 2**14 + 1, 2**16 + 1):
+        images = rng.integers(0, 256, (6, pixels), np.uint8)
+        images[0], images[1] = 255, 0
+        n = np.array([most, 1, rng.integers(1, most + 1)])
+        numerators = rng.integers(0, 255 * n[:, None] + 1, (3, pixels))
+        numerators[0, ::2] = rng.integers(0, 255) * most + most - 1
+        prepared = cpu.prepare(numerators, n, choose_arithmetic(most, pixels, "uint8"))
+        x = images.astype(np.int64)
+        l1 = [np.abs(k * x - p).sum(axis=1) for k, p in zip(n, numerators)]
+        assert np.array_equal(cpu.l1_numerators(images, prepared), np.transpose(l1)), "l1"
+        wholes, rests = cpu.dot_products(images, prepared)
+        assert np.array_equal(wholes, x @ (numerators // n[:, None]).T), "wholes"
+        assert np.array_equal(rests, x @ (numerators % n[:, None]).T), "rests"
+
+# the loops themselves, over as many pixels as they may take, at the extremes
+@njit
+def differences(images, planes, steps, digits, out):
+    vectors.add_differences(images, images.shape[1], planes, planes.shape[1], steps, digits, out)
+
+@njit
+def products(images, planes, steps, digits, out):
+    vectors.add_products(images, images.shape[1], planes, planes.shape[1], steps, digits, out)
+
+length, steps = vectors.TILE, vectors.TILE // vectors.WIDTH
+images = np.zeros((vectors.ROWS, length), np.uint8)
+images[0], images[2], images[3] = 255, 1, rng.integers(0, 256, length)
+x = images.astype(np.int64)
+for quotient in (0, 128, 255):
+    for digit in (-128, 127):
+        planes = np.stack([np.full(length, quotient), np.full(length, digit)]).astype(np.uint8)
+        out = np.full((vectors.ROWS, 2), -1, np.int64)
+        differences(images, planes, steps, (0,), out)
+        assert np.array_equal(out[:, 0], np.abs(x - quotient).sum(axis=1)), "differences"
+        assert np.array_equal(out[:, 1], digit * (x > quotient).sum(axis=1)), "digits above"
+        products(images, planes, steps, (0,), out)
+        assert np.array_equal(out[:, 0], (quotient - 128) * x.sum(axis=1)), "products"
+        assert np.array_equal(out[:, 1], digit * x.sum(axis=1)), "products with digits"
+
+code = "".join(asm for f in (differences, products) for asm in f.inspect_asm().values())
+print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if name in code])
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="the instructions of x86-64; on others the portable loops are what all tests run",
+)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
+    needed, settings, name, present, absent = VARIANTS[variant]
+    features = binding.get_host_cpu_features()
+    if missing := sorted(feature for feature in needed if not features.get(feature)):
+        pytest.skip(f"this processor has no {' and no '.join(missing)}")
+    own = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=inherited | settings | own,
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chosen, found = done.stdout.splitlines()
+    assert chosen == name
+    assert present <= set(found.split())
+    assert not absent & set(found.split())
+
+
+def test_the_machine_is_told_by_what_its_loops_are_built_of():
+    features = binding.get_host_cpu_features()
+    known = [name for name, (needed, *_) in VARIANTS.items() if all(map(features.get, needed))]
+    assert vectors.description().startswith(known[0])
