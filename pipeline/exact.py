@@ -205,8 +205,10 @@ def _uint64(value: int) -> np.uint64:
 
 def _whole_number(low: npt.NDArray[np.uint64], estimate: Float64Array) -> Float64Array:
     """Return as float64 the integer that is `low` modulo 2**64 and lies nearest to `estimate`."""
-    rest = low.astype(np.float64)
-    return np.rint((estimate - rest) / 2.0**64) * 2.0**64 + rest
+    high = np.rint((estimate - low.astype(np.float64)) / 2.0**64) * 2.0**64
+    # in halves, so that only the last addition rounds
+    high += (low >> np.uint64(32)).astype(np.float64) * 2.0**32
+    return high + (low & np.uint64(2**32 - 1)).astype(np.float64)
 
 
 def finish_l1(

@@ -17,13 +17,16 @@ from pipeline.reduction import LARGE_BYTES, WIDE
 
 # A process with everything imported and its loops loaded.
 _BASE = 400 * 10**6
-# The same with dask's worker or client around it.
-_BASE_DISTRIBUTED = 430 * 10**6
+# A worker process of dask, and the client of such, which loads no kernels.
+_BASE_WORKER = 400 * 10**6
+_BASE_CLIENT = 330 * 10**6
 # Bytes that a task takes for each byte of pixels it reads: those, their compressed chunks, and the
 # chunks that are decoded at once.
 _READ = 2.8
 # What the allocator keeps of accumulators that were given back.
 _HELD_BACK = 1.03
+# The allocator gives back at once what is larger, and keeps the rest for the next pass.
+_RETURNED = 32 * 2**20
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
 # Copies of a task's distances while they are written.
@@ -110,15 +113,19 @@ class Footprint:
         return self.processes * self.worker + self.client
 
 
-def _accumulators(load: Load, tasks: int, size: int) -> int:
+def _accumulators(load: Load, workers: Workers, size: int) -> int:
     """Return how many accumulators a process holds at once.
 
     Small ones are added up in a tree: one for each addition that waits for its others. Of large
     ones there is one for each task that runs at once, a copy of it while the task adds to it, and
     in the end their sum.
     """
+    tasks = min(workers.tasks, load.partitions)
+    if size > LARGE_BYTES and workers.processes:
+        return max(2 * tasks, tasks + 2)  # one worker fetches another's to add the two
     if size > LARGE_BYTES:
-        return 2 * tasks if load.partitions > tasks else min(tasks + 1, 2 * tasks - 1)
+        copies = min(tasks, load.partitions - tasks)  # lanes that go on to another partition
+        return tasks + max(copies, 1 if tasks > 1 else 0)
     levels = max(1, math.ceil(math.log(max(load.partitions, 2), WIDE)))
     return min(load.partitions, (WIDE - 1) * levels) + tasks + 1
 
@@ -126,11 +133,23 @@ def _accumulators(load: Load, tasks: int, size: int) -> int:
 def _fit_bytes(load: Load, workers: Workers, width: int) -> int:
     """Return what the first pass takes on top of the process, for tiles of `width` pixels."""
     tasks = min(workers.tasks, load.partitions)
-    size = accumulator_bytes(load.classes, width, load.tables)
     read = load.shard * load.sample_bytes
     copied = read * width // load.pixels if width < load.pixels else 0
-    added = _HELD_BACK * _accumulators(load, tasks, size) * size
-    return int(tasks * (_READ * read + copied) + added)
+    sizes = _accumulator_sizes(load, width)
+    added = [_accumulators(load, workers, size) * size for size in sizes]
+    kept = added[0] if len(sizes) > 1 and sizes[0] < _RETURNED else 0
+    return int(tasks * (_READ * read + copied) + _HELD_BACK * max(added) + kept)
+
+
+def _accumulator_sizes(load: Load, width: int) -> list[int]:
+    """Return the bytes of an accumulator in each pass over the images."""
+    first = accumulator_bytes(load.classes, width, min(load.tables, 1))
+    if load.tables < 2:
+        return [first]
+    return [
+        first,
+        accumulator_bytes(load.classes, width, 2) - accumulator_bytes(load.classes, width),
+    ]
 
 
 def _assembled_bytes(load: Load) -> int:
@@ -179,7 +198,7 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
 
 
 def _base(workers: Workers) -> int:
-    return _BASE_DISTRIBUTED if workers.processes else _BASE
+    return _BASE_WORKER if workers.processes else _BASE
 
 
 def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) -> Footprint:
@@ -202,5 +221,5 @@ def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) ->
         fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
         return Footprint(base + fit, base + second, 0, 0, size)
     fit = _fit_bytes(load, workers, width)
-    client = base + max(assembled + 2 * size, _finish_bytes(load))
+    client = _BASE_CLIENT + max(assembled + 2 * size, _finish_bytes(load))
     return Footprint(base + fit, base + evaluate, client, workers.processes, size)

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much this process has taken.
+"""How much memory there is.
 
 What a process may take is the least of the machine's memory, the limits of its control groups
 and its own limit of address space.
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def machine_memory() -> int:
@@ -26,7 +27,7 @@ def machine_memory() -> int:
 def _group_limits() -> Iterator[int]:
     """Yield the limits of the control groups, of both versions, that this process is in."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -47,9 +48,3 @@ def _read_limit(path: Path) -> Iterator[int]:
         yield int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or "max"
         return
-
-
-def resident_bytes() -> int:
-    """Return the bytes of memory that this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -91,6 +91,11 @@ def lazy_images(images: xr.Dataset) -> xr.Dataset:
                 f"{variable.dims}; open_images() gives it, .rename() brings your own names to it"
             )
         check(images[variable.name], variable)
+    if 0 in images[IMAGE.name].shape[1:]:
+        raise SchemaError(
+            f"'{IMAGE.name}' has shape {images[IMAGE.name].shape}, expected images of one pixel at "
+            "least"
+        )
     pixels = {dim: -1 for dim in images[IMAGE.name].dims if dim != SAMPLE}
     return images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name).chunk(pixels).unify_chunks()
 

@@ -34,7 +34,7 @@ from pipeline.exact import (
 LAST = {1: 128, 2: 32_640, 3: 8_355_712, 4: 2_139_062_144}
 BESIDE_DIGITS = [last + one for last in LAST.values() for one in (-1, 0, 1)]
 # whole vectors, what the CPU compares at once, and what a lane of 32 bits holds; one beside each
-LENGTHS = [1, 63, 64, 65, 2**14 - 1, 2**14, 2**14 + 1, 2**16 - 1, 2**16, 2**16 + 1]
+LENGTHS = [1, 63, 64, 65, 2**14 - 1, 2**14, 2**14 + 1, 2**16 - 1, 2**16, 2**16 + 1, 2**17 + 1]
 TYPES = [("uint8", 255), ("uint16", 65535)]
 
 
@@ -362,7 +362,7 @@ def test_one_word_and_two_give_the_same_l2(samples):
 def test_norms_are_exact_below_at_and_above_what_int64_holds(largest, pixels):
     edge = isqrt((INT64_LIMIT - 1) // pixels) // largest
     beyond = isqrt((INT64_LIMIT - 1) // pixels)  # here squares of remainders do not fit either
-    for n in (0, 1, edge - 1, edge, edge + 1, 10 * edge, beyond, beyond + 1):
+    for n in (0, 1, edge - 1, edge, edge + 1, 10 * edge, beyond, beyond + 1, 2 * beyond):
         values = [0] if n == 0 else [n * largest, n * largest - 1, n - 1, n * (largest // 2) + 1]
         numerators = np.repeat(np.array(values)[:, None], pixels, axis=1)
         found = prototype_norms(numerators, np.full(len(values), n))

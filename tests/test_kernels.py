@@ -96,7 +96,7 @@ def check_distances(device, images, numerators, denominators, arithmetic):
 def some_prototypes(rng, classes, pixels, largest, most):
     """Numerators and denominators up to `most`; a class without images, and the extremes."""
     n = rng.integers(0, most + 1, classes)
-    n[-1] = most
+    n[0], n[-1] = 0, most
     numerators = rng.integers(0, largest * n[:, None] + 1, (classes, pixels))
     numerators[:, : pixels // 5] = (largest * n)[:, None]
     numerators[:, pixels // 2 : pixels // 2 + pixels // 5] -= 1  # remainders of n - 1

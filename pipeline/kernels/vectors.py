@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -237,11 +237,3 @@ def add_products(  # type: ignore[no-untyped-def]
         return _sweep(context, builder, signature, arguments, step)
 
     return types.void(images, stride, planes, plane_stride, steps, digits, out), generate
-
-
-def description() -> str:
-    """Say which instructions this machine's loops are built of."""
-    features = binding.get_host_cpu_features()
-    if features.get("avx512bw") and features.get("avx512vnni"):
-        return "AVX-512 VNNI"
-    return "AVX2" if features.get("avx2") else "portable vectors"

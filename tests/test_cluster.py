@@ -1,0 +1,91 @@
+"""Where tasks run: what is added up, in how many accumulators, by how many threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import cluster
+from pipeline.cluster import Workers, find_workers, local_workers, open_executor
+from pipeline.config import ClusterSettings
+from pipeline.progress import SilentReporter
+
+SILENT = SilentReporter()
+
+
+class Powers:
+    """Adds 2**index to every element; counts how often it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, index, total):
+        self.calls.append(index)
+        total += 2**index
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["in a tree", "in lanes"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 19])
+def test_every_partition_is_added_once(monkeypatch, large, workers, count):
+    if large:
+        monkeypatch.setattr(cluster, "LARGE_BYTES", 0)
+    add = Powers()
+    settings = ClusterSettings(kind="threads", workers=workers)
+    with open_executor(settings) as executor, SILENT.phase("adding", count) as phase:
+        total = executor.add(add, count, (2, 3), phase)
+    assert total.tolist() == [[2**count - 1] * 3] * 2
+    assert sorted(add.calls) == list(range(count))
+
+
+def test_large_accumulators_are_as_many_as_tasks_at_once(monkeypatch):
+    monkeypatch.setattr(cluster, "LARGE_BYTES", 0)
+    made = []
+    original = np.zeros
+    monkeypatch.setattr(cluster.np, "zeros", lambda *a, **k: made.append(a) or original(*a, **k))
+    with (
+        open_executor(ClusterSettings(kind="threads", workers=3)) as executor,
+        SILENT.phase("adding", 50) as phase,
+    ):
+        executor.add(Powers(), 50, (4,), phase)
+    assert made.count(((4,), np.int64)) == 3
+
+
+def test_a_task_does_not_touch_the_accumulator_that_it_is_given():
+    task = cluster._AddTask(lambda index, total: np.add(total, index, out=total), (3,), "topic")
+    cluster._listeners["topic"] = lambda: None
+    try:
+        before = np.arange(3)
+        assert task(7, before).tolist() == [7, 8, 9]
+        assert before.tolist() == [0, 1, 2]
+    finally:
+        del cluster._listeners["topic"]
+
+
+@pytest.mark.parametrize(("workers", "count", "threads"), [
+    (1, 100, 8), (2, 100, 4), (8, 100, 1), (16, 100, 1), (8, 2, 4), (8, 3, 2), (8, 0, 8),
+])  # fmt: skip
+def test_tasks_times_their_threads_are_the_cores(monkeypatch, workers, count, threads):
+    monkeypatch.setattr(cluster, "CPU_COUNT", 8)
+    with open_executor(ClusterSettings(kind="threads", workers=workers)) as executor:
+        assert executor.threads_for(count) == threads
+
+
+def test_this_machine_is_shared_among_worker_processes(monkeypatch):
+    monkeypatch.setattr(cluster, "CPU_COUNT", 8)
+    monkeypatch.setattr(cluster, "machine_memory", lambda: 64 * 10**9)
+    assert local_workers(ClusterSettings(kind="local", threads_per_worker=2)) == Workers(
+        processes=4, tasks=2, cores=8, memory=16 * 10**9
+    )
+    assert find_workers() == Workers(processes=0, tasks=8, cores=8, memory=64 * 10**9)
+    assert find_workers(ClusterSettings(memory="3 GB")).memory == 3 * 10**9
+
+
+def test_a_scheduler_is_asked_for_its_workers():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=3, processes=False, dashboard_address=None,
+        memory_limit="2 GB",
+    ) as made:  # fmt: skip
+        found = find_workers(ClusterSettings(kind="scheduler", address=made.scheduler_address))
+    assert found == Workers(processes=2, tasks=3, cores=6, memory=2 * 10**9)
