@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ from pipeline.runs import (
 )
 from pipeline.schema import COUNT, METRIC, SAMPLE
 from pipeline.steps import EvaluatePartition, table_digest
+from pipeline.threads import read_ahead
 
 
 def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
@@ -170,21 +173,12 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
     counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
     predictions, distances = ColumnDigest(), ColumnDigest()
     parts: list[dict[str, Any]] = []
-    for index in range(plan.evaluate.steps):
-        start, stop = plan.evaluate.bounds(index)
-        path = part_path(plan.output, index)
-        columns = tables.read_part(path, DIGESTED)
-        _count(counts, columns, plan.selection)
-        predictions.update(columns)
-        notes = tables.read_notes(path)
-        parts.append(
-            {"start": start, "stop": stop, "rows": len(columns[SAMPLE]), "digest": notes["digest"]}
-        )
-        if table_digest(columns) != notes["digest"]:
-            raise DamagedError(f"{path}: was changed while the job ran; run it again")
-        if plan.write_distances:
-            block = results.read_distances(plan.output / results.DISTANCES, start, stop)
-            distances.update(distance_columns(block, list(metrics)))
+    for written in read_ahead(partial(_read_step, plan), plan.evaluate.steps):
+        _count(counts, written.rows, plan.selection)
+        predictions.update(written.rows)
+        parts.append(written.record)
+        if written.distances is not None:
+            distances.update(written.distances)
     if plan.write_distances:
         consolidate(plan.output / results.DISTANCES)
     header = list(plan.selection.names)
@@ -195,6 +189,31 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
     )
     write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
     _write_manifest(plan, executor, digests, parts, seconds)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a task of the second pass wrote, read back."""
+
+    rows: dict[str, npt.NDArray[Any]]
+    distances: dict[str, npt.NDArray[Any]] | None
+    record: dict[str, Any]
+
+
+def _read_step(plan: JobPlan, index: int) -> _Step:
+    """Read what a step wrote, and check its table."""
+    start, stop = plan.evaluate.bounds(index)
+    path = part_path(plan.output, index)
+    rows = tables.read_part(path, DIGESTED)
+    digest = tables.read_notes(path)["digest"]
+    if table_digest(rows) != digest:
+        raise DamagedError(f"{path}: was changed while the job ran; run it again")
+    block = None
+    if plan.write_distances:
+        written = results.read_distances(plan.output / results.DISTANCES, start, stop)
+        block = distance_columns(written, list(plan.settings.metrics))
+    record = {"start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": digest}
+    return _Step(rows, block, record)
 
 
 def _count(

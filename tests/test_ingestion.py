@@ -517,15 +517,21 @@ def test_a_full_disk_in_the_middle_is_named_and_the_resume_completes(
     tmp_path, undisturbed, monkeypatch, array
 ):
     path = tmp_path / "s"
-    write = zarr.Array.__setitem__
+    write, write_bytes = zarr.Array.__setitem__, Path.write_bytes
 
     def full(self, key, value):
         if self.name == f"/train/{array}" and key[0].start == 16:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, key, value)
 
+    def full_file(self, data):
+        if f"train/{array}/c/2" in str(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(self, data)
+
     with monkeypatch.context() as context:
         context.setattr(zarr.Array, "__setitem__", full)
+        context.setattr(Path, "write_bytes", full_file)
         with pytest.raises(StorageFullError, match="free some space") as caught:
             ingest(Watched(), path, SHARD, ONE)
     assert str(path) in str(caught.value)

@@ -17,7 +17,7 @@ PACKAGE = Path(pipeline.__file__).parent
 LAYERS = """
     errors files memory threads schema config exact digests partitions progress manifest classes
     sources sources.arrays sources.idx sources.folder sources.torchvision datasets
-    chunked store results tables
+    shards chunked store results tables
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
     cluster ingestion runs footprint plan fit steps job
@@ -32,6 +32,8 @@ ONLY_IN = {
     "torchvision": {"sources.torchvision"},
     "numba": {"kernels.cpu", "kernels.vectors"},
     "llvmlite": {"kernels.vectors"},
+    "numcodecs": {"shards"},
+    "google_crc32c": {"shards"},
     "PIL": {"sources.folder", "plots"},
     "cyclopts": {"cli"},
 }

@@ -38,8 +38,10 @@ _BLOCK_BYTES = 2**16
 
 def _by_class(positions: Int64Array, classes: int) -> tuple[Int64Array, Int64Array]:
     """Return the samples in the order of their classes, and where each class begins."""
-    order = np.argsort(positions, kind="stable")
-    return order, np.searchsorted(positions, np.arange(classes + 1), sorter=order)
+    # integers of 16 bits are sorted by counting, seven times as fast
+    keys = positions if classes >= 2**15 else np.maximum(positions, -1).astype(np.int16)
+    order = np.argsort(keys, kind="stable")
+    return order, np.searchsorted(keys, np.arange(classes + 1), sorter=order)
 
 
 @njit(nogil=True, cache=True)

@@ -1,0 +1,208 @@
+"""Reading images straight from the files of a Zarr array, chunk by chunk into place; and writing
+what takes one chunk a file.
+
+Zarr reads and decodes a chunk into memory of its own, hands it from thread to thread, and copies
+it to where it belongs; for pixels that lz4 decodes at several GB a second that is most of the
+time. Reading is what limits a job, so the arrays that pixsim writes, and only those, are read here:
+chunks of whole rows, in shards or one a file, compressed with blosc and closed with crc32c.
+Whatever looks otherwise is left to Zarr, and so is the writing of shards. A file of one chunk, such
+as the labels of a shard, is also written here, aside and renamed: in 0.4 ms, Zarr takes 4 ms.
+
+600,000 images of 28 x 28 pixels (470 MB), two threads, from the page cache, medians: Zarr 3.1
+276 ms, zarrs 0.2 155 ms, this module 74 ms.
+
+The format is that of the Zarr specification, version 3: a shard is the bytes of its chunks, then
+an offset and a length for each (8 bytes each, little endian), then the crc32c of these.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import Blosc
+
+from pipeline.errors import DamagedError
+from pipeline.files import PARTIAL_SUFFIX, storage_errors
+
+_CHECKSUM_BYTES = 4
+_ENTRY_BYTES = 16
+_MISSING = 2**64 - 1
+_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array that is cut along its first axis only.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    shape, dtype
+        As of the array.
+    chunk, shard
+        Rows a chunk and a file.
+    sharded
+        Whether a file is a shard with an index; else it is one chunk.
+    codec
+        Compresses a chunk.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk: int
+    shard: int
+    sharded: bool
+    codec: Blosc
+
+    def write_chunk(self, number: int, values: npt.NDArray[Any]) -> None:
+        """Write the rows of file `number`, one chunk; what it has beyond them is 0."""
+        chunk = np.zeros((self.chunk, *self.shape[1:]), self.dtype)
+        chunk[: len(values)] = values
+        data = bytes(self.codec.encode(chunk))
+        checksum = google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
+        file = self.path / self._name(number)
+        with storage_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside = file.with_name(file.name + PARTIAL_SUFFIX)
+            aside.write_bytes(data + checksum)
+            aside.replace(file)
+
+    def _name(self, number: int) -> str:
+        return "/".join(["c", str(number), *("0" for _ in self.shape[1:])])
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read rows `start` to `stop`.
+
+        Raises
+        ------
+        DamagedError
+            Where a file is missing, cut short, or does not pass its checksums.
+        """
+        result = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        for number in range(start // self.shard, -(-stop // self.shard) if stop > start else 0):
+            first, last = max(start, number * self.shard), min(stop, (number + 1) * self.shard)
+            self._read_file(number, first, result[first - start : last - start])
+        return result
+
+    def _read_file(self, number: int, first: int, target: npt.NDArray[Any]) -> None:
+        """Read rows from `first` on, as many as `target` has, of one file."""
+        name = self._name(number)
+        try:
+            file = os.open(self.path / name, os.O_RDONLY)
+        except FileNotFoundError:
+            raise DamagedError(f"{self.path}/{name}: this shard is missing") from None
+        try:
+            size = os.fstat(file).st_size
+            if not size:
+                raise DamagedError(f"{self.path}/{name}: this shard is missing, its file is empty")
+            places = self._places(file, size)
+            begin = first - number * self.shard
+            for chunk in range(begin // self.chunk, -(-(begin + len(target)) // self.chunk)):
+                self._read_chunk(file, size, places[chunk], chunk * self.chunk - begin, target)
+        except _ChunkError as error:
+            raise DamagedError(f"{self.path}/{name}: a chunk cannot be read ({error})") from None
+        finally:
+            os.close(file)
+
+    def _places(self, file: int, size: int) -> list[list[int]]:
+        """Return offset and length of each chunk."""
+        if not self.sharded:
+            return [[0, size]]
+        length = _ENTRY_BYTES * (self.shard // self.chunk)
+        if size < length + _CHECKSUM_BYTES:
+            raise _ChunkError("the file is shorter than the index of its chunks")
+        index = _checked(file, size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES)
+        return [list(map(int, place)) for place in np.frombuffer(index, "<u8").reshape(-1, 2)]
+
+    def _read_chunk(
+        self, file: int, size: int, place: list[int], row: int, target: npt.NDArray[Any]
+    ) -> None:
+        """Decode a chunk whose first row belongs at `row` of the target, or before it."""
+        offset, length = place
+        if offset == _MISSING or offset + length > size or length <= _CHECKSUM_BYTES:
+            raise _ChunkError("the index of the chunks leads to nothing")
+        data = _checked(file, offset, length)
+        if row >= 0 and row + self.chunk <= len(target):
+            _decode(data, target[row : row + self.chunk])
+            return
+        whole = np.empty((self.chunk, *self.shape[1:]), self.dtype)
+        _decode(data, whole)
+        first, last = max(row, 0), min(row + self.chunk, len(target))
+        target[first:last] = whole[first - row : last - row]
+
+
+class _ChunkError(Exception):
+    """A chunk is not what its checksum or its place says."""
+
+
+def _checked(file: int, offset: int, length: int) -> bytes:
+    """Read bytes and the checksum behind them; return the bytes."""
+    # two reads, since a slice of bytes is a copy
+    data = os.pread(file, length - _CHECKSUM_BYTES, offset)
+    recorded = os.pread(file, _CHECKSUM_BYTES, offset + length - _CHECKSUM_BYTES)
+    found = google_crc32c.value(data)
+    if found != int.from_bytes(recorded, "little"):
+        raise _ChunkError(
+            f"its checksum is {found:08x}, recorded was {int.from_bytes(recorded, 'little'):08x}"
+        )
+    return data
+
+
+def _decode(data: bytes, target: npt.NDArray[Any]) -> None:
+    if int.from_bytes(data[4:8], "little") != target.nbytes:
+        raise _ChunkError(f"it does not hold the {target.nbytes} bytes of a chunk")
+    try:
+        Blosc().decode(data, out=target.reshape(-1).view(np.uint8))
+    except RuntimeError as error:
+        raise _ChunkError(str(error)) from None
+
+
+def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:
+    """Return how to read an array from its metadata; None where that is left to Zarr.
+
+    Parameters
+    ----------
+    path
+        The folder of the array.
+    metadata
+        Its `zarr.json`.
+    """
+    shape = tuple(metadata["shape"])
+    outer = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+    codecs, inner = metadata["codecs"], outer
+    sharded = bool(codecs) and codecs[0]["name"] == "sharding_indexed"
+    if sharded:
+        settings = codecs[0]["configuration"]
+        codecs, inner = settings["codecs"], tuple(settings["chunk_shape"])
+        index = [codec["name"] for codec in settings["index_codecs"]]
+        if index != ["bytes", "crc32c"] or settings.get("index_location", "end") != "end":
+            return None
+    keys = metadata["chunk_key_encoding"]
+    plain = (
+        [codec["name"] for codec in codecs] == ["bytes", "blosc", "crc32c"]
+        and codecs[0].get("configuration", {}).get("endian", "little") == "little"
+        and metadata["chunk_grid"]["name"] == "regular"
+        and keys["name"] == "default"
+        and keys.get("configuration", {}).get("separator", "/") == "/"
+        and metadata["data_type"] in ("uint8", "uint16", "int32", "int64", "float64")
+        and len(shape) > 0
+        and math.prod(shape[1:]) > 0
+        and inner[1:] == outer[1:] == shape[1:]
+        and outer[0] % inner[0] == 0
+    )
+    if not plain:
+        return None
+    dtype = np.dtype(metadata["data_type"])
+    blosc = codecs[1]["configuration"]
+    codec = Blosc(blosc["cname"], blosc["clevel"], _SHUFFLES[blosc["shuffle"]], blosc["blocksize"])
+    return Rows(path, shape, dtype, inner[0], outer[0], sharded, codec)
