@@ -47,8 +47,8 @@ from pipeline.schema import (
 )
 from pipeline.threads import in_ranges
 
-# Bytes of one [sample, class] array on the way: small enough to stay in the cache.
-_BLOCK_BYTES = 2**17
+# Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
+_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)

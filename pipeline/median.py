@@ -29,6 +29,7 @@ from pipeline.prototype import (
     each_block,
     flat_images,
     label_prototypes,
+    label_sums,
     lazy_images,
 )
 from pipeline.reduction import add_up
@@ -174,17 +175,31 @@ def class_medians(
     high, rest = dask.delayed(first_bytes, nout=2)(counts)
     if image.dtype == np.uint8:
         numerator = dask.delayed(median_numerators)(high)
+        packed = da.from_delayed(
+            dask.delayed(sums_of_counts)(counts),
+            (classes_pixels[0], 2 * classes_pixels[1] + 1),
+            np.int64,
+        )
+        sums = label_sums(packed, selection, lazy)
     else:
         wanted = da.from_delayed(high, (2, *classes_pixels), np.uint8)
         both = {"h": 2, **sizes}
         more = each_block(low_histograms_block, "hcpv", both, lazy, np.uint32, wanted, **settings)
         low, _ = dask.delayed(select_bytes, nout=2)(add_up(more), rest)
         numerator = dask.delayed(median_numerators)(high, low)
-    sums = class_sums(images, classes, device)
+        sums = class_sums(images, classes, device)
     # counted here too, so that the medians alone need no sums
     found = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
     sums[COUNT.name] = sums[COUNT.name].copy(data=found)
     return label_medians(sums, da.from_delayed(numerator, classes_pixels, np.int64))
+
+
+def sums_of_counts(counts: Counts) -> Int64Array:
+    """Return what `class_sums_block` returns, from [class, pixel, 256] counts of 8-bit values."""
+    values = np.arange(BINS, dtype=np.int64)
+    wide = [table.astype(np.int64) for table in counts]
+    sums, squares = ([table @ weights for table in wide] for weights in (values, values**2))
+    return np.column_stack([sums, squares, images_counted(counts)])
 
 
 def label_medians(sums: xr.Dataset, numerators: Any) -> xr.Dataset:

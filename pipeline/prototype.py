@@ -296,31 +296,37 @@ def label_prototypes(
     kind
         What they are.
     """
-    image = numerator / denominator.where(denominator > 0)
+    dims, count = numerator.dims, sums[COUNT.name]
+    largest = largest_pixel(sums.attrs["pixel_dtype"])
+    fraction = numerator.data, denominator.data
+    moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
     return xr.Dataset(
         {
-            NUMERATOR.name: numerator.assign_attrs(NUMERATOR.attributes),
-            DENOMINATOR.name: denominator.assign_attrs(DENOMINATOR.attributes),
-            PROTOTYPE.name: image.assign_attrs(PROTOTYPE.attributes),
-            SPREAD.name: _spread(sums).assign_attrs(SPREAD.attributes),
+            NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
+            DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
+            PROTOTYPE.name: (dims, _on_blocks(_divide, *fraction), PROTOTYPE.attributes),
+            SPREAD.name: (
+                dims, _on_blocks(finish_spread, *moments, largest=largest), SPREAD.attributes,
+            ),
         },
-        attrs={**sums.attrs, "prototypes": kind},
-    ).assign_coords({COUNT.name: sums[COUNT.name]})
-
-
-def _spread(sums: xr.Dataset) -> xr.DataArray:
-    dims = list(sums[PIXEL_SUM.name].dims[1:])
-    largest = largest_pixel(sums.attrs["pixel_dtype"])
-
-    def finish(values: Any, squares: Any, counts: Any) -> Float64Array:
-        return finish_spread(values, squares, counts, largest)
-
-    found: xr.DataArray = xr.apply_ufunc(
-        finish, sums[PIXEL_SUM.name], sums[PIXEL_SQUARE_SUM.name], sums[COUNT.name],
-        input_core_dims=[dims, dims, []], output_core_dims=[dims],
-        dask="parallelized", output_dtypes=[np.float64],
+        {**sums.coords, COUNT.name: count.variable},
+        {**sums.attrs, "prototypes": kind},
     )  # fmt: skip
-    return found
+
+
+def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+    over = np.where(denominators > 0, denominators, np.nan)
+    return np.asarray(numerators / over.reshape(-1, *(1,) * (numerators.ndim - 1)))
+
+
+def _on_blocks(function: Any, *arrays: Any, **settings: Any) -> Any:
+    """Call a function on arrays, [class, ...] or [class], now or, of lazy arrays, later."""
+    if not any(isinstance(array, da.Array) for array in arrays):
+        return function(*arrays, **settings)
+    letters = [item for array in arrays for item in (array, "cyxk"[: array.ndim])]
+    axes = "cyxk"[: arrays[0].ndim]
+    meta = np.empty((0,) * len(axes), np.float64)
+    return da.blockwise(function, axes, *letters, dtype=np.float64, meta=meta, **settings)
 
 
 def refuse_empty_classes(names: Sequence[str], counts: Sequence[int], split: str) -> None:

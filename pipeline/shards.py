@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,13 +184,12 @@ def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:
     if sharded:
         settings = codecs[0]["configuration"]
         codecs, inner = settings["codecs"], tuple(settings["chunk_shape"])
-        index = [codec["name"] for codec in settings["index_codecs"]]
-        if index != ["bytes", "crc32c"] or settings.get("index_location", "end") != "end":
+        index = settings["index_codecs"]
+        if not _are(index, "bytes", "crc32c") or settings.get("index_location", "end") != "end":
             return None
     keys = metadata["chunk_key_encoding"]
     plain = (
-        [codec["name"] for codec in codecs] == ["bytes", "blosc", "crc32c"]
-        and codecs[0].get("configuration", {}).get("endian", "little") == "little"
+        _are(codecs, "bytes", "blosc", "crc32c")
         and metadata["chunk_grid"]["name"] == "regular"
         and keys["name"] == "default"
         and keys.get("configuration", {}).get("separator", "/") == "/"
@@ -206,3 +205,10 @@ def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:
     blosc = codecs[1]["configuration"]
     codec = Blosc(blosc["cname"], blosc["clevel"], _SHUFFLES[blosc["shuffle"]], blosc["blocksize"])
     return Rows(path, shape, dtype, inner[0], outer[0], sharded, codec)
+
+
+def _are(codecs: Sequence[Mapping[str, Any]], *names: str) -> bool:
+    """Tell whether codecs have these names, the first one writing little-endian bytes."""
+    if tuple(codec["name"] for codec in codecs) != names:
+        return False
+    return bool(codecs[0].get("configuration", {}).get("endian", "little") == "little")

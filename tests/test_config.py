@@ -370,9 +370,7 @@ def test_an_override_replaces_a_key_by_a_yaml_value(tmp_path, override, key, val
 
 def test_a_dotted_override_reaches_into_the_cluster(tmp_path):
     found = load_job(write(tmp_path, EVERY_KEY), ["cluster.workers=9"]).cluster
-    assert found == ClusterSettings(
-        kind="local", workers=9, threads_per_worker=2, memory=2 * 10**9
-    )
+    assert found == ClusterSettings(kind="local", workers=9, threads_per_worker=2, memory=2 * 10**9)
 
 
 def test_a_dotted_override_makes_the_mapping_where_the_file_has_none(tmp_path):

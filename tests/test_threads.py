@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ import strategies  # noqa: F401  (its profile)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.threads import in_ranges
+from pipeline.threads import in_ranges, read_ahead
 
 
 @given(threads=st.integers(1, 9), count=st.integers(0, 60))
@@ -62,3 +63,28 @@ def test_several_tasks_may_use_the_same_threads_at_once():
     for task in tasks:
         task.join()
     assert sorted(found) == [(task, place) for task in range(6) for place in range(10)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 20])
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_reading_ahead_yields_all_in_order_and_never_too_far(count, ahead):
+    made, taken = [], []
+
+    def make(number):
+        made.append(number)
+        return number * number
+
+    for found in read_ahead(make, count, ahead):
+        taken.append(found)
+        assert len(made) <= len(taken) + ahead
+    assert taken == [number * number for number in range(count)]
+
+
+def test_what_fails_ahead_is_raised_in_its_place():
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        found.extend(read_ahead(lambda number: 1 / (number - 3), 9, 2))
+    found = []
+    for value in itertools.islice(read_ahead(lambda number: 1 / (number - 3), 9, 2), 3):
+        found.append(value)
+    assert found == [-1 / 3, -1 / 2, -1.0]
