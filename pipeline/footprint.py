@@ -16,17 +16,14 @@ from pipeline.partitions import accumulator_bytes, ceil_div
 from pipeline.reduction import LARGE_BYTES, WIDE
 
 # A process with everything imported and its loops loaded.
-_BASE = 400 * 10**6
+_BASE = 410 * 10**6
 # A worker process of dask, and the client of such, which loads no kernels.
 _BASE_WORKER = 400 * 10**6
 _BASE_CLIENT = 330 * 10**6
-# Bytes that a task takes for each byte of pixels it reads: those, their compressed chunks, and the
-# chunks that are decoded at once.
-_READ = 2.8
+# Bytes that a task takes for each byte of pixels it reads: those, and a compressed chunk.
+_READ = 1.6
 # What the allocator keeps of accumulators that were given back.
-_HELD_BACK = 1.03
-# The allocator gives back at once what is larger, and keeps the rest for the next pass.
-_RETURNED = 32 * 2**20
+_HELD_BACK = 1.12
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
 # Copies of a task's distances while they are written.
@@ -135,10 +132,8 @@ def _fit_bytes(load: Load, workers: Workers, width: int) -> int:
     tasks = min(workers.tasks, load.partitions)
     read = load.shard * load.sample_bytes
     copied = read * width // load.pixels if width < load.pixels else 0
-    sizes = _accumulator_sizes(load, width)
-    added = [_accumulators(load, workers, size) * size for size in sizes]
-    kept = added[0] if len(sizes) > 1 and sizes[0] < _RETURNED else 0
-    return int(tasks * (_READ * read + copied) + _HELD_BACK * max(added) + kept)
+    added = [_accumulators(load, workers, size) * size for size in _accumulator_sizes(load, width)]
+    return int(tasks * (_READ * read + copied) + _HELD_BACK * max(added))
 
 
 def _accumulator_sizes(load: Load, width: int) -> list[int]:
@@ -160,11 +155,10 @@ def _assembled_bytes(load: Load) -> int:
 def _fit_here_bytes(load: Load, workers: Workers, width: int) -> int:
     """Return what the first pass takes where threads of the client do the work.
 
-    The client makes prototypes of the sums once the tasks are done, but the allocator has not
-    given back all that they took.
+    The client makes prototypes of the sums once the tasks are done.
     """
-    size, assembled = accumulator_bytes(load.classes, width, load.tables), _assembled_bytes(load)
-    return max(_fit_bytes(load, workers, width) + assembled // 2, size + assembled)
+    size = accumulator_bytes(load.classes, width, load.tables)
+    return max(_fit_bytes(load, workers, width), size + _assembled_bytes(load))
 
 
 def _evaluate_bytes(load: Load, workers: Workers) -> int:

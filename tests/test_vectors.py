@@ -10,8 +10,6 @@ import sys
 import pytest
 from llvmlite import binding
 
-from pipeline.kernels import vectors
-
 # for each: the features it needs, the settings under which numba compiles for it, its name in
 # `vectors`, and what the machine code must and must not hold
 VARIANTS = {
@@ -106,9 +104,3 @@ def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
     assert chosen == name
     assert present <= set(found.split())
     assert not absent & set(found.split())
-
-
-def test_the_machine_is_told_by_what_its_loops_are_built_of():
-    features = binding.get_host_cpu_features()
-    known = [name for name, (needed, *_) in VARIANTS.items() if all(map(features.get, needed))]
-    assert vectors.description().startswith(known[0])
