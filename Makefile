@@ -1,6 +1,7 @@
 # make demo    run the pixel-similarity job on real images
 # make test    run the tests
 # make lint    check format, lint and types
+# make bench   measure it beside the libraries that one would use instead
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
 SHELL := /bin/sh
@@ -40,7 +41,8 @@ $(READY): requirements.lock pyproject.toml
 	echo "setting up $(VENV) with $$($$python --version), a few minutes the first time"; \
 	{ [ -x $(BIN)/python ] || "$$python" -m venv $(VENV); } && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(UV)" && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes \
+	  -r requirements.lock && \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
 	touch $(READY)
 
@@ -52,8 +54,8 @@ test: $(READY)
 
 $(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep their versions
 	@echo "installing what pixsim is measured against"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
-	  --extra bench -r pyproject.toml
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	  --constraint requirements.lock --extra bench -r pyproject.toml
 	@touch $(BENCH_READY)
 
 bench: $(BENCH_READY) # make bench ARGS="--rows distances means --json bench.json"

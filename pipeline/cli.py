@@ -25,14 +25,14 @@ app = App(
     help="Pixel similarity: how far does the simplest possible model get on an image set?",
     version=pipeline.__version__,
     help_format="plaintext",  # no Markdown, whose parser takes a tenth of a second to import
-    help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong. "
+    help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong.\n"
     "--debug before a command shows the traceback of an error.",
 )
 
 
 @app.command
 def demo() -> None:
-    """Run the seed article's study: on Fashion-MNIST where it can be had, else on digits."""
+    """Run the seed article's study on Fashion-MNIST, else on digits."""
     for run, picture in pipeline.run_demo(pipeline.make_reporter()):
         _print_run(pipeline.describe(run.path))
         print(f"prototypes drawn in {picture}\n")
@@ -62,13 +62,13 @@ def ingest(
     Parameters
     ----------
     source
-        A name from 'pixsim datasets', a folder SPLIT/CLASS/FILE, or an .npz file.
+        A data set's name, a folder SPLIT/CLASS/FILE, or .npz.
     output
         The store to write; default: data/stores/NAME.zarr.
     shard
         Images per shard; default: some MB's worth.
     cluster
-        threads, local, or the address of a dask scheduler.
+        threads, local, or a scheduler's address.
     """
     settings = pipeline.make_cluster(cluster)
     reporter = pipeline.make_reporter()
@@ -95,7 +95,7 @@ def run(
     output
         The run folder, instead of the job file's.
     override
-        KEY=VALUE to use instead of the job file's, such as device=cpu or cluster.workers=4.
+        KEY=VALUE instead of the job file's, such as device=cpu.
     """
     settings = pipeline.load_job(job, override or (), output)
     finished = pipeline.run_job(settings, pipeline.make_reporter())
@@ -121,7 +121,7 @@ def plan(
     output
         The run folder, instead of the job file's.
     override
-        KEY=VALUE to use instead of the job file's, such as cluster.memory=4GB.
+        KEY=VALUE instead of the job file's: cluster.memory=4GB.
     """
     _print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output)))
 
@@ -141,7 +141,7 @@ def show(
     path
         The folder of a store or a run.
     grid
-        A PNG file to draw: sample images with their labels, or the prototypes of a run.
+        A PNG file to draw: sample images, or a run's prototypes.
     split
         The split to draw from; default: the first.
     """
@@ -176,7 +176,7 @@ def explain(
     sample
         Its index there.
     pixels
-        ROWS,COLS to show as a shaded table of pixel values, such as 5:25,4:24 or 10,10.
+        ROWS,COLS to show as a shaded table, such as 5:25,4:24.
     """
     found = pipeline.explain(path, split, sample)
     label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
@@ -194,7 +194,7 @@ def explain(
 
 @app.command
 def digest(path: Path, /) -> None:
-    """Read a store or a run whole, print its digests, and compare them with the recorded ones.
+    """Read a store or a run whole, and compare its digests.
 
     Parameters
     ----------
@@ -258,13 +258,11 @@ def _print_plan(found: Mapping[str, Any]) -> None:
     if found["tiling"] is not None:
         print(found["tiling"])
     workers, memory = found["workers"], found["memory"]
-    where = (
-        f"{workers['processes']} worker processes with {workers['tasks']} tasks at once each"
-        if workers["processes"]
-        else f"{workers['tasks']} tasks at once in this process"
-    )
-    threads = workers["threads"]
-    print(f"{where}, {threads} thread{'' if threads == 1 else 's'} a task")
+    tasks = _number(workers["tasks"], "task") + " at once"
+    where = f"{tasks} in this process"
+    if workers["processes"]:
+        where = f"{tasks} in each of {_number(workers['processes'], 'worker process')}"
+    print(f"{where}, {_number(workers['threads'], 'thread')} a task")
     parts = f"prototypes {_bytes(memory['fit'])}, distances {_bytes(memory['evaluate'])}"
     print(
         f"peak memory {_bytes(memory['worker'])} a process ({parts}) of {_bytes(memory['limit'])}"
@@ -281,6 +279,11 @@ def _print_plan(found: Mapping[str, Any]) -> None:
         for file in found["files"]
     ]
     _print_table([f"written to {found['output']}", "files", "before compression"], rows)
+
+
+def _number(count: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def _bytes(size: int) -> str:

@@ -49,6 +49,8 @@ from pipeline.threads import in_ranges
 
 # Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
 _BLOCK_BYTES = 2**20
+# Of many classes more is taken at once: prototypes are loaded again for every block.
+_FEW_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def distances_block(
     classes = len(reference.denominators)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
-    step = max(4, _BLOCK_BYTES // max(8 * classes, 1))
+    row = max(8 * classes, 1)
+    step = max(_BLOCK_BYTES // row, min(_FEW_IMAGES, 4 * _BLOCK_BYTES // row), 4)
 
     def measure(first: int, last: int) -> None:
         for start in range(first, last, step):

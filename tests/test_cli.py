@@ -52,6 +52,28 @@ def test_run_prints_accuracies_and_the_digest(tmp_path, monkeypatch, capsys):
     assert "\x1b" not in captured.out + captured.err
 
 
+def test_plan_prints_what_the_run_takes_and_writes_nothing(digits_run, tmp_path, capsys):
+    job = str(ROOT / "workflows" / "digits.yml")
+    assert main(["plan", job, "--output", "other", "--set", "cluster.workers=1"]) == 0
+    printed = capsys.readouterr().out
+    run = pipeline.open_run(digits_run)
+    arithmetic = f"arithmetic {run.manifest['arithmetic']}"
+    for part in (
+        "plan of digits", "prototypes from 'train'", "distances of 'test'", "peak memory",
+        "1 task at once in this process", arithmetic, "predictions/part-*.parquet",
+    ):  # fmt: skip
+        assert part in printed
+    assert not (tmp_path / "other").exists()
+
+
+def test_plan_refuses_what_cannot_fit(digits_run, capsys):
+    job = str(ROOT / "workflows" / "digits.yml")
+    message = fails(capsys, "plan", job, "--set", "cluster.memory=100MB")
+    assert "expected at most 0.1 GB" in message
+    message = fails(capsys, "plan", job, "--set", "cluster.memory=much")
+    assert "'cluster.memory' is 'much' (str): expected a number of bytes, such as 4 GB" in message
+
+
 def test_run_takes_overrides_behind_one_set_or_several(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     job = str(ROOT / "workflows" / "digits.yml")

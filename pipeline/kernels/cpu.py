@@ -148,13 +148,18 @@ def _count_values(
     counts: npt.NDArray[np.uint32],
 ) -> None:
     """Count the values of pixels `first` to `last`; what a table of uint16 holds at a time."""
+    nothing = np.zeros(last - first, images.dtype)
     for position in range(len(counts)):
         for begin in range(edges[position], edges[position + 1], _FLUSH - 1):
             table[:] = 0
-            for at in range(begin, min(begin + _FLUSH - 1, edges[position + 1])):
-                image = images[order[at], first:last]
-                _count_one(image, table)
-            images_counted = min(_FLUSH - 1, edges[position + 1] - begin)
+            end = min(begin + _FLUSH - 1, edges[position + 1])
+            for at in range(begin, end - 1, 2):
+                a, b = images[order[at], first:last], images[order[at + 1], first:last]
+                _count_two(a, b, table)
+            if (end - begin) % 2:
+                last_image = images[order[end - 1], first:last]
+                _count_two(last_image, nothing, table)
+            images_counted = end - begin
             for pixel in range(last - first):
                 part = table[256 * pixel : 256 * pixel + 256]
                 part[0] = images_counted - _add_table(part[1:], counts[position, first + pixel, 1:])
@@ -172,32 +177,37 @@ def _add_table(part: npt.NDArray[np.uint16], target: npt.NDArray[np.uint32]) -> 
     return total
 
 
-def _count_one(*_: Any) -> None:
-    """Count the values of one image, or the high bytes of 16-bit ones; zeros may be left out."""
+def _count_two(*_: Any) -> None:
+    """Count the values of two images, or the high bytes of 16-bit ones; zeros need not be right."""
     raise NotImplementedError
 
 
-@overload(_count_one)
-def _choose_count_one(image, table):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    def count_bytes(image, table):  # type: ignore[no-untyped-def]
-        words = image[: len(image) // 8 * 8].view(np.uint64)
+@overload(_count_two)
+def _choose_count_two(a, b, table):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def count_bytes(a, b, table):  # type: ignore[no-untyped-def]
+        whole = len(a) // 8 * 8
+        words, others = a[:whole].view(np.uint64), b[:whole].view(np.uint64)
         row = np.uint64(0)
         for at in range(len(words)):
-            word = words[at]
-            if word != np.uint64(0):  # where it is, eight pixels are 0
+            word, other = words[at], others[at]
+            if word | other != np.uint64(0):  # where it is, sixteen pixels are 0
                 for place in range(8):
-                    value = (word >> np.uint64(8 * place)) & np.uint64(255)
-                    table[row + np.uint64(256 * place) + value] += np.uint16(1)
+                    shift, start = np.uint64(8 * place), row + np.uint64(256 * place)
+                    table[start + ((word >> shift) & np.uint64(255))] += np.uint16(1)
+                    table[start + ((other >> shift) & np.uint64(255))] += np.uint16(1)
             row += np.uint64(8 * 256)
-        for pixel in range(len(words) * 8, len(image)):
-            table[np.uint64(np.uint64(256 * pixel) + np.uint64(image[pixel]))] += np.uint16(1)
+        for pixel in range(whole, len(a)):
+            start = np.uint64(256 * pixel)
+            table[start + np.uint64(a[pixel])] += np.uint16(1)
+            table[start + np.uint64(b[pixel])] += np.uint16(1)
 
-    def count_high_bytes(image, table):  # type: ignore[no-untyped-def]
-        for pixel in range(len(image)):
-            place = np.uint64(np.uint64(256 * pixel) + np.uint64(image[pixel] >> 8))
-            table[place] += np.uint16(1)
+    def count_high_bytes(a, b, table):  # type: ignore[no-untyped-def]
+        for pixel in range(len(a)):
+            start = np.uint64(256 * pixel)
+            table[start + np.uint64(a[pixel] >> 8)] += np.uint16(1)
+            table[start + np.uint64(b[pixel] >> 8)] += np.uint16(1)
 
-    return count_bytes if image.dtype == types.uint8 else count_high_bytes
+    return count_bytes if a.dtype == types.uint8 else count_high_bytes
 
 
 @njit(nogil=True, cache=True)
@@ -346,11 +356,13 @@ def _pad(
     """Copy a tile of a few images into rows of whole vectors; what is beyond them is 0."""
     for row in range(len(padded)):
         target = padded[row]
-        target[:] = 0
+        filled = 0
         if first + row < last:
             source = images[first + row, start : start + len(target)]
-            for pixel in range(len(source)):
+            filled = len(source)
+            for pixel in range(filled):
                 target[pixel] = source[pixel]
+        target[filled:] = 0
 
 
 @njit(nogil=True, cache=True)
