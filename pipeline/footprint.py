@@ -179,16 +179,19 @@ def _finish_bytes(load: Load) -> int:
 
 
 def fitting_pixels(load: Load, workers: Workers) -> int:
-    """Return how many pixels a tile of the first pass may have to fit into the memory."""
+    """Return how many pixels a tile of the first pass may have to fit into the memory.
+
+    All of them where no tile would be small enough: what else is needed is too much then.
+    """
     room = int(_SHARE * workers.memory) - _base(workers)
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
-    while number < load.pixels:
+    while number <= load.pixels:
         width = ceil_div(load.pixels, number)
         if needed(load, workers, width) <= room:
             return width
         number += 1 + number // 8
-    return 1
+    return load.pixels
 
 
 def _base(workers: Workers) -> int:
