@@ -26,8 +26,10 @@ _READ = 1.6
 _HELD_BACK = 1.12
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
-# Copies of a task's distances while they are written.
-_WRITTEN = 4
+# Copies of a task's distances while they are written, by one task at a time.
+_WRITTEN = 3
+# Steps whose distances are in memory at once when they are read back, copies counted in.
+_READ_BACK = 5
 # Bytes of a confusion count: as an integer of NumPy, of Python, and as text.
 _CONFUSION = 60
 # The share of the memory that tiles of pixels are made to fit.
@@ -166,16 +168,21 @@ def _evaluate_bytes(load: Load, workers: Workers) -> int:
     tasks = min(workers.tasks, load.steps)
     prepared = load.classes * load.pixels * (8 + (1 + load.digits if load.digits else 24))
     distances = 8 * load.metrics * load.step * load.classes
-    copies = _WRITTEN if load.write else 0
+    copies = tasks + _WRITTEN if load.write else 0
     rows = load.metrics * load.step * _ROW
     read = min(load.step, load.evaluated_shard) * load.sample_bytes
-    return prepared + int(tasks * (_READ * read + copies * distances + rows))
+    return prepared + int(tasks * (_READ * read + rows) + copies * distances)
 
 
 def _finish_bytes(load: Load) -> int:
-    """Return what the client takes to put metrics together: of all samples, and of each split."""
+    """Return what the client takes to read everything back.
+
+    Confusion counts, of all samples and of each split, and the distances of some steps: those that
+    were read ahead, and copies of those that are digested.
+    """
     tables = load.splits + 1 if load.splits > 1 else 1
-    return _CONFUSION * load.classes**2 * load.metrics * tables
+    distances = 8 * load.metrics * load.step * load.classes if load.write else 0
+    return _CONFUSION * load.classes**2 * load.metrics * tables + _READ_BACK * distances
 
 
 def fitting_pixels(load: Load, workers: Workers) -> int:

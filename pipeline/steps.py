@@ -6,6 +6,7 @@ number it writes the same.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,9 @@ from pipeline.partitions import Concatenation
 from pipeline.predictions import ROW, predict_block
 from pipeline.runs import DIGESTED, distance_columns, part_path, prototypes_digest
 from pipeline.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
+
+# Writing takes copies of all distances of a task; one task of a process takes them at a time.
+_WRITING = threading.Lock()
 
 # Bytes of distances that are predicted from at once.
 _BLOCK_BYTES = 4 * 2**20
@@ -60,8 +64,9 @@ class EvaluatePartition:
         if distance is not None:
             columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)
-            results.write_distances(self.output / results.DISTANCES, start, columns)
-            notes["distances"] = distances_digest(columns, self.metrics)
+            with _WRITING:
+                results.write_distances(self.output / results.DISTANCES, start, columns)
+                notes["distances"] = distances_digest(columns, self.metrics)
             del distance, columns
         table, notes["digest"] = self._table(rows, samples)
         tables.write_part(part_path(self.output, index), table, notes)
