@@ -103,17 +103,21 @@ class _Task:
 
 @dataclass(frozen=True)
 class _AddTask:
-    """Adds one partition to an accumulator of its own, or to a copy of what it is given.
+    """Adds one partition to an accumulator of its own, or to the one it is given.
 
-    A copy, since dask may run a task twice.
+    On workers to a copy of that, since dask may run a task again there. Threads of this process run
+    each task once.
     """
 
     function: AddPartition
     shape: tuple[int, ...]
     topic: str
+    copies: bool
 
     def __call__(self, index: int, before: Int64Array | None = None) -> Int64Array:
-        total = np.zeros(self.shape, np.int64) if before is None else before.copy()
+        total = np.zeros(self.shape, np.int64) if before is None else before
+        if self.copies and before is not None:
+            total = before.copy()
         self.function(index, total)
         _tell(self.topic)
         return total
@@ -199,7 +203,7 @@ class _DaskExecutor:
         if not count:
             return np.zeros(shape, np.int64)
         with self._listening(phase) as topic:
-            task = _AddTask(function, shape, topic)
+            task = _AddTask(function, shape, topic, copies=self.client is not None)
             if 8 * math.prod(shape) > LARGE_BYTES:
                 blocks = _lanes(task, count, min(count, self._at_once))
             else:

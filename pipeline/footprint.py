@@ -24,10 +24,12 @@ _BASE_CLIENT = 330 * 10**6
 _READ = 1.6
 # What the allocator keeps of accumulators that were given back.
 _HELD_BACK = 1.12
+# Bytes that writing prototypes takes at most: chunks, as they are and encoded.
+_ENCODED = 64 * 10**6
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
 # Copies of a task's distances while they are written, by one task at a time.
-_WRITTEN = 3
+_WRITTEN = 4
 # Steps whose distances are in memory at once when they are read back, copies counted in.
 _READ_BACK = 5
 # Bytes of a confusion count: as an integer of NumPy, of Python, and as text.
@@ -116,15 +118,14 @@ def _accumulators(load: Load, workers: Workers, size: int) -> int:
     """Return how many accumulators a process holds at once.
 
     Small ones are added up in a tree: one for each addition that waits for its others. Of large
-    ones there is one for each task that runs at once, a copy of it while the task adds to it, and
-    in the end their sum.
+    ones there is one for each task that runs at once, on workers a copy of it while the task adds
+    to it, and in the end their sum.
     """
     tasks = min(workers.tasks, load.partitions)
     if size > LARGE_BYTES and workers.processes:
         return max(2 * tasks, tasks + 2)  # one worker fetches another's to add the two
     if size > LARGE_BYTES:
-        copies = min(tasks, load.partitions - tasks)  # lanes that go on to another partition
-        return tasks + max(copies, 1 if tasks > 1 else 0)
+        return tasks + (1 if tasks > 1 else 0)
     levels = max(1, math.ceil(math.log(max(load.partitions, 2), WIDE)))
     return min(load.partitions, (WIDE - 1) * levels) + tasks + 1
 
@@ -159,8 +160,9 @@ def _fit_here_bytes(load: Load, workers: Workers, width: int) -> int:
 
     The client makes prototypes of the sums once the tasks are done.
     """
-    size = accumulator_bytes(load.classes, width, load.tables)
-    return max(_fit_bytes(load, workers, width), size + _assembled_bytes(load))
+    size, assembled = accumulator_bytes(load.classes, width, load.tables), _assembled_bytes(load)
+    encoded = min(assembled, _ENCODED)
+    return max(_fit_bytes(load, workers, width), size + assembled) + encoded
 
 
 def _evaluate_bytes(load: Load, workers: Workers) -> int:

@@ -51,8 +51,9 @@ def test_large_accumulators_are_as_many_as_tasks_at_once(monkeypatch):
     assert made.count(((4,), np.int64)) == 3
 
 
-def test_a_task_does_not_touch_the_accumulator_that_it_is_given():
-    task = cluster._AddTask(lambda index, total: np.add(total, index, out=total), (3,), "topic")
+def test_a_task_on_a_worker_does_not_touch_the_accumulator_that_it_is_given():
+    add = lambda index, total: np.add(total, index, out=total)  # noqa: E731
+    task = cluster._AddTask(add, (3,), "topic", copies=True)
     cluster._listeners["topic"] = lambda: None
     try:
         before = np.arange(3)
