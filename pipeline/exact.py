@@ -160,6 +160,15 @@ def check_sum_bound(images: int, dtype: npt.DTypeLike) -> None:
         )
 
 
+def check_count_bound(images: int) -> None:
+    """Prove that counts of the values of `images` images fit uint32: `images < 2**32`."""
+    if images >= 2**32:
+        raise ExactnessError(
+            f"a class of {images} images, expected less than 2**32 for medians, which count in "
+            "32 bits; use prototypes: mean"
+        )
+
+
 def split_prototypes(
     numerators: Int64Array, denominators: Int64Array
 ) -> tuple[Int64Array, Int64Array]:

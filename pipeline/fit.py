@@ -1,8 +1,8 @@
 """The first pass of a job: prototypes from the images of one split.
 
 Every task takes one partition and adds it to an array of integers, and these arrays are added up.
-The array, the accumulator, holds for each class and pixel the sum and the sum of
-squares, and for medians the 256 counts of a histogram (of 16-bit pixels that of the high bytes;
+The array, the accumulator, holds for each class and pixel the sum and the sum of squares, and for
+medians the 256 counts of a histogram (of 16-bit pixels that of the high bytes;
 a further pass counts low bytes). Where accumulators of whole images would not fit into memory
 beside each other, the pixels are taken in tiles, one after the other, each in a pass of its own.
 """
@@ -38,7 +38,7 @@ from pipeline.prototype import flat_images, label_sums, prototypes
 from pipeline.schema import IMAGE
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
-# 2**32 images (`exact.check_sum_bound` proves less).
+# 2**32 images (`exact.check_count_bound`).
 _PAIRS = BINS // 2
 
 

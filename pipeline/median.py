@@ -22,7 +22,7 @@ import xarray as xr
 
 from pipeline import kernels
 from pipeline.classes import ClassSelection, select_classes
-from pipeline.exact import Int64Array
+from pipeline.exact import Int64Array, check_count_bound
 from pipeline.prototype import (
     class_names_of,
     class_sums,
@@ -33,7 +33,7 @@ from pipeline.prototype import (
     lazy_images,
 )
 from pipeline.reduction import add_up
-from pipeline.schema import COUNT, IMAGE, PIXEL_SUM
+from pipeline.schema import COUNT, IMAGE, PIXEL_SUM, SAMPLE
 
 BINS = 256
 
@@ -167,6 +167,7 @@ def class_medians(
     selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
     image = lazy[IMAGE.name]
+    check_count_bound(image.sizes[SAMPLE])
     classes_pixels = len(selection.codes), int(np.prod(image.shape[1:]))
     sizes = dict(zip("cpv", (*classes_pixels, BINS), strict=True))
     settings = {"selection": selection, "device": device}

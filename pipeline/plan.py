@@ -17,7 +17,7 @@ from pipeline.classes import ClassSelection, select_classes
 from pipeline.cluster import Workers, find_workers
 from pipeline.config import JobSettings
 from pipeline.errors import MemoryLimitError, ShapeError
-from pipeline.exact import Arithmetic, check_sum_bound, choose_arithmetic
+from pipeline.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
 from pipeline.footprint import Footprint, Load, fitting_pixels, footprint
 from pipeline.ingestion import partition_table
 from pipeline.partitions import (
@@ -173,6 +173,8 @@ def plan_content(
             )
     pixels, classes = math.prod(fit["shape"]), len(selection.codes)
     check_sum_bound(max(counts), fit["dtype"])
+    if settings.prototypes == "median":
+        check_count_bound(max(counts))
     denominator = 2 if settings.prototypes == "median" else max(counts)
     arithmetic = choose_arithmetic(denominator, pixels, fit["dtype"])
     shard = max(split["shard"] for split in evaluated.values())

@@ -19,6 +19,7 @@ from pipeline.exact import (
     MAX_DIGITS,
     SQUARE_LIMIT,
     Arithmetic,
+    check_count_bound,
     check_sum_bound,
     choose_arithmetic,
     digits_of,
@@ -420,3 +421,12 @@ def test_a_class_without_images_has_no_spread():
     found = finish_spread(np.zeros((2, 3), int), np.zeros((2, 3), int), np.array([0, 4]), 255)
     assert np.isnan(found[0]).all()
     assert found[1].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_medians_count_in_32_bits(beside):
+    if beside < 0:
+        check_count_bound(2**32 + beside)
+    else:
+        with pytest.raises(ExactnessError, match=r"expected less than 2\*\*32"):
+            check_count_bound(2**32 + beside)
