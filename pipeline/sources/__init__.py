@@ -7,20 +7,47 @@ It travels to worker processes, so it is small (paths and counts) or shared (arr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 
+STATUSES = ("ok", "unreadable", "truncated", "wrong size", "too large", "label unknown")
+OK, UNREADABLE, TRUNCATED, WRONG_SIZE, TOO_LARGE, LABEL_UNKNOWN = range(len(STATUSES))
+
+
 @dataclass(frozen=True)
 class SplitInfo:
-    """What a split of a source holds: `count` images of `shape` and `dtype`."""
+    """What a split of a source holds: `count` images of `shape` and `dtype`.
+
+    `dtype` is `uint8` or `uint16`; or `float32` or `float64`, which the ingest packs to uint16.
+    """
 
     count: int
     shape: tuple[int, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a sample cannot be used.
+
+    Attributes
+    ----------
+    status
+        `UNREADABLE`, `TRUNCATED`, `WRONG_SIZE`, `TOO_LARGE` or `LABEL_UNKNOWN`.
+    detail
+        What was found, what was expected, and what to do about it, in a few words.
+    width, height
+        Of the image as its file says, 0 where that is not known.
+    """
+
+    status: int
+    detail: str
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,16 +57,25 @@ class Block:
     Attributes
     ----------
     images
-        [sample, y, x] or [sample, y, x, channel]; uint8 or uint16.
+        [sample, y, x] or [sample, y, x, channel]; of the type that `SplitInfo` says.
     labels
         [sample]; int32 codes, -1 where unlabelled.
     origins
-        Where each sample comes from: a path, or the file and the place in it.
+        Where each sample comes from, as text that may be shown and stored: a path, or the file and
+        the place in it.
+    problems
+        For the place in the block of each sample that cannot be used, why; its image is 0, its
+        label -1.
+    sizes
+        [sample, 2]; int32 width and height of each image before it was brought to one shape. None:
+        those of the images.
     """
 
     images: npt.NDArray[Any]
     labels: npt.NDArray[np.int32]
     origins: Sequence[str]
+    problems: Mapping[int, Problem] = field(default_factory=dict)
+    sizes: npt.NDArray[np.int32] | None = None
 
 
 class Source(Protocol):
