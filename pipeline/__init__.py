@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pipeline.cluster import open_executor as open_executor
     from pipeline.config import JobSettings as JobSettings
     from pipeline.config import load_job as load_job
+    from pipeline.config import load_images as load_images
     from pipeline.config import make_cluster as make_cluster
+    from pipeline.config import make_images as make_images
     from pipeline.config import make_job as make_job
     from pipeline.datasets import list_datasets as list_datasets
     from pipeline.demo import run_demo as run_demo
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from pipeline.description import digest as digest
     from pipeline.distance import distances as distances
     from pipeline.explanation import explain as explain
+    from pipeline.ingestion import finish_ingest as finish_ingest
     from pipeline.ingestion import ingest as ingest
-    from pipeline.ingestion import open_source as open_source
+    from pipeline.ingestion import ingest_partitions as ingest_partitions
+    from pipeline.ingestion import plan_ingest as plan_ingest
+    from pipeline.opening import open_source as open_source
     from pipeline.job import run_job as run_job
     from pipeline.median import class_medians as class_medians
     from pipeline.outlook import forecast as forecast
@@ -47,22 +52,27 @@ _HOMES = {
     "class_medians": "median",
     "class_sums": "prototype",
     "describe": "description",
-    "draw_grid": "plots",
     "digest": "description",
     "distances": "distance",
+    "draw_grid": "plots",
     "explain": "explanation",
+    "finish_ingest": "ingestion",
     "forecast": "outlook",
     "from_arrays": "sources.arrays",
     "ingest": "ingestion",
+    "ingest_partitions": "ingestion",
     "list_datasets": "datasets",
+    "load_images": "config",
     "load_job": "config",
     "make_cluster": "config",
+    "make_images": "config",
     "make_job": "config",
     "make_reporter": "progress",
     "open_executor": "cluster",
     "open_images": "store",
     "open_run": "runs",
-    "open_source": "ingestion",
+    "open_source": "opening",
+    "plan_ingest": "ingestion",
     "predict": "predictions",
     "print_pixels": "terminal",
     "print_table": "terminal",

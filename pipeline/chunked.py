@@ -42,7 +42,7 @@ _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
     """Create a group, or set the attributes of one that is there."""
     with storage_errors(path):
-        root = zarr.open_group(path, mode="a", zarr_format=3)
+        root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
         place = root.require_group(group) if group else root
         place.attrs.update(dict(attributes))
 
@@ -105,8 +105,26 @@ def _rows_a_chunk(array: npt.NDArray[Any]) -> int:
     return max(1, min(len(array), 4 * CHUNK_BYTES // max(array[:1].nbytes, 1)))
 
 
-def write_shard(path: Path, name: str, axis: int, start: int, values: npt.NDArray[Any]) -> None:
+def write_shard(
+    path: Path,
+    name: str,
+    axis: int,
+    start: int,
+    values: npt.NDArray[Any],
+    total: int | None = None,
+) -> None:
     """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
+
+    Parameters
+    ----------
+    path, name
+        The folder of the store, and the array in it.
+    axis, start
+        The axis of samples, and the first sample.
+    values
+        The shard.
+    total
+        How many samples the array will have, where it is about to grow; see `grow_array`.
 
     Raises
     ------
@@ -115,7 +133,7 @@ def write_shard(path: Path, name: str, axis: int, start: int, values: npt.NDArra
     StorageFullError
         Where the disk is full.
     """
-    rows = _find_rows(path, name) if axis == 0 else None
+    rows = _find_rows(path, name, total) if axis == 0 else None
     if rows is not None and not rows.sharded:
         _check_whole_shard(path, name, start, len(values), rows.shard, rows.shape[0])
         rows.write_chunk(start // rows.shard, values)
@@ -142,12 +160,24 @@ def _check_whole_shard(
         )
 
 
-def _find_rows(path: Path, name: str) -> shards.Rows | None:
-    """Return how to read and write an array without Zarr, or None where that is left to it."""
+def grow_array(path: Path, name: str, total: int) -> None:
+    """Make an array longer along its first axis; the shards beyond its end are there already."""
+    with storage_errors(path):
+        array = _open(path, name, "r+")
+        array.resize((total, *array.shape[1:]))
+
+
+def _find_rows(path: Path, name: str, total: int | None = None) -> shards.Rows | None:
+    """Return how to read and write an array without Zarr, or None where that is left to it.
+
+    `total` is its length, where it is about to grow.
+    """
     try:
         metadata = read_json(path / name / "zarr.json")
     except (OSError, ValueError):
         return None  # Zarr says what is wrong
+    if total is not None:
+        metadata["shape"][0] = total
     return shards.find_rows(path / name, metadata)
 
 

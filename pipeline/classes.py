@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import nearest
 from pipeline.errors import LabelError
 from pipeline.schema import UNLABELLED
+from pipeline.settings import nearest
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.errors import InputError, PixsimError, printable
+from pipeline.errors import BadSamplesError, InputError, PixsimError, printable
 
 MAX_ROWS = 20
 
@@ -53,27 +53,71 @@ def ingest(
     source: str,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    append: Annotated[bool, Parameter(negative=())] = False,
+    only: str | None = None,
     shard: int | None = None,
     cluster: str = "threads",
+    override: Annotated[
+        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
+    ] = None,
 ) -> None:
     """Write an image set as a chunked Zarr store.
 
     Parameters
     ----------
     source
-        A data set's name, a folder SPLIT/CLASS/FILE, or .npz.
+        A data set's name, a folder, archive, file, pattern or URL, or a job file.
     output
-        The store to write; default: data/stores/NAME.zarr.
+        The store to write, or its URL; default: data/stores/NAME.zarr.
+    append
+        Add the samples to the store, all of them or none.
+    only
+        One step: plan; N or N:M, partitions; finish.
     shard
         Images per shard; default: some MB's worth.
     cluster
         threads, local, or a scheduler's address.
+    override
+        KEY=VALUE of the job's images: mode=RGB max_bad=1%.
     """
-    settings = pipeline.make_cluster(cluster)
+    images = _images(source, override or ())
     reporter = pipeline.make_reporter()
-    path = pipeline.ingest(source, output, shard, settings, reporter)
+    if only is not None:
+        _ingest_step(only, images, output, shard, cluster, reporter)
+        return
+    settings = pipeline.make_cluster(cluster)
+    path = pipeline.ingest(images, output, shard, settings, reporter, append=append)
     _print_images(pipeline.describe(path))
+
+
+def _images(source: str, overrides: Sequence[str]) -> Any:
+    """Return what a source or the images of a job file say, with overrides."""
+    if source.endswith((".yml", ".yaml")):
+        return pipeline.load_images(Path(source), overrides)
+    return pipeline.make_images(source, overrides)
+
+
+def _ingest_step(
+    step: str, images: Any, output: str | None, shard: int | None, cluster: str, reporter: Any
+) -> None:
+    """Do one step of an ingest, for clusters that run them apart."""
+    if step == "plan":
+        number = pipeline.plan_ingest(images, output, shard, reporter)
+        print(f"{_number(number, 'partition')} to write" if number else "finished already")
+        return
+    settings = pipeline.make_cluster(cluster)
+    if step == "finish":
+        path = pipeline.finish_ingest(images, output, shard, settings, reporter)
+        _print_images(pipeline.describe(path))
+        return
+    first, colon, last = step.partition(":")
+    if not first.isdecimal() or not (last if colon else first).isdecimal():
+        raise InputError(
+            f"--only {step}: expected plan, finish, or partitions such as 17 or 0:100"
+        )
+    stop = int(last) if colon else int(first) + 1
+    pipeline.ingest_partitions(images, int(first), stop, output, shard, settings, reporter)
 
 
 @app.command
@@ -341,6 +385,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except BadSamplesError as error:
+        _print_bad_samples(error)
+        return _fail(str(error), error.exit_code, debug)
     except PixsimError as error:
         return _fail(str(error), error.exit_code, debug)
     except cyclopts.CycloptsError as error:
@@ -351,6 +398,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(str(error), 1, debug)
     return 0
+
+
+def _print_bad_samples(error: BadSamplesError) -> None:
+    rows = [["" if value is None else str(value) for value in row] for row in error.rows]
+    pipeline.print_table(error.header, rows, sys.stderr)
+    if error.count > len(rows):
+        print(f"... and {error.count - len(rows):,} more", file=sys.stderr)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

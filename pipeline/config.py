@@ -6,19 +6,21 @@ key, the value and what was expected; nothing is guessed.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -26,48 +28,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import ConfigError
+from pipeline.image_settings import ImageSettings
+from pipeline.places import locate, shown
 from pipeline.schema import METRICS
+from pipeline.settings import Names, Settings, as_bytes, nearest, one_or_many, unique
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
-
-
-def _name(value: object) -> object:
-    """Let class names such as 3 be written without quotes."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
-    doubled = [value for value in values if values.count(value) > 1]
-    if doubled:
-        raise ValueError(f"names {doubled[0]!r} twice")
-    return values
-
-
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
-
-
-def _bytes(value: object) -> object:
-    """Read a number of bytes written with a unit, such as `4 GB` or `512 MiB`."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
-    if found is None:
-        raise ValueError("expected a number of bytes, such as 4 GB or 512 MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-Name = Annotated[str, BeforeValidator(_name), Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_unique)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 def _cluster_mapping(text: str) -> dict[str, str]:
@@ -75,7 +41,7 @@ def _cluster_mapping(text: str) -> dict[str, str]:
     return {"kind": "scheduler", "address": text} if "://" in text else {"kind": text}
 
 
-class ClusterSettings(_Settings):
+class ClusterSettings(Settings):
     """Where the tasks of a job run.
 
     Attributes
@@ -98,7 +64,7 @@ class ClusterSettings(_Settings):
     workers: PositiveInt | None = None
     threads_per_worker: PositiveInt = 1
     address: str | None = None
-    memory: Annotated[PositiveInt | None, BeforeValidator(_bytes)] = None
+    memory: Annotated[PositiveInt | None, BeforeValidator(as_bytes)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +78,16 @@ class ClusterSettings(_Settings):
         return self
 
 
-class JobSettings(_Settings):
+def _place(value: object) -> Path:
+    """Read a path or a URL."""
+    if isinstance(value, str) and value:
+        return locate(value)
+    if value and hasattr(value, "joinpath"):
+        return cast(Path, value)
+    raise ValueError("expected a path or a URL")
+
+
+class JobSettings(Settings):
     """One job: which images, which prototypes, which distances, where to.
 
     Attributes
@@ -120,7 +95,8 @@ class JobSettings(_Settings):
     name
         Name of the job; default: the job file's.
     images
-        A name of the catalog, an image-set store, or a source.
+        A name of the catalog, an image-set store, or a source; or a mapping that says more, see
+        `ImageSettings`.
     classes
         The classes to tell apart; default: all of the image set.
     fit
@@ -141,26 +117,44 @@ class JobSettings(_Settings):
     cluster
         Where tasks run.
     output
-        The run folder; default: `data/runs/NAME`.
+        The run folder, or its URL; default: `data/runs/NAME`.
+    storage_options
+        fsspec's options for what lies at URLs: keys, endpoints. Never written anywhere.
     """
 
     name: str = Field(min_length=1, pattern=r"^[^/\x00]+$")
-    images: str = Field(min_length=1)
+    images: ImageSettings
     classes: Names | None = None
     fit: str = "train"
-    evaluate: Annotated[Names, BeforeValidator(_one_or_many)] = ("test",)
+    evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
     prototypes: Literal["mean", "median"] = "mean"
     metrics: Annotated[
         tuple[Literal["l1", "l2"], ...],
         Field(min_length=1),
-        BeforeValidator(_one_or_many),
-        AfterValidator(_unique),
+        BeforeValidator(one_or_many),
+        AfterValidator(unique),
     ] = METRICS  # type: ignore[assignment]
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
-    output: Path
+    output: Annotated[Path, PlainValidator(_place), PlainSerializer(shown)]
+    storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_for_urls(cls, value: object) -> object:
+        """Give the storage options to the output, and to images that have none of their own."""
+        if not isinstance(value, dict) or not isinstance(value.get("storage_options"), dict):
+            return value
+        options, content = value["storage_options"], dict(value)
+        if isinstance(content.get("output"), str):
+            content["output"] = locate(content["output"], options)
+        images = content.get("images")
+        images = {"source": images} if isinstance(images, str) else images
+        if isinstance(images, dict):
+            content["images"] = {"storage_options": options} | images
+        return content
 
 
 class Environment(BaseSettings):
@@ -188,7 +182,9 @@ def load_environment() -> Environment:
     return Environment()
 
 
-def load_job(path: Path, overrides: Iterable[str] = (), output: Path | None = None) -> JobSettings:
+def load_job(
+    path: Path, overrides: Iterable[str] = (), output: Path | str | None = None
+) -> JobSettings:
     """Read a job file.
 
     Parameters
@@ -206,29 +202,93 @@ def load_job(path: Path, overrides: Iterable[str] = (), output: Path | None = No
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
-    content = load_yaml(path)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {_describe(content)}, expected a mapping of settings")
-    for override in overrides:
-        _override(content, override)
+    content = with_overrides(_load_mapping(path), overrides)
     if output is not None:
         content["output"] = str(output)
     content.setdefault("name", path.stem)
     return make_job(content, where=str(path))
 
 
+def _load_mapping(path: Path) -> dict[str, Any]:
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds {_describe(content)}, expected a mapping of settings")
+    return content
+
+
 def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """Validate the settings of a job given as a mapping."""
     settings = dict(content)
     _refuse_unknown(settings, JobSettings, where, "")
-    if isinstance(settings.get("cluster"), dict):
-        _refuse_unknown(settings["cluster"], ClusterSettings, where, "cluster.")
+    models: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "images": ImageSettings}
+    for key, model in models.items():
+        if isinstance(settings.get(key), dict):
+            _refuse_unknown(settings[key], model, where, f"{key}.")
     if "output" not in settings:
         settings["output"] = load_environment().data / "runs" / str(settings.get("name", "job"))
     try:
         return JobSettings.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def make_images(
+    content: str | Mapping[str, Any] | ImageSettings, overrides: Iterable[str] = ()
+) -> ImageSettings:
+    """Validate what a job says of its images: a source as a text, or a mapping of settings.
+
+    Parameters
+    ----------
+    content
+        The text or the mapping.
+    overrides
+        `key=value` texts that replace settings; see `load_job`.
+
+    Raises
+    ------
+    ConfigError
+        Where keys are unknown or values wrong.
+    """
+    changes = list(overrides)
+    if isinstance(content, ImageSettings):
+        if not changes:
+            return content
+        hidden = {"storage_options": content.storage_options}
+        content = content.model_dump(exclude_unset=True) | hidden
+    settings = {"source": content} if isinstance(content, str) else dict(content)
+    settings = with_overrides(settings, changes)
+    _refuse_unknown(settings, ImageSettings, "images", "")
+    try:
+        return ImageSettings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"images: {_first_problem(error)}") from None
+
+
+def load_images(path: Path, overrides: Iterable[str] = ()) -> ImageSettings:
+    """Read the images of a job file; overrides are keys of its `images`.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, or holds unknown keys or wrong values.
+    """
+    content = _load_mapping(path)
+    images = content.get("images")
+    content["images"] = with_overrides(
+        {"source": images} if isinstance(images, str) else images, overrides
+    )
+    content.setdefault("name", path.stem)
+    return make_job(content, where=str(path)).images
+
+
+def with_overrides(content: Any, overrides: Iterable[str]) -> Any:
+    """Return a mapping with `key=value` texts put into it; see `load_job`."""
+    if not isinstance(content, dict):
+        return content
+    changed = copy.deepcopy(content)
+    for override in overrides:
+        _override(changed, override)
+    return changed
 
 
 def make_cluster(text: str) -> ClusterSettings:
@@ -263,16 +323,6 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
-    names = [str(item) for item in known]
-    folded = {item.casefold(): item for item in names}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if found:
-        return f"did you mean '{folded[found[0]]}'?"
-    return f"known are {', '.join(names)}"
-
-
 def _example(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("workflows")
     files = sorted(file.name for file in folder.glob("*.yml"))
@@ -297,7 +347,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if isinstance(inner, str):
-            inner = place[parent] = _cluster_mapping(inner)
+            inner = {"source": inner} if parent == "images" else _cluster_mapping(inner)
+            place[parent] = inner
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: '{parent}' is {_describe(inner)}, not a mapping")
         place = inner
@@ -317,6 +368,10 @@ def _describe(value: object) -> str:
     return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
 
 
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     keys = [str(part) for part in problem["loc"]]
@@ -325,6 +380,8 @@ def _first_problem(error: ValidationError) -> str:
     where = ".".join(keys) or "the job"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if "storage_options" in [*keys, *(problem["input"] if _is_mapping(problem["input"]) else ())]:
+        return f"'{where}': {message}"  # the value may hold keys and passwords
     if problem["type"] == "string_pattern_mismatch" and keys == ["device"]:
         message = "expected auto, cpu, cuda, cuda:N or torch:DEVICE"
     return f"'{where}' is {_describe(problem['input'])}: {message}"

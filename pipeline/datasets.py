@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Environment, load_environment, load_yaml, nearest
+from pipeline.config import Environment, load_environment, load_yaml
 from pipeline.errors import ConfigError, DatasetNotFoundError, SourceError
+from pipeline.settings import nearest
 from pipeline.sources import Source
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file

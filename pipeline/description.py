@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import manifest
 from pipeline.errors import DamagedError, StoreError
-from pipeline.ingestion import digest_images, partition_table
+from pipeline.content import digest_images, partition_table
 from pipeline.partitions import image_bytes
 from pipeline.runs import METRICS_FILE, digest_run, open_run
 

@@ -8,6 +8,8 @@ command line exits with 2), the rest that the job failed (it exits with 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def printable(text: str) -> str:
     """Return `text` with control characters spelled out: a name must not steer a terminal."""
@@ -48,6 +50,24 @@ class EmptyClassError(InputError):
 
 class SourceError(InputError, OSError):
     """A file of a source is missing, truncated or not what its name says."""
+
+
+class BadSamplesError(SourceError):
+    """More samples of a source cannot be used than the job allows.
+
+    Attributes
+    ----------
+    header, rows
+        The first of these samples, as a table.
+    count
+        How many there are.
+    """
+
+    def __init__(
+        self, message: str, header: Sequence[str], rows: Sequence[Sequence[object]], count: int
+    ) -> None:
+        super().__init__(message)
+        self.header, self.rows, self.count = header, rows, count
 
 
 class ChecksumError(SourceError):

@@ -75,7 +75,9 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
     listener = reporter or SilentReporter()
     try:
         with open_executor(settings.cluster) as executor:
-            images = prepare_images(settings.images, executor, listener)
+            images = prepare_images(
+                settings.images, executor, listener, settings.storage_options
+            )
             run_plan(plan_job(settings, images, executor.layout), executor, listener)
             return Run(settings.output)
     except KeyboardInterrupt:

@@ -8,17 +8,23 @@ written, last; only then is the folder an image set or a run.
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline.digests import json_digest
-from pipeline.errors import ConflictError, DamagedError, IncompleteError, StoreError
+from pipeline.errors import (
+    ConflictError,
+    DamagedError,
+    IncompleteError,
+    RemoteError,
+    StoreError,
+)
 from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, write_json
+from pipeline.places import exists, files_below, is_folder, remove_tree, shown
 
 FORMAT_VERSION = 1
 IMAGES = "pixsim image set"
@@ -45,9 +51,17 @@ def now() -> str:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return `IMAGES` or `RUN` where `path` holds a finished one, else None."""
+    """Return `IMAGES` or `RUN` where `path` holds a finished one, else None.
+
+    Raises
+    ------
+    RemoteError
+        Where a remote place does not let itself be read, which says nothing of what it holds.
+    """
     try:
         kind = read_json(path / MANIFEST).get("kind")
+    except RemoteError:
+        raise
     except (OSError, ValueError, AttributeError):
         return None
     return kind if kind in (IMAGES, RUN) else None
@@ -65,10 +79,10 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     DamagedError
         Where the manifest cannot be read.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         raise StoreError(f"{path}: no such folder, expected a {kind}")
-    if not (path / MANIFEST).is_file():
-        if (path / WORK / "plan.json").is_file():
+    if not exists(path / MANIFEST):
+        if exists(path / WORK / "plan.json"):
             raise IncompleteError(
                 f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
                 "run the same command that started it again, it goes on where it stopped"
@@ -94,7 +108,7 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _looks_like_zarr(path: Path) -> bool:
-    return (path / "zarr.json").is_file()
+    return exists(path / "zarr.json")
 
 
 def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
@@ -102,7 +116,7 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
     write_json(path / MANIFEST, header | dict(content) | {"versions": versions()})
     with storage_errors(path):
-        shutil.rmtree(path / WORK, ignore_errors=True)
+        remove_tree(path / WORK)
 
 
 def identity(content: Mapping[str, Any]) -> str:
@@ -110,7 +124,12 @@ def identity(content: Mapping[str, Any]) -> str:
     return json_digest(dict(content))
 
 
-def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+def start(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    continues: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None,
+) -> dict[str, Any] | None:
     """Begin, resume or recognise a folder.
 
     Parameters
@@ -121,6 +140,8 @@ def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | No
         `IMAGES` or `RUN`.
     plan
         What decides the content; compared with what the folder holds already.
+    continues
+        Tells of an unfinished folder's plan and this one whether to go on with this one.
 
     Returns
     -------
@@ -133,25 +154,22 @@ def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | No
         Where the folder holds anything else. It is left as it is.
     """
     mine = identity(plan)
-    if (path / MANIFEST).exists():
+    if exists(path / MANIFEST):
         done = read_manifest(path, kind)
         if done.get("identity") == mine:
-            shutil.rmtree(path / WORK, ignore_errors=True)
+            remove_tree(path / WORK)
             return done
         raise ConflictError(_conflict(path, kind, plan, done.get("plan", {})))
     record = path / WORK / "plan.json"
-    if record.exists():
-        try:
-            begun = read_json(record)
-            same = begun["identity"] == mine and begun["kind"] == kind
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                f"{record}: cannot be read ({error}); remove {path} and run the command again"
-            ) from error
-        if not same:
-            raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
-        return None
-    if path.exists() and not _is_untouched(path):
+    if exists(record):
+        begun = _read_record(record, path)
+        same = begun["identity"] == mine and begun["kind"] == kind
+        if same:
+            return None
+        other = begun.get("plan", {})
+        if begun.get("kind") != kind or continues is None or not continues(other, plan):
+            raise ConflictError(_conflict(path, kind, plan, other))
+    elif exists(path) and not _is_untouched(path):
         raise ConflictError(
             f"{path}: exists and is no {kind}; nothing in it was touched, "
             "choose another place or remove it"
@@ -160,10 +178,46 @@ def start(path: Path, kind: str, plan: Mapping[str, Any]) -> dict[str, Any] | No
     return None
 
 
+def read_plan(path: Path, kind: str) -> dict[str, Any]:
+    """Return the record of a folder that was begun and is not finished.
+
+    Raises
+    ------
+    IncompleteError
+        Where it was not begun.
+    ConflictError
+        Where it is finished.
+    """
+    record = path / WORK / "plan.json"
+    if exists(path / MANIFEST):
+        raise ConflictError(f"{shown(path)}: this {kind} is finished, there is nothing left to do")
+    if not exists(record):
+        raise IncompleteError(f"{shown(path)}: was not planned yet, expected a {kind} begun; plan it")
+    return _read_record(record, path)
+
+
+def _read_record(record: Path, path: Path) -> dict[str, Any]:
+    try:
+        begun = dict(read_json(record))
+        _ = begun["identity"], begun["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{record}: cannot be read ({error}); remove {path} and run the command again"
+        ) from error
+    return begun
+
+
+def require_same(
+    path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[str, Any]
+) -> None:
+    """Raise `ConflictError` unless a folder was begun with this plan."""
+    if begun["identity"] != identity(plan) or begun["kind"] != kind:
+        raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
+
+
 def _is_untouched(path: Path) -> bool:
     """Tell whether a folder holds no file but what a start that was cut short leaves."""
-    files = (item for item in path.rglob("*") if not item.is_dir())
-    return path.is_dir() and all(file.name.endswith(PARTIAL_SUFFIX) for file in files)
+    return is_folder(path) and all(name.endswith(PARTIAL_SUFFIX) for name in files_below(path))
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:

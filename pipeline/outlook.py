@@ -8,9 +8,12 @@ from typing import Any
 from pipeline import results
 from pipeline.cluster import find_workers
 from pipeline.config import JobSettings
-from pipeline.ingestion import default_store, expected_content, find_images, open_source
+from pipeline.ingest_steps import expected_content
+from pipeline.ingestion import find_images, store_place
 from pipeline.manifest import MANIFEST
+from pipeline.opening import open_source, release
 from pipeline.partitions import ceil_div, image_bytes
+from pipeline.places import shown
 from pipeline.plan import JobPlan, plan_content, plan_job
 from pipeline.runs import METRICS_FILE, PREDICTIONS
 
@@ -43,7 +46,7 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         Where the job cannot be run as it is; as `run_job`.
     """
     workers = find_workers(settings.cluster)
-    path = find_images(settings.images)
+    path = find_images(settings.images, settings.storage_options)
     if path is not None:
         plan = plan_job(settings, path, workers)
     else:
@@ -51,8 +54,8 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         try:
             content = expected_content(source)
         finally:
-            source.close()
-        plan = plan_content(settings, default_store(settings.images), content, workers)
+            release(source)
+        plan = plan_content(settings, store_place(settings.images, settings.storage_options), content, workers)
     return _describe(plan, ingested=path is not None)
 
 
@@ -62,7 +65,7 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
     return {
         "name": plan.settings.name,
         "output": str(plan.settings.output),
-        "images": str(plan.images if ingested else plan.settings.images),
+        "images": shown(plan.images) if ingested else plan.settings.images.title,
         "ingested": ingested,
         "classes": len(plan.selection.codes),
         "shape": list(plan.shape),

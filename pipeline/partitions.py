@@ -172,6 +172,16 @@ class PartitionTable:
             number -= shards
         raise IndexError(f"partition {index} of {len(self)}")
 
+    def indices(self, split: str) -> range:
+        """Return the numbers of the partitions of a split."""
+        first = 0
+        for name, count, shard in self.splits:
+            shards = ceil_div(count, shard)
+            if name == split:
+                return range(first, first + shards)
+            first += shards
+        raise IndexError(f"split '{split}' is not in the table")
+
     def __iter__(self) -> Iterator[Partition]:
         return (self[index] for index in range(len(self)))
 

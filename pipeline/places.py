@@ -36,3 +36,14 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
 def is_remote(path: Path) -> bool:
     """Tell whether a path is one of an fsspec file system other than the local one."""
     return not isinstance(path, Path)
+
+
+def shown(place: str | Path) -> str:
+    """Return the text of a place without user, password and query, as it may be written."""
+    text = str(place)
+    if not is_url(text):
+        return text
+    protocol, _, rest = text.partition("://")
+    rest, _, _ = rest.partition("?")
+    host, slash, path = rest.partition("/")
+    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"

@@ -19,7 +19,7 @@ from pipeline.config import JobSettings
 from pipeline.errors import MemoryLimitError, ShapeError
 from pipeline.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
 from pipeline.footprint import Footprint, Load, fitting_pixels, footprint
-from pipeline.ingestion import partition_table
+from pipeline.content import partition_table
 from pipeline.partitions import (
     Concatenation,
     PartitionTable,

@@ -38,7 +38,9 @@ class Reporter(Protocol):
         ...
 
 
-class _Silent:
+class SilentPhase:
+    """Tells nobody."""
+
     def advance(self, partitions: int = 1) -> None:
         pass
 
@@ -51,7 +53,7 @@ class SilentReporter:
 
     @contextmanager
     def phase(self, name: str, partitions: int, size: int = 0) -> Iterator[Phase]:
-        yield _Silent()
+        yield SilentPhase()
 
 
 class _LogPhase:

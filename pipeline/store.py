@@ -22,8 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pipeline.chunked import StoreArray, create_array, create_group, write_array, write_shard
+from pipeline.chunked import (
+    StoreArray,
+    create_array,
+    create_group,
+    grow_array,
+    write_array,
+    write_shard,
+)
 from pipeline.errors import SchemaError, StoreError
+from pipeline.files import read_json
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.partitions import Layout, image_bytes
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
@@ -42,6 +50,16 @@ class SplitTemplate:
     def sample_bytes(self) -> int:
         return image_bytes(self.shape, self.dtype)
 
+    def describe(self) -> dict[str, Any]:
+        """Return it in plain values, as a manifest has it."""
+        return {
+            "count": self.count,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "chunk": self.layout.chunk,
+            "shard": self.layout.shard,
+        }
+
 
 def pixel_dims(shape: Sequence[int]) -> tuple[str, ...]:
     """Return the dimension names of one image of `shape`."""
@@ -57,9 +75,23 @@ def _check_pixels(name: str, shape: Sequence[int], dtype: str) -> None:
 
 
 def create_images(
-    path: Path, attributes: Mapping[str, Any], splits: Mapping[str, SplitTemplate]
+    path: Path,
+    attributes: Mapping[str, Any],
+    splits: Mapping[str, SplitTemplate],
+    encoding: Mapping[str, Any] | None = None,
 ) -> None:
     """Create the empty arrays of an image set; what exists already is kept.
+
+    Parameters
+    ----------
+    path
+        The folder of the store.
+    attributes
+        Those of the root and of each group.
+    splits
+        What each split will hold.
+    encoding
+        CF `scale_factor` and `add_offset` of packed images.
 
     Raises
     ------
@@ -81,7 +113,7 @@ def create_images(
             template.dtype,
             chunks=(chunk, *template.shape),
             shards=(shard, *template.shape),
-            attributes=IMAGE.attributes | {"coordinates": LABEL.name},
+            attributes=IMAGE.attributes | {"coordinates": LABEL.name} | dict(encoding or {}),
         )
         create_array(
             path,
@@ -97,12 +129,40 @@ def create_images(
             write_array(path, f"{split}/{dim}", (dim,), np.arange(size, dtype=np.int32), {})
 
 
+def is_own_store(path: Path) -> bool:
+    """Tell whether a folder is a Zarr group as `create_images` makes it, finished or not."""
+    try:
+        attributes = read_json(path / "zarr.json").get("attributes", {})
+    except (OSError, ValueError, AttributeError):
+        return False
+    return {"class_names", "full_scale", "provenance"} <= set(attributes)
+
+
 def write_images(
-    path: Path, split: str, start: int, images: npt.NDArray[Any], labels: npt.NDArray[np.int32]
+    path: Path,
+    split: str,
+    start: int,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    total: int | None = None,
 ) -> None:
-    """Write one whole shard: images `start` to `start + len(images)` of a split."""
-    write_shard(path, f"{split}/{IMAGE.name}", 0, start, images)
-    write_shard(path, f"{split}/{LABEL.name}", 0, start, labels)
+    """Write one whole shard: images `start` to `start + len(images)` of a split.
+
+    `total` is how many images the split will have, where its arrays are about to grow.
+    """
+    write_shard(path, f"{split}/{IMAGE.name}", 0, start, images, total)
+    write_shard(path, f"{split}/{LABEL.name}", 0, start, labels, total)
+
+
+def grow_images(
+    path: Path, attributes: Mapping[str, Any], splits: Mapping[str, SplitTemplate]
+) -> None:
+    """Make the arrays of an image set as long as the templates say; their shards are there."""
+    create_group(path, attributes)
+    for split, template in splits.items():
+        create_group(path, attributes, split)
+        for name in (IMAGE.name, LABEL.name):
+            grow_array(path, f"{split}/{name}", template.count)
 
 
 def read_images(
@@ -145,8 +205,9 @@ def open_images(store: Path | str, split: str = "train") -> xr.Dataset:
     path = Path(store).absolute()
     manifest = read_manifest(path, IMAGES)
     require_split(manifest, split, path)
-    image, label = (
-        StoreArray(path, f"{split}/{name}").lazy(manifest["digest"])
+    count = manifest["splits"][split]["count"]
+    image, label = (  # samples beyond the manifest's are being added, and not there yet
+        StoreArray(path, f"{split}/{name}").lazy(manifest["digest"])[:count]
         for name in (IMAGE.name, LABEL.name)
     )
     coordinates: dict[str, Any] = {

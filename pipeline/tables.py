@@ -6,14 +6,16 @@ digest of its rows, so a part explains itself: a resumed run needs no list of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, StoreError
@@ -124,14 +126,7 @@ def merge_parts(path: Path, parts: Iterable[Path]) -> int:
                 with _opened(part) as file:
                     table = file.read().replace_schema_metadata(None)
                 if writer is None:
-                    writer = pq.ParquetWriter(
-                        aside,
-                        table.schema,
-                        compression="zstd",
-                        use_dictionary=_repetitive(table.schema),
-                        write_statistics=False,
-                        write_page_checksum=True,
-                    )
+                    writer = _writer(aside, table.schema)
                 writer.write_table(table)
                 rows += table.num_rows
         finally:
@@ -140,3 +135,115 @@ def merge_parts(path: Path, parts: Iterable[Path]) -> int:
         if writer is None:
             raise StoreError(f"{path}: there is no part to merge")
     return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a part as rows of plain Python values; for the few that a person looks at."""
+    with _opened(path) as file:
+        return list(file.read().to_pylist())
+
+
+def rewrite_part(
+    path: Path,
+    target: Path,
+    columns: Mapping[str, Any],
+    missing: Mapping[str, npt.NDArray[np.bool_]],
+) -> None:
+    """Write the rows of a part to another one, with some columns changed.
+
+    Parameters
+    ----------
+    path, target
+        The part, and the new one.
+    columns
+        Replace those of the same name.
+    missing
+        [row]; where a column becomes null.
+    """
+    with _opened(path) as file:
+        table = file.read()
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    for name, wanted in missing.items():
+        column = table.column(name)
+        null = pa.scalar(None, column.type)
+        emptied = pc.if_else(pa.array(wanted), null, column)
+        table = table.set_column(table.column_names.index(name), name, emptied)
+    write_part(target, {name: table.column(name) for name in table.column_names}, {})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table, by column."""
+
+    table: Any
+
+    def texts(self, name: str) -> npt.NDArray[Any]:
+        """Return a column of texts, [row], null as None."""
+        column = self.table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return np.array(column.to_pylist(), object)
+
+    def integers(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a column of integers, [row], null as -1."""
+        return np.asarray(_plain(self.table.column(name).combine_chunks()), np.int64)
+
+    def fixed(self, name: str) -> npt.NDArray[np.void]:
+        """Return a column of byte strings of one width, [row]; null as zeros."""
+        column = self.table.column(name).combine_chunks()
+        if column.null_count:
+            column = column.fill_null(bytes(column.type.byte_width))
+        return _plain(column)
+
+
+def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+    """Read a table group by group of rows, checksums verified.
+
+    Raises
+    ------
+    DamagedError
+        Where it cannot be read.
+    """
+    with _opened(path) as file:
+        for number in range(file.num_row_groups):
+            yield Rows(file.read_row_group(number, None if columns is None else list(columns)))
+
+
+def join(
+    path: Path, parts: Iterable[tuple[Path, Callable[[Rows], Mapping[str, Any]] | None]]
+) -> None:
+    """Write the rows of several tables as one, group by group.
+
+    Parameters
+    ----------
+    path
+        The table to write; it may be one of those that are read.
+    parts
+        Each a table, and what gives new columns in place of those of the same name.
+    """
+    writer: Any = None
+    with replaced(path) as aside:
+        try:
+            for part, change in parts:
+                for rows in read_groups(part):
+                    table = rows.table.replace_schema_metadata(None)
+                    for name, values in ({} if change is None else change(rows)).items():
+                        table = table.set_column(table.column_names.index(name), name, values)
+                    if writer is None:
+                        writer = _writer(aside, table.schema)
+                    writer.write_table(table.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _writer(path: Path, schema: Any) -> Any:
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=_repetitive(schema),
+        write_statistics=False,
+        write_page_checksum=True,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,17 @@ from rich.text import Text
 from pipeline.errors import InputError, printable
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
+def _console(stream: TextIO | None = None) -> Console:
+    console = Console(highlight=False, file=stream)
     if not console.is_terminal:
         console.width = 10_000  # a pipe or a file has no width to fold at
     return console
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; columns of numbers are set right."""
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
+) -> None:
+    """Print a table, to stdout by default; columns of numbers are set right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(header):
         cells = [row[place] for row in rows]
@@ -31,7 +33,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(Text(printable(name)), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    _console().print(table)
+    _console(stream).print(table)
 
 
 def parse_range(text: str, size: int, what: str) -> slice:

@@ -1,19 +1,16 @@
 """IDX files, the format of MNIST: a magic number, big-endian sizes, then bytes.
 
-Gzipped files are read as streams. A cursor remembers where it is, so that reading partitions
-in order decompresses each file once and holds no more than one partition.
+Gzipped files are read as streams. A cursor of `sources.cursors` remembers where it is, so that
+reading partitions in order decompresses each file once and holds no more than one partition.
 """
 
 from __future__ import annotations
 
-import atexit
 import gzip
 import hashlib
-import os
 import struct
-import threading
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -21,7 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from pipeline.errors import ChecksumError, ShapeError, SourceError
-from pipeline.sources import Block, SplitInfo
+from pipeline.sources import Block, SplitInfo, cursors
 
 _UNSIGNED_BYTE = 0x08
 _READ_BYTES = 2**20
@@ -92,61 +89,21 @@ def read_header(path: Path) -> tuple[int, ...]:
         raise SourceError(f"{path}: its header cannot be read ({error}); fetch it again") from None
 
 
-class _Cursor:
-    """Reads ranges of one file; cheap when they come in order."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._file: IO[bytes] | None = None
-        self._place = 0
-
-    def read(self, offset: int, size: int) -> bytes:
-        with self._lock:
-            try:
-                if self._file is None or offset < self._place:
-                    self.close()
-                    self._file, self._place = open_plain(self._path), 0
-                self._file.seek(offset)
-                data = self._file.read(size)
-                self._place = offset + len(data)
-            except _READ_ERRORS as error:
-                self.close()
-                raise SourceError(
-                    f"{self._path}: is truncated or damaged ({error}); fetch it again"
-                ) from None
+def _read_bytes(path: Path, offset: int, size: int) -> bytes:
+    """Return `size` bytes from `offset` on of a file's unpacked content."""
+    try:
+        with cursors.borrowed(path, offset, lambda: open_plain(path)) as cursor:
+            cursor.stream.seek(offset)
+            data: bytes = cursor.stream.read(size)
+            cursor.place = offset + len(data)
             if len(data) != size:
-                self.close()
-        if len(data) != size:
-            raise SourceError(
-                f"{self._path}: ends at byte {offset + len(data)} of its content, expected "
-                f"{offset + size} at least; the file is truncated: fetch it again"
-            )
-        return data
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-_cursors: dict[tuple[int, Path], _Cursor] = {}
-_cursors_lock = threading.Lock()
-
-
-def _cursor(path: Path) -> _Cursor:
-    # by process: a forked worker must not share the parent's file position
-    with _cursors_lock:
-        return _cursors.setdefault((os.getpid(), path), _Cursor(path))
-
-
-def _close_cursors(paths: Collection[Path] | None = None) -> None:
-    with _cursors_lock:
-        for key in [key for key in _cursors if paths is None or key[1] in paths]:
-            _cursors.pop(key).close()
-
-
-atexit.register(_close_cursors)
+                raise SourceError(
+                    f"{path}: ends at byte {cursor.place} of its content, expected "
+                    f"{offset + size} at least; the file is truncated: fetch it again"
+                )
+    except _READ_ERRORS as error:
+        raise SourceError(f"{path}: is truncated or damaged ({error}); fetch it again") from None
+    return data
 
 
 @dataclass(frozen=True)
@@ -185,8 +142,8 @@ class IdxSource:
         shape = read_header(images)[1:]
         size = int(np.prod(shape))
         header = 4 + 4 * (1 + len(shape))
-        pixels = _cursor(images).read(header + start * size, (stop - start) * size)
-        codes = _cursor(labels).read(8 + start, stop - start)
+        pixels = _read_bytes(images, header + start * size, (stop - start) * size)
+        codes = _read_bytes(labels, 8 + start, stop - start)
         return Block(
             np.frombuffer(pixels, np.uint8).reshape(stop - start, *shape),
             np.frombuffer(codes, np.uint8).astype(np.int32),
@@ -194,4 +151,4 @@ class IdxSource:
         )
 
     def close(self) -> None:
-        _close_cursors({path for pair in self.files.values() for path in pair})
+        cursors.close({path for pair in self.files.values() for path in pair})

@@ -27,6 +27,7 @@ GROUPS = {
     "means": "benchmarks.rows_means",
     "medians": "benchmarks.rows_medians",
     "job": "benchmarks.rows_job",
+    "decode": "benchmarks.rows_decode",
     "growth": "benchmarks.rows_growth",
     "command": "benchmarks.rows_command",
     "device": "benchmarks.rows_device",

@@ -64,6 +64,11 @@ def run_job(store: Path, output: Path, threads: int) -> Any:
     return pipeline.run_job(pipeline.make_job(settings))
 
 
+def ingest_folder(folder: Path, store: Path) -> Path:
+    """Take a folder of image files into a store, in a thread a core."""
+    return pipeline.ingest(str(folder), store)
+
+
 def remove_run(output: Path) -> None:
     """Remove the folder of a run, so that the next one starts from nothing."""
     shutil.rmtree(output, ignore_errors=True)

@@ -1,0 +1,156 @@
+"""Decodes the bytes of one image file, of whatever content, into pixels or the reason why not.
+
+The header is read first: an image that is too large, or that does not fit the others of its set,
+is refused before a pixel of it is decoded. Formats are told by content, never by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.conversion import Conversion
+from pipeline.decoding_jpeg import MAGIC as JPEG_MAGIC
+from pipeline.decoding_jpeg import open_jpeg
+from pipeline.decoding_parts import Opened, RefusedError, refusal
+from pipeline.decoding_pillow import open_bmp, open_webp
+from pipeline.decoding_png import MAGIC as PNG_MAGIC
+from pipeline.decoding_png import open_png
+from pipeline.decoding_tiff import MAGICS as TIFF_MAGICS
+from pipeline.decoding_tiff import open_tiff
+from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
+
+Opener = Callable[[bytes, int], Opened]
+
+_WEBP = (b"RIFF", b"WEBP")
+_OPENERS: dict[bytes, Opener] = {
+    PNG_MAGIC: open_png,
+    JPEG_MAGIC: open_jpeg,
+    b"BM": open_bmp,
+    **dict.fromkeys(TIFF_MAGICS, open_tiff),
+}
+_SHOWN_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes
+    ----------
+    image
+        [y, x] or [y, x, 3], uint8 or uint16, after the conversion.
+    width, height
+        In pixels, after the orientation of the file was followed and before the conversion.
+    """
+
+    image: npt.NDArray[Any]
+    width: int
+    height: int
+
+
+def decode(
+    data: bytes,
+    conversion: Conversion,
+    expected: tuple[tuple[int, ...], str] | None = None,
+) -> Decoded | Problem:
+    """Decode an image file and convert the image.
+
+    PNG, JPEG, WebP, BMP and TIFF; of several frames or pages the first. Grey and RGB of 8 and
+    16 bits stay what they are, black and white becomes 0 and 255. Palettes, CMYK and YCbCr
+    become RGB, as Pillow converts them; alpha is dropped, without blending. The EXIF orientation
+    is followed.
+
+    Parameters
+    ----------
+    data
+        The content of the file.
+    conversion
+        What is done to the image.
+    expected
+        Shape and dtype that the image must have after the conversion; None: any.
+
+    Returns
+    -------
+    The image, or why it cannot be used: `UNREADABLE`, `TRUNCATED`, `TOO_LARGE` (more pixels than
+    `conversion.max_pixels`) or `WRONG_SIZE` (not as expected). Nothing is raised for what
+    the content of a file is.
+    """
+    width = height = 0
+    try:
+        opened = _open(data, conversion)
+        header = opened.header
+        width, height = header.width, header.height
+        _check_output(opened, conversion, expected)
+        image = opened.load()
+        if image.shape != header.shape or image.dtype != header.dtype:
+            raise RefusedError(
+                UNREADABLE,
+                f"decodes to {image.shape} {image.dtype}, its header says {header.shape} "
+                f"{header.dtype}",
+            )
+        return Decoded(conversion.apply(image), width, height)
+    except Exception as error:  # whatever a library raises at hostile bytes, it is about this file
+        return _problem(error, width, height)
+
+
+def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | Problem:
+    """Return the shape and dtype that `decode` gives, from the header alone; or why it cannot."""
+    try:
+        opened = _open(data, conversion)
+        _check_output(opened, conversion, None)
+        return conversion.output(opened.header.shape), opened.header.dtype
+    except Exception as error:
+        return _problem(error, 0, 0)
+
+
+def _problem(error: Exception, width: int, height: int) -> Problem:
+    found = refusal(error).problem
+    if found.width and found.height:
+        return found
+    return Problem(found.status, found.detail, width, height)
+
+
+def _open(data: bytes, conversion: Conversion) -> Opened:
+    if not data:
+        raise RefusedError(UNREADABLE, "the file is empty")
+    if data.startswith(_WEBP[0]) and data[8:12] == _WEBP[1]:
+        return open_webp(data, conversion.max_pixels)
+    for magic, opener in _OPENERS.items():
+        if data.startswith(magic):
+            return opener(data, conversion.max_pixels)
+    if any(magic.startswith(data) for magic in _OPENERS):
+        raise RefusedError(TRUNCATED, f"the file is truncated: it has {len(data)} bytes")
+    raise RefusedError(
+        UNREADABLE,
+        f"the file begins with {data[:_SHOWN_BYTES]!r}, expected a PNG, JPEG, WebP, BMP or "
+        "TIFF image",
+    )
+
+
+def _check_output(
+    opened: Opened, conversion: Conversion, expected: tuple[tuple[int, ...], str] | None
+) -> None:
+    """Raise `RefusedError` where the image comes out too large, or not as expected."""
+    header = opened.header
+    found = conversion.output(header.shape), header.dtype
+    if expected is not None and found != (tuple(expected[0]), expected[1]):
+        raise RefusedError(
+            WRONG_SIZE,
+            f"has shape {found[0]} and {found[1]}, expected {tuple(expected[0])} and "
+            f"{expected[1]}; resize, crop, pad and mode bring images to one shape",
+            header.width,
+            header.height,
+        )
+    height, width = conversion.resized(header.height, header.width)
+    if isinstance(conversion.resize, int) and height * width > conversion.max_pixels:
+        raise RefusedError(
+            TOO_LARGE,
+            f"{header.width} x {header.height} pixels become {width} x {height} by the resize, "
+            f"expected at most {conversion.max_pixels:,} in all",
+            header.width,
+            header.height,
+        )

@@ -1,0 +1,448 @@
+"""From a source to an image-set store: plan, one partition per task, finish.
+
+The plan lists and numbers the samples. A partition is one whole shard, read from the source,
+checked, hashed and written by one task. Its last act is a small table of its samples, which says
+what was written and its digest; a partition whose table and shard agree is not written again. The
+finish checks that all is there, leaves out what cannot be used (or refuses, with a list of all of
+it), looks for duplicates, puts the tables together as `samples.parquet` and writes the manifest,
+last.
+
+The three steps can run apart, on different machines that see the same store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import manifest, store, tables
+from pipeline.chunked import consolidate
+from pipeline.cluster import Executor
+from pipeline.compaction import compact, good_templates, is_compacted
+from pipeline.content import read_records, records_digest, summarise
+from pipeline.digests import SAMPLE_RECORD, sample_records
+from pipeline.duplicates import write_duplicates
+from pipeline.errors import (
+    ConfigError,
+    DamagedError,
+    IncompleteError,
+    LabelError,
+    ShapeError,
+    SourceError,
+)
+from pipeline.files import copy_file
+from pipeline.partitions import Partition, PartitionTable, choose_layout, image_bytes
+from pipeline.places import list_folder
+from pipeline.progress import Reporter
+from pipeline.samples import (
+    Tally,
+    part_path,
+    read_part,
+    read_parts,
+    refuse_bad_samples,
+    tally,
+    write_part,
+    write_samples,
+)
+from pipeline.schema import UNLABELLED
+from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
+from pipeline.sources.encoded import EncodedSource
+from pipeline.threads import in_ranges
+
+_RESERVED = (".", "__")
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest will write; pure metadata, found without reading a pixel.
+
+    Attributes
+    ----------
+    source
+        What is read.
+    templates
+        Split -> what it will hold, in the order of the source.
+    """
+
+    source: Source
+    templates: Mapping[str, store.SplitTemplate]
+
+    @cached_property
+    def table(self) -> PartitionTable:
+        """The partitions, one a task."""
+        return PartitionTable(
+            tuple((name, t.count, t.layout.shard) for name, t in self.templates.items())
+        )
+
+    @property
+    def count(self) -> int:
+        return sum(template.count for template in self.templates.values())
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """CF `scale_factor` and `add_offset` of packed images, else nothing."""
+        return dict(getattr(self.source, "encoding", {}))
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What pixels and labels mean."""
+        packed = {"encoding": self.encoding} if self.encoding else {}
+        names = list(self.source.class_names)
+        return {"class_names": names, "full_scale": self.source.full_scale} | packed
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What decides the store, in plain values; equal contents make equal stores."""
+        splits = {name: template.describe() for name, template in self.templates.items()}
+        return {"source": dict(self.source.provenance), **self.header, "splits": splits}
+
+    @property
+    def identity(self) -> str:
+        return manifest.identity(self.content)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those of the store and of each group."""
+        return {
+            "class_names": list(self.source.class_names),
+            "full_scale": self.source.full_scale,
+            "provenance": dict(self.source.provenance),
+        }
+
+
+def plan_source(source: Source, path: Path, shard_samples: int | None = None) -> IngestPlan:
+    """Plan the store of a source.
+
+    Raises
+    ------
+    LabelError, SourceError
+        Where classes or splits have no proper names, or there is no image.
+    """
+    if shard_samples is not None and shard_samples < 1:
+        raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
+    _check_names(source.class_names)
+    templates = {}
+    for name, info in source.splits().items():
+        _check_split(name)
+        layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
+        templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
+    plan = IngestPlan(source, templates)
+    if not plan.count:
+        raise SourceError(f"{path}: the source holds no image, expected one at least")
+    return plan
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `LabelError` where two classes have one name, or there is none."""
+    seen: set[str] = set()
+    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if doubled or not names:
+        found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
+        raise LabelError(f"{found}, expected one name for each label code; name them apart")
+
+
+def _check_split(name: str) -> None:
+    """Raise `SourceError` where a split has a name that no group of a store can have."""
+    wrong = name.startswith(_RESERVED) or "/" in name or "\\" in name or not name.isprintable()
+    if wrong or name in ("", "zarr.json", manifest.MANIFEST, "samples.parquet"):
+        raise SourceError(
+            f"split {name!r} cannot be the name of a group of a store, expected one without slashes "
+            "and control characters that does not begin with a dot; rename it"
+        )
+
+
+def listing_place(path: Path) -> Path:
+    """Return where a store that is being made keeps the listing of its samples."""
+    return path / manifest.WORK / "listing"
+
+
+def begin(plan: IngestPlan, path: Path) -> IngestPlan | None:
+    """Make the empty store of a plan; what exists of the same one is kept.
+
+    Returns
+    -------
+    The plan, its source ready to be read by tasks anywhere; None where the store is finished.
+
+    Raises
+    ------
+    ConflictError
+        Where the folder holds something else.
+    """
+    if manifest.start(path, manifest.IMAGES, plan.content, continues=_continues) is not None:
+        return None
+    source = plan.source
+    if isinstance(source, EncodedSource):
+        source = _with_listing_in(source, listing_place(path))
+    if not is_compacted(path):
+        store.create_images(path, plan.attributes, plan.templates, plan.encoding)
+    return replace(plan, source=source)
+
+
+def _with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
+    """Copy the listing of a source to where every task finds it."""
+    if source.listing != place:
+        for name in list_folder(source.listing):
+            copy_file(source.listing / name, place / name)
+    return source.moved(place)
+
+
+def _continues(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
+    """Tell whether an unfinished store may go on with a plan that differs from the one begun.
+
+    It may where only the files below the same place changed: bad ones were mended or removed.
+    What was written from the old listing has another identity and is written again.
+    """
+
+    def place(content: Mapping[str, Any]) -> dict[str, Any]:
+        source = dict(content.get("source", {}))
+        return {key: source.get(key) for key in ("kind", "place", "conversion")}
+
+    return "listing" in begun.get("source", {}) and place(begun) == place(plan)
+
+
+def write_partitions(
+    plan: IngestPlan,
+    path: Path,
+    executor: Executor,
+    reporter: Reporter,
+    numbers: range | None = None,
+) -> None:
+    """Write the partitions that are not written yet; all of them, or those of some numbers."""
+    chosen = range(len(plan.table)) if numbers is None else numbers
+    if is_compacted(path):
+        return
+    # arrays are copied, by one thread as fast as by two; files are decoded
+    threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
+    task = IngestPartition(
+        path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
+        chosen.start,
+    )  # fmt: skip
+    share = len(chosen) / len(plan.table)
+    size = sum(template.count * template.sample_bytes for template in plan.templates.values())
+    with reporter.phase("ingest", len(chosen), int(size * share)) as phase:
+        executor.map(task, len(chosen), phase)
+
+
+@dataclass(frozen=True)
+class IngestPartition:
+    """The task of one partition; called with its number. Running it twice changes nothing.
+
+    Attributes
+    ----------
+    path
+        The store.
+    source
+        What is read.
+    table, templates
+        Its partitions, and what its splits hold.
+    identity
+        Of the plan.
+    threads
+        How many cores a task uses.
+    first
+        The partition of number 0.
+    """
+
+    path: Path
+    source: Source
+    table: PartitionTable
+    templates: Mapping[str, store.SplitTemplate]
+    identity: str
+    threads: int = 1
+    first: int = 0
+
+    def __call__(self, number: int) -> bool:
+        """Write partition `first + number`; return whether there was anything to do."""
+        partition = self.table[self.first + number]
+        part = part_path(self.path, partition.index)
+        if self._is_done(partition, part):
+            return False
+        block, records = self._read(partition)
+        store.write_images(self.path, partition.split, partition.start, block.images, block.labels)
+        splits = [name for name, _, _ in self.table.splits]
+        write_part(
+            part, partition, block, records, splits, self.source.class_names, self.identity
+        )
+        return True
+
+    def _is_done(self, partition: Partition, part: Path) -> bool:
+        try:
+            return is_written(self.path, partition, part, self.identity)
+        except DamagedError:
+            return False
+
+    def _read(self, partition: Partition) -> tuple[Block, npt.NDArray[Any]]:
+        """Read a partition, in as many threads as the task may use."""
+        template = self.templates[partition.split]
+        images = np.empty((partition.count, *template.shape), template.dtype)
+        labels = np.empty(partition.count, np.int32)
+        sizes = np.empty((partition.count, 2), np.int32)
+        records = np.empty(partition.count, SAMPLE_RECORD)
+        origins: dict[int, Sequence[str]] = {}
+        problems: dict[int, Problem] = {}
+
+        def read(start: int, stop: int) -> None:
+            first = partition.start + start
+            block = self._checked(partition.split, first, partition.start + stop)
+            mine = slice(start, stop)
+            images[mine], labels[mine] = block.images, block.labels
+            sizes[mine] = block.images.shape[2:0:-1] if block.sizes is None else block.sizes
+            records[mine] = sample_records(block.images, block.labels)
+            origins[start] = block.origins
+            problems.update({start + place: p for place, p in block.problems.items()})
+
+        in_ranges(self.threads, partition.count, read)
+        named = [name for start in sorted(origins) for name in origins[start]]
+        return Block(images, labels, named, problems, sizes), records
+
+    def _checked(self, split: str, start: int, stop: int) -> Block:
+        """Read samples of a split; labels without a class become problems."""
+        block = self.source.read(split, start, stop)
+        template = self.templates[split]
+        expected = (stop - start, *template.shape)
+        if block.images.shape != expected or str(block.images.dtype) != template.dtype:
+            raise ShapeError(
+                f"split '{split}', samples {start} to {stop}: the source gave "
+                f"{block.images.shape} {block.images.dtype}, expected {expected} {template.dtype}"
+            )
+        largest = int(block.images.max(initial=0))
+        if largest > self.source.full_scale:
+            raise ShapeError(
+                f"split '{split}': a pixel has value {largest}, expected at most the full scale, "
+                f"{self.source.full_scale}; give the right full_scale"
+            )
+        classes = len(self.source.class_names)
+        wrong = np.flatnonzero((block.labels < UNLABELLED) | (block.labels >= classes))
+        if not len(wrong):
+            return block
+        return _without(block, wrong, classes)
+
+
+def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
+    """Return a block whose labels at some places are problems."""
+    images, labels = block.images.copy(), block.labels.copy()
+    problems = dict(block.problems)
+    for place in places.tolist():
+        if place not in problems:
+            problems[place] = Problem(
+                LABEL_UNKNOWN,
+                f"label {int(labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                *images.shape[2:0:-1],
+            )
+    images[places], labels[places] = 0, UNLABELLED
+    return replace(block, images=images, labels=labels, problems=problems)
+
+
+def is_written(path: Path, partition: Partition, part: Path, identity: str) -> bool:
+    """Tell whether a partition of a plan is written, and its shard what its table says.
+
+    Raises
+    ------
+    DamagedError
+        Where one of them cannot be read.
+    """
+    notes = tables.read_notes(part)
+    if notes.get("identity") != identity:
+        return False
+    found = read_part(part, partition, whole=True)
+    written = read_records(path, partition)
+    return records_digest(written) == notes.get("digest") and np.array_equal(
+        written, found.records
+    )
+
+
+def finish(
+    plan: IngestPlan,
+    path: Path,
+    allowed_bad: int,
+    executor: Executor,
+    reporter: Reporter,
+) -> None:
+    """Check that everything is there, put it together, write the manifest last.
+
+    Raises
+    ------
+    IncompleteError
+        Where partitions are missing; names them.
+    BadSamplesError
+        Where more samples cannot be used than `allowed_bad`.
+    """
+    _require_all(plan, path)
+    found = tally(path, plan.table)
+    refuse_bad_samples(path, plan.table, found, allowed_bad)
+    templates = plan.templates
+    if found.bad:
+        templates = good_templates(plan.templates, found)
+        if not any(template.count for template in templates.values()):
+            raise SourceError(f"{path}: none of {found.total:,} samples can be used")
+        store_of = partial(store.create_images, attributes=plan.attributes, splits=templates,
+                           encoding=plan.encoding)
+        compact(path, store_of, templates, plan.table, found, executor, reporter)
+    write_samples(path, plan.table, found)
+    counts = {name: template.count for name, template in templates.items()}
+    hashes = (part.records["sha256"][part.good] for part in read_parts(path, plan.table))
+    duplicates = write_duplicates(path, counts, hashes)
+    if duplicates:
+        reporter.say(f"{duplicates:,} samples are exact copies of others: {path / 'duplicates.parquet'}")
+    if found.bad:
+        reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see samples.parquet")
+    consolidate(path)
+    _write_manifest(plan, path, templates, found, duplicates)
+
+
+def _require_all(plan: IngestPlan, path: Path) -> None:
+    missing = [
+        partition.index
+        for partition in plan.table
+        if tables.read_notes(part_path(path, partition.index)).get("identity") != plan.identity
+    ]
+    if missing:
+        listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+        raise IncompleteError(
+            f"{path}: {len(missing):,} of {len(plan.table):,} partitions are not written "
+            f"({listed}); write them, then finish again"
+        )
+
+
+def _write_manifest(
+    plan: IngestPlan,
+    path: Path,
+    templates: Mapping[str, store.SplitTemplate],
+    found: Tally,
+    duplicates: int,
+) -> None:
+    """Work out digests, labels and partitions from the tables, and write the manifest."""
+    records = {
+        name: (part.records[part.good] for part in read_parts(path, plan.table, name))
+        for name in templates
+    }
+    manifest.write_manifest(
+        path,
+        manifest.IMAGES,
+        {
+            "identity": plan.identity,
+            "plan": plan.content,
+            **summarise(plan.header, templates, records),
+            "provenance": plan.content["source"],
+            "samples": {"listed": found.total, "left_out": found.by_status()},
+            "duplicates": duplicates,
+        },
+    )
+
+
+def expected_content(source: Source) -> dict[str, Any]:
+    """Return what the manifest of a source's store will say, as far as it is known.
+
+    Labels are not: each class is given as many images as the split has, the most there can be.
+    """
+    content = plan_source(source, Path("images")).content
+    for split in content["splits"].values():
+        split["labels"] = [split["count"]] * len(content["class_names"])
+        split["unlabelled"] = 0
+    return content | {"digest": None}

@@ -1,0 +1,199 @@
+"""From what a job says of its images to a source: which reader a place needs, and opening it."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster import Executor
+from pipeline.config import load_environment, make_images
+from pipeline.conversion import Conversion
+from pipeline.converted import ConvertedSource
+from pipeline.datasets import load_catalog, open_dataset
+from pipeline.errors import ConfigError
+from pipeline.image_settings import ImageSettings
+from pipeline.packing import pack_floats
+from pipeline.places import exists, is_folder, is_url, list_folder, locate, shown
+from pipeline.progress import SilentPhase
+from pipeline.settings import nearest
+from pipeline.sources import Source
+from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
+from pipeline.sources.folder import folder_reader
+from pipeline.sources.layout import expand
+from pipeline.sources.lists import list_reader
+from pipeline.sources.numpy_files import open_numpy
+from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.tar import tar_reader
+
+TORCHVISION = "torchvision:"
+_KIND_OF_SUFFIX = {
+    ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy", ".csv": "list",
+    ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
+}  # fmt: skip
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
+_ENCODED = ("folder", "tar", "parquet", "list")
+# the listings of sources that were opened and not yet written to a store
+_temporary: dict[Path, tempfile.TemporaryDirectory[str]] = {}
+
+Places = Mapping[str | None, Sequence[Path]]
+
+
+def open_source(
+    images: str | Mapping[str, Any] | ImageSettings, listing: Path | None = None
+) -> Source:
+    """Open a source: a name of the catalog, a path, a pattern or a URL; or a mapping that says more.
+
+    Parameters
+    ----------
+    images
+        See `ImageSettings`.
+    listing
+        The folder of a listing of its samples that was made before, which is taken as it is.
+
+    Raises
+    ------
+    ConfigError
+        Where it is nothing that can be read.
+    SourceError
+        Where it cannot be read.
+    """
+    settings = make_images(images)
+    kind = settings.kind or find_kind(settings)
+    conversion = make_conversion(settings)
+    if kind in _ENCODED:
+        return _open_encoded(kind, settings, conversion, listing)
+    source = _open_arrays(kind, settings)
+    return ConvertedSource(source, conversion) if conversion.describe() else source
+
+
+def release(source: Source) -> None:
+    """Close a source, and remove the listing that was made for it."""
+    source.close()
+    if isinstance(source, EncodedSource):
+        folder = _temporary.pop(source.listing, None)
+        if folder is not None:
+            folder.cleanup()
+
+
+def packed(source: Source, settings: ImageSettings, executor: Executor) -> Source:
+    """Return a source of integers: floats are packed, their range measured where it is not given."""
+    if all(not info.dtype.startswith("float") for info in source.splits().values()):
+        return source
+    return pack_floats(
+        source,
+        settings.value_range,
+        lambda function, count: executor.map(function, count, SilentPhase()),
+    )
+
+
+def make_conversion(settings: ImageSettings) -> Conversion:
+    """Return how a job brings its images to one shape."""
+    return Conversion(
+        settings.resize, settings.crop, settings.pad, settings.mode, settings.max_pixels
+    )
+
+
+def find_kind(settings: ImageSettings) -> str:
+    """Tell how to read a source from its name and what lies there.
+
+    Raises
+    ------
+    ConfigError
+        Where nothing is there, or nothing that can be read.
+    """
+    if settings.source is not None and settings.source.startswith(TORCHVISION):
+        return "torchvision"
+    if settings.source is not None and settings.source in load_catalog():
+        return "catalog"
+    first = next(iter(_places(settings).values()))[0]
+    text = str(settings.source) if settings.source is not None else str(first)
+    suffix = first.suffix.lower()
+    if suffix == ".gz" and first.name.lower().endswith(".tar.gz"):
+        return "tar"
+    if suffix == ".parquet":
+        columns = dict(settings.columns)
+        return "parquet" if holds_images(first, columns) else "list"
+    if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
+        if exists(first):
+            return _KIND_OF_SUFFIX[suffix]
+    elif is_folder(first):
+        return _kind_of_folder(first)
+    raise ConfigError(
+        f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
+        "images, a .tar, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "
+        f"{nearest(text, load_catalog())}"
+    )
+
+
+def _kind_of_folder(path: Path) -> str:
+    if any(exists(path / name) for name in _ZARR_FILES):
+        return "xarray"
+    suffixes = {Path(name).suffix.lower() for name in list_folder(path)}
+    for kind, known in (
+        ("parquet", {".parquet"}),
+        ("tar", {".tar", ".tgz"}),
+        ("numpy", {".npy", ".npz"}),
+    ):
+        if suffixes & known:
+            return kind
+    return "folder"
+
+
+def _places(settings: ImageSettings) -> dict[str | None, list[Path]]:
+    """Return the places of each split; None where the source is to tell of the splits."""
+    given: Mapping[str | None, Sequence[str]]
+    given = {None: [settings.source]} if settings.source is not None else dict(settings.splits or {})
+    options = settings.storage_options
+    return {
+        name: [locate(text, options).absolute() for place in places for text in expand(place, options)]
+        for name, places in given.items()
+    }
+
+
+def _open_encoded(
+    kind: str, settings: ImageSettings, conversion: Conversion, listing: Path | None
+) -> EncodedSource:
+    places, split, columns = _places(settings), settings.split, dict(settings.columns)
+    if kind == "list":
+        root = None if settings.root is None else locate(settings.root, settings.storage_options)
+        reader: Any = list_reader(places, columns, root, split)
+    elif kind == "parquet":
+        reader = parquet_reader(places, columns, split)
+    else:
+        reader = {"folder": folder_reader, "tar": tar_reader}[kind](places, split)
+    arguments = (conversion, settings.class_names, settings.max_bytes)
+    if listing is not None:
+        return reopen_encoded(reader, listing, *arguments)
+    folder = tempfile.TemporaryDirectory(prefix="pixsim-")
+    source = open_encoded(reader, Path(folder.name), *arguments)
+    _temporary[source.listing] = folder
+    return source
+
+
+def _open_arrays(kind: str, settings: ImageSettings) -> Source:
+    if kind == "catalog":
+        return open_dataset(str(settings.source))
+    if kind == "numpy":
+        return open_numpy(_places(settings), settings.class_names, settings.split)
+    if kind == "torchvision":
+        reader = importlib.import_module("pipeline.sources.torchvision")
+        name = str(settings.source).removeprefix(TORCHVISION)
+        opened: Source = reader.open_torchvision(name, _torchvision_roots(name), settings.options)
+        return opened
+    reader = importlib.import_module("pipeline.sources.labelled")
+    opened = reader.open_labelled(
+        _places(settings), settings.variables, settings.dims, settings.class_names, settings.split
+    )
+    return opened
+
+
+def _torchvision_roots(name: str) -> list[Path]:
+    """Return the folders below which torchvision may find the files of a data set."""
+    environment = load_environment()
+    roots = [environment.data / "downloads" / name.lower()]
+    if environment.datasets is not None:
+        roots = [environment.datasets / name, environment.datasets / name.lower(), environment.datasets, *roots]
+    return [root.absolute() for root in roots]

@@ -1,0 +1,64 @@
+"""What all settings share: frozen typed models, the types of their values, the nearest name.
+
+Values come from YAML or from Python, and are refused where they are wrong, never guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def as_name(value: object) -> object:
+    """Let class names such as 3 be written without quotes."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    doubled = [value for value in values if values.count(value) > 1]
+    if doubled:
+        raise ValueError(f"names {doubled[0]!r} twice")
+    return values
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+def as_bytes(value: object) -> object:
+    """Read a number of bytes written with a unit, such as `4 GB` or `512 MiB`."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
+    if found is None:
+        raise ValueError("expected a number of bytes, such as 4 GB or 512 MiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+Name = Annotated[str, BeforeValidator(as_name), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unique)]
+
+
+class Settings(BaseModel):
+    """Settings that cannot be changed and have no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
+    names = [str(item) for item in known]
+    folded = {item.casefold(): item for item in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if found:
+        return f"did you mean '{folded[found[0]]}'?"
+    return f"known are {', '.join(names)}"

@@ -1,0 +1,296 @@
+"""A set of encoded image files as a source: a listing, a way to fetch bytes, and a conversion.
+
+Wherever the files lie, reading is one thing: rows of the listing, the bytes of each, an image of
+each. What is wrong with one sample never stops the others; it is a `Problem` of its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.conversion import Conversion
+from pipeline.decoding import Decoded, decode, probe
+from pipeline.digests import json_digest
+from pipeline.errors import SourceError
+from pipeline.schema import UNLABELLED
+from pipeline.settings import nearest
+from pipeline.sources import LABEL_UNKNOWN, OK, Block, Problem, SplitInfo, listing
+from pipeline.sources.fetch import too_large
+from pipeline.sources.listing import Notes, Rows
+
+MAX_BYTES = 2**28
+_PROBED = 16
+_PROBED_AT_ONCE = 64
+_MOST_PROBED = 4096
+_REASONS = 3
+_SHOWN_CLASSES = 20
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+class Fetcher(Protocol):
+    """Gets the bytes of samples; small, and travels to worker processes."""
+
+    def fetch(
+        self, rows: Rows, files: Sequence[Sequence[Any]], most: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its place in `rows`, and its bytes or what is wrong with them."""
+        ...
+
+    def close(self) -> None:
+        """Close what was left open in this process."""
+        ...
+
+
+class Reader(Protocol):
+    """Walks an input once, and says how its samples are fetched."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def title(self) -> str:
+        """The name of the place, or its URL, without secrets."""
+        ...
+
+    def fetcher(self) -> Fetcher: ...
+
+    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
+        """Yield splits and rows for the listing, in final order; fill in the notes meanwhile."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """Encoded image files, listed.
+
+    Attributes
+    ----------
+    listing
+        The folder of the listing.
+    fetcher
+        Gets the bytes of samples.
+    conversion
+        How every image is brought to one shape.
+    class_names
+        The name of each label code.
+    max_bytes
+        Of one image file; more is refused before it is read.
+    shape, dtype
+        Of the images, after the conversion.
+    labels_are_codes
+        The labels are integers of a table whose classes were named elsewhere, so that they are
+        codes also where names are digits.
+    provenance
+        Kind, place, digest of the listing, conversion.
+    """
+
+    listing: Path
+    fetcher: Fetcher
+    conversion: Conversion
+    class_names: tuple[str, ...]
+    max_bytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    labels_are_codes: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_scale(self) -> int:
+        return int(np.iinfo(self.dtype).max)
+
+    def splits(self) -> dict[str, SplitInfo]:
+        found = listing.index(self.listing)["splits"]
+        return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
+
+    def moved(self, folder: Path) -> EncodedSource:
+        """Return the same source with its listing in another folder."""
+        return dataclasses.replace(self, listing=folder)
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        rows = listing.read_rows(self.listing, split, start, stop)
+        images = np.zeros((len(rows), *self.shape), self.dtype)
+        sizes = np.zeros((len(rows), 2), np.int32)
+        labels, problems = _labels(rows, self.class_names, self.labels_are_codes)
+        for place, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
+            found = self._decoded(data)
+            if isinstance(found, Problem):
+                problems[place] = found
+            else:
+                images[place], sizes[place] = found.image, (found.width, found.height)
+        for place, problem in problems.items():
+            labels[place], sizes[place] = UNLABELLED, (problem.width, problem.height)
+        return Block(images, labels, rows.origin, dict(sorted(problems.items())), sizes)
+
+    def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
+        if isinstance(data, Problem):
+            return data
+        return decode(data, self.conversion, (self.shape, self.dtype))
+
+    def close(self) -> None:
+        """Close the files that reading left open in this process."""
+        self.fetcher.close()
+        listing.close(self.listing)
+
+
+def open_encoded(
+    reader: Reader,
+    folder: Path,
+    conversion: Conversion | None = None,
+    class_names: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> EncodedSource:
+    """List the samples of an input and return them as a source.
+
+    Parameters
+    ----------
+    reader
+        What `folder_reader`, `tar_reader`, `parquet_reader` or `list_reader` returned.
+    folder
+        Where the listing is written; it belongs to the source and must stay.
+    conversion
+        How images are brought to one shape; default: not at all.
+    class_names
+        The name of each label code; default: what the input says, else the labels that occur,
+        as numbers where all are, else sorted as text.
+    max_bytes
+        Of one image file.
+
+    Raises
+    ------
+    SourceError
+        Where there are no samples, or the first ones cannot be read.
+    LabelError
+        Where there are more labels than classes could be.
+    """
+    conversion = conversion or Conversion()
+    listing.close(folder)
+    notes = Notes()
+    with listing.writing(folder) as writer:
+        for split, rows in reader.batches(notes):
+            writer.add(split, rows)
+        writer.finish(reader.kind, notes)
+    known = listing.index(folder)
+    if not known["splits"]:
+        raise SourceError(f"{reader.title}: holds no samples; correct the place")
+    named = tuple(class_names or notes.class_names or ())
+    names = named or tuple(_found_names(known))
+    fetcher = reader.fetcher()
+    shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
+    provenance = {
+        "kind": reader.kind,
+        "place": reader.title,
+        "listing": json_digest([known["digests"], known["splits"]]),
+        "conversion": conversion.describe(),
+        "ignored": known["ignored"],
+    }
+    codes = bool(named) and known["integers"]
+    return EncodedSource(
+        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance
+    )
+
+
+def _found_names(known: Mapping[str, Any]) -> list[str]:
+    """Return the labels that occur, as class names: numbers by value, else sorted as text."""
+    labels = [label for label in known["labels"] if label]
+    numbers = not known["labels_are_text"] and all(_INTEGER.fullmatch(text) for text in labels)
+    return sorted((t for t in labels if t != str(UNLABELLED)), key=int) if numbers else labels
+
+
+@functools.lru_cache(maxsize=8)
+def _codes(class_names: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: code for code, name in enumerate(class_names)}
+
+
+def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:
+    """Return the code of a label: its name's, unless it is an integer, else the number it is."""
+    if not integers and label in _codes(class_names):
+        return _codes(class_names)[label]
+    if _INTEGER.fullmatch(label) and UNLABELLED <= int(label) < len(class_names):
+        return int(label)
+    known = nearest(label, class_names[:_SHOWN_CLASSES])
+    return Problem(
+        LABEL_UNKNOWN,
+        f"has the label '{label}', expected one of {len(class_names)} class names or their "
+        f"codes; {known}",
+    )
+
+
+def _labels(
+    rows: Rows, class_names: tuple[str, ...], integers: bool
+) -> tuple[Any, dict[int, Problem]]:
+    """Return the codes of rows, and what is known to be wrong from the listing alone."""
+    known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
+    labels = np.full(len(rows), UNLABELLED, np.int32)
+    problems: dict[int, Problem] = {}
+    for place, label in enumerate(rows.label):
+        code = known.get(label or "", UNLABELLED)
+        if rows.status[place] != OK:
+            problems[place] = Problem(rows.status[place], rows.detail[place] or "")
+        elif isinstance(code, Problem):
+            problems[place] = code
+        else:
+            labels[place] = code
+    return labels, problems
+
+
+def _fetched(
+    fetcher: Fetcher, folder: Path, rows: Rows, problems: Mapping[int, Problem], most: int
+) -> Iterator[tuple[int, bytes | Problem]]:
+    """Yield the bytes of the rows that have no problem yet, and are not too large."""
+    wanted = []
+    for place, size in enumerate(rows.size):
+        if place in problems:
+            continue
+        if size > most:
+            yield place, too_large(size, most)
+        else:
+            wanted.append(place)
+    if wanted:
+        files = listing.index(folder)["files"]
+        for number, data in fetcher.fetch(listing.take(rows, wanted), files, most):
+            yield wanted[number], data
+
+
+def _find_shape(
+    title: str, folder: Path, fetcher: Fetcher, conversion: Conversion, most: int
+) -> tuple[tuple[int, ...], str]:
+    """Return shape and dtype of most of the first samples that can be read."""
+    found: Counter[tuple[tuple[int, ...], str]] = Counter()
+    reasons: list[str] = []
+    tried = 0
+    for split, start, stop in _first_ranges(folder):
+        rows = listing.read_rows(folder, split, start, stop)
+        wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
+        reasons += [f"{rows.origin[i]} {p.detail}" for i, p in wrong.items()]
+        for place, data in _fetched(fetcher, folder, rows, wrong, most):
+            shape = probe(data, conversion) if isinstance(data, bytes) else data
+            if isinstance(shape, Problem):
+                reasons.append(f"{rows.origin[place]} {shape.detail}")
+            else:
+                found[shape] += 1
+            if found.total() == _PROBED:
+                return found.most_common(1)[0][0]
+        tried += len(rows)
+        if tried >= _MOST_PROBED:
+            break
+    if not found:
+        raise SourceError(
+            f"{title}: none of the first {tried:,} images can be read: "
+            f"{'; '.join(reasons[:_REASONS])}"
+        )
+    return found.most_common(1)[0][0]
+
+
+def _first_ranges(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for split, count in listing.index(folder)["splits"]:
+        for start in range(0, count, _PROBED_AT_ONCE):
+            yield split, start, min(count, start + _PROBED_AT_ONCE)

@@ -1,0 +1,321 @@
+"""Fetches the bytes of image files: a file, or a range of one; local, or behind a URL.
+
+What is wrong with one file is a `Problem` of one sample. What is wrong with the place, such as a
+network that fails or a full table of open files, is an error, so that a job stops and can be
+resumed, instead of leaving samples out.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from pipeline.errors import SourceError
+from pipeline.places import is_remote, is_url, shown
+from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.sources.listing import File, Rows
+
+FILES_AT_ONCE = 32
+BYTES_AT_ONCE = 2**25
+GAP_BYTES = 2**16
+
+# what is wrong with one file rather than with the machine
+_OF_ONE_FILE = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.EIO, errno.ENXIO, errno.EINVAL, errno.EILSEQ,
+)  # fmt: skip
+
+
+class Wanted(NamedTuple):
+    """Bytes `start` to `stop` of a file of a remote place; -1: to the end, which is not known."""
+
+    place: int
+    path: str
+    start: int
+    stop: int
+
+
+def too_large(size: int, most: int) -> Problem:
+    return Problem(
+        TOO_LARGE, f"holds {size:,} bytes, expected {most:,} at most; allow more with max_bytes"
+    )
+
+
+def not_regular(mode: int) -> Problem:
+    """Say what a file is that is no regular one."""
+    kinds = {
+        stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder",
+        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
+    }  # fmt: skip
+    return Problem(UNREADABLE, f"is {kinds.get(stat.S_IFMT(mode), 'no file')}, expected a file")
+
+
+def unreadable(error: BaseException) -> Problem:
+    """Say why a file cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else None
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+
+
+def problem_of(error: OSError, root: Path) -> Problem:
+    """Return what an error of a local file below `root` says of its sample.
+
+    Raises
+    ------
+    SourceError
+        Where the fault is not that of this file.
+    """
+    gone = error.errno == errno.ENOENT and not root.exists()
+    if gone or error.errno not in _OF_ONE_FILE:
+        reason = "is gone; put it back" if gone else f"cannot be read: {error.strerror or error}"
+        raise SourceError(f"{root}: {reason}, and run the same command again") from error
+    return unreadable(error)
+
+
+def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
+    """Read a local file whole; one of more than `most` bytes, or no regular one, is a problem."""
+    try:
+        # a pipe must not block the open
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return not_regular(status.st_mode)
+            if status.st_size > most:
+                return too_large(status.st_size, most)
+            data = file.read(most + 1)
+    except OSError as error:
+        return problem_of(error, root)
+    return too_large(len(data), most) if len(data) > most else data
+
+
+def read_range(file: int, offset: int, size: int) -> bytes | Problem:
+    """Read a range of a local file that is open, at any place of it at once."""
+    data = os.pread(file, size, offset)
+    while len(data) < size:
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            return _short(len(data), size)
+        data += more
+    return data
+
+
+def _short(found: int, expected: int) -> Problem:
+    return Problem(TRUNCATED, f"holds {found:,} bytes, expected {expected:,}; fetch it again")
+
+
+def file_system(path: Path) -> Any:
+    """Return the fsspec file system of a remote path."""
+    return cast(Any, path).fs
+
+
+def _stretches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Put together what follows each other in one file, so that it comes in one request."""
+    stretch: list[Wanted] = []
+    for item in wanted:
+        if stretch:
+            last = stretch[-1]
+            near = last.path == item.path and 0 <= item.start - last.stop <= GAP_BYTES
+            whole = min(last.stop, item.stop) < 0
+            if whole or not near or item.stop - stretch[0].start > BYTES_AT_ONCE:
+                yield stretch
+                stretch = []
+        stretch.append(item)
+    if stretch:
+        yield stretch
+
+
+def _loads(stretches: Iterable[list[Wanted]]) -> Iterator[list[list[Wanted]]]:
+    """Put together what is requested at once: some files, and not too many bytes."""
+    load: list[list[Wanted]] = []
+    size = 0
+    for stretch in stretches:
+        more = max(0, stretch[-1].stop - stretch[0].start)
+        if load and (len(load) >= FILES_AT_ONCE or size + more > BYTES_AT_ONCE):
+            yield load
+            load, size = [], 0
+        load.append(stretch)
+        size += more
+    if load:
+        yield load
+
+
+def read_remote(
+    files: Any, wanted: Iterable[Wanted], most: int, archives: bool = False
+) -> Iterator[tuple[int, bytes | Problem]]:
+    """Read ranges of remote files, several at once; those that follow each other in one request.
+
+    Yields the `place` of each, and its bytes or what is wrong with it. A file whose end is not
+    known is read up to one byte more than `most`.
+
+    Raises
+    ------
+    SourceError
+        Where a request fails for another reason than that there is no such file; for that too
+        where the files are `archives`, of many samples each.
+    """
+    asked = []
+    for item in wanted:
+        if item.start == item.stop:  # no range of a request can say so
+            yield item.place, b""
+        else:
+            asked.append(item)
+    for load in _loads(_stretches(asked)):
+        found = _requested(files, load, most)
+        for stretch, data in zip(load, found, strict=True):
+            if isinstance(data, BaseException):
+                if archives or not isinstance(data, FileNotFoundError | IsADirectoryError):
+                    raise failed(stretch[0].path, data) from data
+                problem = unreadable(data)
+                yield from ((item.place, problem) for item in stretch)
+                continue
+            for item in stretch:
+                yield item.place, _part(data, item, stretch[0].start, most)
+
+
+def _requested(files: Any, load: Sequence[list[Wanted]], most: int) -> list[Any]:
+    ends = [stretch[-1].stop if stretch[-1].stop >= 0 else most + 1 for stretch in load]
+    try:
+        return cast(
+            list[Any],
+            files.cat_ranges(
+                [stretch[0].path for stretch in load],
+                [stretch[0].start for stretch in load],
+                ends,
+                on_error="return",
+            ),
+        )
+    except Exception as error:  # each file system has its own kinds
+        raise failed(load[0][0].path, error) from error
+
+
+def failed(path: str, error: BaseException) -> SourceError:
+    """Return the error of a place that cannot be read, whatever its file system raised."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return SourceError(
+        f"{shown(path)}: cannot be read ({reason}); check the network and the storage options, "
+        "and run the same command again"
+    )
+
+
+def _part(data: bytes, item: Wanted, start: int, most: int) -> bytes | Problem:
+    if item.stop < 0:
+        return too_large(len(data), most) if len(data) > most else data
+    part = data[item.start - start : item.stop - start]
+    if len(part) < item.stop - item.start:
+        return _short(len(part), item.stop - item.start)
+    return part
+
+
+def stamp_of(path: Path) -> tuple[int, str]:
+    """Return the size of a file, -1 where it is not known, and what changes when it does.
+
+    Raises
+    ------
+    SourceError
+        Where it cannot be found.
+    """
+    try:
+        if is_remote(path):
+            return info_stamp(file_system(path).info(path.path))  # type: ignore[attr-defined]
+        status = path.stat()
+    except FileNotFoundError:
+        raise SourceError(f"{shown(path)}: is not there; correct the name or fetch it") from None
+    except Exception as error:
+        raise failed(str(path), error) from error
+    return status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+
+
+def info_stamp(info: Any) -> tuple[int, str]:
+    """Return size and stamp of a remote file as fsspec describes it."""
+    known = (info.get(key) for key in ("ETag", "etag", "md5", "LastModified", "mtime", "created"))
+    tag = next((str(value) for value in known if value), "")
+    size = info.get("size")
+    return (-1 if size is None else int(size)), f"{size} {tag}"
+
+
+def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the folders that files lie in, each once."""
+    return tuple(dict.fromkeys(path.parent for path in paths))
+
+
+def describe(path: Path, roots: Sequence[Path]) -> File:
+    """Return what a listing records of a file that lies in one of the folders.
+
+    Raises
+    ------
+    SourceError
+        Where it is not there.
+    """
+    return File(roots.index(path.parent), path.name, stamp_of(path)[1])
+
+
+def title_of(path: Path) -> str:
+    """Return how a place is named where others may read it: a URL without secrets, or a name."""
+    return shown(path) if is_remote(path) else path.absolute().name
+
+
+@dataclass(frozen=True)
+class FileFetcher:
+    """Reads image files, each whole; the key of a row is a path below its root, or a URL.
+
+    Attributes
+    ----------
+    roots
+        The folders that `File.root` counts.
+    """
+
+    roots: tuple[Path, ...]
+
+    def fetch(
+        self, rows: Rows, files: Sequence[Sequence[Any]], most: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its place in `rows`, and its bytes or what is wrong with them.
+
+        Raises
+        ------
+        SourceError
+            Where not one file is at fault but the place.
+        """
+        remote: list[tuple[Any, Wanted]] = []
+        for place, (file, key) in enumerate(zip(rows.file, rows.key, strict=True)):
+            root = self.roots[files[file][0]]
+            # only a list of this machine has absolute paths
+            if b"://" in key or (is_remote(root) and not key.startswith(b"/")):
+                system, name = _remote_file(root, key)
+                remote.append((system, Wanted(place, name, 0, rows.size[place])))
+            else:
+                path = os.path.join(os.fsencode(root), key)  # noqa: PTH118 (names are bytes)
+                yield place, read_local(root, path, most)
+        for _, group in itertools.groupby(remote, key=lambda item: id(item[0])):
+            together = list(group)
+            yield from read_remote(together[0][0], (item for _, item in together), most)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+def _remote_file(root: Path, key: bytes) -> tuple[Any, str]:
+    """Return the file system of a URL, or of a path below a remote root, and the path in it."""
+    name = key.decode("utf-8", "surrogateescape")
+    if not is_url(name):
+        return file_system(root), f"{cast(Any, root).path.rstrip('/')}/{name}"
+    # what opens the root must not be sent to another host
+    mine = is_remote(root) and host_of(str(root)) == host_of(name)
+    options = cast(Any, root).storage_options if mine else {}
+    system, path = importlib.import_module("fsspec").core.url_to_fs(name, **options)
+    return system, path
+
+
+def host_of(url: str) -> str:
+    """Return protocol and host, or bucket, of a URL."""
+    protocol, _, rest = url.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"

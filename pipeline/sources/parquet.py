@@ -1,0 +1,333 @@
+"""Parquet files that hold encoded images, as Hugging Face writes them.
+
+A column of `{bytes, path}`, or of bytes, and a column of labels, whose class names stand in the
+metadata. Only the labels are read when the samples are listed. Images are read row group by row
+group, forward, from where the last reader stopped; page checksums are verified where there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.places import is_remote, shown
+from pipeline.sources import UNREADABLE, Problem
+from pipeline.sources.columns import (
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    choose,
+    labels_of,
+    open_parquet,
+    opened,
+    texts_of,
+)
+from pipeline.sources.cursors import borrowed
+from pipeline.sources.cursors import close as close_cursors
+from pipeline.sources.fetch import (
+    Wanted,
+    describe,
+    file_system,
+    read_local,
+    read_remote,
+    roots_of,
+    title_of,
+    too_large,
+)
+from pipeline.sources.layout import flattened
+from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
+
+IMAGE_COLUMNS = ("image", "img")
+_ROWS_AT_ONCE = 16
+
+
+def holds_images(path: Path, columns: Mapping[str, str] | None = None) -> bool:
+    """Tell whether a Parquet file holds encoded images, and not only their names.
+
+    Raises
+    ------
+    SourceError
+        Where it is no Parquet file.
+    """
+    with opened(path) as file:
+        schema = file.schema_arrow
+    name = choose("image", schema.names, IMAGE_COLUMNS, columns, shown(path))
+    return name is not None and _is_encoded(schema.field(name).type)
+
+
+def _is_encoded(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+@dataclass(frozen=True)
+class ParquetReader:
+    """Lists the images of Parquet files.
+
+    Attributes
+    ----------
+    places
+        For each split its files; those of None say their split by name, or by a column.
+    columns
+        The names of the columns `image`, `label` and `split`, where they are not the usual ones.
+    split
+        The split of files that do not say any.
+    """
+
+    places: Mapping[str | None, Sequence[Path]]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str = "train"
+    kind = "parquet"
+
+    @property
+    def _files(self) -> list[tuple[str, bool, Path]]:
+        return list(flattened(self.places, self.split))
+
+    @property
+    def title(self) -> str:
+        return ", ".join(title_of(path) for _, _, path in self._files[:3])
+
+    def fetcher(self) -> ParquetFetcher:
+        roots = roots_of(path for _, _, path in self._files)
+        return ParquetFetcher(roots, self.columns.get("image"))
+
+    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
+        """Yield the rows of each file in order.
+
+        Raises
+        ------
+        SourceError
+            Where a file is not there, or has no images.
+        ConfigError
+            Where a column that was named is not there.
+        """
+        roots = self.fetcher().roots
+        for number, (split, given, path) in enumerate(self._files):
+            notes.files.append(describe(path, roots))
+            with opened(path) as file:
+                yield from self._file_batches(file, path, number, None if given else split, notes)
+
+    def _file_batches(
+        self, file: Any, path: Path, number: int, split: str | None, notes: Notes
+    ) -> Iterator[tuple[str, Any]]:
+        names, title = file.schema_arrow.names, shown(path)
+        _check_image(file.schema_arrow, self.columns, title)
+        label = choose("label", names, ("labels", *LABEL_COLUMNS), self.columns, title)
+        given = self._files[number][0]
+        by_row = choose("split", names, SPLIT_COLUMNS, self.columns, title) if split else None
+        _note_names(file.schema_arrow, label, title, notes)
+        row = 0
+        for group in range(file.num_row_groups):
+            for start, table in _described(file, group, [c for c in (label, by_row) if c]):
+                count = table.num_rows
+                rows = _as_rows(number, path.name, row, group, start, count)
+                if label:
+                    text = labels_of(table[label], title)
+                    rows = rows.set_column(rows.column_names.index("label"), "label", text)
+                splits = texts_of(table[by_row], title) if by_row else None
+                yield from parted(rows, splits, given)
+                row += count
+
+
+def parquet_reader(
+    places: Mapping[str | None, Sequence[Path]],
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+) -> ParquetReader:
+    """Return a reader of Parquet files of encoded images.
+
+    Parameters
+    ----------
+    places
+        For each split its files; those of None say their split by name, such as
+        `train-00000-of-00001.parquet`, or by a column.
+    columns
+        The names of the columns `image`, `label` and `split`; default: the usual ones.
+    split
+        The split of files that do not say any.
+    """
+    return ParquetReader(dict(places), dict(columns or {}), split)
+
+
+def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
+    """Yield rows by split, in the order of first appearance; null and empty are the default."""
+    if splits is None:
+        yield default, rows
+        return
+    splits = pc.if_else(pc.equal(pc.fill_null(splits, ""), ""), default, splits)
+    for split in pc.unique(splits).to_pylist():
+        yield split, rows.filter(pc.equal(splits, split))
+
+
+def _check_image(schema: Any, columns: Mapping[str, str], title: str) -> None:
+    name = choose("image", schema.names, IMAGE_COLUMNS, columns, title)
+    if name is None:
+        raise ConfigError(
+            f"{title}: has no column {' or '.join(IMAGE_COLUMNS)}, but "
+            f"{', '.join(schema.names)}; say which one holds the images with columns"
+        )
+    if not _is_encoded(schema.field(name).type):
+        raise SourceError(
+            f"{title}: column '{name}' holds {schema.field(name).type}, expected bytes of image "
+            "files"
+        )
+
+
+def _note_names(schema: Any, label: str | None, title: str, notes: Notes) -> None:
+    """Note the class names that Hugging Face keeps in the metadata.
+
+    Raises
+    ------
+    LabelError
+        Where two files have other class names.
+    """
+    try:
+        content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = content["info"]["features"][label]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (ValueError, KeyError, TypeError):
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return
+    if notes.class_names not in (None, tuple(names)):
+        raise LabelError(f"{title}: has other class names than the files before; read them apart")
+    notes.class_names = tuple(names)
+
+
+def _described(file: Any, group: int, columns: list[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the first row, and the columns, of each batch of a row group."""
+    start = 0
+    if columns:
+        for batch in file.iter_batches(ROWS_PER_GROUP, [group], columns, use_threads=False):
+            yield start, pa.Table.from_batches([batch])
+            start += batch.num_rows
+        return
+    count = file.metadata.row_group(group).num_rows
+    for start in range(0, count, ROWS_PER_GROUP):
+        yield start, pa.table({"row": pa.nulls(min(ROWS_PER_GROUP, count - start))})
+
+
+def _as_rows(number: int, name: str, row: int, group: int, start: int, count: int) -> Any:
+    rows = pa.array(range(row, row + count), pa.int64()).cast(pa.string())
+    return make_rows(
+        count,
+        origin=pc.binary_join_element_wise(f"{name}[", rows, "]", ""),
+        file=number,
+        key=b"%d" % group,
+        offset=pa.array(range(start, start + count), pa.int64()),
+    )
+
+
+# fetching ----------------------------------------------------------------------------------------
+
+
+class _Images:
+    """The images of one row group, from the first on."""
+
+    def __init__(self, path: Path, group: int, column: str | None) -> None:
+        self._file = open_parquet(path)
+        name = column or choose("image", self._file.schema_arrow.names, IMAGE_COLUMNS, None, "")
+        self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], [name], use_threads=False)
+        self._batch: Any = ()
+        self._place = 0
+
+    def skip(self, count: int) -> None:
+        """Go forward by `count` images."""
+        self._place += count
+        while self._place > len(self._batch):
+            self._next_batch()
+
+    def take(self) -> Any:
+        """Return the next image: bytes, a mapping, or None."""
+        while self._place >= len(self._batch):
+            self._next_batch()
+        self._place += 1
+        return self._batch[self._place - 1].as_py()
+
+    def _next_batch(self) -> None:
+        self._place -= len(self._batch)
+        self._batch = next(self._batches).column(0)
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+
+@dataclass(frozen=True)
+class ParquetFetcher:
+    """Reads images out of row groups, forward.
+
+    Attributes
+    ----------
+    roots
+        The folders of the files.
+    column
+        The column of the images; None: the usual one.
+    """
+
+    roots: tuple[Path, ...]
+    column: str | None = None
+
+    def fetch(
+        self, rows: Rows, files: Sequence[Sequence[Any]], most: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its place in `rows`, and its bytes or what is wrong with them.
+
+        Raises
+        ------
+        SourceError
+            Where a file is gone, or a row group is damaged.
+        """
+        for place, (file, key, row) in enumerate(
+            zip(rows.file, rows.key, rows.offset, strict=True)
+        ):
+            root = self.roots[files[file][0]]
+            value = self._value(root, root / files[file][1], int(key), row)
+            yield place, _content(value, root, most)
+
+    def _value(self, root: Path, path: Path, group: int, row: int) -> Any:
+        key = (str(root), path.name, group)
+        try:
+            with borrowed(key, row, lambda: _Images(path, group, self.column)) as cursor:
+                cursor.stream.skip(row - cursor.place)
+                value = cursor.stream.take()
+                cursor.place = row + 1
+                return value
+        except Exception as error:  # each file system has its own kinds
+            reason = str(error) or type(error).__name__
+            raise SourceError(
+                f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch "
+                "the file again, and run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the row groups that are read forward."""
+        close_cursors({str(root) for root in self.roots})
+
+
+def _content(value: Any, root: Path, most: int) -> bytes | Problem:
+    """Return the bytes of an image, also where the file only says where they are."""
+    data, name = (
+        (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    )
+    if isinstance(data, bytes):
+        return too_large(len(data), most) if len(data) > most else data
+    if not name:
+        return Problem(UNREADABLE, "is null, expected the bytes of an image")
+    parts = str(name).split("/")
+    if "://" in name or "::" in name or name.startswith("/") or ".." in parts:
+        return Problem(UNREADABLE, f"names the file {name!r}, expected one beside the Parquet file")
+    if is_remote(root):
+        path = f"{cast(Any, root).path.rstrip('/')}/{name}"
+        wanted = [Wanted(0, path, 0, -1)]
+        return next(iter(read_remote(file_system(root), wanted, most)))[1]
+    return read_local(root, os.fsencode(root / name), most)
