@@ -132,7 +132,10 @@ def plan_growth(path: Path, base: Mapping[str, Any], added: Mapping[str, Any]) -
     names += [name for name in added["class_names"] if name not in names]
     codes = [names.index(name) for name in added["class_names"]]
     templates = {}
-    for split in [*base["splits"], *(name for name in added["splits"] if name not in base["splits"])]:
+    for split in [
+        *base["splits"],
+        *(name for name in added["splits"] if name not in base["splits"]),
+    ]:
         old, new = base["splits"].get(split), added["splits"].get(split)
         like = old or next(iter(base["splits"].values()))
         if new and (new["shape"], new["dtype"]) != (like["shape"], like["dtype"]):

@@ -33,16 +33,25 @@ from pipeline import shards
 from pipeline.errors import DamagedError, StoreError
 from pipeline.files import read_json, storage_errors
 from pipeline.partitions import CHUNK_BYTES
+from pipeline.places import is_remote, options_of
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
 _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 
 
+def _zarr(path: Path) -> Any:
+    """Return what Zarr opens as the store of a path."""
+    if not is_remote(path):
+        return path
+    options = options_of(path)
+    return zarr.storage.FsspecStore.from_url(str(path), storage_options=options)
+
+
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
     """Create a group, or set the attributes of one that is there."""
     with storage_errors(path):
-        root = zarr.open_group(path, mode="a", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(_zarr(path), mode="a", zarr_format=3, use_consolidated=False)
         place = root.require_group(group) if group else root
         place.attrs.update(dict(attributes))
 
@@ -61,7 +70,7 @@ def create_array(
 ) -> zarr.Array[Any]:
     """Create an empty array, unless a run that was cut short already did; return it."""
     with storage_errors(path):
-        root = zarr.open_group(path, mode="r+", use_consolidated=False)
+        root = zarr.open_group(_zarr(path), mode="r+", use_consolidated=False)
         if name in root:
             return _open(path, name, "r+")
         return root.create_array(
@@ -134,9 +143,9 @@ def write_shard(
         Where the disk is full.
     """
     rows = _find_rows(path, name, total) if axis == 0 else None
-    if rows is not None and not rows.sharded:
+    if rows is not None:
         _check_whole_shard(path, name, start, len(values), rows.shard, rows.shape[0])
-        rows.write_chunk(start // rows.shard, values)
+        rows.write(start // rows.shard, values)
         return
     array = _open(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
@@ -145,7 +154,8 @@ def write_shard(
     # of an earlier try must not stop the new one
     key = _chunk_key(array, axis, start // shard)
     with storage_errors(path):
-        sync((array.store_path / key).delete())
+        if sync((array.store_path / key).exists()):
+            sync((array.store_path / key).delete())
     place = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
     _write(array, place, values)
 
@@ -183,7 +193,8 @@ def _find_rows(path: Path, name: str, total: int | None = None) -> shards.Rows |
 
 def _open(path: Path, name: str, mode: Any = "r") -> zarr.Array[Any]:
     try:
-        return zarr.open_array(path, path=name, mode=mode, zarr_format=3)
+        with storage_errors(path):
+            return zarr.open_array(_zarr(path), path=name, mode=mode, zarr_format=3)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: holds no array '{name}'") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -210,8 +221,9 @@ def consolidate(path: Path) -> None:
     with storage_errors(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
         warnings.filterwarnings("ignore", ".*is not recognized as a component")
-        for group in [*zarr.open_group(path, mode="r", use_consolidated=False).group_keys(), ""]:
-            zarr.consolidate_metadata(str(path), path=group or None, zarr_format=3)
+        root = zarr.open_group(_zarr(path), mode="r", use_consolidated=False)
+        for group in [*root.group_keys(), ""]:
+            zarr.consolidate_metadata(_zarr(path), path=group or None, zarr_format=3)
 
 
 @dataclass(frozen=True)
@@ -282,7 +294,8 @@ class StoreArray:
                 self._check_files(slice(None))
             else:
                 self._check_files(keys[self.axis])
-            return np.asarray(self._array[key])
+            with storage_errors(self.path):
+                return np.asarray(self._array[key])
         except DamagedError as error:
             raise DamagedError(f"{error}; {self._cure}") from error
         except (ValueError, RuntimeError) as error:
@@ -336,7 +349,9 @@ class StoreArray:
         for number in numbers:
             name = _chunk_key(array, self.axis, number)
             place = array.store_path / name
-            if not sync(place.exists()) or not sync(place.store.getsize(place.path)):
+            with storage_errors(self.path):
+                there = sync(place.exists()) and sync(place.store.getsize(place.path))
+            if not there:
                 raise DamagedError(f"{self.path}/{self.name}/{name}: this shard is missing")
 
 
@@ -350,4 +365,4 @@ def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
 
 def group_attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of the group at the root of a store."""
-    return dict(zarr.open_group(path, mode="r").attrs)
+    return dict(zarr.open_group(_zarr(path), mode="r").attrs)

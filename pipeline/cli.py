@@ -102,20 +102,18 @@ def _ingest_step(
     step: str, images: Any, output: str | None, shard: int | None, cluster: str, reporter: Any
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
+    settings = pipeline.make_cluster(cluster)
     if step == "plan":
-        number = pipeline.plan_ingest(images, output, shard, reporter)
+        number = pipeline.plan_ingest(images, output, shard, settings)
         print(f"{_number(number, 'partition')} to write" if number else "finished already")
         return
-    settings = pipeline.make_cluster(cluster)
     if step == "finish":
         path = pipeline.finish_ingest(images, output, shard, settings, reporter)
         _print_images(pipeline.describe(path))
         return
     first, colon, last = step.partition(":")
     if not first.isdecimal() or not (last if colon else first).isdecimal():
-        raise InputError(
-            f"--only {step}: expected plan, finish, or partitions such as 17 or 0:100"
-        )
+        raise InputError(f"--only {step}: expected plan, finish, or partitions such as 17 or 0:100")
     stop = int(last) if colon else int(first) + 1
     pipeline.ingest_partitions(images, int(first), stop, output, shard, settings, reporter)
 
@@ -125,7 +123,7 @@ def run(
     job: Path,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
     override: Annotated[
         list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
     ] = None,
@@ -151,7 +149,7 @@ def plan(
     job: Path,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
     override: Annotated[
         list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
     ] = None,
@@ -172,7 +170,7 @@ def plan(
 
 @app.command
 def show(
-    path: Path,
+    path: str,
     /,
     *,
     grid: Path | None = None,
@@ -202,7 +200,7 @@ def show(
 
 @app.command
 def explain(
-    path: Path,
+    path: str,
     /,
     *,
     split: str,
@@ -237,7 +235,7 @@ def explain(
 
 
 @app.command
-def digest(path: Path, /) -> None:
+def digest(path: str, /) -> None:
     """Read a store or a run whole, and compare its digests.
 
     Parameters
@@ -281,6 +279,12 @@ def _print_images(found: Mapping[str, Any]) -> None:
         counts.append(["(no label)", *unlabelled])
     _print_table(["class", *splits], counts)
     _say_how_many_more(found["class_names"])
+    left_out = found["samples"].get("left_out", {})
+    if left_out:
+        kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
+        print(f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet")
+    if found["duplicates"]:
+        print(f"copies    {found['duplicates']:,} samples of others: see duplicates.parquet")
 
 
 def _print_plan(found: Mapping[str, Any]) -> None:

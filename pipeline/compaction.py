@@ -21,10 +21,10 @@ from pipeline import store
 from pipeline.cluster import Executor
 from pipeline.digests import sample_records
 from pipeline.errors import DamagedError
-from pipeline.files import move_tree, write_json
+from pipeline.files import write_json
 from pipeline.manifest import WORK
 from pipeline.partitions import PartitionTable
-from pipeline.places import remove_tree
+from pipeline.places import exists, move_tree, remove_tree
 from pipeline.progress import Reporter
 from pipeline.samples import Tally, part_path, read_part
 from pipeline.sources import OK
@@ -36,7 +36,7 @@ def _record(path: Path) -> Path:
 
 def is_compacted(path: Path) -> bool:
     """Tell whether the shards without bad samples are all written."""
-    return _record(path).exists()
+    return exists(_record(path))
 
 
 def good_templates(
@@ -87,7 +87,7 @@ def compact(
             executor.map(task, len(table), phase)
         write_json(_record(path), {"splits": list(templates)})
     for name in templates:
-        if (place / name).exists():
+        if exists(place / name):
             remove_tree(path / name)
             move_tree(place / name, path / name)
 

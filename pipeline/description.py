@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import manifest
-from pipeline.errors import DamagedError, StoreError
 from pipeline.content import digest_images, partition_table
+from pipeline.errors import DamagedError, StoreError
 from pipeline.partitions import image_bytes
+from pipeline.places import exists, is_folder, locate, shown, sizes_below
 from pipeline.runs import METRICS_FILE, digest_run, open_run
 
 
 def folder_bytes(path: Path) -> int:
     """Return the bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(sizes_below(path).values())
 
 
-def describe(path: Path | str) -> dict[str, Any]:
+def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe an image set or a run from its manifest.
 
     Parameters
     ----------
     path
-        The folder of a store or of a run.
+        The folder of a store or of a run, or its URL.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     StoreError
         Where the folder is neither, or was never finished.
     """
-    folder = Path(path)
+    folder = locate(path, storage_options)
     if kind_or_refuse(folder) == manifest.RUN:
         return _describe_run(folder)
     content = manifest.read_manifest(folder, manifest.IMAGES)
@@ -58,12 +62,15 @@ def describe(path: Path | str) -> dict[str, Any]:
         }
     return {
         "kind": manifest.IMAGES,
-        "path": str(folder),
+        "path": shown(folder),
         "digest": content["digest"],
         "class_names": content["class_names"],
         "full_scale": content["full_scale"],
         "provenance": content["provenance"],
         "splits": splits,
+        "samples": content.get("samples", {}),
+        "duplicates": content.get("duplicates", 0),
+        "appended": content.get("appended", []),
     }
 
 
@@ -75,7 +82,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         arrays["distance"] = run.distances
     return {
         "kind": manifest.RUN,
-        "path": str(folder),
+        "path": shown(folder),
         "name": content["name"],
         "images": content["images"]["path"],
         "fit": content["settings"]["fit"],
@@ -105,23 +112,32 @@ def kind_or_refuse(path: Path) -> str:
     kind = manifest.kind_of(path)
     if kind is not None:
         return kind
-    if path.is_dir() and not (path / manifest.MANIFEST).exists():
-        looks_like_run = (path / METRICS_FILE).exists() or (path / "predictions").exists()
+    if is_folder(path) and not exists(path / manifest.MANIFEST):
+        looks_like_run = exists(path / METRICS_FILE) or exists(path / "predictions")
         manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
-    if not path.is_dir():
+    if not is_folder(path):
         raise StoreError(f"{path}: no such folder, expected an image set or a run")
     raise DamagedError(f"{path / manifest.MANIFEST}: cannot be read; make it anew")
 
 
-def digest(path: Path | str) -> dict[str, str | None]:
+def digest(
+    path: Path | str, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, str | None]:
     """Read a store or a run whole and return its digests: equal content, equal digests.
+
+    Parameters
+    ----------
+    path
+        The folder of a store or of a run, or its URL.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
 
     Raises
     ------
     DamagedError
         Where what is there is not what the manifest recorded.
     """
-    folder = Path(path)
+    folder = locate(path, storage_options)
     if kind_or_refuse(folder) == manifest.IMAGES:
         recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
         found: dict[str, str | None] = {"images": digest_images(folder)}

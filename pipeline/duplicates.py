@@ -92,8 +92,8 @@ def _buckets(hashes: Iterable[npt.NDArray[Any]], total: int) -> Iterator[npt.NDA
     """Yield the entries of all good samples, those of one hash together."""
     buckets = 1 << (ceil_div(max(total, 1), BUCKET_SAMPLES) - 1).bit_length()
     if buckets == 1:
-        entries = list(_entries(hashes))
-        yield np.concatenate(entries) if entries else np.empty(0, _ENTRY)
+        pieces = list(_entries(hashes))
+        yield np.concatenate(pieces) if pieces else np.empty(0, _ENTRY)
         return
     with tempfile.TemporaryDirectory(prefix="pixsim-") as folder, ExitStack() as stack:
         places = [Path(folder) / str(number) for number in range(buckets)]

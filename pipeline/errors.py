@@ -8,18 +8,37 @@ command line exits with 2), the rest that the job failed (it exits with 1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+_SHORTEST_SECRET = 4
+_secrets: set[str] = set()
+
+
+def conceal(values: Iterable[str]) -> None:
+    """Remember values, such as keys and passwords, that no text may show."""
+    _secrets.update(value for value in values if len(value) >= _SHORTEST_SECRET)
+
+
+def hide(text: str) -> str:
+    """Return `text` with everything that was concealed replaced by `***`."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters spelled out: a name must not steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Return `text` as it may be printed: control characters spelled out, secrets hidden."""
+    shown = hide(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
 class PixsimError(Exception):
     """Whatever pixsim refuses or fails at, with a message meant for the user."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return hide(super().__str__())
 
 
 class InputError(PixsimError, ValueError):
@@ -104,6 +123,10 @@ class ExactnessError(InputError, OverflowError):
 
 class MemoryLimitError(InputError, MemoryError):
     """A job needs more memory than there is."""
+
+
+class RemoteError(PixsimError, OSError):
+    """A place behind a URL cannot be opened, refuses access, or does not answer."""
 
 
 class JobInterruptedError(PixsimError):

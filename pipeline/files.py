@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StorageFullError
+from pipeline.errors import StorageFullError, hide
+from pipeline.places import is_remote, is_url, put_file, read_bytes, remote_errors
 
 PARTIAL_SUFFIX = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +33,11 @@ def storage_errors(path: Path | str) -> Iterator[None]:
         Where the operating system reports a full disk, quota or file size limit.
     """
     try:
-        yield
+        if is_url(str(path)):
+            with remote_errors(path, passing=(ValueError, TypeError, KeyError)):
+                yield
+        else:
+            yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -42,7 +49,16 @@ def storage_errors(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a path to write to; on success it is flushed and renamed to `path`, else removed."""
+    """Give a local path to write to; on success its content becomes `path`, whole, else nothing.
+
+    A local file is flushed and renamed, a remote one put.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="pixsim-") as folder:
+            aside = Path(folder) / "content"
+            yield aside
+            put_file(aside, path)
+        return
     aside = path.with_name(path.name + PARTIAL_SUFFIX)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +74,19 @@ def replaced(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write `content` as JSON, whole or not at all; indented, unless it may be large."""
     with replaced(path) as aside:
-        text = json.dumps(content, indent=indent, allow_nan=False)
+        text = hide(json.dumps(content, indent=indent, allow_nan=False))
         aside.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file that `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_bytes(path).decode())
+
+
+def copy_file(path: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with replaced(target) as aside:
+        if is_remote(path):
+            aside.write_bytes(read_bytes(path))
+        else:
+            shutil.copyfile(path, aside)

@@ -9,7 +9,6 @@ beside each other, the pixels are taken in tiles, one after the other, each in a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +31,7 @@ from pipeline.median import (
     select_bytes,
 )
 from pipeline.partitions import PartitionTable
+from pipeline.places import remove_tree
 from pipeline.plan import JobPlan
 from pipeline.progress import Phase, Reporter
 from pipeline.prototype import flat_images, label_sums, prototypes
@@ -165,7 +165,7 @@ def _fit_tile(
     chunked.create_group(path, {})
     chunked.write_array(path, "high", ("middle", "class_name", "pixel"), high, {})
     tables = _tables(_pass(plan, executor, phase, tile, path), 2)
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path)
     low, _ = select_bytes(tables, rest)
     return sums, median_numerators(high, low)
 

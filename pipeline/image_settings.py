@@ -22,6 +22,11 @@ from pipeline.places import shown
 from pipeline.settings import Name, Names, Settings, as_bytes, one_or_many
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
+_ROLES = {
+    "columns": ("image", "path", "label", "split"),
+    "variables": ("image", "label"),
+    "dims": ("sample", "y", "x", "channel"),
+}
 Side = Annotated[int, Field(ge=1, le=2**16)]
 Size = tuple[Side, Side]
 
@@ -114,10 +119,10 @@ class ImageSettings(Settings):
     split: Name = "train"
     store: str | None = None
     class_names: Names | None = None
-    columns: dict[Literal["image", "path", "label", "split"], str] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict)
     root: str | None = None
-    variables: dict[Literal["image", "label"], str] = Field(default_factory=dict)
-    dims: dict[Literal["sample", "y", "x", "channel"], str] = Field(default_factory=dict)
+    variables: dict[str, str] = Field(default_factory=dict)
+    dims: dict[str, str] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resize: Annotated[Side | Size | None, BeforeValidator(_size)] = None
@@ -139,6 +144,10 @@ class ImageSettings(Settings):
     def _one_place(self) -> ImageSettings:
         if (self.source is None) == (self.splits is None):
             raise ValueError("needs a source, or splits with a place each, and not both")
+        for key, roles in _ROLES.items():
+            for role in getattr(self, key):
+                if role not in roles:
+                    raise ValueError(f"{key} has '{role}', expected some of {', '.join(roles)}")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ValueError("value_range needs a lowest and a larger highest value")
         return self

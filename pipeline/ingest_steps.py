@@ -27,7 +27,7 @@ from pipeline.cluster import Executor
 from pipeline.compaction import compact, good_templates, is_compacted
 from pipeline.content import read_records, records_digest, summarise
 from pipeline.digests import SAMPLE_RECORD, sample_records
-from pipeline.duplicates import write_duplicates
+from pipeline.duplicates import DUPLICATES, write_duplicates
 from pipeline.errors import (
     ConfigError,
     DamagedError,
@@ -41,6 +41,7 @@ from pipeline.partitions import Partition, PartitionTable, choose_layout, image_
 from pipeline.places import list_folder
 from pipeline.progress import Reporter
 from pipeline.samples import (
+    SAMPLES,
     Tally,
     part_path,
     read_part,
@@ -152,8 +153,8 @@ def _check_split(name: str) -> None:
     wrong = name.startswith(_RESERVED) or "/" in name or "\\" in name or not name.isprintable()
     if wrong or name in ("", "zarr.json", manifest.MANIFEST, "samples.parquet"):
         raise SourceError(
-            f"split {name!r} cannot be the name of a group of a store, expected one without slashes "
-            "and control characters that does not begin with a dot; rename it"
+            f"split {name!r} cannot be the name of a group of a store, expected one without "
+            "slashes and control characters that does not begin with a dot; rename it"
         )
 
 
@@ -266,9 +267,7 @@ class IngestPartition:
         block, records = self._read(partition)
         store.write_images(self.path, partition.split, partition.start, block.images, block.labels)
         splits = [name for name, _, _ in self.table.splits]
-        write_part(
-            part, partition, block, records, splits, self.source.class_names, self.identity
-        )
+        write_part(part, partition, block, records, splits, self.source.class_names, self.identity)
         return True
 
     def _is_done(self, partition: Partition, part: Path) -> bool:
@@ -352,9 +351,7 @@ def is_written(path: Path, partition: Partition, part: Path, identity: str) -> b
         return False
     found = read_part(part, partition, whole=True)
     written = read_records(path, partition)
-    return records_digest(written) == notes.get("digest") and np.array_equal(
-        written, found.records
-    )
+    return records_digest(written) == notes.get("digest") and np.array_equal(written, found.records)
 
 
 def finish(
@@ -381,17 +378,21 @@ def finish(
         templates = good_templates(plan.templates, found)
         if not any(template.count for template in templates.values()):
             raise SourceError(f"{path}: none of {found.total:,} samples can be used")
-        store_of = partial(store.create_images, attributes=plan.attributes, splits=templates,
-                           encoding=plan.encoding)
+        store_of = partial(
+            store.create_images,
+            attributes=plan.attributes,
+            splits=templates,
+            encoding=plan.encoding,
+        )
         compact(path, store_of, templates, plan.table, found, executor, reporter)
     write_samples(path, plan.table, found)
     counts = {name: template.count for name, template in templates.items()}
     hashes = (part.records["sha256"][part.good] for part in read_parts(path, plan.table))
     duplicates = write_duplicates(path, counts, hashes)
     if duplicates:
-        reporter.say(f"{duplicates:,} samples are exact copies of others: {path / 'duplicates.parquet'}")
+        reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
     if found.bad:
-        reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see samples.parquet")
+        reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
     consolidate(path)
     _write_manifest(plan, path, templates, found, duplicates)
 

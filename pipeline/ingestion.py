@@ -108,11 +108,14 @@ class _Work:
     shard: int | None
 
     @contextmanager
-    def planned(self, path: Path, executor: Executor, listing: Path | None) -> Iterator[IngestPlan]:
-        """Open the source, with a listing that is made already or a new one, and plan its store."""
+    def planned(
+        self, path: Path, executor: Executor, begun: Mapping[str, Any] | None = None
+    ) -> Iterator[IngestPlan]:
+        """Open the source and plan its store; what was begun knows the listing and the range."""
+        listing = listing_place(path) if begun is not None else None
         opened = open_source(self.settings, listing) if self.source is None else self.source
         try:
-            ready = packed(opened, self.settings, executor)
+            ready = packed(opened, self.settings, executor, begun and begun["plan"]["source"])
             yield plan_source(ready, path, self.shard)
         finally:
             release(opened)
@@ -150,7 +153,7 @@ def _interruptible(path: Path) -> Iterator[None]:
 
 def _fill(work: _Work, path: Path, executor: Executor, reporter: Reporter) -> Path:
     """Make the store at a place, or what is missing of it."""
-    with work.planned(path, executor, None) as plan:
+    with work.planned(path, executor) as plan:
         begun = begin(plan, path)
         if begun is None:
             reporter.say(f"{shown(path)} is complete already")
@@ -164,7 +167,7 @@ def plan_ingest(
     source: Images,
     output: Path | str | None = None,
     shard_samples: int | None = None,
-    reporter: Reporter | None = None,
+    cluster: ClusterSettings | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> int:
@@ -181,9 +184,9 @@ def plan_ingest(
     """
     work = _work(source, output, shard_samples, storage_options)
     with (
-        open_executor() as executor,
+        open_executor(cluster) as executor,
         _interruptible(work.path),
-        work.planned(work.path, executor, None) as plan,
+        work.planned(work.path, executor) as plan,
     ):
         begun = begin(plan, work.path)
         return 0 if begun is None else len(begun.table)
@@ -263,7 +266,7 @@ def finish_ingest(
 def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
     begun = manifest.read_plan(work.path, manifest.IMAGES)
-    with work.planned(work.path, executor, listing_place(work.path)) as plan:
+    with work.planned(work.path, executor, begun) as plan:
         manifest.require_same(work.path, manifest.IMAGES, begun, plan.content)
         yield plan
 
@@ -286,7 +289,7 @@ def store_place(images: ImageSettings, options: Mapping[str, Any] | None = None)
         return locate(images.store, options)
     if images.source is not None:
         return default_store(images.source)
-    return default_store("-".join(source_name(places[0]) for places in images.splits.values()))
+    return default_store(next(iter((images.splits or {}).values()))[0])
 
 
 def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path | None:

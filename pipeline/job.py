@@ -36,6 +36,7 @@ from pipeline.files import read_json, write_json
 from pipeline.fit import fit
 from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
+from pipeline.places import exists, list_folder, shown
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.runs import (
@@ -75,9 +76,7 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
     listener = reporter or SilentReporter()
     try:
         with open_executor(settings.cluster) as executor:
-            images = prepare_images(
-                settings.images, executor, listener, settings.storage_options
-            )
+            images = prepare_images(settings.images, executor, listener, settings.storage_options)
             run_plan(plan_job(settings, images, executor.layout), executor, listener)
             return Run(settings.output)
     except KeyboardInterrupt:
@@ -85,12 +84,12 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
 
 
 def _interrupted(output: Path) -> str:
-    if not (output / manifest.WORK).exists():
-        return f"interrupted before {output} was begun; run the same command again"
-    parts = len(list((output / PREDICTIONS).glob("part-*.parquet")))
+    if not exists(output / manifest.WORK):
+        return f"interrupted before {shown(output)} was begun; run the same command again"
+    parts = sum(name.endswith(".parquet") for name in list_folder(output / PREDICTIONS))
     return (
-        f"interrupted: {output} is incomplete, {parts} of its prediction tables are written and "
-        "kept; run the same command again to complete it"
+        f"interrupted: {shown(output)} is incomplete, {parts} of its prediction tables are "
+        "written and kept; run the same command again to complete it"
     )
 
 
@@ -99,7 +98,7 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter) -> None:
     started = time.monotonic()
     decides = plan.decides()
     if manifest.start(plan.output, manifest.RUN, decides) is not None:
-        reporter.say(f"{plan.settings.output} is complete already")
+        reporter.say(f"{shown(plan.settings.output)} is complete already")
         return
     if not plan.write_distances:
         reporter.say(_why_no_distances(plan))
@@ -266,7 +265,7 @@ def _write_manifest(
             "settings": plan.settings.model_dump(mode="json"),
             "class_names": list(plan.selection.names),
             "images": {
-                "path": str(plan.images),
+                "path": shown(plan.images),
                 "digest": plan.content["digest"],
                 "provenance": plan.content["provenance"],
             },

@@ -192,7 +192,9 @@ def read_plan(path: Path, kind: str) -> dict[str, Any]:
     if exists(path / MANIFEST):
         raise ConflictError(f"{shown(path)}: this {kind} is finished, there is nothing left to do")
     if not exists(record):
-        raise IncompleteError(f"{shown(path)}: was not planned yet, expected a {kind} begun; plan it")
+        raise IncompleteError(
+            f"{shown(path)}: was not planned yet, expected a {kind} begun; plan it"
+        )
     return _read_record(record, path)
 
 
@@ -207,9 +209,7 @@ def _read_record(record: Path, path: Path) -> dict[str, Any]:
     return begun
 
 
-def require_same(
-    path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[str, Any]
-) -> None:
+def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     """Raise `ConflictError` unless a folder was begun with this plan."""
     if begun["identity"] != identity(plan) or begun["kind"] != kind:
         raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))

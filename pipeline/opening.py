@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.cluster import Executor
 from pipeline.config import load_environment, make_images
@@ -15,8 +16,8 @@ from pipeline.converted import ConvertedSource
 from pipeline.datasets import load_catalog, open_dataset
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
-from pipeline.packing import pack_floats
-from pipeline.places import exists, is_folder, is_url, list_folder, locate, shown
+from pipeline.packing import pack_floats, pack_measured
+from pipeline.places import exists, is_folder, list_folder, locate, shown
 from pipeline.progress import SilentPhase
 from pipeline.settings import nearest
 from pipeline.sources import Source
@@ -44,7 +45,7 @@ Places = Mapping[str | None, Sequence[Path]]
 def open_source(
     images: str | Mapping[str, Any] | ImageSettings, listing: Path | None = None
 ) -> Source:
-    """Open a source: a name of the catalog, a path, a pattern or a URL; or a mapping that says more.
+    """Open a source: a name of the catalog, a path, a pattern or a URL, or a mapping of settings.
 
     Parameters
     ----------
@@ -78,15 +79,35 @@ def release(source: Source) -> None:
             folder.cleanup()
 
 
-def packed(source: Source, settings: ImageSettings, executor: Executor) -> Source:
-    """Return a source of integers: floats are packed, their range measured where it is not given."""
+def packed(
+    source: Source,
+    settings: ImageSettings,
+    executor: Executor | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return a source of integers: floats are packed.
+
+    Parameters
+    ----------
+    source, settings
+        What was opened, and from what.
+    executor
+        Where the range is measured, unless it is given; without one it is taken to be 0 to 1.
+    recorded
+        The provenance of the same source, packed: its range is taken.
+    """
     if all(not info.dtype.startswith("float") for info in source.splits().values()):
         return source
-    return pack_floats(
-        source,
-        settings.value_range,
-        lambda function, count: executor.map(function, count, SilentPhase()),
-    )
+    if recorded is not None and recorded.get("packing", {}).get("measured"):
+        return pack_measured(source, *recorded["packing"]["range"])
+    if executor is None:
+        return pack_floats(source, settings.value_range or (0.0, 1.0))
+    mapped = partial(_map, executor)
+    return pack_floats(source, settings.value_range, mapped)
+
+
+def _map(executor: Executor, function: Callable[[int], Any], count: int) -> list[Any]:
+    return executor.map(function, count, SilentPhase())
 
 
 def make_conversion(settings: ImageSettings) -> Conversion:
@@ -144,11 +165,13 @@ def _kind_of_folder(path: Path) -> str:
 
 def _places(settings: ImageSettings) -> dict[str | None, list[Path]]:
     """Return the places of each split; None where the source is to tell of the splits."""
-    given: Mapping[str | None, Sequence[str]]
-    given = {None: [settings.source]} if settings.source is not None else dict(settings.splits or {})
+    found: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
+    given: dict[str | None, Sequence[str]] = dict(found)
     options = settings.storage_options
     return {
-        name: [locate(text, options).absolute() for place in places for text in expand(place, options)]
+        name: [
+            locate(text, options).absolute() for place in places for text in expand(place, options)
+        ]
         for name, places in given.items()
     }
 
@@ -181,13 +204,12 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "torchvision":
         reader = importlib.import_module("pipeline.sources.torchvision")
         name = str(settings.source).removeprefix(TORCHVISION)
-        opened: Source = reader.open_torchvision(name, _torchvision_roots(name), settings.options)
-        return opened
+        return cast(
+            Source, reader.open_torchvision(name, _torchvision_roots(name), settings.options)
+        )
     reader = importlib.import_module("pipeline.sources.labelled")
-    opened = reader.open_labelled(
-        _places(settings), settings.variables, settings.dims, settings.class_names, settings.split
-    )
-    return opened
+    names = settings.variables, settings.dims, settings.class_names, settings.split
+    return cast(Source, reader.open_labelled(_places(settings), *names))
 
 
 def _torchvision_roots(name: str) -> list[Path]:
@@ -195,5 +217,10 @@ def _torchvision_roots(name: str) -> list[Path]:
     environment = load_environment()
     roots = [environment.data / "downloads" / name.lower()]
     if environment.datasets is not None:
-        roots = [environment.datasets / name, environment.datasets / name.lower(), environment.datasets, *roots]
+        roots = [
+            environment.datasets / name,
+            environment.datasets / name.lower(),
+            environment.datasets,
+            *roots,
+        ]
     return [root.absolute() for root in roots]

@@ -11,7 +11,7 @@ from pipeline.config import JobSettings
 from pipeline.ingest_steps import expected_content
 from pipeline.ingestion import find_images, store_place
 from pipeline.manifest import MANIFEST
-from pipeline.opening import open_source, release
+from pipeline.opening import open_source, packed, release
 from pipeline.partitions import ceil_div, image_bytes
 from pipeline.places import shown
 from pipeline.plan import JobPlan, plan_content, plan_job
@@ -52,10 +52,12 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     else:
         source = open_source(settings.images)
         try:
-            content = expected_content(source)
+            content = expected_content(packed(source, settings.images))
         finally:
             release(source)
-        plan = plan_content(settings, store_place(settings.images, settings.storage_options), content, workers)
+        plan = plan_content(
+            settings, store_place(settings.images, settings.storage_options), content, workers
+        )
     return _describe(plan, ingested=path is not None)
 
 

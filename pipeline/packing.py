@@ -256,6 +256,13 @@ def pack_floats(
     return PackedSource(source, Packing(float(value_range[0]), float(value_range[1]), False))
 
 
+def pack_measured(source: Source, lowest: float, highest: float) -> Source:
+    """Do as `pack_floats` with a range that was measured before."""
+    if isinstance(source, ConvertedSource):
+        return replace(source, source=pack_measured(source.source, lowest, highest))
+    return PackedSource(source, Packing(lowest, highest, True))
+
+
 def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Packing:
     pieces = []
     for name, info in splits.items():

@@ -1,16 +1,44 @@
 """Where things lie: folders and files of this machine, or of an object store behind a URL.
 
-A local place is a `pathlib.Path`, a remote one an fsspec path (`universal_pathlib`) with the same
-methods, annotated as `Path` too. What opens a remote place (keys, tokens, endpoints) travels with
-it, is never written anywhere, and is blotted out of every text that passes through `hide`.
+A local place is a `pathlib.Path`, a remote one an fsspec path (`universal_pathlib`), annotated as
+`Path` too; the functions here do the same for both. What opens a remote place (keys, tokens,
+endpoints) travels with it, is never written anywhere, and is blotted out of every message.
+
+Whole operations on a remote place are tried again, with growing pauses, where the answer was a
+failure that may pass; beside that, fsspec's file systems try single requests again themselves.
 """
 
 from __future__ import annotations
 
+import copyreg
 import importlib
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from pipeline.errors import PixsimError, RemoteError, conceal
+
+TRIES = 5
+FIRST_PAUSE_SECONDS = 0.2
+_HARMLESS = (
+    "endpoint_url", "region_name", "region", "project", "account_name", "signature_version",
+    "addressing_style", "profile", "protocol", "mode", "acl", "cache_type",
+)  # fmt: skip
+_SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "cred", "connection", "auth", "sign")
+_LONG_ENOUGH = 16  # an unknown option of this length may be a key
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
+           "abfss": "azure", "http": "http", "https": "http"}  # fmt: skip
+# what will be no different the next time
+_FINAL = (
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
+    ImportError, ValueError, TypeError, NotImplementedError, PixsimError,
+)  # fmt: skip
+_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+
+T = TypeVar("T")
 
 
 def is_url(text: str) -> bool:
@@ -27,10 +55,29 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
         A path or a URL.
     options
         fsspec's storage options for a URL.
+
+    Raises
+    ------
+    RemoteError
+        Where the package is missing that opens such a URL, or its options are wrong.
     """
-    if not isinstance(text, str) or not is_url(text):
+    if not isinstance(text, str):
+        return text
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    if not is_url(text):
         return Path(text)
-    return cast(Path, importlib.import_module("upath").UPath(text, **(options or {})))
+    conceal(_secrets_of(text, options or {}))
+    with remote_errors(text):
+        path = importlib.import_module("upath").UPath(text, **dict(options or {}))
+        _ = path.fs
+    # a worker that is sent the path learns what to conceal
+    copyreg.pickle(type(path), _reduce)
+    return cast(Path, path)
+
+
+def _reduce(path: Any) -> tuple[Callable[..., Path], tuple[str, dict[str, Any]]]:
+    return locate, (str(path), dict(path.storage_options))
 
 
 def is_remote(path: Path) -> bool:
@@ -47,3 +94,217 @@ def shown(place: str | Path) -> str:
     rest, _, _ = rest.partition("?")
     host, slash, path = rest.partition("/")
     return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _secrets_of(url: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what must not be seen of a URL and its options."""
+    rest, _, query = url.partition("://")[2].partition("?")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at:
+        yield from (user, *user.split(":"))
+    if query:
+        yield query
+        yield from (part.partition("=")[2] for part in query.split("&"))
+    yield from _secret_values(options)
+
+
+def _secret_values(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secret_values(value)
+        elif isinstance(value, str) and str(name).lower() not in _HARMLESS:
+            known = any(word in str(name).lower() for word in _SECRET_WORDS)
+            if known or len(value) >= _LONG_ENOUGH:
+                yield value
+        elif isinstance(value, str) and is_url(value):
+            yield from _secrets_of(value, {})
+
+
+_PASSING = (
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PixsimError,
+)  # fmt: skip
+
+
+@contextmanager
+def remote_errors(place: str | Path, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a remote file system raises into a `RemoteError` that says what to do.
+
+    That something is not there stays `FileNotFoundError`, and the like; `passing` names what else
+    stays as it is.
+
+    Raises
+    ------
+    RemoteError
+        Where a package is missing, access is refused, or nothing answers.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (*_PASSING, *passing)):
+            raise
+        # without the cause: its own text may hold keys
+        raise RemoteError(f"{shown(place)}: {_reason(place, error)}") from None
+
+
+def _reason(place: str | Path, error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        protocol = str(place).partition("://")[0]
+        extra = _EXTRAS.get(protocol)
+        cure = f'pip install "pixsim[{extra}]"' if extra else "install the package that opens it"
+        return f"cannot be opened here ({text}); {cure}"
+    if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
+        return f"access was refused ({text}); give storage_options, or credentials by environment"
+    if isinstance(error, ValueError | TypeError):
+        return f"cannot be opened ({text}); correct the URL or storage_options"
+    return f"does not answer as it should ({type(error).__name__}: {text}); run the command again"
+
+
+def tried(place: str | Path, function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """Call a function that may be called again, several times where it fails for a while.
+
+    Raises
+    ------
+    RemoteError
+        Where it fails in the end; see `remote_errors`.
+    """
+    with remote_errors(place):
+        for number in range(TRIES - 1):
+            try:
+                return function(*arguments, **keywords)
+            except _FINAL:
+                raise
+            except Exception as error:
+                if type(error).__name__ in _FINAL_NAMES:
+                    raise
+                time.sleep(FIRST_PAUSE_SECONDS * 2**number)
+        return function(*arguments, **keywords)
+
+
+def _files(path: Path) -> tuple[Any, str]:
+    """Return the file system of a remote path, and the path in it."""
+    remote: Any = path
+    return remote.fs, remote.path.rstrip("/")
+
+
+def options_of(path: Path) -> dict[str, Any]:
+    """Return fsspec's storage options of a path; none for a local one."""
+    return dict(getattr(path, "storage_options", {}))
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file or a folder at a path."""
+    if not is_remote(path):
+        return path.exists()
+    files, place = _files(path)
+    files.invalidate_cache()  # others may have written it
+    return bool(tried(path, files.exists, place))
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; in an object store, whether anything lies below it."""
+    if not is_remote(path):
+        return path.is_dir()
+    files, place = _files(path)
+    files.invalidate_cache()
+    return bool(tried(path, files.isdir, place))
+
+
+def list_folder(path: Path) -> list[str]:
+    """Return the names in a folder, sorted; nothing where it does not exist."""
+    if not is_remote(path):
+        return sorted(item.name for item in path.iterdir()) if path.is_dir() else []
+    files, place = _files(path)
+    files.invalidate_cache()
+    try:
+        found = tried(path, files.ls, place, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
+
+def sizes_below(path: Path) -> dict[str, int]:
+    """Return the bytes of every file below a folder, by its path there."""
+    if not is_remote(path):
+        below = (item for item in path.rglob("*") if item.is_file())
+        return {item.relative_to(path).as_posix(): item.stat().st_size for item in below}
+    files, place = _files(path)
+    files.invalidate_cache()
+    found = tried(path, files.find, place, detail=True)
+    return {
+        str(name)[len(place) :].lstrip("/"): int(details.get("size") or 0)
+        for name, details in found.items()
+    }
+
+
+def files_below(path: Path) -> list[str]:
+    """Return the paths of all files below a folder, relative to it."""
+    return list(sizes_below(path))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where there is one."""
+    if is_remote(path):
+        files, place = _files(path)
+        files.invalidate_cache()
+        if tried(path, files.exists, place):
+            tried(path, files.rm, place, recursive=True)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def move_tree(path: Path, target: Path) -> None:
+    """Move a folder within its file system."""
+    if not is_remote(path):
+        path.rename(target)
+        return
+    files, place = _files(path)
+    tried(path, files.copy, place, _files(target)[1], recursive=True)
+    tried(path, files.rm, place, recursive=True)
+
+
+def read_bytes(path: Path, start: int | None = None, stop: int | None = None) -> bytes:
+    """Read a file, or the bytes `start` to `stop` of it.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    """
+    if not is_remote(path):
+        with path.open("rb") as file:
+            file.seek(start or 0)
+            return file.read(-1 if stop is None else stop - (start or 0))
+    files, place = _files(path)
+    return bytes(tried(path, files.cat_file, place, start=start, end=stop))
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of a file."""
+    if not is_remote(path):
+        return path.stat().st_size
+    files, place = _files(path)
+    files.invalidate_cache()
+    return int(tried(path, files.info, place)["size"])
+
+
+def put_file(local: Path, path: Path) -> None:
+    """Write a local file to a remote path: the object is there whole, or not at all."""
+    files, place = _files(path)
+    try:
+        tried(path, files.put_file, str(local), place)
+    except FileNotFoundError as error:
+        raise RemoteError(f"{shown(path)}: there is no such place to write to ({error})") from None
+    files.invalidate_cache()
+
+
+def put_bytes(path: Path, data: bytes) -> None:
+    """Write bytes to a remote path: the object is there whole, or not at all."""
+    files, place = _files(path)
+    try:
+        tried(path, files.pipe_file, place, data)
+    except FileNotFoundError as error:
+        raise RemoteError(f"{shown(path)}: there is no such place to write to ({error})") from None
+    files.invalidate_cache()

@@ -16,10 +16,10 @@ from pipeline import manifest, store
 from pipeline.classes import ClassSelection, select_classes
 from pipeline.cluster import Workers, find_workers
 from pipeline.config import JobSettings
+from pipeline.content import partition_table
 from pipeline.errors import MemoryLimitError, ShapeError
 from pipeline.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
 from pipeline.footprint import Footprint, Load, fitting_pixels, footprint
-from pipeline.content import partition_table
 from pipeline.partitions import (
     Concatenation,
     PartitionTable,

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline import manifest, store
 from pipeline.errors import InputError
 from pipeline.files import replaced
+from pipeline.places import locate
 from pipeline.runs import open_run
 from pipeline.schema import PROTOTYPE
 
@@ -106,7 +107,7 @@ def grid_of_prototypes(path: Path) -> Image.Image:
     return image_grid(pictures, names, columns, float(found.attrs["full_scale"]))
 
 
-def draw_grid(path: Path, picture: Path, split: str | None = None) -> None:
+def draw_grid(path: Path | str, picture: Path, split: str | None = None) -> None:
     """Draw sample images of an image set, or the prototypes of a run, as a PNG file.
 
     Parameters
@@ -118,11 +119,12 @@ def draw_grid(path: Path, picture: Path, split: str | None = None) -> None:
     split
         The split of the image set to draw from; default: its first.
     """
-    if manifest.kind_of(path) == manifest.RUN:
-        save_picture(grid_of_prototypes(path), picture)
+    folder = locate(path)
+    if manifest.kind_of(folder) == manifest.RUN:
+        save_picture(grid_of_prototypes(folder), picture)
         return
-    content = manifest.read_manifest(path, manifest.IMAGES)
-    save_picture(grid_of_images(path, split or next(iter(content["splits"]))), picture)
+    content = manifest.read_manifest(folder, manifest.IMAGES)
+    save_picture(grid_of_images(folder, split or next(iter(content["splits"]))), picture)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

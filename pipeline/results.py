@@ -6,7 +6,6 @@ Both open with plain `xr.open_zarr`. Their `class_name` and `metric` coordinates
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.chunked import (
 )
 from pipeline.errors import DamagedError
 from pipeline.partitions import CHUNK_BYTES
+from pipeline.places import remove_tree
 from pipeline.schema import (
     CLASS,
     CLASS_CODE,
@@ -50,7 +50,7 @@ _PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
 
 def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
     """Write prototypes (in memory) as `prototypes.zarr`; see `open_prototypes`."""
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path)
     create_group(path, prototypes.attrs)
     dims = [str(dim) for dim in prototypes[NUMERATOR.name].dims]
     for name in (*_OF_CLASSES, COUNT.name, CLASS_CODE.name, *dims):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline import manifest, results, tables
 from pipeline.digests import ColumnDigest, json_digest
 from pipeline.errors import StoreError
 from pipeline.files import read_json
+from pipeline.places import locate, options_of
 from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR
 
 PREDICTIONS = "predictions"
@@ -74,23 +76,31 @@ class Run:
     @property
     def predictions(self) -> Any:
         """The predictions as a dask data frame, a row per sample and metric."""
-        return dd.read_parquet(self._folder / PREDICTIONS)
+        options = options_of(self._folder)
+        return dd.read_parquet(str(self._folder / PREDICTIONS), storage_options=options)
 
     @property
     def images(self) -> Path:
         """The image set that the run was made from."""
-        return Path(self.manifest["images"]["path"])
+        return locate(self.manifest["images"]["path"], options_of(self.path))
 
 
-def open_run(path: Path | str) -> Run:
+def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> Run:
     """Open the folder of a finished run.
+
+    Parameters
+    ----------
+    path
+        The folder, or its URL.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
 
     Raises
     ------
     StoreError
         Where the folder is no run, or was never finished.
     """
-    run = Run(Path(path))
+    run = Run(locate(path, storage_options))
     _ = run.manifest
     return run
 

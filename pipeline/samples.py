@@ -132,7 +132,7 @@ class Part:
     @property
     def good(self) -> npt.NDArray[np.bool_]:
         """[sample]; which can be used."""
-        return self.status == OK
+        return np.equal(self.status, OK)
 
 
 def read_part(path: Path, partition: Partition, whole: bool = False) -> Part:
@@ -210,7 +210,10 @@ def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple
 def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[tuple[Any, ...]]:
     """Write `bad_samples.csv`, one row a sample that cannot be used; return the first rows."""
     first: list[tuple[Any, ...]] = []
-    with replaced(path / BAD_SAMPLES) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    with (
+        replaced(path / BAD_SAMPLES) as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(_BAD_HEADER)
         for row in _bad_rows(path, table, found):

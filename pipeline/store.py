@@ -34,6 +34,7 @@ from pipeline.errors import SchemaError, StoreError
 from pipeline.files import read_json
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.partitions import Layout, image_bytes
+from pipeline.places import locate
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 
 
@@ -181,15 +182,19 @@ def read_images(
     )
 
 
-def open_images(store: Path | str, split: str = "train") -> xr.Dataset:
+def open_images(
+    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
     """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
 
     Parameters
     ----------
     store
-        The folder of the image set.
+        The folder of the image set, or its URL.
     split
         The name of the split.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
 
     Returns
     -------
@@ -202,7 +207,7 @@ def open_images(store: Path | str, split: str = "train") -> xr.Dataset:
     StoreError
         Where the folder is no image set, is incomplete, or has no such split.
     """
-    path = Path(store).absolute()
+    path = locate(store, storage_options).absolute()
     manifest = read_manifest(path, IMAGES)
     require_split(manifest, split, path)
     count = manifest["splits"][split]["count"]

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import DamagedError, StoreError
+from pipeline.errors import DamagedError, RemoteError, StoreError
 from pipeline.files import replaced
+from pipeline.places import is_remote, read_bytes
 
 _PREFIX = "pixsim."
 
@@ -67,8 +68,11 @@ def _repetitive(schema: Any) -> list[str]:
 def _opened(path: Path) -> Iterator[Any]:
     """Open a table with checksums verified; whatever is wrong with it is a `DamagedError`."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        place = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        with pq.ParquetFile(place, page_checksum_verification=True) as file:
             yield file
+    except RemoteError:
+        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
         raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
 

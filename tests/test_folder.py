@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_encoded import assert_holds, make_files, png, remote, write_files
 
-from pipeline.errors import SourceError
+from pipeline import places
+from pipeline.errors import RemoteError, SourceError
 from pipeline.sources import LABEL_UNKNOWN, UNREADABLE
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import folder_reader
@@ -109,6 +110,11 @@ def test_a_folder_without_images_is_refused_with_what_was_expected(tmp_path):
     (tmp_path / "set" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(SourceError, match="no image found; expected SPLIT/CLASS/FILE"):
         opened(tmp_path, tmp_path / "set")
+
+
+def test_a_remote_folder_that_is_not_there_is_refused_by_its_url(tmp_path, remote):
+    with pytest.raises(SourceError, match=r"memory://.*gone: is no folder"):
+        opened(tmp_path, remote / "gone")
 
 
 @pytest.mark.parametrize("name", ["gone", "file"])
@@ -235,8 +241,9 @@ def test_a_failing_network_is_an_error_and_a_missing_object_a_problem(
     def fails(*_, **__):
         raise TimeoutError("no answer in 60 s")
 
+    monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0)
     monkeypatch.setattr(type(remote.fs), "cat_file", fails)
-    with pytest.raises(SourceError, match="no answer in 60 s"):
+    with pytest.raises(RemoteError, match="no answer in 60 s"):
         source.read("train", 0, 10)
 
 

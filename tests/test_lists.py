@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from test_encoded import png, remote, write_files
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline import places
+from pipeline.errors import ConfigError, RemoteError, SourceError
 from pipeline.sources import UNREADABLE, listing
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.fetch import host_of
@@ -153,6 +154,16 @@ def test_queries_and_passwords_are_not_shown(tmp_path, root):
     block = opened(tmp_path, write(root / "list.csv", text)).read("train", 0, 2)
     assert block.origins == ["1.png", "ftp://host/1.png"]
     assert "secret" not in block.problems[1].detail
+
+
+def test_the_signature_of_a_url_is_not_shown_when_its_server_fails(tmp_path, root, monkeypatch):
+    path = write(root / "list.csv", "path\n1.png\nhttp://127.0.0.1:9/1.png?sig=abcdefgh\n")
+    source = list_reader({None: [path]})
+    monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0)
+    with pytest.raises(RemoteError) as caught:
+        open_encoded(source, tmp_path / "listing")
+    assert "127.0.0.1:9/1.png" in str(caught.value)
+    assert "abcdefgh" not in str(caught.value)
 
 
 def test_missing_files_folders_and_empty_paths_are_listed(tmp_path, root):

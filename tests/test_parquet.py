@@ -109,6 +109,17 @@ def test_the_split_is_in_the_name_or_a_column_or_given(tmp_path):
     assert list(opened(tmp_path, places={"fit": paths}).splits()) == ["fit"]
 
 
+def test_a_folder_of_files_is_its_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in (10, 9):
+        columns = {"image": DATA[:number], "label": [0] * number}
+        write(tmp_path / "data" / f"train-{number:05}-of-00011.parquet", columns)
+    source = opened(tmp_path, tmp_path / "data")
+    assert source.splits()["train"].count == 19
+    assert source.read("train", 0, 1).origins == ["train-00009-of-00011.parquet[0]"]
+    assert source.provenance["place"] == "data"
+
+
 def test_without_a_label_column_all_is_unlabelled(tmp_path):
     source = opened(tmp_path, write(tmp_path / "a.parquet", {"image": DATA}))
     assert source.class_names == ()
@@ -176,9 +187,9 @@ def test_what_is_no_table_of_images_is_refused(tmp_path):
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 def test_a_flipped_bit_in_a_page_with_checksum_is_always_found(tmp_path, codec):
     rng = np.random.default_rng(1)
-    big = [png(rng.integers(0, 256, (16, 16), np.uint8)) for _ in range(12)]
-    columns = {"image": big, "label": [0] * 12}
-    options = {"row_group_size": 6, "write_page_checksum": True, "compression": codec}
+    big = [png(rng.integers(0, 256, (16, 16), np.uint8)) for _ in range(24)]
+    columns = {"image": big, "label": [0] * 24}
+    options = {"row_group_size": 18, "write_page_checksum": True, "compression": codec}
     # statistics would fill the page's header, which has no checksum
     options |= {"use_dictionary": False, "write_statistics": False}
     path = write(tmp_path / "a.parquet", columns, **options)
@@ -190,9 +201,9 @@ def test_a_flipped_bit_in_a_page_with_checksum_is_always_found(tmp_path, codec):
         data[at] ^= 2
         path.write_bytes(data)
         source = opened(tmp_path, path)
-        assert source.read("train", 0, 6).problems == {}
+        assert source.read("train", 0, 18).problems == {}
         with pytest.raises(SourceError, match=r"a\.parquet: row group 1 cannot be read"):
-            source.read("train", 5, 12)
+            source.read("train", 17, 24)
         source.close()
 
 

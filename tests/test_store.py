@@ -16,7 +16,8 @@ import xarray as xr
 
 from pipeline import chunked, manifest, results, store
 from pipeline.errors import DamagedError, IncompleteError, SchemaError, StoreError
-from pipeline.ingestion import digest_images, ingest
+from pipeline.content import digest_images
+from pipeline.ingestion import ingest
 from pipeline.partitions import Layout
 from pipeline.prototype import class_sums, prototypes
 from pipeline.sources.arrays import from_arrays

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
+import http.server
 import io
 import json
 import lzma
 import os
 import tarfile
+import threading
 import zlib
 
 import numpy as np
@@ -24,6 +27,7 @@ from test_encoded import (
 )
 
 from pipeline.errors import SourceError
+from pipeline.places import locate
 from pipeline.sources import LABEL_UNKNOWN, TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.tar import tar_reader
@@ -143,6 +147,45 @@ def test_a_remote_archive_that_is_gone_stops_the_reading(tmp_path, remote, mode)
     path.unlink()
     with pytest.raises(SourceError, match=r"a\.tar"):
         source.read("train", 0, 5)
+
+
+class WholeFiles(http.server.SimpleHTTPRequestHandler):
+    """A server without ranges."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_knows_no_parts_is_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", members(make_files(("train",))))
+    write_tar(tmp_path / "a.tgz", members(make_files(("train",))), "w:gz")
+    handler = functools.partial(WholeFiles, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(SourceError, match=r"a\.tar: this server sends whole files"):
+            opened(tmp_path, locate(f"{url}/a.tar"))
+        source = opened(tmp_path, locate(f"{url}/a.tgz"))
+        assert_holds(source, make_files(("train",)))
+        source.close()
+        server.shutdown()
+
+
+def test_a_folder_of_archives_is_its_archives(tmp_path, remote):
+    files = make_files()
+    for root in (tmp_path / "set", remote):
+        root.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "valid"):
+            some = [pair for pair in members(files) if pair[0].startswith(split)]
+            write_tar(root / f"{split}.tar", some)
+        (root / "readme.txt").write_bytes(b"x")
+        source = opened(tmp_path, root)
+        assert source.provenance["place"].endswith("set")
+        assert_holds(source, files)
+        (root / "train.tar").unlink()
+        (root / "valid.tar").unlink()
+        with pytest.raises(SourceError, match=r"has no file ending in \.tar"):
+            opened(tmp_path, root)
 
 
 # webdataset --------------------------------------------------------------------------------------

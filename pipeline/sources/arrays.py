@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.classes import check_labels
 from pipeline.digests import array_digest
 from pipeline.errors import LabelError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
+from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import Block, SplitInfo
@@ -123,7 +125,9 @@ class Labelling:
         for value in values.tolist():
             if value not in self.codes:
                 known = [str(known) for known in self.codes]
-                raise LabelError(f"label '{value}' is none of the classes; {nearest(value, known)}")
+                raise LabelError(
+                    f"label '{value}' is none of the classes; {nearest(str(value), known)}"
+                )
         codes = [self.codes[value] for value in values.tolist()]
         return np.array(codes, np.int32)[places]
 
@@ -193,6 +197,20 @@ def _text_labelling(texts: set[str], class_names: Sequence[str] | None) -> Label
             f"label '{unknown[0]}' is none of the classes; {nearest(unknown[0], names)}"
         )
     return Labelling(names, {name: code for code, name in enumerate(names)})
+
+
+def version_of(path: Path) -> dict[str, Any]:
+    """Return what tells another file of the same name and size apart, without reading it."""
+    if not is_remote(path):
+        return {"mtime_ns": path.stat().st_mtime_ns}
+    found = path.fs.info(path.path)  # type: ignore[attr-defined]
+    return {"version": remote_version(found)}
+
+
+def remote_version(found: Mapping[str, Any]) -> str:
+    """Return what a remote file system says of the version of a file, "" where it says nothing."""
+    keys = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
+    return next((str(found[key]) for key in keys if found.get(key)), "")
 
 
 def in_parts(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:

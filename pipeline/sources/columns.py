@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.errors import ConfigError, LabelError, PixsimError, SourceError
 from pipeline.places import is_remote, shown
 from pipeline.settings import nearest
+from pipeline.sources.fetch import failed
 from pipeline.sources.layout import as_text
 
 LABEL_COLUMNS = ("label", "class", "class_name", "target", "category")
@@ -50,14 +51,15 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with open_parquet(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, SourceError):
-            raise
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else error
+    except PixsimError:
+        raise
+    except pa.ArrowException as error:
         raise SourceError(
-            f"{shown(path)}: cannot be read as Parquet ({reason}); correct the name or fetch it "
+            f"{shown(path)}: cannot be read as Parquet ({error}); correct the name, or fetch it "
             "again"
-        ) from error
+        ) from None
+    except OSError as error:
+        raise failed(path, error) from None
 
 
 def open_parquet(path: Path) -> Any:

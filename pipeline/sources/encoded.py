@@ -178,10 +178,27 @@ def open_encoded(
         for split, rows in reader.batches(notes):
             writer.add(split, rows)
         writer.finish(reader.kind, notes)
+    return reopen_encoded(reader, folder, conversion, class_names, max_bytes)
+
+
+def reopen_encoded(
+    reader: Reader,
+    folder: Path,
+    conversion: Conversion,
+    class_names: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> EncodedSource:
+    """Return the source of a listing that was made before; parameters as of `open_encoded`.
+
+    Raises
+    ------
+    SourceError
+        Where there are no samples, or the first ones cannot be read.
+    """
     known = listing.index(folder)
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
-    named = tuple(class_names or notes.class_names or ())
+    named = tuple(class_names or known["class_names"] or ())
     names = named or tuple(_found_names(known))
     fetcher = reader.fetcher()
     shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)

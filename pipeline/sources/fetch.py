@@ -8,24 +8,27 @@ resumed, instead of leaving samples out.
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from pipeline.errors import SourceError
-from pipeline.places import is_remote, is_url, shown
+from pipeline.errors import PixsimError, RemoteError, SourceError
+from pipeline.places import is_remote, is_url, remote_errors, shown, tried
 from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.listing import File, Rows
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
 GAP_BYTES = 2**16
+_MOST_TITLES = 3
 
+_NO_FILE = (FileNotFoundError, IsADirectoryError)
 # what is wrong with one file rather than with the machine
 _OF_ONE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
@@ -158,9 +161,10 @@ def read_remote(
 
     Raises
     ------
+    RemoteError
+        Where requests fail for another reason than that there is no such file.
     SourceError
-        Where a request fails for another reason than that there is no such file; for that too
-        where the files are `archives`, of many samples each.
+        Where there is no such file, and the files are `archives`, of many samples each.
     """
     asked = []
     for item in wanted:
@@ -172,37 +176,57 @@ def read_remote(
         found = _requested(files, load, most)
         for stretch, data in zip(load, found, strict=True):
             if isinstance(data, BaseException):
-                if archives or not isinstance(data, FileNotFoundError | IsADirectoryError):
-                    raise failed(stretch[0].path, data) from data
+                if archives:
+                    raise SourceError(
+                        f"{shown(_url(files, stretch[0].path))}: is gone; put it back, and run "
+                        "the same command again"
+                    )
                 problem = unreadable(data)
                 yield from ((item.place, problem) for item in stretch)
                 continue
+            if archives and len(data) > stretch[-1].stop - stretch[0].start:
+                raise SourceError(
+                    f"{shown(_url(files, stretch[0].path))}: this server sends whole "
+                    "files where a part is asked for; fetch the archive and read it from a disk"
+                )
             for item in stretch:
                 yield item.place, _part(data, item, stretch[0].start, most)
 
 
 def _requested(files: Any, load: Sequence[list[Wanted]], most: int) -> list[Any]:
+    """Return the bytes of each stretch, or that there is no such file; tried several times."""
+    paths = [stretch[0].path for stretch in load]
+    starts = [stretch[0].start for stretch in load]
     ends = [stretch[-1].stop if stretch[-1].stop >= 0 else most + 1 for stretch in load]
+
+    def request() -> list[Any]:
+        found: list[Any] = files.cat_ranges(paths, starts, ends, on_error="return")
+        for data in found:
+            if isinstance(data, BaseException) and not isinstance(data, _NO_FILE):
+                raise data
+        return found
+
     try:
-        return cast(
-            list[Any],
-            files.cat_ranges(
-                [stretch[0].path for stretch in load],
-                [stretch[0].start for stretch in load],
-                ends,
-                on_error="return",
-            ),
-        )
-    except Exception as error:  # each file system has its own kinds
-        raise failed(load[0][0].path, error) from error
+        return tried(_url(files, paths[0]), request)
+    except RemoteError as error:
+        # what signs a URL of a list stands in its query
+        signed = {path.partition("?")[2] for path in paths} - {""}
+        text = functools.reduce(lambda text, query: text.replace(query, "***"), signed, str(error))
+        raise RemoteError(text) from None
 
 
-def failed(path: str, error: BaseException) -> SourceError:
-    """Return the error of a place that cannot be read, whatever its file system raised."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _url(files: Any, path: str) -> str:
+    return cast(str, files.unstrip_protocol(path))
+
+
+def failed(path: Path, error: BaseException) -> SourceError:
+    """Return the error of a file that cannot be read, whatever its file system raised."""
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{shown(path)}: is not there; correct the name or fetch it")
+    cure = "check the network and the storage options" if is_remote(path) else "make it readable"
+    reason = unreadable(error).detail
     return SourceError(
-        f"{shown(path)}: cannot be read ({reason}); check the network and the storage options, "
-        "and run the same command again"
+        f"{shown(path)}: cannot be read ({reason}); {cure}, and run the same command again"
     )
 
 
@@ -225,12 +249,12 @@ def stamp_of(path: Path) -> tuple[int, str]:
     """
     try:
         if is_remote(path):
-            return info_stamp(file_system(path).info(path.path))  # type: ignore[attr-defined]
+            return info_stamp(tried(path, file_system(path).info, cast(Any, path).path))
         status = path.stat()
-    except FileNotFoundError:
-        raise SourceError(f"{shown(path)}: is not there; correct the name or fetch it") from None
-    except Exception as error:
-        raise failed(str(path), error) from error
+    except OSError as error:
+        if isinstance(error, PixsimError):
+            raise
+        raise failed(path, error) from None
     return status.st_size, f"{status.st_size} {status.st_mtime_ns}"
 
 
@@ -261,6 +285,13 @@ def describe(path: Path, roots: Sequence[Path]) -> File:
 def title_of(path: Path) -> str:
     """Return how a place is named where others may read it: a URL without secrets, or a name."""
     return shown(path) if is_remote(path) else path.absolute().name
+
+
+def titles_of(places: Mapping[str | None, Sequence[Path]]) -> str:
+    """Return how several places are named; of many only the first ones."""
+    paths = [path for some in places.values() for path in some]
+    more = f" and {len(paths) - _MOST_TITLES} more" if len(paths) > _MOST_TITLES else ""
+    return ", ".join(title_of(path) for path in paths[:_MOST_TITLES]) + more
 
 
 @dataclass(frozen=True)
@@ -311,7 +342,8 @@ def _remote_file(root: Path, key: bytes) -> tuple[Any, str]:
     # what opens the root must not be sent to another host
     mine = is_remote(root) and host_of(str(root)) == host_of(name)
     options = cast(Any, root).storage_options if mine else {}
-    system, path = importlib.import_module("fsspec").core.url_to_fs(name, **options)
+    with remote_errors(name):
+        system, path = importlib.import_module("fsspec").core.url_to_fs(name, **options)
     return system, path
 
 

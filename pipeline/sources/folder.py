@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.errors import ShapeError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.places import is_remote, shown, tried
 from pipeline.sources import UNREADABLE, Block, SplitInfo
 from pipeline.sources.fetch import (
     FileFetcher,
@@ -28,6 +28,7 @@ from pipeline.sources.fetch import (
     info_stamp,
     not_regular,
     title_of,
+    titles_of,
     unreadable,
 )
 from pipeline.sources.layout import is_hidden, is_image, suffix_of
@@ -57,7 +58,7 @@ class FolderReader:
 
     @property
     def title(self) -> str:
-        return ", ".join(title_of(path) for _, path in self._folders[:3])
+        return titles_of(self.places)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(path for _, path in self._folders))
@@ -150,15 +151,12 @@ def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
 def _walked_remote(files: Any, root: str, folder: bytes, notes: Notes) -> Iterator[Member]:
     """Yield the image files below a remote folder; memory holds one folder's names."""
     path = "/".join([root.rstrip("/"), *([folder.decode()] if folder else [])])
+    url = files.unstrip_protocol(path)
     try:
-        entries = files.ls(path, detail=True)
-        files.invalidate_cache(path)  # else every folder's names stay
-    except Exception as error:  # each file system has its own kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(
-            f"{shown(files.unstrip_protocol(path))}: cannot be listed ({reason}); correct the "
-            "URL or the storage options"
-        ) from error
+        entries = tried(url, files.ls, path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceError(f"{shown(url)}: is no folder; correct the URL") from None
+    files.invalidate_cache(path)  # else every folder's names stay
     for entry in entries:
         full = entry["name"].rstrip("/")
         name = full.rpartition("/")[2].encode("utf-8", "surrogateescape")

@@ -11,12 +11,12 @@ import importlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.places import is_url, shown
+from pipeline.places import is_folder, is_url, list_folder, remote_errors, shown, tried
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_WORDS = (
@@ -64,6 +64,32 @@ def split_of(name: str) -> str | None:
     """
     found = _IN_NAME.search(name.rpartition("/")[2])
     return found[1].lower() if found else None
+
+
+def files_in(
+    places: Mapping[str | None, Sequence[Path]], suffixes: Sequence[str]
+) -> dict[str | None, tuple[Path, ...]]:
+    """Return the places with each folder replaced by its files of some suffixes, sorted.
+
+    Raises
+    ------
+    SourceError
+        Where a folder has no such file.
+    """
+    return {
+        split: tuple(file for path in paths for file in _files_of(path, suffixes))
+        for split, paths in places.items()
+    }
+
+
+def _files_of(path: Path, suffixes: Sequence[str]) -> list[Path]:
+    # what has the suffix is not asked for: there may be very many
+    if path.name.lower().endswith(tuple(suffixes)) or not is_folder(path):
+        return [path]
+    names = [name for name in list_folder(path) if name.lower().endswith(tuple(suffixes))]
+    if not names:
+        raise SourceError(f"{shown(path)}: has no file ending in {', '.join(suffixes)}")
+    return [path / name for name in names if not is_hidden(os.fsencode(name))]
 
 
 def flattened(places: Mapping[str | None, Any], split: str) -> Iterator[tuple[str, bool, Path]]:
@@ -133,9 +159,11 @@ def _matches(text: str, options: Mapping[str, Any] | None) -> list[str]:
     if not is_url(text):
         found = glob.glob(text, recursive=True)  # noqa: PTH207 (keeps the text as it was given)
     else:
-        files, path = importlib.import_module("fsspec").core.url_to_fs(text, **(options or {}))
         protocol, _, rest = text.partition("://")
-        names = (files.unstrip_protocol(name).partition("://")[2] for name in files.glob(path))
+        with remote_errors(text):
+            files, path = importlib.import_module("fsspec").core.url_to_fs(text, **(options or {}))
+        matching = tried(text, files.glob, path)
+        names = (files.unstrip_protocol(name).partition("://")[2] for name in matching)
         # written as the pattern is: "s3a" stays "s3a"
         root = "/" if rest.startswith("/") else ""
         found = [f"{protocol}://{root}{name.lstrip('/')}" for name in names]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError, PixsimError, SourceError
 from pipeline.places import is_remote, shown
 from pipeline.sources import OK, UNREADABLE
 from pipeline.sources.columns import (
@@ -31,7 +31,7 @@ from pipeline.sources.columns import (
     opened,
     texts_of,
 )
-from pipeline.sources.fetch import FileFetcher, failed, not_regular, stamp_of, title_of, unreadable
+from pipeline.sources.fetch import FileFetcher, failed, not_regular, stamp_of, titles_of, unreadable
 from pipeline.sources.layout import as_text, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, File, Notes, make_rows
 from pipeline.sources.parquet import parted
@@ -41,6 +41,7 @@ _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
 )  # fmt: skip
 _BLOCK_BYTES = 2**22
+_HEADER_BYTES = 2**16
 _DELIMITERS = ",\t;"
 
 
@@ -93,7 +94,7 @@ class ListReader:
 
     @property
     def title(self) -> str:
-        return ", ".join(title_of(path) for _, _, path in self._tables[:3])
+        return titles_of(self.places)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self.root or path.parent for _, _, path in self._tables))
@@ -160,10 +161,10 @@ class ListReader:
             with path.open("rb") as file, _csv_batches(file, columns, delimiter) as batches:
                 for batch in batches:
                     yield columns, batch
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{title}: is no proper CSV table ({error}); correct it") from error
+        except pa.ArrowException as error:
+            raise SourceError(f"{title}: is no proper CSV table ({error}); correct it") from None
+        except OSError as error:
+            raise error if isinstance(error, PixsimError) else failed(path, error) from None
 
 
 def list_reader(
@@ -192,11 +193,12 @@ def _header(path: Path) -> tuple[list[str], str]:
     """Return the column names and the delimiter of a CSV table."""
     try:
         with path.open("rb") as file:
-            line = file.readline(_BLOCK_BYTES).decode("utf-8-sig", "backslashreplace")
-    except FileNotFoundError:
-        raise SourceError(f"{shown(path)}: is not there; correct the name") from None
+            start = file.read(_HEADER_BYTES)
+    except PixsimError:
+        raise
     except Exception as error:  # each file system has its own kinds
-        raise failed(str(path), error) from error
+        raise failed(path, error) from None
+    line = start.partition(b"\n")[0].decode("utf-8-sig", "backslashreplace").rstrip("\r")
     delimiter = max(_DELIMITERS, key=line.count)
     names = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
     if not names:

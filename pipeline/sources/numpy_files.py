@@ -39,6 +39,7 @@ from pipeline.sources.arrays import (
     refuse_pixels,
     scale_of,
     survey_labels,
+    version_of,
 )
 
 _READ_BYTES = 2**20
@@ -210,17 +211,8 @@ def _open_array(path: Path) -> StoredArray:
     with _reading(path), path.open("rb") as file:
         found = path.stat()
         shape, dtype, fortran, offset = _read_header(file, path.name, found.st_size)
-    identity = {"name": path.name, "bytes": found.st_size, **_version(path)}
+    identity = {"name": path.name, "bytes": found.st_size, **version_of(path)}
     return _checked(StoredArray(path, None, False, offset, shape, dtype, fortran, identity))
-
-
-def _version(path: Path) -> dict[str, Any]:
-    """Return what tells another file of the same name and size apart, without reading it."""
-    if not is_remote(path):
-        return {"mtime_ns": path.stat().st_mtime_ns}
-    found = path.fs.info(path.path)  # type: ignore[attr-defined]
-    keys = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
-    return {"version": next((str(found[key]) for key in keys if found.get(key)), "")}
 
 
 def _open_member(path: Path, archive: zipfile.ZipFile, file: IO[bytes], name: str) -> StoredArray:

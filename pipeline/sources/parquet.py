@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,10 +38,10 @@ from pipeline.sources.fetch import (
     read_local,
     read_remote,
     roots_of,
-    title_of,
+    titles_of,
     too_large,
 )
-from pipeline.sources.layout import flattened
+from pipeline.sources.layout import files_in, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 
 IMAGE_COLUMNS = ("image", "img")
@@ -82,20 +82,19 @@ class ParquetReader:
         The names of the columns `image`, `label` and `split`, where they are not the usual ones.
     split
         The split of files that do not say any.
+    title
+        What to call the places.
     """
 
     places: Mapping[str | None, Sequence[Path]]
-    columns: Mapping[str, str] = field(default_factory=dict)
-    split: str = "train"
+    columns: Mapping[str, str]
+    split: str
+    title: str
     kind = "parquet"
 
     @property
     def _files(self) -> list[tuple[str, bool, Path]]:
         return list(flattened(self.places, self.split))
-
-    @property
-    def title(self) -> str:
-        return ", ".join(title_of(path) for _, _, path in self._files[:3])
 
     def fetcher(self) -> ParquetFetcher:
         roots = roots_of(path for _, _, path in self._files)
@@ -149,14 +148,15 @@ def parquet_reader(
     Parameters
     ----------
     places
-        For each split its files; those of None say their split by name, such as
-        `train-00000-of-00001.parquet`, or by a column.
+        For each split its files, or folders of files; those of None say their split by name,
+        such as `train-00000-of-00001.parquet`, or by a column.
     columns
         The names of the columns `image`, `label` and `split`; default: the usual ones.
     split
         The split of files that do not say any.
     """
-    return ParquetReader(dict(places), dict(columns or {}), split)
+    files = files_in(places, (".parquet",))
+    return ParquetReader(files, dict(columns or {}), split, titles_of(places))
 
 
 def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
@@ -307,7 +307,7 @@ class ParquetFetcher:
             raise SourceError(
                 f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch "
                 "the file again, and run the same command again"
-            ) from error
+            ) from None
 
     def close(self) -> None:
         """Close the row groups that are read forward."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from pipeline.errors import SourceError
+from pipeline.errors import PixsimError, SourceError
 from pipeline.places import is_remote, shown
 from pipeline.sources import LABEL_UNKNOWN, OK, TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.cursors import borrowed
@@ -38,12 +38,13 @@ from pipeline.sources.fetch import (
     read_remote,
     roots_of,
     stamp_of,
-    title_of,
+    titles_of,
 )
-from pipeline.sources.layout import as_text, flattened, is_hidden, is_image, suffix_of
+from pipeline.sources.layout import as_text, files_in, flattened, is_hidden, is_image, suffix_of
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 from pipeline.sources.tree import Member, Tree
 
+SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_HEADER = 2**20
 _MOST_LABEL = 2**16
@@ -89,10 +90,10 @@ def _compression(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-    except FileNotFoundError:
-        raise SourceError(f"{shown(path)}: is not there; correct the name or fetch it") from None
+    except PixsimError:
+        raise
     except Exception as error:  # each file system has its own kinds
-        raise failed(str(path), error) from error
+        raise failed(path, error) from None
     return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
 
 
@@ -203,10 +204,10 @@ def walk(path: Path, compression: bytes, notes: Notes) -> Generator[Entry, None,
             whole = yield from _walk(stream, path, notes)
             if compression and whole:
                 yield from _tail(stream)
-    except (OSError, *_BROKEN) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise failed(str(path), error) from error
+    except PixsimError:
+        raise
+    except Exception as error:  # each file system has its own kinds
+        raise failed(path, error) from None
 
 
 def _walk(stream: _Stream, path: Path, notes: Notes) -> Generator[Entry, None, bool]:
@@ -362,19 +363,18 @@ class TarReader:
         For each split its archives; those of None say their split by name, or by their folders.
     split
         The split of archives that do not say any.
+    title
+        What to call the places.
     """
 
     places: Mapping[str | None, Sequence[Path]]
-    split: str = "train"
+    split: str
+    title: str
     kind = "tar"
 
     @property
     def _archives(self) -> list[tuple[str, bool, Path]]:
         return list(flattened(self.places, self.split))
-
-    @property
-    def title(self) -> str:
-        return ", ".join(title_of(path) for _, _, path in self._archives[:3])
 
     def fetcher(self) -> TarFetcher:
         return TarFetcher(roots_of(path for _, _, path in self._archives))
@@ -444,12 +444,12 @@ def tar_reader(places: Mapping[str | None, Sequence[Path]], split: str = "train"
     Parameters
     ----------
     places
-        For each split its archives; those of None say their split by name, such as
-        `train-0001.tar`, or by folders inside.
+        For each split its archives, or folders of archives; those of None say their split by
+        name, such as `train-0001.tar`, or by folders inside.
     split
         The split of archives that do not say any.
     """
-    return TarReader(dict(places), split)
+    return TarReader(files_in(places, SUFFIXES), split, titles_of(places))
 
 
 def _member(entry: Entry, group: int, file: int) -> Member:
@@ -567,14 +567,14 @@ def _streamed(root: Path, path: Path, compression: bytes, offset: int, size: int
             read, data = _read(cursor.stream, size)
             cursor.place += read
             return data
-    except SourceError:
+    except PixsimError:
         raise
     except Exception as error:  # each file system has its own kinds
         reason = str(error) or type(error).__name__
         raise SourceError(
             f"{shown(path)}: is damaged, or was changed since it was listed ({reason}); fetch it "
             "again, and run the same command again"
-        ) from error
+        ) from None
 
 
 def _read(stream: Any, size: int) -> tuple[int, bytes]:
