@@ -8,22 +8,57 @@ command line exits with 2), the rest that the job failed (it exits with 1).
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
+from urllib.parse import quote, quote_plus, unquote
 
-_SHORTEST_SECRET = 4
-_secrets: set[str] = set()
+# Shorter values are no secrets; values below the second length are hidden as whole words only,
+# and not in what is stored: a password may be the name of a split too.
+_SHORTEST_SECRET, _LONG_SECRET = 4, 8
+_secrets: frozenset[str] = frozenset()
 
 
 def conceal(values: Iterable[str]) -> None:
     """Remember values, such as keys and passwords, that no text may show."""
-    _secrets.update(value for value in values if len(value) >= _SHORTEST_SECRET)
+    global _secrets
+    found = {value for value in values if len(value) >= _SHORTEST_SECRET}
+    if not found <= _secrets:
+        _secrets |= {spelling for value in found for spelling in _spellings(value)}
+
+
+def _spellings(value: str) -> tuple[str, ...]:
+    """Return how a value looks in URLs and in JSON too."""
+    encoded = json.dumps(value)[1:-1]
+    return value, quote(value), quote(value, safe=""), quote_plus(value), unquote(value), encoded
 
 
 def hide(text: str) -> str:
     """Return `text` with everything that was concealed replaced by `***`."""
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
+        if len(secret) >= _LONG_SECRET:
+            text = text.replace(secret, "***")
+        elif secret in text:
+            text = re.sub(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])", "***", text)
     return text
+
+
+def hide_in(content: object) -> object:
+    """Return plain JSON values with every long secret in their texts replaced by `***`."""
+    secrets = [secret for secret in _secrets if len(secret) >= _LONG_SECRET]
+    secrets.sort(key=len, reverse=True)
+    return _without(content, secrets) if secrets else content
+
+
+def _without(content: object, secrets: Sequence[str]) -> object:
+    if isinstance(content, dict):
+        return {key: _without(value, secrets) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without(value, secrets) for value in content]
+    if isinstance(content, str):
+        for secret in secrets:
+            content = content.replace(secret, "***")
+    return content
 
 
 def printable(text: str) -> str:
@@ -39,6 +74,9 @@ class PixsimError(Exception):
 
     def __str__(self) -> str:
         return hide(super().__str__())
+
+    def __repr__(self) -> str:
+        return hide(super().__repr__())
 
 
 class InputError(PixsimError, ValueError):

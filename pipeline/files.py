@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StorageFullError, hide
+from pipeline.errors import StorageFullError, hide_in
 from pipeline.places import is_remote, is_url, put_file, read_bytes, remote_errors
 
 PARTIAL_SUFFIX = ".partial"
@@ -33,7 +33,7 @@ def storage_errors(path: Path | str) -> Iterator[None]:
         Where the operating system reports a full disk, quota or file size limit.
     """
     try:
-        if is_url(str(path)):
+        if is_url(str(path)) and not str(path).startswith("file://"):
             with remote_errors(path, passing=(ValueError, TypeError, KeyError)):
                 yield
         else:
@@ -74,7 +74,7 @@ def replaced(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write `content` as JSON, whole or not at all; indented, unless it may be large."""
     with replaced(path) as aside:
-        text = hide(json.dumps(content, indent=indent, allow_nan=False))
+        text = json.dumps(hide_in(content), indent=indent, allow_nan=False)
         aside.write_text(text + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    PlainValidator,
     PositiveInt,
     field_serializer,
     model_validator,
@@ -27,8 +28,8 @@ _ROLES = {
     "variables": ("image", "label"),
     "dims": ("sample", "y", "x", "channel"),
 }
-Side = Annotated[int, Field(ge=1, le=2**16)]
-Size = tuple[Side, Side]
+LARGEST_SIDE = 2**16
+Size = tuple[int, int]
 
 
 def _share(value: object) -> object:
@@ -46,24 +47,43 @@ def _share(value: object) -> object:
     raise ValueError("expected a number of samples such as 10, or a share such as 1%")
 
 
-def _size(value: object) -> object:
-    """Read a size written as `64x48` (height x width), as a list, or as one number for both."""
+def _sides(value: object) -> object:
+    """Read sides written as `64x48` (height x width) or as a list."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+)\s*[xX,]\s*(\d+)\s*", value)
-        if found is None:
-            return value
-        return (int(found[1]), int(found[2]))
+        found = re.fullmatch(r"\s*(\d+)\s*(?:[xX,]\s*(\d+)\s*)?", value)
+        if found is not None:
+            sides = [int(side) for side in found.groups() if side is not None]
+            return sides if len(sides) == 2 else sides[0]
     return value
 
 
-def _square(value: object) -> object:
-    value = _size(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    return value
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
 
 
-Sized = Annotated[Size | None, BeforeValidator(_square)]
+def _pair(value: object) -> Size | None:
+    sides = _sides(value)
+    if _is_side(sides):
+        sides = [sides, sides]
+    if sides is None:
+        return None
+    if isinstance(sides, list | tuple) and len(sides) == 2 and all(map(_is_side, sides)):
+        return (sides[0], sides[1])
+    raise ValueError(f"expected [height, width], each from 1 to {LARGEST_SIDE}")
+
+
+def _resize(value: object) -> int | Size | None:
+    sides = _sides(value)
+    if isinstance(sides, int) and _is_side(sides):
+        return sides
+    try:
+        return _pair(None if sides is None else sides)
+    except ValueError as error:
+        raise ValueError(f"{error}, or the length of the shorter side") from None
+
+
+Sized = Annotated[Size | None, PlainValidator(_pair)]
+Resized = Annotated[int | Size | None, PlainValidator(_resize)]
 Places = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(one_or_many)]
 
 
@@ -125,7 +145,7 @@ class ImageSettings(Settings):
     dims: dict[str, str] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
-    resize: Annotated[Side | Size | None, BeforeValidator(_size)] = None
+    resize: Resized = None
     crop: Sized = None
     pad: Sized = None
     mode: Literal["L", "RGB"] | None = None

@@ -24,19 +24,25 @@ from pipeline.errors import PixsimError, RemoteError, conceal
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
 _HARMLESS = (
-    "endpoint_url", "region_name", "region", "project", "account_name", "signature_version",
-    "addressing_style", "profile", "protocol", "mode", "acl", "cache_type",
+    "region_name", "region", "project", "account_name", "signature_version", "addressing_style",
+    "profile", "protocol", "mode", "acl", "cache_type",
 )  # fmt: skip
-_SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "cred", "connection", "auth", "sign")
+_HARMLESS_VALUES = ("anon", "browser", "cache", "cloud", "default", "google_default", "true",
+                    "false", "none")  # fmt: skip
+_SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "cred", "connection", "auth", "sig")
 _LONG_ENOUGH = 16  # an unknown option of this length may be a key
+# Where what stands before an @ is no user, and where a ? is part of a name.
+_NO_USER = ("abfs", "abfss", "az", "adl", "wasb", "wasbs", "git", "github", "hf")
+_NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", "hf", "sftp")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
            "abfss": "azure", "http": "http", "https": "http"}  # fmt: skip
-# what will be no different the next time
+# what will be no different the next time; a connection s3fs has tried many times already
 _FINAL = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
     ImportError, ValueError, TypeError, NotImplementedError, PixsimError,
 )  # fmt: skip
-_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_REFUSED_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_FINAL_NAMES = (*_REFUSED_NAMES, "EndpointConnectionError", "ConnectTimeoutError")
 
 T = TypeVar("T")
 
@@ -87,37 +93,60 @@ def is_remote(path: Path) -> bool:
 
 def shown(place: str | Path) -> str:
     """Return the text of a place without user, password and query, as it may be written."""
-    text = str(place)
+    return "::".join(_shown_link(link) for link in str(place).split("::"))
+
+
+def _shown_link(text: str) -> str:
     if not is_url(text):
         return text
-    protocol, _, rest = text.partition("://")
-    rest, _, _ = rest.partition("?")
-    host, slash, path = rest.partition("/")
-    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
+    protocol, user, rest, _ = _parts(text)
+    return f"{protocol}://{rest.removeprefix(user + '@')}"
+
+
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Return the protocol of a URL, its user and password, what follows `://`, and the query."""
+    protocol, _, rest = url.partition("://")
+    query = ""
+    if protocol not in _NO_QUERY:
+        rest, _, query = rest.partition("?")
+    user, _, _ = rest.partition("/")[0].rpartition("@")
+    return protocol, "" if protocol in _NO_USER else user, rest, query
 
 
 def _secrets_of(url: str, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield what must not be seen of a URL and its options."""
-    rest, _, query = url.partition("://")[2].partition("?")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    if at:
-        yield from (user, *user.split(":"))
-    if query:
-        yield query
-        yield from (part.partition("=")[2] for part in query.split("&"))
+    for link in url.split("::"):
+        _, user, _, query = _parts(link)
+        yield from (user, *user.split(":"), query)
+        yield from _assigned(query.split("&"))
     yield from _secret_values(options)
+
+
+def _assigned(assignments: list[str]) -> Iterator[str]:
+    """Yield what is secret of `name=value`."""
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        yield from _secret_values({name: value})
 
 
 def _secret_values(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _secret_values(value)
-        elif isinstance(value, str) and str(name).lower() not in _HARMLESS:
-            known = any(word in str(name).lower() for word in _SECRET_WORDS)
-            if known or len(value) >= _LONG_ENOUGH:
-                yield value
+        elif isinstance(value, list | tuple):
+            yield from _secret_values({f"{name} {place}": item for place, item in enumerate(value)})
         elif isinstance(value, str) and is_url(value):
             yield from _secrets_of(value, {})
+        elif isinstance(value, str) and _is_secret(str(name).lower(), value):
+            yield value
+            yield from _assigned(value.split(";") if ";" in value else [])
+            yield from value.split()[1:]  # of "Bearer TOKEN"
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if name in _HARMLESS or value.lower() in _HARMLESS_VALUES:
+        return False
+    return len(value) >= _LONG_ENOUGH or any(word in name for word in _SECRET_WORDS)
 
 
 _PASSING = (
@@ -153,7 +182,7 @@ def _reason(place: str | Path, error: Exception) -> str:
         extra = _EXTRAS.get(protocol)
         cure = f'pip install "pixsim[{extra}]"' if extra else "install the package that opens it"
         return f"cannot be opened here ({text}); {cure}"
-    if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
+    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED_NAMES:
         return f"access was refused ({text}); give storage_options, or credentials by environment"
     if isinstance(error, ValueError | TypeError):
         return f"cannot be opened ({text}); correct the URL or storage_options"
@@ -277,8 +306,20 @@ def read_bytes(path: Path, start: int | None = None, stop: int | None = None) ->
         with path.open("rb") as file:
             file.seek(start or 0)
             return file.read(-1 if stop is None else stop - (start or 0))
+    return bytes(tried(path, _read_range, path, start, stop))
+
+
+def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
+    """Read bytes of a remote file in one request."""
     files, place = _files(path)
-    return bytes(tried(path, files.cat_file, place, start=start, end=stop))
+    if start is None and stop is None and path.protocol in ("s3", "s3a"):
+        start = 0  # else s3fs asks for the size first
+    try:
+        return bytes(files.cat_file(place, start=start, end=stop))
+    except OSError as error:
+        if "not satisfiable" not in str(error):
+            raise
+        return b""  # there is nothing there, as at the end of a local file
 
 
 def file_size(path: Path) -> int:

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.errors import hide
+
 LOG_SECONDS = 10.0
 
 
@@ -96,7 +98,7 @@ class LogReporter:
         self._stream = stream if stream is not None else sys.stderr
 
     def say(self, message: str) -> None:
-        print(time.strftime("%H:%M:%S"), message, file=self._stream, flush=True)
+        print(time.strftime("%H:%M:%S"), hide(message), file=self._stream, flush=True)
 
     @contextmanager
     def phase(self, name: str, partitions: int, size: int = 0) -> Iterator[Phase]:
@@ -121,7 +123,7 @@ class TerminalReporter:
         self._console = console
 
     def say(self, message: str) -> None:
-        self._console.print(message, style="dim", markup=False, highlight=False)
+        self._console.print(hide(message), style="dim", markup=False, highlight=False)
 
     @contextmanager
     def phase(self, name: str, partitions: int, size: int = 0) -> Iterator[Phase]:

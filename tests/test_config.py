@@ -12,6 +12,7 @@ from pipeline.config import (
     ClusterSettings,
     JobSettings,
     load_environment,
+    make_images,
     load_job,
     make_cluster,
     make_job,
@@ -62,7 +63,7 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
     found = load_job(write(tmp_path, EVERY_KEY))
     assert found.model_dump() == {
         "name": "study",
-        "images": "some/store.zarr",
+        "images": make_images("some/store.zarr").model_dump(),
         "classes": ("cat", "dog"),
         "fit": "training",
         "evaluate": ("validation", "test"),
@@ -78,17 +79,18 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
             "address": None,
             "memory": 2 * 10**9,
         },
-        "output": Path("/results/study"),
+        "output": "/results/study",
     }
     # so that a key added to the settings is added here as well
-    assert set(yaml.safe_load(EVERY_KEY)) == set(JobSettings.model_fields)
+    # (options for URLs are taken, and never given out)
+    assert set(yaml.safe_load(EVERY_KEY)) | {"storage_options"} == set(JobSettings.model_fields)
 
 
 def test_a_job_file_needs_its_images_only(tmp_path):
     found = load_job(write(tmp_path, "images: digits\n", "my-study.yml"))
     assert found.model_dump() == {
         "name": "my-study",
-        "images": "digits",
+        "images": make_images("digits").model_dump(),
         "classes": None,
         "fit": "train",
         "evaluate": ("test",),
@@ -104,7 +106,7 @@ def test_a_job_file_needs_its_images_only(tmp_path):
             "address": None,
             "memory": None,
         },
-        "output": tmp_path / "data" / "runs" / "my-study",
+        "output": str(tmp_path / "data" / "runs" / "my-study"),
     }
 
 
@@ -243,8 +245,11 @@ def test_a_key_given_twice_is_refused(tmp_path):
     [
         ("name", 3, "name", "3 (int)", "string"),
         ("name", "a/b", "name", "'a/b' (str)", "pattern"),
-        ("images", None, "images", "nothing", "string"),
-        ("images", "", "images", "'' (str)", "at least 1"),
+        ("images", None, "images", "nothing", "dictionary"),
+        ("images", "", "images.source", "'' (str)", "at least 1"),
+        ("images", {"source": "x", "resize": 0}, "images.resize", "0 (int)", "shorter side"),
+        ("images", {"source": "x", "crop": [1, 2, 3]}, "images.crop", "[1, 2, 3] (list)", "height"),
+        ("images", {"source": "x", "max_bad": "-1"}, "images.max_bad", "'-1' (str)", "1%"),
         ("classes", "Dress", "classes", "'Dress' (str)", "tuple"),
         ("classes", [True], "classes.0", "True (bool)", "string"),
         ("classes", ["a", 1.5], "classes.1", "1.5 (float)", "string"),
@@ -359,7 +364,8 @@ def test_a_missing_file_in_a_missing_folder_names_some_job_file(tmp_path, monkey
         ("classes=null", "classes", None),
         ("classes=", "classes", None),
         ("allow_empty_classes=false", "allow_empty_classes", False),
-        ("images=a=b.zarr", "images", "a=b.zarr"),
+        ("images=a=b.zarr", "images", make_images("a=b.zarr")),
+        ("images.mode=L", "images", make_images({"source": "some/store.zarr", "mode": "L"})),
         ("output=/x/y", "output", Path("/x/y")),
         ("name=other", "name", "other"),
     ],
