@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pipeline.cluster import open_executor as open_executor
     from pipeline.config import JobSettings as JobSettings
-    from pipeline.config import load_job as load_job
     from pipeline.config import load_images as load_images
+    from pipeline.config import load_job as load_job
     from pipeline.config import make_cluster as make_cluster
     from pipeline.config import make_images as make_images
     from pipeline.config import make_job as make_job
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pipeline.ingestion import ingest as ingest
     from pipeline.ingestion import ingest_partitions as ingest_partitions
     from pipeline.ingestion import plan_ingest as plan_ingest
-    from pipeline.opening import open_source as open_source
     from pipeline.job import run_job as run_job
     from pipeline.median import class_medians as class_medians
+    from pipeline.opening import open_source as open_source
     from pipeline.outlook import forecast as forecast
     from pipeline.plots import draw_grid as draw_grid
     from pipeline.predictions import predict as predict

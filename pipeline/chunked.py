@@ -1,6 +1,7 @@
 """Labelled arrays in chunked files: Zarr v3, whole shards, every chunk checked.
 
-The only module that knows Zarr. It adds what Zarr leaves to its users:
+The only module that knows Zarr, beside `objects`, which lets it write to remote places. It adds
+what Zarr leaves to its users:
 
 - every chunk carries crc32c, and every chunk is written, also when it holds nothing but the
   fill value, so that a black image and a missing file differ;
@@ -32,8 +33,9 @@ from zarr.core.sync import sync
 from pipeline import shards
 from pipeline.errors import DamagedError, StoreError
 from pipeline.files import read_json, storage_errors
+from pipeline.objects import PlaceStore
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import is_remote, options_of
+from pipeline.places import is_remote
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -42,10 +44,7 @@ _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 
 def _zarr(path: Path) -> Any:
     """Return what Zarr opens as the store of a path."""
-    if not is_remote(path):
-        return path
-    options = options_of(path)
-    return zarr.storage.FsspecStore.from_url(str(path), storage_options=options)
+    return PlaceStore(path) if is_remote(path) else path
 
 
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
@@ -70,7 +69,7 @@ def create_array(
 ) -> zarr.Array[Any]:
     """Create an empty array, unless a run that was cut short already did; return it."""
     with storage_errors(path):
-        root = zarr.open_group(_zarr(path), mode="r+", use_consolidated=False)
+        root = zarr.open_group(_zarr(path), mode="r+", zarr_format=3, use_consolidated=False)
         if name in root:
             return _open(path, name, "r+")
         return root.create_array(

@@ -38,7 +38,17 @@ def array_digest(array: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def sample_records(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def sample_hashes(images: npt.NDArray[Any]) -> npt.NDArray[np.void]:
+    """Return the SHA-256 of the pixels of each image, [sample], 32 bytes each."""
+    rows = canonical(images).reshape(len(images), math.prod(images.shape[1:]))
+    return np.frombuffer(b"".join([hashlib.sha256(row.data).digest() for row in rows]), "V32")
+
+
+def sample_records(
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    hashes: npt.NDArray[np.void] | None = None,
+) -> npt.NDArray[Any]:
     """Return for each image its label and the SHA-256 of its pixels.
 
     Parameters
@@ -47,6 +57,8 @@ def sample_records(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.ND
         [sample, ...]; integers.
     labels
         [sample]; codes.
+    hashes
+        [sample]; the hashes, where they were taken before.
 
     Returns
     -------
@@ -54,9 +66,7 @@ def sample_records(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.ND
     """
     records = np.empty(len(images), SAMPLE_RECORD)
     records["label"] = labels
-    rows = canonical(images).reshape(len(images), math.prod(images.shape[1:]))
-    hashes = b"".join([hashlib.sha256(row.data).digest() for row in rows])
-    records["sha256"] = np.frombuffer(hashes, "V32")
+    records["sha256"] = sample_hashes(images) if hashes is None else hashes
     return records
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 # Shorter values are no secrets; values below the second length are hidden as whole words only,
@@ -78,6 +79,11 @@ class PixsimError(Exception):
     def __repr__(self) -> str:
         return hide(super().__repr__())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what a worker raises comes back as itself, although it has two standard exceptions for
+        # parents, and without secrets
+        return type(self), tuple(hide(a) if isinstance(a, str) else a for a in self.args)
+
 
 class InputError(PixsimError, ValueError):
     """What the user gave cannot be used; nothing was written."""
@@ -125,6 +131,9 @@ class BadSamplesError(SourceError):
     ) -> None:
         super().__init__(message)
         self.header, self.rows, self.count = header, rows, count
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (hide(str(self)), self.header, self.rows, self.count)
 
 
 class ChecksumError(SourceError):

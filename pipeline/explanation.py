@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,24 +53,32 @@ class Explanation:
     predicted: dict[str, str]
 
 
-def explain(run: Path | str, split: str, sample: int) -> Explanation:
+def explain(
+    run: Path | str,
+    split: str,
+    sample: int,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Explanation:
     """Measure one image of a run's image set against the run's prototypes.
 
     Parameters
     ----------
     run
-        The folder of the run.
+        The folder of the run, or its URL.
     split
         Any split of the image set.
     sample
         The index of the image in that split.
+    storage_options
+        fsspec's options for the URLs of the run and of its image set; default: credentials from
+        the environment.
 
     Raises
     ------
     InputError
         Where there is no such split or sample.
     """
-    opened = open_run(run)
+    opened = open_run(run, storage_options)
     content = manifest.read_manifest(opened.images, manifest.IMAGES)
     count = store.require_split(content, split, opened.images)["count"]
     if not 0 <= sample < count:

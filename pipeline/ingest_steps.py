@@ -42,10 +42,10 @@ from pipeline.places import list_folder
 from pipeline.progress import Reporter
 from pipeline.samples import (
     SAMPLES,
+    Parts,
     Tally,
     part_path,
     read_part,
-    read_parts,
     refuse_bad_samples,
     tally,
     write_part,
@@ -288,11 +288,15 @@ class IngestPartition:
 
         def read(start: int, stop: int) -> None:
             first = partition.start + start
-            block = self._checked(partition.split, first, partition.start + stop)
             mine = slice(start, stop)
-            images[mine], labels[mine] = block.images, block.labels
+            if isinstance(self.source, EncodedSource):
+                block = self.source.read_into(images[mine], partition.split, first)
+            else:
+                block = self._checked(partition.split, first, partition.start + stop)
+                images[mine] = block.images
+            labels[mine] = block.labels
             sizes[mine] = block.images.shape[2:0:-1] if block.sizes is None else block.sizes
-            records[mine] = sample_records(block.images, block.labels)
+            records[mine] = sample_records(block.images, block.labels, block.hashes)
             origins[start] = block.origins
             problems.update({start + place: p for place, p in block.problems.items()})
 
@@ -371,7 +375,8 @@ def finish(
         Where more samples cannot be used than `allowed_bad`.
     """
     _require_all(plan, path)
-    found = tally(path, plan.table)
+    parts = Parts(path, plan.table)
+    found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
     templates = plan.templates
     if found.bad:
@@ -387,14 +392,14 @@ def finish(
         compact(path, store_of, templates, plan.table, found, executor, reporter)
     write_samples(path, plan.table, found)
     counts = {name: template.count for name, template in templates.items()}
-    hashes = (part.records["sha256"][part.good] for part in read_parts(path, plan.table))
+    hashes = (part.records["sha256"][part.good] for part in parts)
     duplicates = write_duplicates(path, counts, hashes)
     if duplicates:
         reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
     if found.bad:
         reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
     consolidate(path)
-    _write_manifest(plan, path, templates, found, duplicates)
+    _write_manifest(plan, path, templates, parts, found, duplicates)
 
 
 def _require_all(plan: IngestPlan, path: Path) -> None:
@@ -415,12 +420,13 @@ def _write_manifest(
     plan: IngestPlan,
     path: Path,
     templates: Mapping[str, store.SplitTemplate],
+    parts: Parts,
     found: Tally,
     duplicates: int,
 ) -> None:
     """Work out digests, labels and partitions from the tables, and write the manifest."""
     records = {
-        name: (part.records[part.good] for part in read_parts(path, plan.table, name))
+        name: (part.records[part.good] for part in parts.of_split(name))
         for name in templates
     }
     manifest.write_manifest(

@@ -10,14 +10,17 @@ failure that may pass; beside that, fsspec's file systems try single requests ag
 
 from __future__ import annotations
 
+import base64
 import copyreg
+import glob
 import importlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 from pipeline.errors import PixsimError, RemoteError, conceal
 
@@ -31,6 +34,8 @@ _HARMLESS_VALUES = ("anon", "browser", "cache", "cloud", "default", "google_defa
                     "false", "none")  # fmt: skip
 _SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "cred", "connection", "auth", "sig")
 _LONG_ENOUGH = 16  # an unknown option of this length may be a key
+_LOCAL, _WEB = ("file", "local"), ("http", "https")
+_QUERY = "params"  # the option of fsspec's web file system that holds the query of its requests
 # Where what stands before an @ is no user, and where a ? is part of a name.
 _NO_USER = ("abfs", "abfss", "az", "adl", "wasb", "wasbs", "git", "github", "hf")
 _NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", "hf", "sftp")
@@ -43,6 +48,7 @@ _FINAL = (
 )  # fmt: skip
 _REFUSED_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 _FINAL_NAMES = (*_REFUSED_NAMES, "EndpointConnectionError", "ConnectTimeoutError")
+_REFUSED_STATUSES, _PASSING_STATUSES = (401, 403), (408, 425, 429)  # of a web server
 
 T = TypeVar("T")
 
@@ -67,19 +73,37 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     RemoteError
         Where the package is missing that opens such a URL, or its options are wrong.
     """
-    if not isinstance(text, str):
+    if isinstance(text, Path):
         return text
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    if not is_url(text):
-        return Path(text)
-    conceal(_secrets_of(text, options or {}))
-    with remote_errors(text):
-        path = importlib.import_module("upath").UPath(text, **dict(options or {}))
+    url, settings = str(text), {**options_of(text), **(options or {})}
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol in _LOCAL:
+        return Path(rest if separator else url)
+    conceal(_secrets_of(url, settings))
+    if protocol in _WEB:
+        url, settings = _bare(url, settings)
+    with remote_errors(url):
+        path = importlib.import_module("upath").UPath(url, **settings)
         _ = path.fs
     # a worker that is sent the path learns what to conceal
     copyreg.pickle(type(path), _reduce)
     return cast(Path, path)
+
+
+def _bare(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Move user, password and query of a web address into its options.
+
+    So the path names a file and nothing else, wherever its name is shown, kept or joined.
+    """
+    protocol, user, rest, query = _parts(url)
+    moved = dict(options)
+    if query:
+        moved[_QUERY] = query
+    if user:
+        basic = base64.b64encode(unquote(user).encode()).decode()
+        conceal([basic])
+        moved["headers"] = {"Authorization": f"Basic {basic}", **moved.get("headers", {})}
+    return f"{protocol}://{rest.removeprefix(user + '@')}", moved
 
 
 def _reduce(path: Any) -> tuple[Callable[..., Path], tuple[str, dict[str, Any]]]:
@@ -133,6 +157,9 @@ def _secret_values(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _secret_values(value)
+        elif name == _QUERY and isinstance(value, str):
+            yield value
+            yield from _assigned(value.split("&"))
         elif isinstance(value, list | tuple):
             yield from _secret_values({f"{name} {place}": item for place, item in enumerate(value)})
         elif isinstance(value, str) and is_url(value):
@@ -182,11 +209,15 @@ def _reason(place: str | Path, error: Exception) -> str:
         extra = _EXTRAS.get(protocol)
         cure = f'pip install "pixsim[{extra}]"' if extra else "install the package that opens it"
         return f"cannot be opened here ({text}); {cure}"
-    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED_NAMES:
+    refused = isinstance(error, PermissionError) or type(error).__name__ in _REFUSED_NAMES
+    if refused or getattr(error, "status", 0) in _REFUSED_STATUSES:
         return f"access was refused ({text}); give storage_options, or credentials by environment"
     if isinstance(error, ValueError | TypeError):
         return f"cannot be opened ({text}); correct the URL or storage_options"
-    return f"does not answer as it should ({type(error).__name__}: {text}); run the command again"
+    return (
+        f"does not answer as it should ({type(error).__name__}: {text}); check the address and the "
+        "network, and run the command again"
+    )
 
 
 def tried(place: str | Path, function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
@@ -201,13 +232,18 @@ def tried(place: str | Path, function: Callable[..., T], *arguments: Any, **keyw
         for number in range(TRIES - 1):
             try:
                 return function(*arguments, **keywords)
-            except _FINAL:
-                raise
             except Exception as error:
-                if type(error).__name__ in _FINAL_NAMES:
+                if _is_final(error):
                     raise
                 time.sleep(FIRST_PAUSE_SECONDS * 2**number)
         return function(*arguments, **keywords)
+
+
+def _is_final(error: Exception) -> bool:
+    """Tell whether an error will be no different the next time."""
+    status = getattr(error, "status", 0)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING_STATUSES
+    return refused or isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
 
 
 def _files(path: Path) -> tuple[Any, str]:
@@ -216,8 +252,8 @@ def _files(path: Path) -> tuple[Any, str]:
     return remote.fs, remote.path.rstrip("/")
 
 
-def options_of(path: Path) -> dict[str, Any]:
-    """Return fsspec's storage options of a path; none for a local one."""
+def options_of(path: str | Path) -> dict[str, Any]:
+    """Return fsspec's storage options of a path; none for a local one, or a text."""
     return dict(getattr(path, "storage_options", {}))
 
 
@@ -274,10 +310,7 @@ def files_below(path: Path) -> list[str]:
 def remove_tree(path: Path) -> None:
     """Remove a file, or a folder with all that is in it, where there is one."""
     if is_remote(path):
-        files, place = _files(path)
-        files.invalidate_cache()
-        if tried(path, files.exists, place):
-            tried(path, files.rm, place, recursive=True)
+        _remove_files(path, list(sizes_below(path)))
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -285,13 +318,34 @@ def remove_tree(path: Path) -> None:
 
 
 def move_tree(path: Path, target: Path) -> None:
-    """Move a folder within its file system."""
+    """Move a folder within its file system.
+
+    A remote one is copied and then removed, file by file: where that is cut short, moving it again
+    completes it.
+    """
     if not is_remote(path):
         path.rename(target)
         return
     files, place = _files(path)
-    tried(path, files.copy, place, _files(target)[1], recursive=True)
-    tried(path, files.rm, place, recursive=True)
+    names, there = list(sizes_below(path)), _files(target)[1]
+    if names:  # as lists, since a folder would be copied into a target that is there
+        old, new = ([f"{folder}/{name}" for name in names] for folder in (place, there))
+        tried(path, files.copy, old, new)
+    _remove_files(path, names)
+
+
+def _remove_files(path: Path, names: list[str]) -> None:
+    """Remove files below a remote folder; the empty name is the path itself."""
+    files, place = _files(path)
+    if glob.escape(place) != place:  # the file system would take it for a pattern
+        for name in names:
+            with suppress(FileNotFoundError):
+                tried(path, files.rm_file, f"{place}/{name}".rstrip("/"))
+    elif names:
+        # gone all the same, where an answer was lost or another did the work
+        with suppress(FileNotFoundError):
+            tried(path, files.rm, place, recursive=True)
+    files.invalidate_cache()
 
 
 def read_bytes(path: Path, start: int | None = None, stop: int | None = None) -> bytes:

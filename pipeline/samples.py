@@ -10,7 +10,7 @@ have no number.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from pipeline.sources import OK, STATUSES, Block
 SAMPLES = "samples.parquet"
 BAD_SAMPLES = "bad_samples.csv"
 SHOWN_ROWS = 20
+KEPT_SAMPLES = 2**20
 _BAD_HEADER = ("split", "sample", "source", "status", "detail")
 
 
@@ -120,14 +121,11 @@ class Part:
         [sample]; label and hash of each.
     status
         [sample]; a place in `STATUSES`.
-    digest
-        Of the records, as written.
     """
 
     partition: Partition
     records: npt.NDArray[Any]
     status: npt.NDArray[np.int64]
-    digest: str
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
@@ -148,13 +146,31 @@ def read_part(path: Path, partition: Partition, whole: bool = False) -> Part:
     columns = tables.read_part(path, None if whole else ["label", "sha256", "status"])
     records = np.empty(len(columns["label"]), SAMPLE_RECORD)
     records["label"], records["sha256"] = columns["label"], columns["sha256"]
-    return Part(partition, records, columns["status"], tables.read_notes(path).get("digest", ""))
+    return Part(partition, records, columns["status"])
 
 
-def read_parts(path: Path, table: PartitionTable, split: str | None = None) -> Iterator[Part]:
-    """Read the tables of all partitions of the store at `path`, or of one split, in order."""
-    for index in range(len(table)) if split is None else table.indices(split):
-        yield read_part(part_path(path, index), table[index])
+class Parts:
+    """The tables of all partitions of a store, kept in memory where the samples are few."""
+
+    def __init__(self, path: Path, table: PartitionTable) -> None:
+        self._path, self._table = path, table
+        self._kept: dict[int, Part] = {}
+        self._keeps = sum(count for _, count, _ in table.splits) <= KEPT_SAMPLES
+
+    def __iter__(self) -> Iterator[Part]:
+        return (self._read(index) for index in range(len(self._table)))
+
+    def of_split(self, split: str) -> Iterator[Part]:
+        """Return the tables of one split, in order."""
+        return (self._read(index) for index in self._table.indices(split))
+
+    def _read(self, index: int) -> Part:
+        part = self._kept.get(index)
+        if part is None:
+            part = read_part(part_path(self._path, index), self._table[index])
+            if self._keeps:
+                self._kept[index] = part
+        return part
 
 
 @dataclass(frozen=True)
@@ -186,11 +202,11 @@ class Tally:
         return {STATUSES[at]: int(n) for at, n in enumerate(whole) if n and at != OK}
 
 
-def tally(path: Path, table: PartitionTable) -> Tally:
+def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
     """Count the samples of a store that is being made by split and status."""
     counts = {name: np.zeros(len(STATUSES), np.int64) for name, _, _ in table.splits}
     good = np.zeros(len(table), np.int64)
-    for part in read_parts(path, table):
+    for part in parts:
         counts[part.partition.split] += np.bincount(part.status, minlength=len(STATUSES))
         good[part.partition.index] = np.count_nonzero(part.good)
     return Tally(counts, good)

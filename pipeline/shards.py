@@ -17,6 +17,7 @@ an offset and a length for each (8 bytes each, little endian), then the crc32c o
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,26 +73,44 @@ class Rows:
 
     def write(self, number: int, values: npt.NDArray[Any]) -> None:
         """Write the rows of file `number`; what a chunk has beyond them is 0."""
-        data = self._encode_shard(values) if self.sharded else self._encode_chunk(values)
-        file = self.path / self._name(number)
+        file, pieces = self.path / self._name(number), self._pieces(values)
         if is_remote(file):
-            put_bytes(file, data)
+            put_bytes(file, b"".join(pieces))
             return
         with storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             aside = file.with_name(file.name + PARTIAL_SUFFIX)
-            aside.write_bytes(data)
+            # piece by piece: to put them together first is a copy, of pages not touched before
+            with aside.open("wb", buffering=0) as target:
+                for piece in pieces:
+                    _write(target, piece)
             aside.replace(file)
 
-    def _encode_chunk(self, values: npt.NDArray[Any]) -> bytes:
-        """Return the bytes of one chunk and their checksum."""
+    def _pieces(self, values: npt.NDArray[Any]) -> Iterator[bytes]:
+        """Yield the bytes of a file: those of the chunks that rows fill, each with its checksum.
+
+        Then, of a shard, the index of all the chunks that it could have, with its checksum.
+        """
+        index = np.full((self.shard // self.chunk, 2), _MISSING, "<u8")
+        place = 0
+        for number, start in enumerate(range(0, len(values), self.chunk)):
+            data = self._encode(values[start : start + self.chunk])
+            yield data
+            yield _checksum(data)
+            index[number] = place, len(data) + _CHECKSUM_BYTES
+            place += len(data) + _CHECKSUM_BYTES
+        if self.sharded:
+            places = index.tobytes()
+            yield places
+            yield _checksum(places)
+
+    def _encode(self, values: npt.NDArray[Any]) -> bytes:
+        """Return the bytes of one chunk."""
         chunk = np.ascontiguousarray(values, self.dtype)
         if len(chunk) < self.chunk:
             chunk = np.zeros((self.chunk, *self.shape[1:]), self.dtype)
             chunk[: len(values)] = values
-        data = bytes(self._codec_for(chunk).encode(chunk))
-        checksum: bytes = google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
-        return data + checksum
+        return bytes(self._codec_for(chunk).encode(chunk))
 
     def _codec_for(self, chunk: npt.NDArray[Any]) -> Blosc:
         """Return the codec, or one that copies where the first part does not get smaller."""
@@ -100,19 +119,6 @@ class Rows:
         if len(part) == len(flat) or len(self.codec.encode(part)) < _SMALLER * part.nbytes:
             return self.codec
         return Blosc(self.codec.cname, 0, self.codec.shuffle, self.codec.blocksize)
-
-    def _encode_shard(self, values: npt.NDArray[Any]) -> bytes:
-        """Return the bytes of the chunks that rows fill, then the index of all there could be."""
-        index = np.full((self.shard // self.chunk, 2), _MISSING, "<u8")
-        parts, place = [], 0
-        for number, start in enumerate(range(0, len(values), self.chunk)):
-            data = self._encode_chunk(values[start : start + self.chunk])
-            index[number] = place, len(data)
-            parts.append(data)
-            place += len(data)
-        places = index.tobytes()
-        checksum = google_crc32c.value(places).to_bytes(_CHECKSUM_BYTES, "little")
-        return b"".join([*parts, places, checksum])
 
     def _name(self, number: int) -> str:
         return "/".join(["c", str(number), *("0" for _ in self.shape[1:])])
@@ -143,7 +149,9 @@ class Rows:
                         f"{self.path}/{name}: this shard is missing, its file is empty"
                     )
                 places = self._places(file)
-                for chunk in range(begin // self.chunk, -(-(begin + len(target)) // self.chunk)):
+                chunks = range(begin // self.chunk, -(-(begin + len(target)) // self.chunk))
+                file.expect([places[chunk] for chunk in chunks])
+                for chunk in chunks:
                     self._read_chunk(file, places[chunk], chunk * self.chunk - begin, target)
         except FileNotFoundError:
             raise DamagedError(f"{self.path}/{name}: this shard is missing") from None
@@ -157,7 +165,9 @@ class Rows:
         length = _ENTRY_BYTES * (self.shard // self.chunk)
         if file.size < length + _CHECKSUM_BYTES:
             raise _ChunkError("the file is shorter than the index of its chunks")
-        index = _checked(file, file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES)
+        place = [file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES]
+        file.expect([place])
+        index = _checked(file, *place)
         return [list(map(int, place)) for place in np.frombuffer(index, "<u8").reshape(-1, 2)]
 
     def _read_chunk(
@@ -177,6 +187,18 @@ class Rows:
         target[first:last] = whole[first - row : last - row]
 
 
+def _checksum(data: bytes) -> bytes:
+    checksum: bytes = google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
+    return checksum
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    """Write all of `data`; one call may write less."""
+    written = file.write(data)
+    while written < len(data):
+        written += file.write(data[written:])
+
+
 class _ChunkError(Exception):
     """A chunk is not what its checksum or its place says."""
 
@@ -186,12 +208,19 @@ class _File(Protocol):
 
     size: int
 
+    def expect(self, places: Sequence[Sequence[int]]) -> None:
+        """Be told of the offset and length of what will be read next."""
+        ...
+
     def read(self, length: int, offset: int) -> bytes: ...
 
 
 class _LocalFile:
     def __init__(self, number: int) -> None:
         self._number, self.size = number, os.fstat(number).st_size
+
+    def expect(self, places: Sequence[Sequence[int]]) -> None:
+        pass
 
     def read(self, length: int, offset: int) -> bytes:
         return os.pread(self._number, length, offset)
@@ -202,13 +231,29 @@ class _RemoteFile:
 
     def __init__(self, path: Path, whole: bool) -> None:
         self._path = path
-        self._data = read_bytes(path) if whole else None
-        self.size = file_size(path) if self._data is None else len(self._data)
+        self._parts = [(0, read_bytes(path))] if whole else []
+        self.size = len(self._parts[0][1]) if whole else file_size(path)
+
+    def expect(self, places: Sequence[Sequence[int]]) -> None:
+        """Read these ranges, unless they are there: as one, where little lies between them."""
+        wanted = [(a, a + n) for a, n in places if a + n <= self.size and not self._holds(a, n)]
+        if not wanted:
+            return
+        first, last = min(a for a, _ in wanted), max(b for _, b in wanted)
+        if last - first <= 2 * sum(b - a for a, b in wanted):
+            wanted = [(first, last)]
+        self._parts = [(start, read_bytes(self._path, start, stop)) for start, stop in wanted]
+
+    def _holds(self, offset: int, length: int) -> bool:
+        return any(
+            start <= offset and offset + length <= start + len(data) for start, data in self._parts
+        )
 
     def read(self, length: int, offset: int) -> bytes:
-        if self._data is not None:
-            return self._data[offset : offset + length]
-        return read_bytes(self._path, offset, offset + length)
+        for start, data in self._parts:
+            if start <= offset and offset + length <= start + len(data):
+                return data[offset - start : offset - start + length]
+        raise _ChunkError("an answer holds fewer bytes than were asked for")
 
 
 @contextmanager

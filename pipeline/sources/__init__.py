@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-
 STATUSES = ("ok", "unreadable", "truncated", "wrong size", "too large", "label unknown")
 OK, UNREADABLE, TRUNCATED, WRONG_SIZE, TOO_LARGE, LABEL_UNKNOWN = range(len(STATUSES))
 
@@ -69,6 +68,8 @@ class Block:
     sizes
         [sample, 2]; int32 width and height of each image before it was brought to one shape. None:
         those of the images.
+    hashes
+        [sample]; the SHA-256 of the pixels of each image, 32 bytes, where reading took it.
     """
 
     images: npt.NDArray[Any]
@@ -76,6 +77,7 @@ class Block:
     origins: Sequence[str]
     problems: Mapping[int, Problem] = field(default_factory=dict)
     sizes: npt.NDArray[np.int32] | None = None
+    hashes: npt.NDArray[np.void] | None = None
 
 
 class Source(Protocol):

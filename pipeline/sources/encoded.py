@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.conversion import Conversion
 from pipeline.decoding import Decoded, decode, probe
-from pipeline.digests import json_digest
+from pipeline.digests import json_digest, sample_hashes
 from pipeline.errors import SourceError
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
@@ -116,9 +117,15 @@ class EncodedSource:
         return dataclasses.replace(self, listing=folder)
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        rows = listing.read_rows(self.listing, split, start, stop)
-        images = np.zeros((len(rows), *self.shape), self.dtype)
+        images = np.empty((stop - start, *self.shape), self.dtype)
+        return self.read_into(images, split, start)
+
+    def read_into(self, images: npt.NDArray[Any], split: str, start: int) -> Block:
+        """Read samples of a split from `start` on into `images`, as many as that has."""
+        rows = listing.read_rows(self.listing, split, start, start + len(images))
         sizes = np.zeros((len(rows), 2), np.int32)
+        # an image is hashed while it is in the processor's cache
+        hashes = np.empty(len(rows), "V32")
         labels, problems = _labels(rows, self.class_names, self.labels_are_codes)
         for place, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
             found = self._decoded(data)
@@ -126,9 +133,13 @@ class EncodedSource:
                 problems[place] = found
             else:
                 images[place], sizes[place] = found.image, (found.width, found.height)
+                hashes[place : place + 1] = sample_hashes(images[place : place + 1])
         for place, problem in problems.items():
             labels[place], sizes[place] = UNLABELLED, (problem.width, problem.height)
-        return Block(images, labels, rows.origin, dict(sorted(problems.items())), sizes)
+            images[place] = 0
+        bad = sorted(problems)
+        hashes[bad] = sample_hashes(images[bad])
+        return Block(images, labels, rows.origin, {n: problems[n] for n in bad}, sizes, hashes)
 
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):

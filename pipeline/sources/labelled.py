@@ -103,7 +103,8 @@ def _dataset(place: _Place | xr.Dataset) -> xr.Dataset:
     with _opened_lock:
         if key not in _opened:
             with _reading(place.title):
-                _opened[key] = place.open_with(xr.open_dataset, group=place.group)
+                group = {} if place.group == _ROOT else {"group": place.group}
+                _opened[key] = place.open_with(xr.open_dataset, **group)
         return _opened[key]
 
 

@@ -45,6 +45,8 @@ from pipeline.sources.arrays import (
 _READ_BYTES = 2**20
 _HEADER_BYTES = 2**14
 _LOCAL_HEADER = struct.Struct("<26xHH")
+_END = struct.Struct("<10xH10x")
+_MANY = 0xFFFF  # the number is elsewhere
 _NAMES_BYTES = 2**26
 _SUFFIX = ".npy"
 _ENCRYPTED = 0x1
@@ -316,8 +318,11 @@ def _add_archive(found: _Found, path: Path, split: str | None, default: str) -> 
     """Open an `.npz` archive and check the content of every array that is used."""
     cursors.close({path})  # the file may be another one than before
     with _reading(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        names = [n.removesuffix(_SUFFIX) for n in archive.namelist() if n.endswith(_SUFFIX)]
-        pairs = _chosen(path, names, split, default)
+        _check_count(path, archive, file)
+        listed = archive.namelist()
+        names = [n.removesuffix(_SUFFIX) for n in listed if n.endswith(_SUFFIX)]
+        others = [n for n in listed if not n.endswith(_SUFFIX)]
+        pairs = _chosen(path, names, others, split, default)
         members = {
             name: _open_member(path, archive, file, name)
             for pair in pairs.values()
@@ -332,8 +337,20 @@ def _add_archive(found: _Found, path: Path, split: str | None, default: str) -> 
             _check_content(archive, name)
 
 
+def _check_count(path: Path, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+    """Raise where damage hides members: zipfile does not count them."""
+    file.seek(-_END.size - len(archive.comment), io.SEEK_END)
+    (count,) = _END.unpack(file.read(_END.size))
+    found = len(archive.infolist())
+    if count not in (found, _MANY):
+        raise SourceError(
+            f"{shown(path)}: lists {found} members, expected {count} by its end record; the file "
+            "is damaged: fetch it again"
+        )
+
+
 def _chosen(
-    path: Path, names: Sequence[str], split: str | None, default: str
+    path: Path, names: Sequence[str], others: Sequence[str], split: str | None, default: str
 ) -> dict[str, tuple[str, str | None]]:
     """Return the pairs of an archive that are wanted: all, or those of one split."""
     pairs = _named_pairs(names, default)
@@ -342,6 +359,14 @@ def _chosen(
             f"{shown(path)}: holds {', '.join(names) or 'nothing'}; expected arrays such as "
             "train_images and train_labels, test_images and test_labels"
         )
+    used = {name for pair in pairs.values() for name in pair} | {"class_names"}
+    others = [*others, *(name for name in names if name not in used)]
+    for images, labels in pairs.values():
+        if labels is None and others:  # one of them may be the labels, under a damaged name
+            raise SourceError(
+                f"{shown(path)}: holds {images} without {_labels_of(images)}, and "
+                f"{', '.join(others)}; name the labels so, or save unlabelled images alone"
+            )
     if split is None:
         return pairs
     if split not in pairs and len(pairs) > 1:

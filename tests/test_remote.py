@@ -1,0 +1,768 @@
+"""Image sets and runs at URLs: the same digests as on a disk, in bad weather too, and no secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import http.server
+import io
+import logging
+import os
+import pickle
+import re
+import socket
+import sys
+import tarfile
+import threading
+import traceback
+import urllib.parse
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from object_store import BUCKET, KEY, SECRET, object_store
+from PIL import Image
+from sources_for_tests import NAMES, Faulty, make_arrays
+
+import pipeline
+from pipeline import chunked, ingest_steps, places, steps
+from pipeline.errors import IncompleteError, PixsimError, RemoteError, SourceError, StoreError
+from pipeline.progress import LogReporter
+from pipeline.sources.arrays import from_arrays
+
+TOKEN = "pixsim/session+token=of&tests"
+QUERY_TOKEN = "query-token-0f-tests"
+PASSWORD = "pa55word/of tests"
+SECRETS = [
+    spelling
+    for secret in (KEY, SECRET, TOKEN, QUERY_TOKEN, PASSWORD)
+    for spelling in (secret, urllib.parse.quote(secret), urllib.parse.quote(secret, safe=""))
+]
+ARRAYS = make_arrays({"train": 21, "test": 9})
+SHARD = 8
+
+
+def found_secrets(text):
+    return sorted({secret for secret in SECRETS if secret in text})
+
+
+class Remote:
+    """A bucket of its own for a test; `url("a")` is a place in it."""
+
+    number = 0
+
+    def __init__(self, weather, options):
+        Remote.number += 1
+        self.weather, self.options = weather, options
+        self.folder = f"{BUCKET}/{Remote.number}"
+        self.files = places.locate(f"s3://{self.folder}", options).fs
+
+    def url(self, name):
+        return f"s3://{self.folder}/{name}"
+
+    def put(self, folder, name):
+        self.files.put(str(folder), f"{self.folder}/{name}", recursive=True)
+        return self.url(name)
+
+    def names(self, place=""):
+        start = len(self.folder) + 1
+        self.files.invalidate_cache()
+        return [name[start:] for name in self.files.find(f"{self.folder}/{place}".rstrip("/"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_credentials_of_this_machine(tmp_path_factory):
+    """Nothing but what a test gives opens anything, and nothing is asked for but the server."""
+    nowhere = tmp_path_factory.mktemp("aws") / "none"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", str(nowhere))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere))
+        patch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The S3 server; at the end no object in it holds a secret."""
+    with object_store() as (weather, given):
+        options = {**given, "token": TOKEN}
+        place = places.locate(f"s3://{BUCKET}", options)
+        place.fs.mkdir(BUCKET)
+        yield weather, options
+        weather.change("ok")
+        for name in place.fs.find(BUCKET):
+            data = place.fs.cat_file(name)
+            text = data.decode("latin-1")
+            if name.endswith(".parquet"):
+                table = pq.read_table(io.BytesIO(data))
+                text += str(table.to_pydict()) + str(table.schema.metadata)
+            assert not found_secrets(text), name
+
+
+@pytest.fixture
+def remote(server, monkeypatch):
+    weather, options = server
+    weather.change("ok")
+    monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0.01)
+    yield Remote(weather, options)
+    weather.change("ok")
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_is_shown(capfd, caplog):
+    """After every test: what was printed and logged holds no secret."""
+    caplog.set_level(logging.INFO)
+    yield
+    printed = capfd.readouterr()
+    assert not found_secrets(printed.out + printed.err + caplog.text)
+
+
+@contextlib.contextmanager
+def refused(kind, match):
+    """Expect an error that tells what to do, and in which no secret is seen."""
+    with pytest.raises(kind, match=match) as caught:
+        yield caught
+    error = caught.value
+    texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
+    again = pickle.loads(pickle.dumps(error))
+    assert not found_secrets("".join([*texts, str(again), repr(again)]))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The image set of `ARRAYS` on a disk."""
+    path = tmp_path_factory.mktemp("local") / "a.zarr"
+    return pipeline.ingest(from_arrays(ARRAYS, NAMES), path, SHARD)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of PNG files: split/class/number.png."""
+    folder = tmp_path_factory.mktemp("pictures") / "set"
+    rng = np.random.default_rng(3)
+    for split, count in {"train": 8, "test": 3}.items():
+        for place, name in enumerate(NAMES):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(60 * place, 60 * place + 90, (6, 4), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def job(images, store, output, **settings):
+    content = {"source": str(images), "store": str(store), "shard": 5}
+    return pipeline.make_job(
+        {"name": "r", "images": content, "output": str(output), "distances": "write", **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def local_run(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return pipeline.run_job(job(pictures, folder / "i.zarr", folder / "run"))
+
+
+# image sets --------------------------------------------------------------------------------------
+
+
+def test_an_image_set_in_a_bucket_is_the_one_on_a_disk(remote, local):
+    url = remote.url("a.zarr")
+    made = pipeline.ingest(from_arrays(ARRAYS, NAMES), url, SHARD, storage_options=remote.options)
+    assert str(made) == url
+    assert pipeline.digest(url, remote.options) == pipeline.digest(local)
+    here, there = pipeline.describe(local), pipeline.describe(url, remote.options)
+    assert there.pop("path") == url
+    assert here.pop("path") != url
+    assert there == here
+    # but for when it was made, what lies there is what lies here
+    assert remote.names("a.zarr") == sorted(
+        f"a.zarr/{path.relative_to(local).as_posix()}" for path in local.rglob("*") if path.is_file()
+    )
+    for name in places.files_below(local):
+        if name != "manifest.json":
+            stored = remote.files.cat_file(f"{remote.folder}/a.zarr/{name}")
+            assert stored == (local / name).read_bytes(), name
+
+
+def test_a_finished_image_set_is_recognised(remote):
+    messages = io.StringIO()
+    for _ in range(2):
+        pipeline.ingest(
+            from_arrays(ARRAYS, NAMES), remote.url("a.zarr"), SHARD,
+            reporter=LogReporter(messages), storage_options=remote.options,
+        )  # fmt: skip
+    assert messages.getvalue().count("is complete already") == 1
+
+
+@pytest.fixture
+def store(remote):
+    url = remote.url("store.zarr")
+    pipeline.ingest(from_arrays(ARRAYS, NAMES), url, SHARD, storage_options=remote.options)
+    return url
+
+
+def test_open_images_and_plain_xarray_read_it(store, remote):
+    for split, (images, labels) in ARRAYS.items():
+        ours = pipeline.open_images(store, split, remote.options)
+        theirs = xr.open_zarr(store, group=split, storage_options=remote.options)
+        for found in (ours, theirs):
+            assert np.array_equal(found["image"].values, images)
+            assert np.array_equal(found["label"].values, labels)
+        assert ours["image"].data.numblocks[0] == -(-len(images) // SHARD)
+        assert np.array_equal(ours["image"][9:11].values, images[9:11])
+        assert not found_secrets(repr(ours) + repr(ours["image"].data.dask) + repr(theirs))
+
+
+def test_a_part_of_a_shard_is_read_by_ranges_and_most_of_it_at_once(remote):
+    path = places.locate(remote.url("large.zarr"), remote.options)
+    values = np.random.default_rng(0).integers(0, 255, (64, 30, 30), np.uint8)
+    chunked.create_group(path, {})
+    dims, chunks, shards = ("sample", "y", "x"), (4, 30, 30), (64, 30, 30)
+    chunked.create_array(path, "image", dims, values.shape, "uint8", chunks, shards)
+    chunked.write_shard(path, "image", 0, 0, values)
+    array = chunked.StoreArray(path, "image")
+    assert np.array_equal(array.samples(7, 9), values[7:9])
+    for start, stop, few in ((40, 41, True), (0, 33, False), (0, 64, False)):
+        remote.weather.requests.clear()
+        assert np.array_equal(array.samples(start, stop), values[start:stop])
+        asked = [(how, part) for how, name, part in remote.weather.requests if "/c/" in name]
+        parts = [part.removeprefix("bytes=").split("-") for how, part in asked if how == "GET"]
+        assert len(parts) == (2 if few else 1)
+        assert all(last for _, last in parts) is few  # the others read to the end
+        if few:
+            assert sum(int(b) - int(a) + 1 for a, b in parts) < values.nbytes / 8
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped"])
+def test_damage_in_a_bucket_is_found(store, remote, damage):
+    name = next(name for name in remote.names("store.zarr") if "/train/image/c/1" in name)
+    place = f"{remote.folder}/{name}"
+    data = bytearray(remote.files.cat_file(place))
+    data[20] ^= 1
+    changed = {"empty": b"", "cut": bytes(data[:-5]), "flipped": bytes(data)}
+    if damage == "missing":
+        remote.files.rm_file(place)
+    else:
+        remote.files.pipe_file(place, changed[damage])
+    opened = pipeline.open_images(store, "train", remote.options)
+    with refused(pipeline.errors.DamagedError, r"train/image.*(missing|cannot be read).*remove"):
+        opened["image"].values
+    with refused(pipeline.errors.DamagedError, "train/image"):
+        pipeline.digest(store, remote.options)
+
+
+def test_an_unfinished_image_set_is_refused_and_completed(remote, local, monkeypatch):
+    url = remote.url("a.zarr")
+    whole = ingest_steps.IngestPartition.__call__
+
+    def call(task, number):
+        if number == 3:
+            raise OSError(5, "the machine was lost")
+        return whole(task, number)
+
+    source = from_arrays(ARRAYS, NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_steps.IngestPartition, "__call__", call)
+        with pytest.raises(OSError, match="machine was lost"):
+            pipeline.ingest(source, url, SHARD, storage_options=remote.options)
+    with refused(IncompleteError, "incomplete"):
+        pipeline.open_images(url, "train", remote.options)
+    pipeline.ingest(source, url, SHARD, storage_options=remote.options)
+    assert pipeline.digest(url, remote.options) == pipeline.digest(local)
+    assert not [name for name in remote.names() if ".work" in name]
+
+
+def test_samples_are_added_in_a_bucket(remote, tmp_path):
+    more = make_arrays({"train": 5, "extra": 4}, seed=5)
+    found = []
+    for place, options in ((tmp_path / "a.zarr", None), (remote.url("a.zarr"), remote.options)):
+        pipeline.ingest(from_arrays(ARRAYS, NAMES), place, SHARD, storage_options=options)
+        for _ in range(2):
+            pipeline.ingest(
+                from_arrays(more, NAMES), place, SHARD, append=True, storage_options=options
+            )
+        found.append(pipeline.digest(place, options))
+        images = pipeline.open_images(place, "train", options)["image"].values
+        assert np.array_equal(images, np.concatenate([ARRAYS["train"][0], more["train"][0]]))
+    assert found[0] == found[1]
+    assert not [name for name in remote.names() if ".append" in name]
+
+
+BAD = {("train", 2), ("train", 9), ("train", 10), ("test", 8)}
+
+
+def test_bad_samples_are_left_out_in_a_bucket(remote, tmp_path):
+    source, found = Faulty(ARRAYS, BAD), []
+    for place, options in ((tmp_path / "a.zarr", None), (remote.url("a.zarr"), remote.options)):
+        with refused(pipeline.errors.BadSamplesError, r"4 of 30 .*bad_samples\.csv"):
+            pipeline.ingest(source, place, SHARD, storage_options=options)
+        pipeline.ingest(source, place, SHARD, max_bad=4, storage_options=options)
+        found.append(pipeline.digest(place, options))
+        for split, (images, labels) in source.good().items():
+            opened = pipeline.open_images(place, split, options)
+            assert np.array_equal(opened["image"].values, images)
+            assert np.array_equal(opened["label"].values, labels)
+            assert len(xr.open_zarr(place, group=split, storage_options=options).image) == len(
+                images
+            )
+    assert found[0] == found[1]
+    assert not [name for name in remote.names() if ".work" in name or "bad_samples" in name]
+
+
+# jobs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cluster", ["threads", "local"])
+def test_a_whole_job_in_a_bucket_is_the_one_on_a_disk(remote, pictures, local_run, cluster, capfd):
+    settings = job(
+        remote.put(pictures, "set"), remote.url("i.zarr"), remote.url("run"),
+        storage_options=remote.options, cluster={"kind": cluster, "workers": 1},
+    )  # fmt: skip
+    messages = io.StringIO()
+    run = pipeline.run_job(settings, LogReporter(messages))
+    assert str(run.path) == remote.url("run")
+    assert pipeline.digest(remote.url("run"), remote.options) == pipeline.digest(local_run.path)
+    assert "is complete already" not in messages.getvalue()
+    pipeline.run_job(settings, LogReporter(messages))
+    assert f"{remote.url('run')} is complete already" in messages.getvalue()
+    assert not found_secrets(messages.getvalue() + capfd.readouterr().err)
+    assert not [name for name in remote.names() if ".work" in name]
+
+
+def test_a_run_in_a_bucket_opens_whole(remote, pictures, local_run):
+    settings = job(
+        remote.put(pictures, "set"), remote.url("i.zarr"), remote.url("run"),
+        storage_options=remote.options,
+    )  # fmt: skip
+    pipeline.run_job(settings)
+    run = pipeline.open_run(remote.url("run"), remote.options)
+    assert run.metrics == local_run.metrics
+    xr.testing.assert_identical(run.distances.load(), local_run.distances.load())
+    xr.testing.assert_identical(run.prototypes.load(), local_run.prototypes.load())
+    assert run.predictions.compute().equals(local_run.predictions.compute())
+    with xr.open_zarr(remote.url("run/distances.zarr"), storage_options=remote.options) as plain:
+        assert plain["distance"].shape == run.distances.shape
+    here, there = pipeline.describe(local_run.path), pipeline.describe(run.path)
+    for key in ("classes", "metrics", "arrays", "rows", "digests"):
+        assert there[key] == here[key]
+    assert there["images"] == remote.url("i.zarr")
+    explained = pipeline.explain(remote.url("run"), "test", 4, remote.options)
+    expected = pipeline.explain(local_run.path, "test", 4)
+    assert np.array_equal(explained.image, expected.image)
+    assert np.array_equal(explained.distances, expected.distances)
+    assert not found_secrets(repr(run) + repr(run.predictions) + repr(run.distances))
+
+
+def test_pictures_are_drawn_of_what_is_in_a_bucket(store, remote, local, tmp_path):
+    pipeline.draw_grid(store, tmp_path / "there.png", "test", remote.options)
+    pipeline.draw_grid(local, tmp_path / "here.png", "test")
+    assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+def test_a_job_that_is_interrupted_goes_on(remote, pictures, local_run, monkeypatch, failing):
+    settings = job(
+        remote.put(pictures, "set"), remote.url("i.zarr"), remote.url("run"),
+        storage_options=remote.options, cluster={"kind": "threads", "workers": 1},
+    )  # fmt: skip
+    whole, done = steps.EvaluatePartition.__call__, []
+
+    def call(task, number):
+        if len(done) == failing:
+            raise KeyboardInterrupt
+        done.append(whole(task, number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.EvaluatePartition, "__call__", call)
+        with refused(pipeline.errors.JobInterruptedError, "is incomplete"):
+            pipeline.run_job(settings)
+    assert not remote.files.exists(f"{remote.folder}/run/manifest.json")
+    with refused(IncompleteError, "incomplete"):
+        pipeline.open_run(remote.url("run"), remote.options)
+    pipeline.run_job(settings)
+    assert pipeline.digest(remote.url("run"), remote.options) == pipeline.digest(local_run.path)
+
+
+def test_a_whole_job_in_memory(pictures, local_run):
+    files = places.locate("memory://pixsim-tests").fs
+    try:
+        files.put(str(pictures), "/pixsim-tests/set", recursive=True)
+        root = "memory://pixsim-tests"
+        run = pipeline.run_job(job(f"{root}/set", f"{root}/i.zarr", f"{root}/run"))
+        assert pipeline.digest(f"{root}/run") == pipeline.digest(local_run.path)
+        assert run.metrics == local_run.metrics
+    finally:
+        files.rm("/pixsim-tests", recursive=True)
+
+
+def test_environment_gives_credentials(remote, local, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", remote.options["endpoint_url"])
+    url = remote.url("a.zarr")
+    pipeline.ingest(from_arrays(ARRAYS, NAMES), url, SHARD)
+    assert pipeline.digest(url) == pipeline.digest(local)
+
+
+# sources -----------------------------------------------------------------------------------------
+
+
+def pack(folder, target, names):
+    with tarfile.open(target, "w") as archive:
+        for name in names:
+            archive.add(folder / name, name)
+
+
+def labelled_files(folder, split):
+    return [
+        (path, NAMES.index(path.parent.name)) for path in sorted((folder / split).rglob("*.png"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def kinds(pictures, tmp_path_factory):
+    """A folder with the same pictures as sources of every kind; kind -> settings."""
+    root = tmp_path_factory.mktemp("kinds")
+    found = {split: labelled_files(pictures, split) for split in ("train", "test")}
+    names = [path.relative_to(pictures).as_posix() for files in found.values() for path, _ in files]
+    pack(pictures, root / "set.tar", names)
+    for part, start in enumerate(range(0, len(found["train"]), 9)):
+        with tarfile.open(root / f"w-{part:04d}.tar", "w") as archive:
+            for number, (path, label) in enumerate(found["train"][start : start + 9]):
+                for suffix, data in (("png", path.read_bytes()), ("cls", f"{label}".encode())):
+                    info = tarfile.TarInfo(f"{start + number:05d}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    for split, files in found.items():
+        columns = {
+            "image": [{"bytes": path.read_bytes(), "path": path.name} for path, _ in files],
+            "label": [label for _, label in files],
+        }
+        pq.write_table(pa.table(columns), root / f"{split}.parquet", row_group_size=10)
+        rows = [f"set/{path.relative_to(pictures).as_posix()},{label}" for path, label in files]
+        (root / f"{split}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    arrays = {
+        f"{split}_{what}": np.array(values)
+        for split, files in found.items()
+        for what, values in {
+            "images": [np.array(Image.open(path)) for path, _ in files],
+            "labels": [label for _, label in files],
+        }.items()
+    }
+    np.savez_compressed(root / "set.npz", **arrays)
+    os.symlink(pictures, root / "set")
+    both = ("train", "test")
+    return root, {
+        "folder": {"source": "{root}/set"},
+        "tar": {"source": "{root}/set.tar"},
+        "webdataset": {"source": "{root}/w-{{0000..0002}}.tar"},
+        "pattern": {"source": "{root}/w-*.tar"},
+        "parquet": {"splits": {split: "{root}/" + split + ".parquet" for split in both}},
+        "list": {"splits": {split: "{root}/" + split + ".csv" for split in both}},
+        "npz": {"source": "{root}/set.npz"},
+    }
+
+
+KINDS = ["folder", "tar", "webdataset", "pattern", "parquet", "list", "npz"]
+
+
+def at(settings, root):
+    """Return the settings of a source for a root."""
+    if isinstance(settings, dict):
+        return {key: at(value, root) for key, value in settings.items()}
+    return settings.format(root=root)
+
+
+@pytest.fixture(scope="module")
+def uploaded(server, kinds):
+    """The root of the sources in the bucket."""
+    there = Remote(*server)
+    return there.put(f"{kinds[0]}/", "kinds")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_in_a_bucket_is_the_one_on_a_disk(kind, kinds, uploaded, remote, tmp_path):
+    root, settings = kinds
+    here = pipeline.ingest(at(settings[kind], root), tmp_path / "here.zarr", 7)
+    images = pipeline.make_images(
+        at(settings[kind], uploaded) | {"storage_options": remote.options}
+    )
+    there = pipeline.ingest(images, tmp_path / "there.zarr", 7)
+    assert pipeline.digest(there) == pipeline.digest(here)
+    source = pipeline.open_source(images)
+    shown = [repr(source), repr(images), str(images.model_dump()), images.model_dump_json()]
+    assert not found_secrets("".join(shown) + repr(dict(source.provenance)))
+    for path in [item for item in there.rglob("*") if item.is_file()]:
+        assert not found_secrets(path.read_bytes().decode("latin-1")), path
+    content = str(pq.read_table(there / "samples.parquet").to_pydict())
+    assert not found_secrets(content)
+
+
+# bad weather -------------------------------------------------------------------------------------
+
+STORMS = {
+    "slow down": [*["ok"] * 6, 503],
+    "internal error": [*["ok"] * 10, 500],
+    "dropped": [*["ok"] * 8, "dropped"],
+    "several at once": [*["ok"] * 30, 503, 503, 500, "dropped", "slow"],
+}
+
+
+@pytest.mark.parametrize("storm", STORMS)
+def test_failures_that_pass_change_nothing(storm, remote, pictures, local_run):
+    images = remote.put(pictures, "set")
+    settings = job(
+        images, remote.url("i.zarr"), remote.url("run"), storage_options=remote.options
+    )  # fmt: skip
+    remote.weather.change(*STORMS[storm])
+    run = pipeline.run_job(settings)
+    assert remote.weather.bad > 10
+    remote.weather.change("ok")
+    assert pipeline.digest(run.path) == pipeline.digest(local_run.path)
+
+
+def test_slow_answers_change_nothing(remote, local):
+    remote.weather.change(*["ok"] * 12, "slow")
+    url = remote.url("a.zarr")
+    pipeline.ingest(from_arrays(ARRAYS, NAMES), url, SHARD, storage_options=remote.options)
+    assert pipeline.digest(url, remote.options) == pipeline.digest(local)
+
+
+def test_leaving_out_bad_samples_and_adding_others_survives_failures(remote, tmp_path):
+    more, found = make_arrays({"train": 5}, seed=5), []
+    for place, options in ((tmp_path / "a.zarr", None), (remote.url("a.zarr"), remote.options)):
+        remote.weather.change(*["ok"] * 9, 503, *["ok"] * 11, "dropped")
+        pipeline.ingest(Faulty(ARRAYS, BAD), place, SHARD, max_bad=4, storage_options=options)
+        pipeline.ingest(
+            from_arrays(more, NAMES), place, SHARD, append=True, storage_options=options
+        )
+        remote.weather.change("ok")
+        found.append(pipeline.digest(place, options))
+    assert found[0] == found[1]
+
+
+def test_failures_that_do_not_pass_end_in_one_error(store, remote):
+    remote.weather.change(503)
+    options = {**remote.options, "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with refused(RemoteError, r"s3://.*store\.zarr.*does not answer.*run the command again"):
+        pipeline.open_images(store, "train", options)
+
+
+# refused -----------------------------------------------------------------------------------------
+
+
+def test_a_missing_bucket_is_named(remote):
+    source = from_arrays(ARRAYS, NAMES)
+    with refused(RemoteError, r"s3://nobody/a\.zarr.*no such place to write to.*does not exist"):
+        pipeline.ingest(source, "s3://nobody/a.zarr", storage_options=remote.options)
+    for function in (pipeline.describe, pipeline.digest, pipeline.open_run):
+        with refused(StoreError, r"s3://nobody/a\.zarr: no such folder"):
+            function("s3://nobody/a.zarr", remote.options)
+
+
+@pytest.mark.parametrize("given", [{"key": "AKIAWRONG"}, {"key": None, "secret": None}])
+def test_refused_access_is_one_error_with_the_cure(store, remote, given):
+    options = {**remote.options, **given}
+    options = {name: value for name, value in options.items() if value is not None}
+    if "secret" not in options:
+        del options["token"]
+    refusal = r"s3://.*: access was refused \(.*\); give storage_options, or credentials"
+    for call in (
+        lambda: pipeline.open_images(store, "train", options),
+        lambda: pipeline.describe(store, options),
+        lambda: pipeline.ingest(
+            from_arrays(ARRAYS, NAMES), remote.url("b.zarr"), storage_options=options
+        ),
+        lambda: pipeline.run_job(
+            job(store, remote.url("i.zarr"), remote.url("r"), storage_options=options)
+        ),
+    ):
+        with refused(RemoteError, refusal):
+            call()
+
+
+def test_a_source_that_refuses_or_is_not_there_is_named(remote, tmp_path):
+    wrong = {**remote.options, "key": "AKIAWRONG"}
+    for options, kind, reason in (
+        (remote.options, pipeline.errors.InputError, "nothing"),
+        (wrong, RemoteError, "access was refused"),
+    ):
+        for name in ("nothing/", "nothing.tar"):
+            images = {"source": remote.url(name), "storage_options": options}
+            with refused(kind, f"s3://.*{reason}"):
+                pipeline.ingest(images, tmp_path / "a.zarr")
+
+
+def test_no_server_at_the_address(remote):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        options = {**remote.options, "endpoint_url": address}
+        with refused(RemoteError, rf"s3://.*does not answer.*{address}.*check the address"):
+            pipeline.describe(remote.url("a.zarr"), options)
+
+
+def test_wrong_options_are_refused(remote):
+    for options in ({"kye": "x"}, {"key": 5, "secret": SECRET}):
+        with refused(RemoteError, "correct the URL or storage_options"):
+            pipeline.describe(remote.url("a.zarr"), remote.options | options)
+
+
+# secrets -----------------------------------------------------------------------------------------
+
+
+def test_no_repr_of_settings_sources_and_tasks_shows_a_secret(remote, pictures, tmp_path):
+    url = remote.put(pictures, "set")
+    settings = job(url, remote.url("i.zarr"), remote.url("run"), storage_options=remote.options)
+    source = pipeline.open_source(settings.images)
+    plan = ingest_steps.plan_source(source, settings.output)
+    task = ingest_steps.IngestPartition(
+        settings.output, source, plan.table, plan.templates, plan.identity
+    )
+    for thing in (settings, settings.images, source, plan, task, settings.output):
+        again = pickle.loads(pickle.dumps(thing)) if thing is not plan else copy.copy(thing)
+        assert not found_secrets(repr(thing) + str(thing) + repr(again))
+    dumped = settings.model_dump_json() + settings.images.model_dump_json()
+    assert not found_secrets(dumped + str(settings.model_dump()))
+    assert pickle.loads(pickle.dumps(settings.output)).storage_options == remote.options
+
+
+def test_a_failing_worker_process_logs_no_secret(remote, pictures, capfd):
+    settings = job(
+        remote.put(pictures, "set"), remote.url("i.zarr"), remote.url("run"),
+        storage_options=remote.options, cluster={"kind": "local", "workers": 1},
+    )  # fmt: skip
+    remote.files.pipe_file(f"{remote.folder}/set/train/{NAMES[0]}/0.png", b"\x89PNG broken")
+    with refused(pipeline.errors.BadSamplesError, "1 of 33 samples"):
+        pipeline.run_job(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setattr(pipeline.ingestion, "write_partitions", _write_partitions_nowhere)
+        with refused(RemoteError, "no such place to write to"):
+            pipeline.ingest(
+                settings.images, remote.url("other.zarr"), cluster=settings.cluster,
+                storage_options=remote.options,
+            )  # fmt: skip
+    printed = capfd.readouterr()
+    assert not found_secrets(printed.out + printed.err)
+
+
+def _write_partitions_nowhere(plan, path, executor, reporter, numbers=None):
+    """Write partitions of which the first fails on its worker, since its bucket is not there."""
+    nowhere = places.locate("s3://nobody/a.zarr", places.options_of(path))
+    ingest_steps.write_partitions(plan, nowhere, executor, reporter, numbers)
+
+
+# the web -----------------------------------------------------------------------------------------
+
+
+class _Web(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and parts of them, to those who know the token or the password."""
+
+    ranges, seen = True, []  # noqa: RUF012 (one list for all requests, on purpose)
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        name, _, query = self.path.partition("?")
+        self.seen.append((self.command, name))
+        token = urllib.parse.parse_qs(query).get("token", [""])[0]
+        if token != QUERY_TOKEN and "Basic" not in self.headers.get("Authorization", ""):
+            self.send_error(403)
+            return
+        file = self.translate_path(name)
+        if not os.path.isfile(file):
+            self.send_error(404)
+            return
+        data = open(file, "rb").read()  # noqa: SIM115
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part and self.ranges:
+            start, stop = int(part[1]), int(part[2] or len(data) - 1) + 1
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+            data = data[start:stop]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Type", "application/octet-stream")
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def web(folder, ranges=True):
+    def handler(*arguments):
+        return type("Web", (_Web,), {"ranges": ranges})(*arguments, directory=str(folder))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(kinds):
+    with web(kinds[0]) as address:
+        yield address
+
+
+@pytest.mark.parametrize("name", ["set.tar", "set.npz", "train.parquet"])
+@pytest.mark.parametrize("secret", ["query", "password"])
+def test_files_of_the_web_are_those_on_a_disk(name, secret, kinds, site, tmp_path):
+    url = f"{site}/{name}?token={QUERY_TOKEN}&x=1"
+    if secret == "password":
+        user = urllib.parse.quote(PASSWORD, safe="")
+        url = f"{site}/{name}".replace("://", f"://somebody:{user}@")
+    settings = pipeline.make_images(url)
+    there = pipeline.ingest(settings, tmp_path / "there.zarr", 7)
+    here = pipeline.ingest(str(kinds[0] / name), tmp_path / "here.zarr", 7)
+    assert pipeline.digest(there) == pipeline.digest(here)
+    described = repr(pipeline.describe(there)) + repr(settings.model_dump_json())
+    assert not found_secrets(described + repr(pipeline.open_source(settings)))
+    for path in [item for item in there.rglob("*") if item.is_file()]:
+        assert not found_secrets(path.read_bytes().decode("latin-1")), path
+
+
+def test_a_listing_that_is_kept_holds_no_secret(site, tmp_path):
+    url = f"{site}/set.tar?token={QUERY_TOKEN}"
+    pipeline.plan_ingest(url, tmp_path / "a.zarr")
+    kept = [path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file()]
+    assert any("listing" in path.parts for path in kept)
+    for path in kept:
+        assert not found_secrets(path.read_bytes().decode("latin-1")), path
+
+
+def test_a_web_server_that_refuses_is_named_at_once(site, tmp_path):
+    for name in ("set.tar", "set.npz", "train.parquet"):
+        _Web.seen.clear()
+        wrong = QUERY_TOKEN[::-1]
+        with refused(PixsimError, f"{site}/{name}") as caught:
+            pipeline.ingest(f"{site}/{name}?token={wrong}", tmp_path / "a.zarr")
+        assert wrong not in "".join(traceback.format_exception(caught.value))
+        assert len(_Web.seen) < 10
+
+
+def test_a_web_server_without_parts_of_files_is_named(kinds, tmp_path):
+    with (
+        web(kinds[0], ranges=False) as address,
+        refused(SourceError, rf"{address}/set\.tar: this server sends whole files"),
+    ):
+        pipeline.ingest(f"{address}/set.tar?token={QUERY_TOKEN}", tmp_path / "a.zarr")
