@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dask.system import CPU_COUNT
 
 from pipeline.config import ClusterSettings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PixsimError
 from pipeline.exact import Int64Array
 from pipeline.memory import machine_memory
 from pipeline.progress import Phase
@@ -96,7 +96,8 @@ class _Task:
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
         boxed = np.empty(1, object)
-        boxed[0] = self.function(self.count - 1 - block_id[0])
+        with _errors_that_travel(self.topic):
+            boxed[0] = self.function(self.count - 1 - block_id[0])
         _tell(self.topic)
         return boxed
 
@@ -118,7 +119,8 @@ class _AddTask:
         total = np.zeros(self.shape, np.int64) if before is None else before
         if self.copies and before is not None:
             total = before.copy()
-        self.function(index, total)
+        with _errors_that_travel(self.topic):
+            self.function(index, total)
         _tell(self.topic)
         return total
 
@@ -129,6 +131,17 @@ class _AddTask:
     def last(self, index: int, before: Int64Array | None = None) -> Int64Array:
         """Add the last partition of a lane, [1, *shape]."""
         return self(index, before)[None]
+
+
+@contextmanager
+def _errors_that_travel(topic: str) -> Iterator[None]:
+    """On a worker, drop what caused an error: it may be of a kind that cannot be sent."""
+    try:
+        yield
+    except PixsimError as error:
+        if topic not in _listeners:
+            error.__cause__ = error.__context__ = None
+        raise
 
 
 def _tell(topic: str) -> None:

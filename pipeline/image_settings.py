@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    PlainValidator,
     PositiveInt,
     field_serializer,
     model_validator,
@@ -82,8 +81,8 @@ def _resize(value: object) -> int | Size | None:
         raise ValueError(f"{error}, or the length of the shorter side") from None
 
 
-Sized = Annotated[Size | None, PlainValidator(_pair)]
-Resized = Annotated[int | Size | None, PlainValidator(_resize)]
+Sized = Annotated[Size | None, BeforeValidator(_pair)]
+Resized = Annotated[int | Size | None, BeforeValidator(_resize)]
 Places = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(one_or_many)]
 
 

@@ -426,8 +426,7 @@ def _write_manifest(
 ) -> None:
     """Work out digests, labels and partitions from the tables, and write the manifest."""
     records = {
-        name: (part.records[part.good] for part in parts.of_split(name))
-        for name in templates
+        name: (part.records[part.good] for part in parts.of_split(name)) for name in templates
     }
     manifest.write_manifest(
         path,

@@ -279,7 +279,7 @@ def default_store(name: str) -> Path:
 def source_name(text: str) -> str:
     """Return a short name of a source: the last part of its path, without suffix or pattern."""
     last = shown(text).rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    stem = re.sub(r"(\.tar)?\.[A-Za-z0-9]+$", "", last) if "." in last[1:] else last
+    stem = re.sub(r"(\.tar)?\.[A-Za-z]\w*$", "", last) if "." in last[1:] else last
     return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
 
 

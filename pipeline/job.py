@@ -30,7 +30,7 @@ from pipeline.classes import ClassSelection
 from pipeline.cluster import Executor, open_executor
 from pipeline.config import JobSettings
 from pipeline.digests import ColumnDigest
-from pipeline.errors import DamagedError, JobInterruptedError
+from pipeline.errors import DamagedError, JobInterruptedError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
 from pipeline.fit import fit
@@ -78,7 +78,7 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
         with open_executor(settings.cluster) as executor:
             images = prepare_images(settings.images, executor, listener, settings.storage_options)
             run_plan(plan_job(settings, images, executor.layout), executor, listener)
-            return Run(settings.output)
+            return Run(settings.output, settings.images.storage_options)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
 
@@ -144,6 +144,8 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     try:
         digest = str(read_json(record)["digest"])
         found = prototypes_digest(results.open_prototypes(path))
+    except RemoteError:
+        raise
     except (OSError, ValueError, KeyError):
         return None
     return digest if found == digest else None

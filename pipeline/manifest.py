@@ -193,7 +193,7 @@ def read_plan(path: Path, kind: str) -> dict[str, Any]:
         raise ConflictError(f"{shown(path)}: this {kind} is finished, there is nothing left to do")
     if not exists(record):
         raise IncompleteError(
-            f"{shown(path)}: was not planned yet, expected a {kind} begun; plan it"
+            f"{shown(path)}: was not begun, expected a planned {kind}; plan it first"
         )
     return _read_record(record, path)
 

@@ -66,8 +66,11 @@ def open_source(
     conversion = make_conversion(settings)
     if kind in _ENCODED:
         return _open_encoded(kind, settings, conversion, listing)
+    wanted = conversion if conversion.describe() else None
+    if kind == "torchvision":  # its images may be of all sizes
+        return _open_torchvision(settings, wanted)
     source = _open_arrays(kind, settings)
-    return ConvertedSource(source, conversion) if conversion.describe() else source
+    return source if wanted is None else ConvertedSource(source, wanted)
 
 
 def release(source: Source) -> None:
@@ -201,15 +204,17 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
         return open_dataset(str(settings.source))
     if kind == "numpy":
         return open_numpy(_places(settings), settings.class_names, settings.split)
-    if kind == "torchvision":
-        reader = importlib.import_module("pipeline.sources.torchvision")
-        name = str(settings.source).removeprefix(TORCHVISION)
-        return cast(
-            Source, reader.open_torchvision(name, _torchvision_roots(name), settings.options)
-        )
     reader = importlib.import_module("pipeline.sources.labelled")
     names = settings.variables, settings.dims, settings.class_names, settings.split
     return cast(Source, reader.open_labelled(_places(settings), *names))
+
+
+def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) -> Source:
+    reader = importlib.import_module("pipeline.sources.torchvision")
+    name = str(settings.source).removeprefix(TORCHVISION)
+    roots = _torchvision_roots(name)
+    opened = reader.open_torchvision(name, roots, settings.options, conversion=conversion)
+    return cast(Source, opened)
 
 
 def _torchvision_roots(name: str) -> list[Path]:

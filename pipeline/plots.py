@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +107,26 @@ def grid_of_prototypes(path: Path) -> Image.Image:
     return image_grid(pictures, names, columns, float(found.attrs["full_scale"]))
 
 
-def draw_grid(path: Path | str, picture: Path, split: str | None = None) -> None:
+def draw_grid(
+    path: Path | str,
+    picture: Path,
+    split: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
     """Draw sample images of an image set, or the prototypes of a run, as a PNG file.
 
     Parameters
     ----------
     path
-        The folder of the store or run.
+        The folder of the store or run, or its URL.
     picture
         The file to write.
     split
         The split of the image set to draw from; default: its first.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
     """
-    folder = locate(path)
+    folder = locate(path, storage_options)
     if manifest.kind_of(folder) == manifest.RUN:
         save_picture(grid_of_prototypes(folder), picture)
         return

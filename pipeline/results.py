@@ -23,7 +23,7 @@ from pipeline.chunked import (
     write_array,
     write_shard,
 )
-from pipeline.errors import DamagedError
+from pipeline.errors import DamagedError, RemoteError
 from pipeline.partitions import CHUNK_BYTES
 from pipeline.places import remove_tree
 from pipeline.schema import (
@@ -135,6 +135,8 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
             name: StoreArray(path, name, _sample_axis(name)).samples(start, stop)
             for name in (DISTANCE.name, *_PER_SAMPLE)
         }
+    except RemoteError:
+        raise  # it may be there all the same
     except OSError as error:
         raise DamagedError(f"{path}: samples {start} to {stop} cannot be read ({error})") from error
 

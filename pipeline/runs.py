@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,18 @@ def part_path(path: Path, index: int) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a finished run."""
+    """The folder of a finished run.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    storage_options
+        fsspec's options for the URL of its image set; default: those of the folder.
+    """
 
     path: Path
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def _folder(self) -> Path:
@@ -82,7 +91,8 @@ class Run:
     @property
     def images(self) -> Path:
         """The image set that the run was made from."""
-        return locate(self.manifest["images"]["path"], options_of(self.path))
+        options = self.storage_options or options_of(self.path)
+        return locate(self.manifest["images"]["path"], options)
 
 
 def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> Run:
@@ -100,7 +110,7 @@ def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     StoreError
         Where the folder is no run, or was never finished.
     """
-    run = Run(locate(path, storage_options))
+    run = Run(locate(path, storage_options), storage_options or {})
     _ = run.manifest
     return run
 

@@ -9,7 +9,9 @@ they are written here, whole files, aside and renamed or put as one object: the 
 0.4 ms, where Zarr takes 4 ms. Whatever looks otherwise is left to Zarr.
 
 600,000 images of 28 x 28 pixels (470 MB), two threads, from the page cache, medians: Zarr 3.1
-276 ms, zarrs 0.2 155 ms, this module 74 ms.
+276 ms, zarrs 0.2 155 ms, this module 74 ms. A shard of 16 MiB written to memory, on two busy cores:
+of noise Zarr 30 ms, this module 9 ms; of handwritten digits Zarr 31 ms, this module 21 ms. In the
+threads that tasks run in, Blosc starts none of its own, and it releases the GIL.
 
 The format is that of the Zarr specification, version 3: a shard is the bytes of its chunks, then
 an offset and a length for each (8 bytes each, little endian), then the crc32c of these.

@@ -1124,6 +1124,9 @@ def write_containers(root: Path, trap: Path) -> list[Case]:
 # Ingesting ---------------------------------------------------------------------------------------
 
 
+MOST_ADDRESSES = 2**33
+
+
 def peak_bytes() -> int:
     """Return the most memory this process held; not what the one that started it did."""
     status = Path("/proc/self/status")
@@ -1137,11 +1140,16 @@ def ingest_all(folder: Path) -> None:
     """Ingest the cases of `cases.json`, and write what became of them into `outcomes.json`."""
     import pipeline
 
+    # what takes all memory must not take that of others
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     outcomes = {}
     cases = json.loads((folder / "cases.json").read_text())
     for case in cases:
         (folder / "now").write_text(case["name"])  # what a crash was at
+        import time
+        began, before = time.perf_counter(), peak_bytes()
         outcomes[case["name"]] = attempt(case, folder / "stores" / f"{case['name']}.zarr")
+        outcomes[case["name"]] |= {"seconds": time.perf_counter() - began, "more": (peak_bytes() - before)/2**20}
     assert pipeline.__version__
     found = {
         "outcomes": outcomes,

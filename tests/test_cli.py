@@ -105,6 +105,77 @@ def test_ingest_and_show_a_store_with_a_grid(tmp_path, monkeypatch, capsys):
         assert min(picture.size) > 300
 
 
+def make_folder(folder, bad=0):
+    """Files in SPLIT/CLASS, 12 good ones and some bad ones."""
+    for number in range(12 + bad):
+        place = folder / ("train" if number % 2 else "test") / "ab"[number % 3 == 0]
+        place.mkdir(parents=True, exist_ok=True)
+        if number < 12:
+            pixels = np.full((5, 4), 20 * number, np.uint8)
+            Image.fromarray(pixels).save(place / f"{number:02}.png")
+        else:
+            (place / f"{number:02}\x1b[2J.png").write_bytes(b"")
+    return folder
+
+
+def test_ingest_lists_bad_samples_and_leaves_them_out_where_it_may(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATA", "data")
+    make_folder(tmp_path / "set", bad=3)
+    assert main(["ingest", "set"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    table, message = captured.err.split("pixsim: ")
+    assert table.count("the file is empty") == 3
+    assert "3 of 15 samples cannot be used (3 unreadable), expected at most 0" in message
+    assert "\x1b" not in captured.err
+    assert "12\\x1b[2J.png" in table
+    assert main(["ingest", "set", "--set", "max_bad=20%"]) == 0
+    assert "left out  3 samples (3 unreadable)" in capsys.readouterr().out
+
+
+def test_ingest_takes_the_images_of_a_job_file_and_overrides(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATA", "data")
+    make_folder(tmp_path / "set")
+    (tmp_path / "job.yml").write_text("images: {source: set, resize: [3, 2]}\nclasses: [a]\n")
+    assert main(["ingest", "job.yml", "-o", "x.zarr"]) == 0
+    assert "3 x 2" in capsys.readouterr().out
+    assert main(["ingest", "job.yml", "-o", "y.zarr", "--set", "resize=4x4", "mode=RGB"]) == 0
+    assert "4 x 4 x 3" in capsys.readouterr().out
+    assert "did you mean 'mode'" in fails(capsys, "ingest", "set", "--set", "mod=L")
+
+
+def test_ingest_runs_in_steps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "set")
+    words = ["ingest", "set", "-o", "x.zarr", "--shard", "2"]
+    assert main([*words, "--only", "plan"]) == 0
+    assert capsys.readouterr().out == "6 partitions to write\n"
+    assert "expected numbers from 0 to 6" in fails(capsys, *words, "--only", "2:1")
+    assert main([*words, "--only", "1:6"]) == 0
+    assert "1 of 6 partitions are not written (0)" in fails(capsys, *words, "--only", "finish")
+    assert main([*words, "--only", "0"]) == 0
+    assert main([*words, "--only", "finish"]) == 0
+    assert "digest    sha256:" in capsys.readouterr().out
+    assert main([*words, "--only", "plan"]) == 0
+    assert capsys.readouterr().out == "finished already\n"
+    for step in ("some", "3:", "-1"):
+        assert "partitions" in fails(capsys, *words, f"--only={step}")
+
+
+def test_ingest_appends(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "set")
+    Image.new("L", (4, 5)).save(make_folder(tmp_path / "more") / "test" / "b" / "x.png")
+    assert main(["ingest", "set", "-o", "x.zarr"]) == 0
+    assert main(["ingest", "more", "-o", "x.zarr", "--append"]) == 0
+    out = capsys.readouterr().out
+    assert "copies    13 samples of others" in out  # the black one is there as well
+    assert main(["digest", "x.zarr"]) == 0
+    assert "no such folder" in fails(capsys, "ingest", "more", "-o", "none.zarr", "--append")
+
+
 def test_ingest_puts_named_sets_below_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIXSIM_DATA", raising=False)

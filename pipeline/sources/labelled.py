@@ -85,7 +85,8 @@ class _Place:
         if not self.is_zarr:
             return opener(self.path.open("rb") if is_remote(self.path) else self.path, **options)
         if not is_remote(self.path):
-            return opener(self.path, engine="zarr", **options)
+            # the folder itself says what is there, sooner than a gathered list that may be absent
+            return opener(self.path, engine="zarr", consolidated=False, **options)
         remote: Any = self.path
         storage = dict(remote.storage_options)
         return opener(str(remote), engine="zarr", storage_options=storage, **options)

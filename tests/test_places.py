@@ -1,0 +1,339 @@
+"""Places of this machine and behind URLs: the same answers from both, and nothing secret in texts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pipeline import errors, files, places
+from pipeline.errors import ConfigError, RemoteError, StoreError
+from pipeline.places import locate, shown
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_concealed(monkeypatch):
+    monkeypatch.setattr(errors, "_secrets", frozenset())
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses between tries, which take no time."""
+    found = []
+    monkeypatch.setattr(places.time, "sleep", found.append)
+    return found
+
+
+def memory():
+    return locate(f"memory://tests-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["here", "there"])
+def folder(request, tmp_path):
+    """A folder with files in it and in folders below, on this machine or a remote one."""
+    path = tmp_path / "folder" if request.param == "here" else memory()
+    for name, data in {"a.bin": b"0123456789", "b/c.txt": b"ccc", "b/d/e": b"", "bb": b"x"}.items():
+        with files.replaced(path / name) as aside:
+            aside.write_bytes(data)
+    yield path
+    places.remove_tree(path)
+
+
+# the same here and there ---------------------------------------------------------------------
+
+
+def test_what_is_there_is_there(folder):
+    for name, is_file, is_folder in (
+        ("a.bin", True, False), ("b", False, True), ("b/d", False, True), ("b/d/e", True, False),
+        ("c", False, False), ("a", False, False), ("b/c", False, False),
+    ):  # fmt: skip
+        assert places.exists(folder / name) is (is_file or is_folder), name
+        assert places.is_folder(folder / name) is is_folder, name
+    assert places.is_folder(folder)
+
+
+def test_a_folder_is_listed(folder):
+    assert places.list_folder(folder) == ["a.bin", "b", "bb"]
+    assert places.list_folder(folder / "b") == ["c.txt", "d"]
+    assert places.list_folder(folder / "nowhere") == []
+    sizes = {"a.bin": 10, "b/c.txt": 3, "b/d/e": 0, "bb": 1}
+    assert places.sizes_below(folder) == sizes
+    assert sorted(places.files_below(folder)) == sorted(sizes)
+    assert places.sizes_below(folder / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(None, None), (0, 4), (3, 7), (4, None), (8, 100), (5, 5), (-3, None)]
+)
+def test_a_range_of_a_file_is_what_python_slices(folder, start, stop):
+    if start is not None and start < 0 and not places.is_remote(folder):
+        pytest.skip("ends of files are read remotely only")
+    assert places.read_bytes(folder / "a.bin", start, stop) == b"0123456789"[start:stop]
+
+
+def test_a_missing_file_is_missing(folder):
+    for read in (places.read_bytes, places.file_size):
+        with pytest.raises(FileNotFoundError):
+            read(folder / "nothing")
+    assert places.file_size(folder / "a.bin") == 10
+
+
+def test_a_tree_is_removed_and_nothing_beside_it(folder):
+    places.remove_tree(folder / "b")
+    assert sorted(places.files_below(folder)) == ["a.bin", "bb"]
+    places.remove_tree(folder / "b")  # it is gone: nothing to do
+    places.remove_tree(folder / "bb")  # a file
+    assert places.files_below(folder) == ["a.bin"]
+
+
+def test_a_tree_is_moved(folder):
+    places.move_tree(folder / "b", folder / "new")
+    assert sorted(places.files_below(folder)) == ["a.bin", "bb", "new/c.txt", "new/d/e"]
+    assert places.read_bytes(folder / "new" / "c.txt") == b"ccc"
+
+
+def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("kept")
+    (tmp_path / "link").symlink_to("real")
+    places.remove_tree(tmp_path / "link")
+    assert not (tmp_path / "link").exists()
+    assert (tmp_path / "real" / "file").read_text() == "kept"
+
+
+def test_json_goes_there_and_back(folder):
+    content = {"name": "Größe 字", "n": [1, -2, 0.1, None, True]}
+    files.write_json(folder / "x.json", content)
+    assert files.read_json(folder / "x.json") == content
+
+
+def test_a_failure_while_writing_leaves_what_was_there(folder):
+    with pytest.raises(ZeroDivisionError), files.replaced(folder / "a.bin") as aside:
+        assert not places.is_remote(aside)
+        aside.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert places.read_bytes(folder / "a.bin") == b"0123456789"
+    assert len(places.files_below(folder)) == 4
+
+
+# which place a text names ----------------------------------------------------------------------
+
+
+def test_texts_and_paths_name_places(tmp_path):
+    assert locate("data/set") == Path("data/set")
+    assert locate(str(tmp_path)) == locate(tmp_path) == locate(f"file://{tmp_path}") == tmp_path
+    assert not places.is_remote(locate("a:b/c"))
+    remote = memory()
+    assert places.is_remote(remote)
+    assert locate(remote) == remote
+    assert remote.absolute() == remote
+
+
+def test_a_place_travels_with_its_options():
+    path = locate("memory://bucket/a", {"skip_instance_cache": True, "label": "x"})
+    again = pickle.loads(pickle.dumps(path / "b"))
+    assert str(again) == "memory://bucket/a/b"
+    assert places.options_of(again) == {"skip_instance_cache": True, "label": "x"}
+    assert hash(again) == hash(path / "b")
+    assert places.options_of(Path("x")) == {}
+
+
+@pytest.mark.parametrize(("protocol", "extra"), [("gs", "gcs"), ("az", "azure")])
+def test_a_missing_package_is_named_with_what_installs_it(protocol, extra, monkeypatch):
+    for name in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RemoteError, match=rf'{protocol}://.*pip install "pixsim\[{extra}\]"'):
+        locate(f"{protocol}://container/a")
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(RemoteError, match="nonsense://a/b"):
+        locate("nonsense://a/b")
+
+
+@pytest.mark.parametrize(("url", "text"), [
+    ("s3://bucket/a/b", "s3://bucket/a/b"),
+    ("s3://bucket/image?.png", "s3://bucket/image?.png"),
+    ("https://user:pass@host:80/a?sig=x&y=z", "https://host:80/a"),
+    ("https://host/a@b/c", "https://host/a@b/c"),
+    ("sftp://user@host/a", "sftp://host/a"),
+    ("abfs://container@account.dfs.core.windows.net/a", "abfs://container@account.dfs.core.windows.net/a"),
+    ("zip://a/b.png::https://u:p@host/x.zip?token=1", "zip://a/b.png::https://host/x.zip"),
+    ("data/what?/a@b", "data/what?/a@b"),
+])  # fmt: skip
+def test_a_place_is_shown_without_user_password_and_query(url, text):
+    assert shown(url) == text
+
+
+# secrets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {"key": SECRET},
+    {"secret": SECRET},
+    {"client_kwargs": {"aws_secret_access_key": SECRET}},
+    {"connection_string": f"AccountName=a;AccountKey={SECRET};EndpointSuffix=b"},
+    {"headers": {"Authorization": f"Bearer {SECRET}"}},
+    {"proxies": [f"http://user:{SECRET.replace('/', '%2F')}@proxy:80"]},
+    {"something_new": SECRET},
+])  # fmt: skip
+def test_what_is_secret_of_options_is_hidden_everywhere(options, tmp_path):
+    path = locate("memory://bucket/a", options)
+    texts = [str(path), repr(path), repr(path / "b"), str(StoreError(f"{path}: {SECRET}"))]
+    texts += [repr(ConfigError(SECRET)), errors.printable(f"a {SECRET} b"), errors.hide(SECRET)]
+    files.write_json(tmp_path / "a.json", {"x": [SECRET, {"y": f"-{SECRET}-"}]})
+    texts.append((tmp_path / "a.json").read_text())
+    encoded = SECRET.replace("/", "%2F").replace("+", "%2B")
+    texts.append(errors.hide(f"https://host/?q={encoded}&r={SECRET}"))
+    for text in texts:
+        assert SECRET not in text
+        assert encoded not in text
+    assert errors.hide("a b") == "a b"
+
+
+def test_what_is_secret_of_a_url_is_hidden_and_its_path_is_bare():
+    url = f"https://somebody:{SECRET.replace('/', '%2F')}@host.example/a/b.zip?X-Amz-Signature=0f1e2d3c"
+    path = locate(url)
+    assert str(path) == "https://host.example/a/b.zip"
+    text = errors.hide(f"{url} {SECRET} 0f1e2d3c somebody")
+    assert not [word for word in (SECRET, "0f1e2d3c", "somebody") if word in text]
+    assert "host.example/a/b.zip" in text
+
+
+def test_harmless_options_and_words_stay_readable(tmp_path):
+    options = {
+        "endpoint_url": "http://127.0.0.1:9000", "anon": False, "token": "anon", "key": "abc",
+        "client_kwargs": {"region_name": "us-east-1", "verify": True}, "secret": "test",
+        "config_kwargs": {"signature_version": "s3v4", "s3": {"addressing_style": "virtual"}},
+    }  # fmt: skip
+    locate("memory://bucket/a?version=1234", options)
+    text = "us-east-1 http://127.0.0.1:9000 anon true abc virtual s3v4 latest tests 1234"
+    assert errors.hide(text) == text
+    assert errors.hide("key test.") == "key ***."  # a short secret, as a whole word
+    # but what is stored must stay what it is: splits are named like that
+    record = {"splits": ["test", "train"], "digest": "0a" * 32}
+    files.write_json(tmp_path / "a.json", record)
+    assert files.read_json(tmp_path / "a.json") == record
+
+
+def test_secrets_are_hidden_with_quotes_and_letters_that_json_spells_otherwise(tmp_path):
+    secret = 'pass"word\\ü-long'
+    locate("memory://bucket/a", {"password": secret})
+    files.write_json(tmp_path / "a.json", {"x": f"a {secret} b"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": "a *** b"}
+    assert errors.hide(json.dumps({"x": secret})) == '{"x": "***"}'
+
+
+def test_a_process_that_is_sent_a_place_hides_its_secrets_too(tmp_path):
+    packed = tmp_path / "place"
+    packed.write_bytes(pickle.dumps(locate("memory://bucket/a", {"secret": SECRET})))
+    script = (
+        "import pickle, pathlib, sys; from pipeline.errors import StoreError;"
+        f"path = pickle.loads(pathlib.Path({str(packed)!r}).read_bytes());"
+        "print(path, repr(path), StoreError(path.storage_options['secret']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(places.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert "memory://bucket/a" in done.stdout, done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert "***" in done.stdout
+
+
+# failures --------------------------------------------------------------------------------------
+
+
+class Answer(Exception):
+    """What libraries for URLs raise: an error with a status."""
+
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(errno.EIO, "io"), ConnectionResetError("reset"), TimeoutError("late"),
+     Answer(500), Answer(503), Answer(429), Answer(408), RuntimeError("?")],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("times", [1, 4])
+def test_what_may_pass_is_tried_again_with_growing_pauses(failure, times, pauses):
+    left = [failure] * times
+
+    def call(value):
+        if left:
+            raise left.pop()
+        return value
+
+    assert places.tried("s3://bucket/a", call, 7) == 7
+    assert len(pauses) == times
+    assert pauses == sorted(pauses)
+    assert len(set(pauses)) == times
+
+
+def test_what_does_not_pass_is_one_error_after_five_tries(pauses):
+    calls = []
+
+    def call():
+        calls.append(1)
+        raise OSError(errno.EIO, "the network is down")
+
+    with pytest.raises(RemoteError, match=r"s3://bucket/a: .*network is down.*run the command"):
+        places.tried("s3://bucket/a", call)
+    assert len(calls) == 5
+    assert len(pauses) == 4
+
+
+@pytest.mark.parametrize(("failure", "kind", "match"), [
+    (FileNotFoundError("a"), FileNotFoundError, "a"),
+    (PermissionError("Forbidden"), RemoteError, r"refused \(Forbidden\); give storage_options"),
+    (Answer(403), RemoteError, "refused"),
+    (Answer(401), RemoteError, "refused"),
+    (Answer(400), RemoteError, "status 400"),
+    (ValueError("bad"), RemoteError, "correct the URL or storage_options"),
+    (ImportError("no s3fs"), RemoteError, r'pip install "pixsim\[s3\]"'),
+    (StoreError("ours"), StoreError, "ours"),
+], ids=repr)  # fmt: skip
+def test_what_will_not_pass_is_not_tried_again(failure, kind, match, pauses):
+    calls = []
+
+    def call():
+        calls.append(1)
+        raise failure
+
+    with pytest.raises(kind, match=match):
+        places.tried("s3://bucket/a", call)
+    assert calls == [1]
+    assert pauses == []
+
+
+def test_an_error_of_a_remote_place_shows_no_cause():
+    with pytest.raises(RemoteError) as caught, places.remote_errors("s3://bucket/a"):
+        raise OSError(errno.EIO, SECRET)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_place_that_cannot_be_written_to_is_named(monkeypatch):
+    path = memory()
+
+    def fail(*_, **__):
+        raise FileNotFoundError("no such bucket")
+
+    monkeypatch.setattr(type(path.fs), "pipe_file", fail)
+    monkeypatch.setattr(type(path.fs), "put_file", fail)
+    with pytest.raises(RemoteError, match="no such place to write to"):
+        files.write_json(path / "a.json", {})
+    with pytest.raises(RemoteError, match="no such place to write to"):
+        places.put_bytes(path / "a", b"")
