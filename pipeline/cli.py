@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.errors import BadSamplesError, InputError, PixsimError, printable
+from pipeline.errors import BadSamplesError, InputError, PixsimError, hide, printable
 
 MAX_ROWS = 20
 
@@ -413,7 +413,7 @@ def _print_bad_samples(error: BadSamplesError) -> None:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), file=sys.stderr, end="")
     print(f"pixsim: {printable(message)}", file=sys.stderr)
     return code
 

@@ -318,7 +318,7 @@ def load_yaml(path: Path) -> Any:
         raise ConfigError(
             f"{path}: no such file; expected a job file such as {_example(path)}"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from pipeline.conversion import Conversion
 from pipeline.decoding_jpeg import MAGIC as JPEG_MAGIC
 from pipeline.decoding_jpeg import open_jpeg
-from pipeline.decoding_parts import Opened, RefusedError, refusal
+from pipeline.decoding_parts import Opened, RefusedError, check_fits, refusal
 from pipeline.decoding_pillow import open_bmp, open_webp
 from pipeline.decoding_png import MAGIC as PNG_MAGIC
 from pipeline.decoding_png import open_png
 from pipeline.decoding_tiff import MAGICS as TIFF_MAGICS
 from pipeline.decoding_tiff import open_tiff
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
+from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 
 Opener = Callable[[bytes, int], Opened]
 
@@ -137,14 +137,9 @@ def _check_output(
     """Raise `RefusedError` where the image comes out too large, or not as expected."""
     header = opened.header
     found = conversion.output(header.shape), header.dtype
-    if expected is not None and found != (tuple(expected[0]), expected[1]):
-        raise RefusedError(
-            WRONG_SIZE,
-            f"has shape {found[0]} and {found[1]}, expected {tuple(expected[0])} and "
-            f"{expected[1]}; resize, crop, pad and mode bring images to one shape",
-            header.width,
-            header.height,
-        )
+    if expected is not None:
+        wanted = tuple(expected[0]), expected[1]
+        check_fits(found, wanted, header.width, header.height)
     height, width = conversion.resized(header.height, header.width)
     if isinstance(conversion.resize, int) and height * width > conversion.max_pixels:
         raise RefusedError(

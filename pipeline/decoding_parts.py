@@ -17,12 +17,12 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
 from pipeline.errors import printable
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 
 LONGEST_DETAIL = 200
+GREYS = ("1", "L", "LA", "La")  # the modes of Pillow of one channel, alpha left out
 ORIENTATIONS = range(1, 9)
 _METADATA = ("exif", "xmp")
-_GREYS = ("1", "L", "LA", "La")
 # What Pillow and libtiff say, in parts, where a file ends too early.
 _ENDED = ("truncated", "end of file", "end-of-file", "only got", "not enough image data")
 
@@ -91,6 +91,23 @@ def check_pixels(width: int, height: int, most: int) -> None:
         )
 
 
+def check_fits(
+    found: tuple[tuple[int, ...], str],
+    expected: tuple[tuple[int, ...], str],
+    width: int,
+    height: int,
+) -> None:
+    """Raise `RefusedError` where the shape and dtype of an image are not those of its set."""
+    if found != expected:
+        raise RefusedError(
+            WRONG_SIZE,
+            f"has shape {found[0]} and {found[1]}, expected {expected[0]} and {expected[1]}; "
+            "resize, crop, pad and mode bring images to one shape",
+            width,
+            height,
+        )
+
+
 def _in_32_bits(width: int, height: int) -> tuple[int, int]:
     """Return a size as tables can hold it: 0 x 0 where it is beyond any image."""
     return (width, height) if max(width, height) < 2**31 else (0, 0)
@@ -148,7 +165,7 @@ def open_pillow(
         Gives its pixels, grey or RGB, before it is turned; default: as Pillow loads them.
     """
     orientation = _orientation(image)
-    channels = 1 if image.mode in _GREYS else 3
+    channels = 1 if image.mode in GREYS else 3
     header = make_header(image.size, channels, "uint8", orientation)
     pixels = load or (lambda: as_grey_or_colour(image, channels))
     return Opened(header, lambda: turned(pixels(), orientation))

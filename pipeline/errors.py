@@ -23,15 +23,15 @@ _secrets: frozenset[str] = frozenset()
 def conceal(values: Iterable[str]) -> None:
     """Remember values, such as keys and passwords, that no text may show."""
     global _secrets
-    found = {value for value in values if len(value) >= _SHORTEST_SECRET}
-    if not found <= _secrets:
-        _secrets |= {spelling for value in found for spelling in _spellings(value)}
+    found = {spelling for value in values for spelling in _spellings(value)}
+    _secrets |= {spelling for spelling in found if len(spelling) >= _SHORTEST_SECRET}
 
 
-def _spellings(value: str) -> tuple[str, ...]:
+def _spellings(value: str) -> set[str]:
     """Return how a value looks in URLs and in JSON too."""
-    encoded = json.dumps(value)[1:-1]
-    return value, quote(value), quote(value, safe=""), quote_plus(value), unquote(value), encoded
+    plain = unquote(value)
+    found = {value, plain, json.dumps(value)[1:-1], json.dumps(plain)[1:-1]}
+    return found | {quote(plain), quote(plain, safe=""), quote_plus(plain)}
 
 
 def hide(text: str) -> str:

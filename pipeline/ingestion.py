@@ -21,14 +21,8 @@ from pipeline.config import ClusterSettings, load_environment, make_images
 from pipeline.datasets import load_catalog
 from pipeline.errors import ConfigError, JobInterruptedError
 from pipeline.image_settings import ImageSettings
-from pipeline.ingest_steps import (
-    IngestPlan,
-    begin,
-    finish,
-    listing_place,
-    plan_source,
-    write_partitions,
-)
+from pipeline.ingest_plan import IngestPlan, plan_source
+from pipeline.ingest_steps import begin, finish, listing_place, write_partitions
 from pipeline.opening import open_source, packed, release
 from pipeline.places import exists, locate, shown
 from pipeline.progress import Reporter, SilentReporter

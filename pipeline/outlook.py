@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import results
 from pipeline.cluster import find_workers
 from pipeline.config import JobSettings
-from pipeline.ingest_steps import expected_content
+from pipeline.ingest_plan import expected_content
 from pipeline.ingestion import find_images, store_place
 from pipeline.manifest import MANIFEST
 from pipeline.opening import open_source, packed, release

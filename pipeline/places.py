@@ -14,12 +14,13 @@ import base64
 import copyreg
 import glob
 import importlib
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import unquote
 
 from pipeline.errors import PixsimError, RemoteError, conceal
@@ -374,6 +375,53 @@ def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
         if "not satisfiable" not in str(error):
             raise
         return b""  # there is nothing there, as at the end of a local file
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file that is read at any place; what fails for a while is tried again."""
+
+    def __init__(self, path: Path) -> None:
+        files, place = _files(path)
+        self._path, self._file = path, tried(path, files.open, place, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(tried(self._path, self._file.seek, offset, whence) or self._file.tell())
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, target: Any) -> int:
+        data = tried(self._path, self._file.read, len(target))
+        target[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file to read it piece by piece.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    RemoteError
+        Where a remote one cannot be opened; reading raises it too.
+    """
+    return (
+        cast(IO[bytes], io.BufferedReader(_RemoteFile(path)))
+        if is_remote(path)
+        else path.open("rb")
+    )
 
 
 def file_size(path: Path) -> int:

@@ -8,7 +8,6 @@ with the command line and with the API, and writes down what became of each.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import csv
 import gzip
@@ -23,11 +22,10 @@ import struct
 import sys
 import tarfile
 import traceback
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -346,6 +344,7 @@ CUT = "truncated"
 LARGE = "too large"
 NO_LABEL = "label unknown"
 NAMES = ("cat", "dog")
+BOMB_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -379,6 +378,7 @@ class Case:
     like: str | None = None
 
 
+@cache
 def small(number: int = 0) -> bytes:
     """Return one of 256 different PNG files of 5 x 6 grey pixels."""
     return saved(picture(6, 5, 1) ^ np.uint8(number), "PNG")
@@ -405,7 +405,7 @@ def write_strange_names(root: Path) -> int:
     for number, name in enumerate(names):
         for folder in (b"plain", name):
             path = os.fsencode(root) + b"/train/" + folder
-            os.makedirs(path, exist_ok=True)
+            Path(os.fsdecode(path)).mkdir(parents=True, exist_ok=True)
             Path(os.fsdecode(path + b"/" + name + b".png")).write_bytes(small(number))
     return 2 * len(names)
 
@@ -441,7 +441,7 @@ def write_specials(root: Path) -> dict[str, str]:
         "socket.png": "is a socket",
         "broken.png": "is a broken link",
         "outside.png": "begins with",
-        "loop.png": "Too many levels of symbolic links",
+        "loop.png": "is a broken link",
         "device.png": "is a device",
         "memory.png": "",
         "empty.png": "",
@@ -502,7 +502,7 @@ def tars() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     huge = pax(size="9" * 30) + tar_of({"train/cat/s.png": b""})
     yield "pax-huge-size.tar", good + huge, 3, {CUT: 1}
     yield "pax-negative-size.tar", good + pax(size="-512") + tar_of(goods(1)), 3, {LOST: 1}
-    yield "pax-size-is-text.tar", good + pax(size="many") + tar_of({}), 3, {CUT: 1}
+    yield "pax-size-is-text.tar", good + pax(size="many") + tar_of({}), 3, {LOST: 1}
     yield "pax-large.tar", good + header("x", 2**40, b"x") + bytes(2**16), 3, {LOST: 1}
     yield "long-name.tar", good + header("x", 2**33, b"L") + bytes(2**16), 3, {LOST: 1}
     for name, raw, status in (
@@ -528,7 +528,12 @@ def tars() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     yield "zip.tar", others_by_name("zip.png"), None, "is no tar archive"
     many = {f"train/{NAMES[n % 2]}/{n:05}.png": small(n % 256) for n in range(10_000)}
     yield "many.tar", tar_of(many), 10_000, {}
-    yield "raw-names.tar", tar_of({f"train/c\udcff/{n}\x1b[2J\n.png": small(n) for n in (1, 2)}), 2, {}
+    yield (
+        "raw-names.tar",
+        tar_of({f"train/c\udcff/{n}\x1b[2J\n.png": small(n) for n in (1, 2)}),
+        2,
+        {},
+    )
     yield from gzipped(whole)
 
 
@@ -545,59 +550,66 @@ def gzipped(whole: bytes) -> Iterator[tuple[str, bytes, int | None, dict[str, in
     yield "crc.tgz", patched(packed, len(packed) - 8, b"\0\0\0\0"), 3, {CUT: 1}
     yield "two.tgz", gzip.compress(whole[:1024]) + gzip.compress(whole[1024:]), 3, {}
     yield "garbage-after.tgz", packed + b"garbage" * 9, 3, {CUT: 1}
-    head = header("train/cat/bomb.png", 2**31) + bytes(1)
-    zeros = zeros_compressed(2**31)
-    bomb = b"".join(
-        (
-            gzip.compress(tar_of(goods(), b"") + head[:512]),
-            b"\x1f\x8b\x08" + bytes(7) + zeros[2:-4] + zero_trailer(2**31),
-            gzip.compress(TAR_END),
-        )
-    )
-    yield "bomb.tgz", bomb, 3, {LARGE: 1}
-    tail = b"\x1f\x8b\x08" + bytes(7) + zeros[2:-4] + bytes(8)
-    yield "bomb-after-end.tgz", packed + tail, 3, {}
+    start = gzip.compress(tar_of(goods(), b"") + header("train/cat/bomb.png", BOMB_BYTES))
+    yield "bomb.tgz", start + zeros_gzipped(BOMB_BYTES) + gzip.compress(TAR_END), 3, {LARGE: 1}
+    yield "bomb-after-end.tgz", packed + zeros_gzipped(BOMB_BYTES), 3, {}
 
 
 @cache
-def zero_trailer(count: int) -> bytes:
-    """Return what ends a gzip member of `count` zeros: their CRC-32 and their number."""
+def zeros_gzipped(count: int) -> bytes:
+    """Return `count` zeros, a multiple of 16 MiB, as a gzip file."""
     checksum, part = 0, bytes(2**24)
     for _ in range(count // len(part)):
         checksum = zlib.crc32(part, checksum)
-    return struct.pack("<2I", checksum, count % 2**32)
+    trailer = struct.pack("<2I", checksum, count % 2**32)
+    return b"\x1f\x8b\x08" + bytes(7) + zeros_compressed(count)[2:-4] + trailer
 
 
-def webdatasets() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
-    """Yield webdataset archives whose third sample has a strange label, as `tars` does."""
-    first = {"0.png": small(0), "0.cls": b"0", "1.png": small(1), "1.cls": b"1"}
-    labels = {
-        "no-cls": {},
-        "cls-empty": {"2.cls": b""},
-        "cls-spaces": {"2.cls": b" \n"},
-        "cls-garbage": {"2.cls": b"\x1b[2J<b>\0"},
-        "cls-below": {"2.cls": b"-2"},
-        "cls-above": {"2.cls": b"2"},
-        "cls-huge": {"2.cls": b"9" * 400},
-        "cls-digits": {"2.cls": b"9" * 60_000},
-        "cls-bytes": {"2.cls": b"\xff\xfe"},
-        "cls-megabyte": {"2.cls": b"a" * 2**20},
-        "json-deep": {"2.json": b"[" * 60_000},
-        "json-deeper": {"2.json": b"[" * 100_000},
-        "json-deep-label": {"2.json": b'{"label":' + b"[" * 20_000 + b"]" * 20_000 + b"}"},
-        "json-invalid": {"2.json": b'{"label":'},
-        "json-digits": {"2.json": b'{"label": ' + b"9" * 5_000 + b"}"},
-        "json-huge": {"2.json": b'{"label": ' + b"9" * 4_000 + b"}"},
-        "json-float": {"2.json": b'{"label": 1e999}'},
-        "json-nan": {"2.json": b'{"label": NaN}'},
-        "json-list": {"2.json": b'{"label": [0]}'},
-        "json-true": {"2.json": b'{"label": true}'},
-        "json-surrogate": {"2.json": b'{"label": "\\ud800"}'},
-        "json-bytes": {"2.json": b'\xff\xfe{"label": 0}'},
+def webdataset() -> bytes:
+    """Return a webdataset archive of two samples and of those with a strange label."""
+    members = {"0.png": small(0), "0.cls": b"0", "1.png": small(1), "1.cls": b"1"}
+    for number, (name, (kind, label)) in enumerate(strange_labels().items(), 2):
+        members[f"{name}.png"] = small(number)
+        members |= {f"{name}.{kind}": label} if kind else {}
+    return tar_of(members)
+
+
+def strange_labels() -> dict[str, tuple[str, bytes]]:
+    """Return the kind and the content of labels by name; those named `text-` are text."""
+    return {
+        "none": ("", b""),
+        "empty": ("cls", b""),
+        "spaces": ("cls", b" \n"),
+        "text-garbage": ("cls", b"\x1b[2J<b>\0"),
+        "text-below": ("cls", b"-2"),
+        "text-above": ("cls", b"2"),
+        "text-huge": ("cls", b"9" * 400),
+        "text-digits": ("cls", b"9" * 60_000),
+        "text-bytes": ("cls", b"\xff\xfe"),
+        "megabyte": ("cls", b"a" * 2**20),
+        "deep": ("json", b"[" * 60_000),
+        "deeper": ("json", b"[" * 100_000),
+        "deep-label": ("json", b'{"label":' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
+        "invalid": ("json", b'{"label":'),
+        "digits": ("json", b'{"label": ' + b"9" * 5_000 + b"}"),
+        "text-number": ("json", b'{"label": ' + b"9" * 4_000 + b"}"),
+        "float": ("json", b'{"label": 1e999}'),
+        "nan": ("json", b'{"label": NaN}'),
+        "list": ("json", b'{"label": [0]}'),
+        "true": ("json", b'{"label": true}'),
+        "text-surrogate": ("json", b'{"label": "\\ud800"}'),
+        "bytes": ("json", b'\xff\xfe{"label": 0}'),
     }
-    for name, label in labels.items():
-        archive = tar_of({**first, "2.png": small(2), **label})
-        yield f"web-{name}.tar", archive, 2, {NO_LABEL: 1}
+
+
+def webdataset_cases(root: Path) -> Iterator[Case]:
+    """Yield the same archive with its classes named, and with labels taken for names."""
+    path, count = root / "web.tar", len(strange_labels())
+    path.write_bytes(webdataset())
+    named = {"class_names": list(NAMES)}
+    yield Case("web-named", str(path), 2, {NO_LABEL: count}, settings=named)
+    texts = sum(name.startswith("text-") for name in strange_labels())
+    yield Case("web", str(path), 2 + texts, {NO_LABEL: count - texts})
 
 
 def archive_cases(root: Path) -> Iterator[Case]:
@@ -606,12 +618,9 @@ def archive_cases(root: Path) -> Iterator[Case]:
         if isinstance(rest, str):
             yield Case(name, str(root / name), error=rest)
         else:
-            yield Case(name, str(root / name), stored, rest)
-    named = {"class_names": list(NAMES)}
-    for name, data, stored, rest in webdatasets():
-        (root / name).write_bytes(data)
-        yield Case(name, str(root / name), stored, rest, settings=named)
-        yield Case(f"{name}-unnamed", str(root / name))
+            once = {"max_bad": "100%"} if name == "bomb.tgz" else {}
+            yield Case(name, str(root / name), stored, rest, settings=once)
+    yield from webdataset_cases(root)
 
 
 # NumPy's files -----------------------------------------------------------------------------------
@@ -669,7 +678,7 @@ def npys(trap: Path) -> Iterator[tuple[str, bytes, str]]:
     yield "overflow.npy", npy_said(says("(4294967296, 4294967296, 4294967296)")), "damaged"
     yield "negative.npy", npy_said(says("(-1, 28, 28)")), "shape"
     yield "shape-is-text.npy", npy_said(says("'many'")), "shape"
-    yield "true.npy", npy_said(says("(True, True, True)"), b"\0"), "shape"
+    yield "true.npy", npy_said(says("(True, True, True)"), b"\0"), "no class names|shape"
     code = f"__import__('os').mkdir({str(trap)!r})"
     yield "code.npy", npy_said(says(code)), "cannot be read"
     yield "code-only.npy", npy_said(code), "cannot be read"
@@ -687,14 +696,14 @@ def npys(trap: Path) -> Iterator[tuple[str, bytes, str]]:
     yield "dates.npy", npy(np.zeros((9, 8, 8), "M8[s]")), "expected"
     yield "one-number.npy", npy(np.uint8(3)), "expected"
     yield "no-rows.npy", npy(np.zeros((9, 0, 8), np.uint8)), ""
-    yield "no-images.npy", npy(np.zeros((0, 8, 8), np.uint8)), "no image"
+    yield "no-images.npy", npy(np.zeros((0, 8, 8), np.uint8)), "no image|no class names"
     yield "not-finite.npy", npy(np.full((4, 8, 8), np.nan)), ""
 
 
 def npzs(trap: Path) -> Iterator[tuple[str, bytes, str]]:
     """Yield names of `.npz` archives, their bytes, and the error."""
     good = arrays()
-    images, labels = good.values()
+    images = good["train_images.npy"]
     for kind, name in ((zipfile.ZIP_STORED, "stored"), (zipfile.ZIP_DEFLATED, "deflated")):
         whole = zip_of(good, kind)
         for place in (400, 2000, 4000):
@@ -703,14 +712,22 @@ def npzs(trap: Path) -> Iterator[tuple[str, bytes, str]]:
         yield f"cut-{name}.npz", whole[:-300], "cannot be read"
     zeros = says("(10, 28, 28)").encode()
     yield "bomb.npz", bomb_zip(npy_said(zeros.decode()), 2**30), "bytes, expected"
-    yield "bomb-says-less.npz", bomb_zip(npy_said(zeros.decode()), 2**30, 10 * 784), "cannot be read"
-    yield "leads-out.npz", zip_of({f"../../{k}": v for k, v in good.items()}), "expected arrays"
-    yield "absolute.npz", zip_of({f"/tmp/{k}": v for k, v in good.items()}), "expected arrays"
+    yield (
+        "bomb-says-less.npz",
+        bomb_zip(npy_said(zeros.decode()), 2**30, 10 * 784),
+        "cannot be read",
+    )
+    yield "leads-out.npz", zip_of({f"../../{k}": v for k, v in good.items()}), "split '../../train'"
+    yield "absolute.npz", zip_of({f"/tmp/{k}": v for k, v in good.items()}), "split '/tmp/train'"
     many = zip_of({f"{n:0200}.npy": b"" for n in range(2_000)})
     yield "many.npz", many, "expected arrays"
     yield "overlap.npz", overlapping(zip_of(good)), "cannot be read"
     yield "encrypted.npz", encrypted(zip_of(good)), "encrypted|password"
-    yield "method.npz", zip_of(good).replace(b"\x14\0\0\0\0\0", b"\x14\0\0\0\x61\0"), "cannot be read"
+    yield (
+        "method.npz",
+        zip_of(good).replace(b"\x14\0\0\0\0\0", b"\x14\0\0\0\x61\0"),
+        "cannot be read",
+    )
     yield "nothing.npz", b"", "cannot be read"
     yield "text.npz", b"no archive" * 99, "cannot be read"
     yield "empty.npz", zip_of({}), "nothing"
@@ -735,7 +752,9 @@ def npzs(trap: Path) -> Iterator[tuple[str, bytes, str]]:
 def bomb_zip(start: bytes, zeros: int, said: int | None = None) -> bytes:
     """Return an archive whose images unpack to `start` and many zeros, and say they have `said`."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH) + zeros_compressed(zeros)[2:-4]
+    packed = (
+        packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH) + zeros_compressed(zeros)[2:-4]
+    )
     data = zip_of({"train_images.npy": b"", **dict([list(arrays(10).items())[1]])})
     size = len(start) + (zeros if said is None else said)
     name = b"train_images.npy"
@@ -811,7 +830,12 @@ def parquets() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     footer = b"PAR1" + struct.pack("<I", 2**31 - 1) + b"PAR1"
     yield "footer-size.parquet", footer, None, "cannot be read as Parquet"
     for part in (0.1, 0.5, 0.9, 0.999):
-        yield f"cut-{part}.parquet", whole[: int(part * len(whole))], None, "cannot be read as Parquet"
+        yield (
+            f"cut-{part}.parquet",
+            whole[: int(part * len(whole))],
+            None,
+            "cannot be read as Parquet",
+        )
     yield "no-columns.parquet", parquet_of(pa.table({"a": [1]})), None, "has no column"
     yield "no-rows.parquet", parquet([], pa.array([], pa.int64())), None, "no samples"
     wrong = parquet([*images[:6], small(8), small(9)], [0, 1, 0, 1, 0, 1, 2, -2])
@@ -828,12 +852,12 @@ def parquets() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     yield "odd.parquet", parquet([*odd, small()], labels), 1, {LOST: len(odd)}
     numbers = pa.table({"image": pa.array([[1, 2]]), "label": [0]})
     yield "numbers.parquet", parquet_of(numbers), None, "list|has no column|expected"
-    zeros = parquet([small(), bytes(2**26)], [0, 1], compression="zstd", row_group_size=1)
+    zeros = parquet([small(), bytes(2**25)], [0, 1], compression="zstd", row_group_size=1)
     yield "bomb.parquet", zeros, 1, {LARGE: 1}
-    # one page of 64 MB that stands for 64 images
-    places = pa.array([0] * 64, pa.int32())
-    same = pa.DictionaryArray.from_arrays(places, pa.array([bytes(2**26)]))
-    table = pa.table({"image": same, "label": [0] * 64})
+    # one page of 32 MiB that stands for 16 images
+    places = pa.array([0] * 16, pa.int32())
+    same = pa.DictionaryArray.from_arrays(places, pa.array([bytes(2**25)]))
+    table = pa.table({"image": same, "label": [0] * 16})
     packed = parquet_of(table, compression="zstd", store_schema=False)
     yield "same-bomb.parquet", packed, None, "none of the first"
 
@@ -865,29 +889,21 @@ def parquet_cases(root: Path) -> Iterator[Case]:
 # Lists -------------------------------------------------------------------------------------------
 
 
+STRANGE_PATHS = (
+    b"../../../../../../etc/passwd", b"/etc/passwd", b"file:///etc/passwd", b"local://etc/passwd",
+    b"simplecache::file:///etc/passwd", b"ftp://127.0.0.1/x.png", b"images/0.png\0.txt", b"images",
+    b"x" * 5_000, b"\x1b[2J\x1b]0;owned\x07", b"\xff\xfe.png", b"12", b'""', b"/dev/zero",
+)  # fmt: skip
+
+
 def lists() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     """Yield names of CSV tables, their bytes, how many samples are stored, and what of the rest."""
     good = b"path,label\nimages/0.png,cat\nimages/1.png,dog\n"
     yield "whole.csv", good, 2, {}
     yield "bom.csv", b"\xef\xbb\xbf" + good, 2, {}
     yield "crlf.csv", good.replace(b"\n", b"\r\n"), 2, {}
-    for name, path in {
-        "away": b"../../../../../../etc/passwd",
-        "absolute": b"/etc/passwd",
-        "file": b"file:///etc/passwd",
-        "local": b"local://etc/passwd",
-        "chained": b"simplecache::file:///etc/passwd",
-        "ftp": b"ftp://127.0.0.1/x.png",
-        "nul": b"images/0.png\0.txt",
-        "folder": b"images",
-        "long": b"x" * 5_000,
-        "escape": b"\x1b[2J\x1b]0;owned\x07",
-        "bytes": b"\xff\xfe.png",
-        "number": b"12",
-        "empty": b'""',
-        "device": b"/dev/zero",
-    }.items():
-        yield f"path-{name}.csv", good + path + b",cat\n", 2, {LOST: 1}
+    bad = [path + b",cat\n" for path in STRANGE_PATHS]
+    yield "paths.csv", good + b"".join(bad), 2, {LOST: len(bad)}
     yield "long-line.csv", good + b"x" * 10**8 + b",cat\n", None, "no proper CSV table"
     yield "long-header.csv", b"x" * 10**7, None, "has no column"
     yield "quotes.csv", good + b'"images/2.png,cat\n' * 9, None, ""
@@ -898,8 +914,8 @@ def lists() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     yield "line-ends.csv", b"\n\n\n", None, "is empty"
     yield "binary.csv", bytes(range(256)) * 9, None, "has no column|CSV"
     yield "numbers.csv", b"path,label\n1,2\n3,4\n", None, "none of the first"
-    yield "two-paths.csv", good.replace(b"label", b"path"), None, "two columns"
-    yield "two-labels.csv", b"path,label,label\nimages/0.png,cat,dog\n", None, "two columns"
+    yield "two-paths.csv", good.replace(b"label", b"path"), None, "has 2 columns"
+    yield "two-labels.csv", b"path,label,label\nimages/0.png,cat,dog\n", None, "has 2 columns"
     yield "labels-bytes.csv", good + b"images/2.png,\xff\xfe\n", 3, {}
 
 
@@ -937,24 +953,18 @@ def idx_sets() -> Iterator[tuple[str, bytes, bytes, int | None, str]]:
         "most": idx(most, most, most),
         "most-packed": gzip.compress(idx(most, most, most)),
         "most-images": idx(most, 1, 1),
-        "four": idx(8, most, most, 4),
         "no-rows": idx(8, 0, 7),
         "dimensions": idx(*[1] * 255),
         "floats": idx(8, 5, 7, content=pixels * 4, kind=0x0D),
         "other": idx(9, 5, 7, content=pixels + bytes(35)),
         "no-images": idx(0, 5, 7),
         "cut-packed": gzip.compress(images)[:-20],
-        "crc": patched(gzip.compress(images), len(gzip.compress(images)) - 8, bytes(4)),
         "flipped": patched(images, 99, bytes((images[99] ^ 1,))),
         "flipped-packed": gzip.compress(patched(images, 99, bytes((images[99] ^ 1,)))),
     }.items():
         yield f"idx-{name}", changed, labels, None, "."
-    many = idx(most, content=codes)
-    yield "idx-most-both", idx(most, most, most), many, None, "."
-    yield "idx-many", idx(most, 5, 7, content=pixels), many, None, "."
     yield "idx-labels", images, idx(8, content=bytes([0] * 7 + [9])), None, ""
-    bomb = b"\x1f\x8b\x08" + bytes(7) + zeros_compressed(2**28)[2:-4] + zero_trailer(2**28)
-    yield "idx-bomb", gzip.compress(images) + bomb, labels, 8, ""
+    yield "idx-bomb", gzip.compress(images) + zeros_gzipped(BOMB_BYTES), labels, 8, ""
 
 
 def idx_cases(root: Path) -> Iterator[Case]:
@@ -1032,7 +1042,7 @@ def zarr_cases(root: Path, trap: Path) -> Iterator[Case]:
     yield case("pickle-compressor.zarr", image(**packer, **trapped) | label(), None)
     yield case("unknown.zarr", image(compressor={"id": "os.system"}) | label(), None)
     yield case("exbibytes.zarr", image(shape=[2**60, 5, 7]) | label(shape=[2**60]), None)
-    yield case("exbibyte-chunk.zarr", image(chunks=[2**60, 5, 7], data=None) | label(), None)
+    yield case("exbibyte-chunk.zarr", image(chunks=[2**60, 5, 7], data=None) | label(), 8)
     yield case("negative.zarr", image(shape=[-8, 5, 7]) | label(), None)
     yield case("shape-is-text.zarr", image(shape="many") | label(), None)
     for name, text_of in {
@@ -1075,10 +1085,14 @@ def job_cases(root: Path) -> Iterator[Case]:
         ("many", 8, None, {**images, "class_names": many}),
         ("twice", None, "two classes named|twice|distinct", {**images, "class_names": ["a", "a"]}),
         ("one", None, "label", {**images, "class_names": ["a"]}),
-        ("folder", None, "cannot be used|can be used", {"source": str(folder), "class_names": html}),
-        ("nowhere", None, "neither", {"source": "\x1b[2J<b>"}),
-        ("pattern", None, "more than", {"source": "x{0..9}" * 9}),
-        ("deep-pattern", None, ".", {"source": "{" * 5_000 + "}" * 5_000}),
+        (
+            "folder",
+            None,
+            "cannot be used|can be used",
+            {"source": str(folder), "class_names": html},
+        ),
+        ("nowhere", None, "nothing matches", {"source": "\x1b[2J<b>"}),
+        ("pattern", None, "more than", {"source": "x{0..1000000}"}),
         ("url", None, ".", {"source": "nothing://\x1b[2J"}),
         ("both", None, "not both", {**images, "splits": {"a": "b"}}),
         ("split", None, "split", {"splits": {"../x": str(folder / "train")}}),
@@ -1086,7 +1100,7 @@ def job_cases(root: Path) -> Iterator[Case]:
         ("store", None, ".", {**images, "resize": [2**31, 1]}),
     ):
         path = root / f"job-{name}.yml"
-        job = {"images": content, "fit": {"split": "train"}}
+        job = {"images": content}
         path.write_text(json.dumps(job))
         yield Case(path.name, str(path), stored, error=error)
     for name, text in {
@@ -1095,7 +1109,7 @@ def job_cases(root: Path) -> Iterator[Case]:
             f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n"
             for a, b in zip("abcdefghi", "bcdefghij", strict=True)
         ) + "images: *j\n",
-        "deep": "images: " + "[" * 5_000,
+        "deep": "images: " + "[" * 1_000,
         "nothing": "",
         "bytes": "images: \x00",
     }.items():  # fmt: skip
@@ -1146,10 +1160,7 @@ def ingest_all(folder: Path) -> None:
     cases = json.loads((folder / "cases.json").read_text())
     for case in cases:
         (folder / "now").write_text(case["name"])  # what a crash was at
-        import time
-        began, before = time.perf_counter(), peak_bytes()
         outcomes[case["name"]] = attempt(case, folder / "stores" / f"{case['name']}.zarr")
-        outcomes[case["name"]] |= {"seconds": time.perf_counter() - began, "more": (peak_bytes() - before)/2**20}
     assert pipeline.__version__
     found = {
         "outcomes": outcomes,
@@ -1160,23 +1171,25 @@ def ingest_all(folder: Path) -> None:
 
 
 def attempt(case: dict[str, Any], store: Path) -> dict[str, Any]:
-    """Ingest one case by the command line, then by the API with everything bad allowed."""
+    """Ingest one case by the command line; then, where samples are bad, by the API without them."""
     from pipeline import ingest
     from pipeline.config import load_images
     from pipeline.errors import PixsimError
 
     outcome = by_command_line(case, store)
     bad = store / "bad_samples.csv"
-    if bad.exists():
-        with bad.open(encoding="utf-8", newline="") as file:
-            outcome["listed"] = list(csv.DictReader(file))
     try:
-        is_job = case["source"].endswith(".yml")
-        images: Any = {"source": case["source"], **case["settings"], "max_bad": "100%"}
-        images = load_images(Path(case["source"]), ["max_bad=100%"]) if is_job else images
-        outcome["store"] = stored(ingest(images, store))
+        if bad.exists():
+            with bad.open(encoding="utf-8", newline="") as file:
+                outcome["listed"] = list(csv.DictReader(file))
+            is_job = case["source"].endswith(".yml")
+            images: Any = {"source": case["source"], **case["settings"], "max_bad": "100%"}
+            images = load_images(Path(case["source"]), ["max_bad=100%"]) if is_job else images
+            ingest(images, store)
+        if "listed" in outcome or outcome.get("code") == 0:
+            outcome["store"] = stored(store)
     except PixsimError as error:
-        outcome["error"] = [type(error).__name__, str(error)]
+        outcome["error"] = str(error)
     except BaseException:
         outcome["crash"] = traceback.format_exc()
     return outcome
@@ -1186,7 +1199,13 @@ def by_command_line(case: dict[str, Any], store: Path) -> dict[str, Any]:
     from pipeline.cli import main
 
     settings = [f"{key}={json.dumps(value)}" for key, value in case["settings"].items()]
-    words = ["ingest", case["source"], "-o", str(store), *(["--set", *settings] if settings else [])]
+    words = [
+        "ingest",
+        case["source"],
+        "-o",
+        str(store),
+        *(["--set", *settings] if settings else []),
+    ]
     out, err = io.StringIO(), io.StringIO()
     outcome: dict[str, Any] = {}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

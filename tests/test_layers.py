@@ -20,31 +20,33 @@ LAYERS = """
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
     sources.encoded sources.folder sources.tar sources.parquet sources.lists
-    sources.arrays converted packing sources.numpy_files sources.idx sources.labelled
-    sources.torchvision datasets
-    shards chunked store content results tables
+    sources.arrays converted packing sources.parts sources.stored_arrays sources.numpy_splits
+    sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
+    sources.labelled
+    sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
+    shards objects chunked store content results tables
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
-    cluster opening samples duplicates compaction ingest_steps appending ingestion
+    cluster opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
     runs footprint plan fit steps job
     outlook description explanation plots demo terminal cli
 """
 ORDER = LAYERS.split()
 
 ONLY_IN = {
-    "zarr": {"chunked"},
+    "zarr": {"chunked", "objects"},
     "pyarrow": {
         "tables", "sources.columns", "sources.listing", "sources.lists", "sources.parquet",
     },  # fmt: skip
     "torch": {"kernels.torch"},
-    "torchvision": {"sources.torchvision"},
+    "torchvision": {"sources.torchvision", "sources.torchvision_classes"},
     "numba": {"kernels.cpu", "kernels.vectors"},
     "llvmlite": {"kernels.vectors"},
     "numcodecs": {"shards"},
     "google_crc32c": {"shards"},
     "PIL": {
         "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
-        "decoding_tiff", "sources.torchvision", "plots",
+        "decoding_tiff", "sources.torchvision_splits", "plots",
     },  # fmt: skip
     "cyclopts": {"cli"},
 }

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import InputError, LabelError, ShapeError, SourceError
 from pipeline.places import locate
-from pipeline.sources import numpy_files
+from pipeline.sources import stored_arrays
 from pipeline.sources.numpy_files import open_numpy, read_npz
 
 NAMES = ("cat", "dog", "emu")
@@ -323,13 +323,13 @@ def test_partitions_in_order_inflate_a_member_once(tmp_path, monkeypatch):
     write_large(tmp_path / "a.npz", zipfile.ZIP_DEFLATED, 40, 8)
     source = read_npz(tmp_path / "a.npz")
     opened = []
-    plain = numpy_files._MemberStream
+    plain = stored_arrays._MemberStream
 
     def counted(*arguments):
         opened.append(arguments)
         return plain(*arguments)
 
-    monkeypatch.setattr(numpy_files, "_MemberStream", counted)
+    monkeypatch.setattr(stored_arrays, "_MemberStream", counted)
     for start in range(0, 40, 4):
         source.read("train", start, start + 4)
     assert len(opened) == 2  # images and labels
@@ -446,7 +446,7 @@ def test_a_missing_or_unknown_file_is_refused(tmp_path, name):
 
 
 def test_an_empty_folder_and_no_file_at_all_are_refused(tmp_path):
-    with pytest.raises(SourceError, match="expected one at least"):
+    with pytest.raises(SourceError, match=r"has no file ending in \.npz, \.npy"):
         open_numpy({None: [tmp_path]})
     with pytest.raises(SourceError, match="expected one at least"):
         open_numpy({})

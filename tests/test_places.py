@@ -1,4 +1,4 @@
-"""Places of this machine and behind URLs: the same answers from both, and nothing secret in texts."""
+"""Places of this machine and behind URLs: the same answers from both, and no secret in texts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from pipeline import errors, files, places
 from pipeline.errors import ConfigError, RemoteError, StoreError
@@ -117,10 +118,15 @@ def test_json_goes_there_and_back(folder):
 
 
 def test_a_failure_while_writing_leaves_what_was_there(folder):
-    with pytest.raises(ZeroDivisionError), files.replaced(folder / "a.bin") as aside:
-        assert not places.is_remote(aside)
-        aside.write_bytes(b"half")
-        raise ZeroDivisionError
+
+    def write_half():
+        with files.replaced(folder / "a.bin") as aside:
+            assert not places.is_remote(aside)
+            aside.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert places.read_bytes(folder / "a.bin") == b"0123456789"
     assert len(places.files_below(folder)) == 4
 
@@ -201,7 +207,8 @@ def test_what_is_secret_of_options_is_hidden_everywhere(options, tmp_path):
 
 
 def test_what_is_secret_of_a_url_is_hidden_and_its_path_is_bare():
-    url = f"https://somebody:{SECRET.replace('/', '%2F')}@host.example/a/b.zip?X-Amz-Signature=0f1e2d3c"
+    password = SECRET.replace("/", "%2F")
+    url = f"https://somebody:{password}@host.example/a/b.zip?X-Amz-Signature=0f1e2d3c"
     path = locate(url)
     assert str(path) == "https://host.example/a/b.zip"
     text = errors.hide(f"{url} {SECRET} 0f1e2d3c somebody")
@@ -337,3 +344,105 @@ def test_a_place_that_cannot_be_written_to_is_named(monkeypatch):
         files.write_json(path / "a.json", {})
     with pytest.raises(RemoteError, match="no such place to write to"):
         places.put_bytes(path / "a", b"")
+
+
+# what only remote places have ------------------------------------------------------------------
+
+
+def put(path, data=b"data"):
+    with files.replaced(path) as aside:
+        aside.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["b", "b*", "[b]", "b?"])
+def test_a_folder_that_looks_like_a_pattern_is_a_folder(folder, name):
+    names = ("b", "b*", "[b]", "b?")
+    for other in names:
+        put(folder / other / "c" / "x")
+    places.remove_tree(folder / name)
+    left = {path.partition("/")[0] for path in places.files_below(folder)}
+    assert left == {*names, "a.bin", "bb"} - {name}
+    places.move_tree(folder / "bb", folder / f"{name} moved")
+    assert places.read_bytes(folder / f"{name} moved") == b"x"
+
+
+@pytest.mark.parametrize("name", ["a", "[a]"])
+def test_a_move_that_was_cut_short_is_completed(name):
+    root = memory()
+    for path in ("x", "c/y"):
+        put(root / name / path, path.encode())
+    put(root / "new" / "x", b"x")  # copied, and not yet removed
+    places.move_tree(root / name, root / "new")
+    assert sorted(places.files_below(root)) == ["new/c/y", "new/x"]
+    assert places.read_bytes(root / "new" / "c" / "y") == b"c/y"
+
+
+def test_files_are_copied_from_anywhere_to_anywhere(folder, tmp_path):
+    data = bytes(range(256))
+    put(tmp_path / "x", data)
+    files.copy_file(tmp_path / "x", folder / "new" / "y")
+    files.copy_file(folder / "new" / "y", folder / "z")
+    files.copy_file(folder / "z", tmp_path / "z")
+    assert places.read_bytes(folder / "z") == (tmp_path / "z").read_bytes() == data
+
+
+def test_a_path_that_the_user_made_is_taken_with_its_options():
+    path = locate(UPath("memory://bucket/a", secret=SECRET, label="x"), {"label": "y"})
+    assert str(path) == "memory://bucket/a"
+    assert places.options_of(path) == {"secret": SECRET, "label": "y"}
+    assert errors.hide(SECRET) == "***"
+
+
+def test_query_and_password_of_a_web_address_open_it_as_options():
+    path = locate("https://me:p%40ss@host:81/x.tar.gz?sig=a%2Fb&n=1", {"headers": {"A": "b"}})
+    assert (str(path), path.name, path.suffix) == ("https://host:81/x.tar.gz", "x.tar.gz", ".gz")
+    assert places.options_of(path) == {
+        "params": "sig=a%2Fb&n=1", "headers": {"Authorization": "Basic bWU6cEBzcw==", "A": "b"},
+    }  # fmt: skip
+    again = pickle.loads(pickle.dumps(path.parent / "y"))
+    assert str(again) == "https://host:81/y"
+    assert places.options_of(again) == places.options_of(path)
+    assert "bWU6cEBzcw==" not in errors.hide("Basic bWU6cEBzcw==")
+
+
+def test_an_open_file_is_read_at_any_place(folder):
+    put(folder / "x", bytes(range(256)) * 1000)
+    with places.open_binary(folder / "x") as file:
+        assert file.read(3) == b"\x00\x01\x02"
+        assert file.seek(-2, 2) == file.tell() == 255_998
+        assert file.read() == b"\xfe\xff"
+        assert file.seek(256) == 256
+        assert file.read() == bytes(range(256)) * 999
+        assert file.read() == b""
+    assert file.closed
+    with pytest.raises(FileNotFoundError):
+        places.open_binary(folder / "nothing")
+
+
+def test_an_open_file_is_tried_again_and_fails_as_one_error(pauses):
+    path = memory() / "x"
+    put(path, b"0123456789")
+    failures = [Answer(503), OSError(errno.EIO, "io")]
+
+    class Weather:
+        """A file that fails now and then."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def read(self, size):
+            if failures:
+                raise failures.pop()
+            return self.file.read(size)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    file = places._RemoteFile(path)
+    file._file = Weather(file._file)
+    assert file.read(4) == b"0123"
+    assert len(pauses) == 2
+    failures[:] = [Answer(403)]
+    with pytest.raises(RemoteError, match=r"memory://.*access was refused"):
+        file.read(4)
+    assert file.read() == b"456789"

@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import TRUNCATED, UNREADABLE, WRONG_SIZE, torchvision
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
+from pipeline.sources.torchvision_splits import open_split, pixels_of
 
 
 @pytest.fixture
@@ -293,7 +294,7 @@ def test_a_conversion_brings_images_to_one_shape(folder):
 def test_images_of_every_mode_become_grey_or_rgb(folder, mode, shape):
     image = Image.fromarray(folder[1][0])
     converted = (image.convert("I") if mode == "I;16" else image).convert(mode)
-    found = torchvision._pixels(converted)
+    found = pixels_of(converted)
     assert found.shape == shape
     assert found.dtype == (np.uint16 if mode == "I;16" else np.uint8)
     if mode in ("RGB", "RGBA"):
@@ -425,8 +426,8 @@ def test_arrays_in_memory_are_used_only_where_they_are_what_is_given(reader, tmp
             return Image.fromarray(np.ascontiguousarray(image)), self.targets[index]
 
     for turned in (False, True):
-        opened = torchvision._construct(Plain, tmp_path, {"turned": turned})
+        opened = open_split(Plain(turned))
         assert (opened.images is None) == turned
-        image, code = torchvision._item(opened, 0)
+        image, code = opened.sample(0)
         assert image[0, 0] == (8 if turned else 0)
         assert code == 1

@@ -33,11 +33,15 @@ def choose(
     Raises
     ------
     ConfigError
-        Where the column wanted is not there.
+        Where the column wanted is not there, or there are two of its name.
     """
     column = (wanted or {}).get(role)
     if column is None:
-        return next((name for name in usual if name in names), None)
+        column = next((name for name in usual if name in names), None)
+    if column is None:
+        return None
+    if names.count(column) > 1:
+        raise ConfigError(f"{title}: has {names.count(column)} columns '{column}'; rename them")
     if column not in names:
         raise ConfigError(
             f"{title}: has no column '{column}' for the {role}; {nearest(column, names)}"
@@ -54,12 +58,18 @@ def opened(path: Path) -> Iterator[Any]:
     except PixsimError:
         raise
     except pa.ArrowException as error:
-        raise SourceError(
-            f"{shown(path)}: cannot be read as Parquet ({error}); correct the name, or fetch it "
-            "again"
-        ) from None
+        raise _no_parquet(path, error) from None
     except OSError as error:
+        if error.errno is None and not is_remote(path):  # not of the system, but of pyarrow
+            raise _no_parquet(path, error) from None
         raise failed(path, error) from None
+
+
+def _no_parquet(path: Path, error: Exception) -> SourceError:
+    reason = " ".join(str(error).split())
+    return SourceError(
+        f"{shown(path)}: cannot be read as Parquet ({reason}); correct the name, or fetch it again"
+    )
 
 
 def open_parquet(path: Path) -> Any:

@@ -34,7 +34,8 @@ _PROBED_AT_ONCE = 64
 _MOST_PROBED = 4096
 _REASONS = 3
 _SHOWN_CLASSES = 20
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_SHOWN_LABEL = 100
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # longer ones are text: no code is so large
 
 
 class Fetcher(Protocol):
@@ -244,6 +245,7 @@ def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Pro
         return _codes(class_names)[label]
     if _INTEGER.fullmatch(label) and UNLABELLED <= int(label) < len(class_names):
         return int(label)
+    label = label if len(label) <= _SHOWN_LABEL else f"{label[:_SHOWN_LABEL]}..."
     known = nearest(label, class_names[:_SHOWN_CLASSES])
     return Problem(
         LABEL_UNKNOWN,

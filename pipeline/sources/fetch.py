@@ -95,6 +95,8 @@ def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
             if status.st_size > most:
                 return too_large(status.st_size, most)
             data = file.read(most + 1)
+    except ValueError as error:  # the name holds a NUL
+        return unreadable(error)
     except OSError as error:
         return problem_of(error, root)
     return too_large(len(data), most) if len(data) > most else data

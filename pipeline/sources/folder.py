@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import SourceError
+from pipeline.errors import PixsimError, SourceError
 from pipeline.places import is_remote, shown, tried
 from pipeline.sources import UNREADABLE
 from pipeline.sources.fetch import (
@@ -118,16 +118,25 @@ def _walked_local(
                 if is_hidden(entry.name):
                     continue
                 name = folder + b"/" + entry.name if folder else entry.name
-                if entry.is_dir():
+                if _is_folder(entry):
                     yield from _walked_local(root, name, (*above, identity), notes)
                 elif is_image(entry.name):
                     yield _member(entry, name)
                 else:
                     notes.ignored[suffix_of(entry.name)] += 1
+    except PixsimError:  # of a folder below
+        raise
     except OSError as error:
         raise SourceError(
             f"{os.fsdecode(path)}: cannot be listed: {error.strerror}; make it readable"
         ) from error
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself; what it is, is asked for once more
+        return False
 
 
 def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:

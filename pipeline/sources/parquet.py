@@ -45,7 +45,7 @@ from pipeline.sources.layout import files_in, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 
 IMAGE_COLUMNS = ("image", "img")
-_ROWS_AT_ONCE = 16
+_ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 
 
 def holds_images(path: Path, columns: Mapping[str, str] | None = None) -> bool:

@@ -117,15 +117,18 @@ class _Stream:
         return self._place
 
     def peek(self, size: int) -> bytes:
-        while len(self._peeked) < size and not self.broken:
+        parts, missing = [self._peeked], size - len(self._peeked)
+        while missing > 0 and not self.broken:
             try:
-                more = self._raw.read(size - len(self._peeked))
+                more = self._raw.read(missing)
             except _BROKEN as error:
                 self.broken = str(error) or type(error).__name__
                 break
             if not more:
                 break
-            self._peeked += more
+            parts.append(more)
+            missing -= len(more)
+        self._peeked = b"".join(parts)
         return self._peeked[:size]
 
     def read(self, size: int) -> bytes:
@@ -139,8 +142,10 @@ class _Stream:
     def advance(self, place: int) -> bool:
         """Go forward to `place`; tell whether the stream goes so far."""
         if self._total is not None and place > self._place:
-            self._raw.seek(place)
-            self._peeked, self._place = b"", place
+            # a size may be more than a file can have
+            self._place = min(place, self._total)
+            self._raw.seek(self._place)
+            self._peeked = b""
             return place <= self._total
         while self._place < place:
             if not self.read(min(_READ_BYTES, place - self._place)):
@@ -266,7 +271,7 @@ def _cut(entry: Entry | None, stream: _Stream) -> Entry:
     if entry is None or entry.content is not None:
         return _lost(stream, stream.tell(), "a member is cut off")
     detail = f"the archive is truncated within it ({stream.broken or 'it ends'}); fetch it again"
-    return entry._replace(problem=Problem(TRUNCATED, detail))
+    return entry._replace(size=0, problem=Problem(TRUNCATED, detail))
 
 
 def _entry(member: tarfile.TarInfo, stream: _Stream, notes: Notes) -> Entry | None:
@@ -346,7 +351,8 @@ def _label(sample: _Sample) -> tuple[str | None, str | None]:
     found = content if isinstance(content, dict) else {}
     value = next((found[name] for name in _JSON_LABELS if name in found), None)
     if isinstance(value, str | int) and not isinstance(value, bool):
-        return str(value), None
+        # JSON may hold halves of characters, which no table can
+        return as_text(str(value).encode("utf-8", "surrogatepass")), None
     return None, f"its .json member has no text or number under {', '.join(_JSON_LABELS)}"
 
 

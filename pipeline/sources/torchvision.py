@@ -1,61 +1,48 @@
 """The data sets of torchvision, by name: looked for, else downloaded; read image by image.
 
-Any class that gives images with one whole number as target can be used. Its splits and options are
-read from its signature. The files are checked as torchvision checks them.
+Any class that gives images with one whole number as target can be used. The files are checked as
+torchvision checks them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import os
-import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torchvision import datasets
 
 from pipeline.conversion import Conversion
-from pipeline.digests import array_digest
+from pipeline.decoding_parts import RefusedError, check_fits
 from pipeline.errors import ConfigError, InputError, ShapeError, SourceError
-from pipeline.settings import nearest
-from pipeline.sources import (
-    TOO_LARGE,
-    TRUNCATED,
-    UNREADABLE,
-    WRONG_SIZE,
-    Block,
-    Problem,
-    SplitInfo,
-)
+from pipeline.schema import UNLABELLED
+from pipeline.sources import WRONG_SIZE, Block, Problem, SplitInfo
 from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
+from pipeline.sources.kept import Kept
+from pipeline.sources.torchvision_classes import (
+    OPEN_ERRORS,
+    check_options,
+    construct,
+    find_class,
+    is_about_a_value,
+    one_line,
+    parameters_of,
+    split_arguments,
+)
+from pipeline.sources.torchvision_splits import OpenedSplit, describe_content, open_split
 
 _TIMEOUT_SECONDS = 30.0
 _REASON_CHARACTERS = 120
-_DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError)
-_OPEN_ERRORS = (*_DOWNLOAD_ERRORS, TypeError, KeyError, ImportError, EOFError)
-_ITEM_ERRORS = (
-    *_OPEN_ERRORS, SyntaxError, IndexError, Image.DecompressionBombError,
-)  # fmt: skip
-_PROBE = "?"
-_VALID = "Valid values are {"  # what torchvision says of a value that it does not know
-_USUAL_SPLITS = ("train", "val", "valid", "test")
-# splits made of others, or all of what others hold
-_UNIONS = frozenset({"all", "trainval", "train_noval", "10fold", "train-challenge"})
-_TRAIN = {"train": True, "test": False}
-_OURS = ("download", "transform", "target_transform", "transforms", "loader", "is_valid_file")
 _FIRST_TRIED = 100
-_GREY_MODES = ("1", "LA", "La")
-_KEPT_MODES = ("L", "RGB", "I;16", "I;16B", "I", "F")
+
+# by class, root and arguments
+_opened: Kept[str, OpenedSplit] = Kept()
 
 
 @contextmanager
@@ -65,17 +52,13 @@ def _network() -> Iterator[None]:
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
         yield
-    except _DOWNLOAD_ERRORS as error:
-        reason = _one_line(error)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = one_line(error)
         # torchvision lists every mirror that it tried; the last one's answer says it
         reason = reason[-_REASON_CHARACTERS:].partition("got: ")[2] or reason[:_REASON_CHARACTERS]
         raise SourceError(f"no download: {reason}") from None
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def download(name: str, root: Path) -> Path:
@@ -106,181 +89,6 @@ def read_cifar10(
         raise SourceError(f"{root}: CIFAR-10 cannot be read: {error}") from None
     arrays = {split: (part.data, np.array(part.targets)) for split, part in parts.items()}
     return from_arrays(arrays, class_names, provenance=provenance)
-
-
-# finding the class and its splits ---------------------------------------------------------------
-
-
-def _find_class(name: str) -> type[Any]:
-    """Return the data set's class, whatever the case of its name."""
-    known = {n.lower(): n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))}
-    if name.lower() not in known:
-        raise ConfigError(f"torchvision has no data set '{name}'; {nearest(name, known.values())}")
-    found: type[Any] = getattr(datasets, known[name.lower()])
-    return found
-
-
-def _parameters(dataset: type[Any]) -> dict[str, inspect.Parameter]:
-    """Return the arguments of a class, with those of its parents where it passes on others."""
-    found: dict[str, inspect.Parameter] = {}
-    for parent in dataset.__mro__:
-        if "__init__" not in vars(parent):
-            continue
-        own = list(inspect.signature(parent).parameters.values())
-        passed_on = any(p.kind is p.VAR_KEYWORD for p in own)
-        found = {p.name: p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} | found
-        if not passed_on:
-            break
-    return found
-
-
-def _check_options(dataset: type[Any], options: Mapping[str, Any]) -> None:
-    parameters = _parameters(dataset)
-    allowed = [name for name in parameters if name not in _OURS]
-    for name in options:
-        if name not in allowed:
-            raise ConfigError(
-                f"{dataset.__name__} has no option '{name}' that can be given; "
-                f"{nearest(name, allowed)}"
-            )
-    for name, parameter in parameters.items():
-        # a split without default is found by `_arguments`, unless `train` makes the splits
-        by_itself = name == "root" or (name == "split" and "train" not in parameters)
-        if parameter.default is parameter.empty and name not in options and not by_itself:
-            known = _split_values(dataset, options) if name == "split" else ()
-            expected = f", one of {', '.join(known)}" if known else ""
-            raise ConfigError(f"{dataset.__name__} needs the option '{name}'{expected}")
-
-
-def _split_values(dataset: type[Any], options: Mapping[str, Any]) -> list[str]:
-    """Return the values that `split` accepts: what the class says of one that it does not know."""
-    given = {**options, "split": _PROBE}
-    if "root" in _parameters(dataset):
-        given["root"] = os.devnull
-    try:
-        dataset(**given)
-    except _OPEN_ERRORS as error:
-        _, found, listed = str(error).partition(_VALID)
-        return re.findall(r"'([^']+)'", listed) if found else []
-    return []
-
-
-def _arguments(dataset: type[Any], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the arguments of each split that the class has."""
-    parameters = _parameters(dataset)
-    base = {name: value for name, value in options.items() if name != "root"}
-    if "train" in parameters:
-        return {
-            name: {**base, "train": value}
-            for name, value in _TRAIN.items()
-            if options.get("train", value) == value
-        }
-    if "split" not in parameters:
-        return {"train": base}
-    if "split" in options:
-        return {str(options["split"]): base}
-    values = _split_values(dataset, options) or list(_USUAL_SPLITS)
-    alone = [v for v in values if v not in _UNIONS and "+" not in v]
-    chosen = alone if "train" in alone or "train-standard" in alone else values
-    return {value: {**base, "split": value} for value in chosen}
-
-
-# opening -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A split of a data set as it is opened in this process.
-
-    `images` and `targets` are all of its images and labels, where it holds them in memory. Several
-    threads at once read only those that list one file for each image: others may share a file or,
-    as FakeData does, the state of the random numbers.
-    """
-
-    dataset: Any
-    images: npt.NDArray[Any] | None
-    targets: npt.NDArray[Any] | None
-    files: list[Any] | None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def item(self, index: int) -> Any:
-        with nullcontext() if self.files is not None else self.lock:
-            return self.dataset[index]
-
-
-_opened: dict[tuple[int, str], _Opened] = {}
-_opened_lock = threading.Lock()
-
-
-def _construct(
-    dataset: type[Any], root: Path, arguments: Mapping[str, Any], fetch: bool = False
-) -> _Opened:
-    given = dict(arguments)
-    parameters = _parameters(dataset)
-    if "root" in parameters:
-        given["root"] = str(root)
-    if "download" in parameters:
-        given["download"] = fetch
-    found = dataset(**given)
-    images, targets = getattr(found, "data", None), _known_targets(found)
-    usable = _in_memory(found, images, targets)
-    return _Opened(found, np.asarray(images) if usable else None, targets, _listed_files(found))
-
-
-def _known_targets(dataset: Any) -> npt.NDArray[Any] | None:
-    """Return the targets of all samples where the data set lists them."""
-    for name in ("targets", "labels", "_labels", "y"):
-        try:
-            found = np.asarray(getattr(dataset, name))
-        except (AttributeError, ValueError, TypeError):
-            continue
-        if found.shape == (len(dataset),) and found.dtype.kind in "iu":
-            return found.astype(np.int64)
-    return None
-
-
-def _in_memory(dataset: Any, images: Any, targets: npt.NDArray[Any] | None) -> bool:
-    """Tell whether `images` and `targets` are what the data set gives, one by one."""
-    if targets is None or not hasattr(images, "__array__") or len(dataset) == 0:
-        return False
-    array = np.asarray(images)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or len(array) != len(dataset):
-        return False
-    for index in (0, len(dataset) - 1):
-        image, target = dataset[index][:2]
-        if not np.array_equal(_pixels(image), array[index]) or _code(target) != targets[index]:
-            return False
-    return True
-
-
-def _pixels(image: Any) -> npt.NDArray[Any]:
-    """Return an image as an array [y, x] or [y, x, channel].
-
-    Palettes, CMYK and YCbCr become RGB, as Pillow converts them; alpha is dropped.
-    """
-    if isinstance(image, Image.Image):
-        if image.mode not in _KEPT_MODES:
-            image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
-        return np.asarray(image)
-    if hasattr(image, "detach"):  # a tensor has its channels first
-        array = np.asarray(image)
-        return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    if isinstance(image, np.ndarray):
-        return image
-    raise SourceError(f"gives {type(image).__name__}, expected images")
-
-
-def _code(target: Any) -> int | None:
-    """Return a target as a code, None where it is anything but one whole number."""
-    array = np.asarray(target)
-    return int(array) if array.shape == () and array.dtype.kind in "iu" else None
-
-
-def _problem(error: Exception) -> Problem:
-    text = _one_line(error)
-    if isinstance(error, Image.DecompressionBombError):
-        return Problem(TOO_LARGE, text)
-    return Problem(TRUNCATED if "truncated" in text.lower() else UNREADABLE, text)
 
 
 @dataclass(frozen=True)
@@ -324,95 +132,52 @@ class TorchvisionSource:
             Where the files are gone, or a target is not one whole number.
         """
         info = self.infos[split]
-        opened = _open_again(self.name, self.root, self.arguments[split])
+        opened = self._open_again(self.arguments[split])
         images = np.zeros((stop - start, *info.shape), info.dtype)
-        codes = np.full(stop - start, -1, np.int32)
+        codes = np.full(stop - start, UNLABELLED, np.int32)
         sizes = np.zeros((stop - start, 2), np.int32)
         problems: dict[int, Problem] = {}
         for place in range(stop - start):
             try:
-                image, code = _item(opened, start + place)
+                image, code = opened.sample(start + place)
                 sizes[place] = image.shape[1::-1]
                 images[place] = self._converted(image, info)
                 codes[place] = code
-            except _RefusedError as error:
+            except RefusedError as error:
                 problems[place] = error.problem
         origins = [f"{self.name}/{split}[{index}]" for index in range(start, stop)]
         return Block(images, codes, origins, problems, sizes)
 
+    def _open_again(self, arguments: Mapping[str, Any]) -> OpenedSplit:
+        """Return a split, opened once in each process."""
+        key = _key(self.name, self.root, arguments)
+        try:
+            return _opened.get(
+                key, lambda: open_split(construct(find_class(self.name), self.root, arguments))
+            )
+        except OPEN_ERRORS as error:
+            raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
+
     def _converted(self, image: npt.NDArray[Any], info: SplitInfo) -> npt.NDArray[Any]:
         height, width = image.shape[:2]
+        pixels = as_pixels(image)
         try:
-            found = _apply(self.conversion, image)
+            found = self.conversion.apply(pixels) if self.conversion.describe() else pixels
         except ShapeError as error:
-            raise _RefusedError(Problem(WRONG_SIZE, str(error), width, height)) from None
-        if found.shape != info.shape or found.dtype != info.dtype:
-            raise _RefusedError(
-                Problem(
-                    WRONG_SIZE,
-                    f"has shape {found.shape} and {found.dtype}, expected {info.shape} and "
-                    f"{info.dtype}; resize, crop, pad and mode bring images to one shape",
-                    width,
-                    height,
-                )
-            )
+            raise RefusedError(WRONG_SIZE, str(error), width, height) from None
+        check_fits((found.shape, found.dtype.name), (info.shape, info.dtype), width, height)
         return found
 
     def close(self) -> None:
         keys = {_key(self.name, self.root, given) for given in self.arguments.values()}
-        with _opened_lock:
-            for key in keys & set(_opened):
-                del _opened[key]
+        _opened.close(lambda key: key in keys)
 
 
-class _RefusedError(Exception):
-    """A sample cannot be used."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
+def _key(name: str, root: Path, arguments: Mapping[str, Any]) -> str:
+    return f"{name}\0{root}\0{sorted(arguments.items())}"
 
 
-def _apply(conversion: Conversion, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    pixels = as_pixels(image)
-    return conversion.apply(pixels) if conversion.describe() else pixels
-
-
-def _item(opened: _Opened, index: int) -> tuple[npt.NDArray[Any], int]:
-    """Return the pixels and the code of one sample."""
-    if opened.images is not None and opened.targets is not None:
-        return opened.images[index], int(opened.targets[index])
-    try:
-        item = opened.item(index)
-        pixels = _pixels(item[0])
-    except InputError:
-        raise
-    except _ITEM_ERRORS as error:
-        raise _RefusedError(_problem(error)) from None
-    code = _code(item[1]) if len(item) == 2 else None
-    if code is None:
-        raise SourceError(
-            f"{type(opened.dataset).__name__}: sample {index} has the target "
-            f"{str(item[1:])[:_REASON_CHARACTERS]}, expected one whole number, its class; options "
-            "such as target_type may choose another target"
-        )
-    return pixels, code
-
-
-def _key(name: str, root: Path, arguments: Mapping[str, Any]) -> tuple[int, str]:
-    return os.getpid(), f"{name}\0{root}\0{sorted(arguments.items())}"
-
-
-def _open_again(name: str, root: Path, arguments: Mapping[str, Any]) -> _Opened:
-    """Return a split, opened once in each process."""
-    key = _key(name, root, arguments)
-    with _opened_lock:
-        if key not in _opened:
-            try:
-                _opened[key] = _construct(_find_class(name), root, arguments)
-            except _OPEN_ERRORS as error:
-                raise SourceError(f"{name}: cannot be opened again: {_one_line(error)}") from None
-        return _opened[key]
+# opening -----------------------------------------------------------------------------------------
 
 
 def open_torchvision(
@@ -448,15 +213,14 @@ def open_torchvision(
     SourceError
         Where the files are not there, or the class does not give images with one class each.
     """
-    found, given = _find_class(name), dict(options or {})
-    _check_options(found, given)
-    arguments = _arguments(found, given)
+    found, given = find_class(name), dict(options or {})
+    check_options(found, given)
+    arguments = split_arguments(found, given)
     places = [Path(given["root"])] if "root" in given else list(roots)
     root, opened = _open_splits(found, places, arguments, download)
-    with _opened_lock:
-        for split, dataset in opened.items():
-            _opened[_key(found.__name__, root, arguments[split])] = dataset
-    return _describe(found.__name__, root, arguments, given, opened, conversion or Conversion())
+    for split, dataset in opened.items():
+        _opened.put(_key(found.__name__, root, arguments[split]), dataset)
+    return _make_source(found.__name__, root, arguments, given, opened, conversion or Conversion())
 
 
 def _open_splits(
@@ -464,23 +228,27 @@ def _open_splits(
     roots: Sequence[Path],
     arguments: Mapping[str, Mapping[str, Any]],
     fetch: bool,
-) -> tuple[Path, dict[str, _Opened]]:
+) -> tuple[Path, dict[str, OpenedSplit]]:
     """Open all splits below the first root that has them, else download them."""
+
+    def opened(root: Path, fetch: bool) -> tuple[Path, dict[str, OpenedSplit]]:
+        splits = {s: open_split(construct(found, root, a, fetch)) for s, a in arguments.items()}
+        return root, splits
+
     reasons = []
-    parameters = _parameters(found)
+    parameters = parameters_of(found)
     for root in roots if "root" in parameters else [Path()]:
         try:
-            return root, {s: _construct(found, root, given) for s, given in arguments.items()}
+            return opened(root, False)
         except InputError:
             raise
-        except _OPEN_ERRORS as error:
-            if _VALID in str(error):
-                raise ConfigError(f"{found.__name__}: {_one_line(error)}") from None
-            reasons.append(f"{root}: {_one_line(error)[:_REASON_CHARACTERS]}")
+        except OPEN_ERRORS as error:
+            if is_about_a_value(error):
+                raise ConfigError(f"{found.__name__}: {one_line(error)}") from None
+            reasons.append(f"{root}: {one_line(error)[:_REASON_CHARACTERS]}")
     if fetch and "download" in parameters and roots:
         with _network():
-            fetched = {s: _construct(found, roots[-1], g, True) for s, g in arguments.items()}
-        return roots[-1], fetched
+            return opened(roots[-1], True)
     raise SourceError(
         f"{found.__name__}: was not found ({'; '.join(reasons) or 'no folder was given'}); put its "
         "files where torchvision expects them"
@@ -488,29 +256,25 @@ def _open_splits(
     )
 
 
-# what it holds -----------------------------------------------------------------------------------
-
-
-def _describe(
+def _make_source(
     name: str,
     root: Path,
     arguments: Mapping[str, Mapping[str, Any]],
     options: Mapping[str, Any],
-    opened: Mapping[str, _Opened],
+    opened: Mapping[str, OpenedSplit],
     conversion: Conversion,
 ) -> TorchvisionSource:
     infos, scales, contents, largest = {}, [], {}, -1
     for split, found in opened.items():
         infos[split], scale = _info(name, split, found, conversion)
         scales.append(scale)
-        contents[split], highest = _content(found, root)
+        contents[split], highest = describe_content(found, root)
         largest = max(largest, highest)
     names = _class_names(opened) or tuple(str(code) for code in range(largest + 1))
-    shown = {key: value for key, value in options.items() if key != "root"}
     provenance: dict[str, Any] = {
         "kind": "torchvision",
         "name": name,
-        "options": {key: _plain(value) for key, value in shown.items()},
+        "options": {key: _plain(value) for key, value in options.items() if key != "root"},
         "splits": contents,
     }
     if conversion.describe():
@@ -529,13 +293,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _info(name: str, split: str, opened: _Opened, conversion: Conversion) -> tuple[SplitInfo, int]:
+def _info(
+    name: str, split: str, opened: OpenedSplit, conversion: Conversion
+) -> tuple[SplitInfo, int]:
     """Return what a split holds, by its first image that can be read, and its full scale."""
-    count = len(opened.dataset)
+    count = len(opened)
     for index in range(min(count, _FIRST_TRIED)):
         try:
-            image, _ = _item(opened, index)
-        except _RefusedError:
+            image, _ = opened.sample(index)
+        except RefusedError:
             continue
         dtype = pixel_type(image.dtype)
         if dtype is None or image.ndim not in (2, 3):
@@ -550,7 +316,7 @@ def _info(name: str, split: str, opened: _Opened, conversion: Conversion) -> tup
     )
 
 
-def _class_names(opened: Mapping[str, _Opened]) -> tuple[str, ...]:
+def _class_names(opened: Mapping[str, OpenedSplit]) -> tuple[str, ...]:
     """Return the names that a data set gives its classes; equal ones are told apart by the code."""
     for found in opened.values():
         listed = getattr(found.dataset, "classes", None) or getattr(
@@ -564,64 +330,3 @@ def _class_names(opened: Mapping[str, _Opened]) -> tuple[str, ...]:
             f"{name} ({code})" if times[name] > 1 else name for code, name in enumerate(names)
         )
     return ()
-
-
-def _content(opened: _Opened, root: Path) -> tuple[dict[str, Any], int]:
-    """Return what tells other content of a split apart, and its largest code.
-
-    That is the digest of images in memory; else of the names, sizes and times of the files that it
-    lists; else of all images, read once.
-    """
-    targets, count = opened.targets, len(opened.dataset)
-    largest = -1 if targets is None or not count else int(targets.max())
-    pixels = getattr(opened.dataset, "data", None)
-    if targets is not None and hasattr(pixels, "__array__"):
-        digests = [array_digest(np.asarray(pixels)), array_digest(targets)]
-        return {"count": count, "sha256": digests}, largest
-    if opened.files is not None:
-        digest, codes = _files_digest(opened.files, root)
-        targets = codes if codes is not None else targets
-        if targets is not None:
-            return (
-                {"count": count, "files_sha256": digest, "targets_sha256": array_digest(targets)},
-                int(targets.max(initial=-1)),
-            )
-    return _read_all(opened)
-
-
-def _listed_files(dataset: Any) -> list[Any] | None:
-    """Return the list of one file a sample, or of tuples that begin with one, if there is any."""
-    for value in vars(dataset).values():
-        if isinstance(value, list) and len(value) == len(dataset) > 0:
-            first = value[0][0] if isinstance(value[0], tuple) else value[0]
-            if isinstance(first, str | Path) and Path(first).is_file():
-                return value
-    return None
-
-
-def _files_digest(files: Sequence[Any], root: Path) -> tuple[str, npt.NDArray[Any] | None]:
-    """Return the SHA-256 of names, sizes and times of files, and the codes listed with them."""
-    digest = hashlib.sha256()
-    codes: list[int | None] = []
-    for entry in files:
-        path, *rest = entry if isinstance(entry, tuple) else (entry,)
-        found = Path(path).stat()
-        name = os.path.relpath(path, root)
-        digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-        codes.append(_code(rest[0]) if len(rest) == 1 else None)
-    listed = None if None in codes else np.array(codes, np.int64)
-    return digest.hexdigest(), listed
-
-
-def _read_all(opened: _Opened) -> tuple[dict[str, Any], int]:
-    digest, largest = hashlib.sha256(), -1
-    for index in range(len(opened.dataset)):
-        try:
-            image, code = _item(opened, index)
-        except _RefusedError as error:
-            digest.update(error.problem.detail.encode())
-            continue
-        largest = max(largest, code)
-        digest.update(f"{code}{image.dtype.str}{image.shape}".encode())
-        digest.update(np.ascontiguousarray(image).data)
-    return {"count": len(opened.dataset), "sha256": digest.hexdigest()}, largest

@@ -1,0 +1,128 @@
+"""What an ingest will write: the store of a source, planned without reading a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline import manifest, store
+from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.partitions import PartitionTable, choose_layout, image_bytes
+from pipeline.samples import SAMPLES
+from pipeline.sources import Source
+
+_RESERVED = (".", "__")
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest will write; pure metadata, found without reading a pixel.
+
+    Attributes
+    ----------
+    source
+        What is read.
+    templates
+        Split -> what it will hold, in the order of the source.
+    """
+
+    source: Source
+    templates: Mapping[str, store.SplitTemplate]
+
+    @cached_property
+    def table(self) -> PartitionTable:
+        """The partitions, one a task."""
+        return PartitionTable(
+            tuple((name, t.count, t.layout.shard) for name, t in self.templates.items())
+        )
+
+    @property
+    def count(self) -> int:
+        return sum(template.count for template in self.templates.values())
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """CF `scale_factor` and `add_offset` of packed images, else nothing."""
+        return dict(getattr(self.source, "encoding", {}))
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What pixels and labels mean."""
+        packed = {"encoding": self.encoding} if self.encoding else {}
+        names = list(self.source.class_names)
+        return {"class_names": names, "full_scale": self.source.full_scale} | packed
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What decides the store, in plain values; equal contents make equal stores."""
+        splits = {name: template.describe() for name, template in self.templates.items()}
+        return {"source": dict(self.source.provenance), **self.header, "splits": splits}
+
+    @property
+    def identity(self) -> str:
+        return manifest.identity(self.content)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Those of the store and of each group."""
+        return {
+            "class_names": list(self.source.class_names),
+            "full_scale": self.source.full_scale,
+            "provenance": dict(self.source.provenance),
+        }
+
+
+def plan_source(source: Source, path: Path, shard_samples: int | None = None) -> IngestPlan:
+    """Plan the store of a source.
+
+    Raises
+    ------
+    LabelError, SourceError
+        Where classes or splits have no proper names, or there is no image.
+    """
+    if shard_samples is not None and shard_samples < 1:
+        raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
+    _check_names(source.class_names)
+    templates = {}
+    for name, info in source.splits().items():
+        _check_split(name)
+        layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
+        templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
+    plan = IngestPlan(source, templates)
+    if not plan.count:
+        raise SourceError(f"{path}: the source holds no image, expected one at least")
+    return plan
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `LabelError` where two classes have one name, or there is none."""
+    seen: set[str] = set()
+    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if doubled or not names:
+        found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
+        raise LabelError(f"{found}, expected one name for each label code; name them apart")
+
+
+def _check_split(name: str) -> None:
+    """Raise `SourceError` where a split has a name that no group of a store can have."""
+    wrong = name.startswith(_RESERVED) or "/" in name or "\\" in name or not name.isprintable()
+    if wrong or name in ("", "zarr.json", manifest.MANIFEST, SAMPLES):
+        raise SourceError(
+            f"split {name!r} cannot be the name of a group of a store, expected one without "
+            "slashes and control characters that does not begin with a dot; rename it"
+        )
+
+
+def expected_content(source: Source) -> dict[str, Any]:
+    """Return what the manifest of a source's store will say, as far as it is known.
+
+    Labels are not: each class is given as many images as the split has, the most there can be.
+    """
+    content = plan_source(source, Path("images")).content
+    for split in content["splits"].values():
+        split["labels"] = [split["count"]] * len(content["class_names"])
+        split["unlabelled"] = 0
+    return content | {"digest": None}

@@ -1,0 +1,176 @@
+"""Sources whose splits are arrays in parts: files, or groups of stores, one after the other.
+
+A part knows where its arrays lie and how ranges of them are read. What is done with parts is the
+same for all kinds of them: the samples of a split are counted through, labels become codes, and
+the parts of a split must fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ShapeError
+from pipeline.schema import UNLABELLED
+from pipeline.sources import Block, SplitInfo
+from pipeline.sources.arrays import (
+    Labelling,
+    block_length,
+    in_parts,
+    joined,
+    pixel_type,
+    refuse_pixels,
+)
+
+Array = npt.NDArray[Any]
+
+
+class Part(Protocol):
+    """Images, and perhaps labels, that lie in one place; small, and travels to workers."""
+
+    @property
+    def title(self) -> str:
+        """How the place is named in messages and origins."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the images: (sample, y, x) or (sample, y, x, channel)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images as they are stored."""
+        ...
+
+    @property
+    def label_dtype(self) -> np.dtype[Any] | None:
+        """Of the labels; None where there are none."""
+        ...
+
+    def read_pixels(self, start: int, stop: int) -> Array:
+        """Read images [sample, y, x] or [sample, y, x, channel], as `as_pixels` gives them."""
+        ...
+
+    def read_labels(self, start: int, stop: int) -> Array:
+        """Read labels [sample], where there are any: integers, as stored, or texts."""
+        ...
+
+    def close(self) -> None:
+        """Close what reading left open in this process."""
+        ...
+
+
+@dataclass(frozen=True)
+class PartedSource:
+    """Splits of arrays in parts.
+
+    Attributes
+    ----------
+    parts
+        For each split its parts, in order.
+    labelling
+        How labels become codes.
+    full_scale
+        The pixel value that counts as 1.
+    provenance
+        Where they come from.
+    encoding
+        `scale_factor` and `add_offset` of packed integers, by the CF conventions.
+    unlabelled
+        Stored labels that stand for none.
+    """
+
+    parts: Mapping[str, Sequence[Part]]
+    labelling: Labelling
+    full_scale: int
+    provenance: Mapping[str, Any]
+    encoding: Mapping[str, float] = field(default_factory=dict)
+    unlabelled: frozenset[int] = frozenset()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labelling.class_names
+
+    def splits(self) -> dict[str, SplitInfo]:
+        found = {}
+        for name, parts in self.parts.items():
+            count = sum(part.shape[0] for part in parts)
+            found[name] = SplitInfo(count, parts[0].shape[1:], pixel_type(parts[0].dtype) or "")
+        return found
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        parts = self.parts[split]
+        counts = [part.shape[0] for part in parts]
+        return joined(
+            [
+                self._read_part(parts[number], first, last)
+                for number, first, last in in_parts(counts, start, stop)
+            ]
+        )
+
+    def _read_part(self, part: Part, start: int, stop: int) -> Block:
+        codes = np.full(stop - start, UNLABELLED, np.int32)
+        if part.label_dtype is not None:
+            labels = without(part.read_labels(start, stop), self.unlabelled)
+            codes = self.labelling.apply(labels)
+        origins = [f"{part.title}[{index}]" for index in range(start, stop)]
+        return Block(part.read_pixels(start, stop), codes, origins)
+
+    def close(self) -> None:
+        for parts in self.parts.values():
+            for part in parts:
+                part.close()
+
+
+def without(labels: Array, unlabelled: frozenset[int]) -> Array:
+    """Return labels with -1 for those that stand for none."""
+    if not unlabelled or labels.dtype.kind not in "iu":
+        return labels
+    return np.where(np.isin(labels, list(unlabelled)), UNLABELLED, labels.astype(np.int64))
+
+
+def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
+    """Check the images of all splits.
+
+    Raises
+    ------
+    SourceError
+        Where they are of a type that cannot be used.
+    ShapeError
+        Where the parts of a split do not fit together.
+    """
+    for split, several in parts.items():
+        first = several[0]
+        for part in several:
+            if pixel_type(part.dtype) is None:
+                refuse_pixels(f"{part.title} (split '{split}')", part.dtype, pixel_blocks(part))
+            if part.shape[1:] != first.shape[1:] or part.dtype.name != first.dtype.name:
+                raise ShapeError(
+                    f"{part.title}: images of shape {part.shape[1:]} and {part.dtype}, expected "
+                    f"{first.shape[1:]} and {first.dtype} as in {first.title}"
+                )
+
+
+def pixel_blocks(part: Part) -> Iterator[Array]:
+    """Read all images of a part, block by block."""
+    return (part.read_pixels(start, stop) for start, stop in _ranges(part.shape, part.dtype))
+
+
+def label_blocks(parts: Iterable[Part]) -> Iterator[tuple[int, Array]]:
+    """Read all labels of the parts of a split, each block with the number of its first sample."""
+    before = 0
+    for part in parts:
+        count = part.shape[0]
+        for start, stop in _ranges((count,), part.label_dtype) if part.label_dtype else ():
+            yield before + start, part.read_labels(start, stop)
+        before += count
+
+
+def _ranges(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
+    step = block_length(shape, dtype)
+    return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
