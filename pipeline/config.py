@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -364,8 +365,14 @@ def _refuse_unknown(
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
 
 
+# a value may be a page long, or a maze of aliases
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlevel = 3
+
+
 def _describe(value: object) -> str:
-    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
+    return "nothing" if value is None else f"{_short.repr(value)} ({type(value).__name__})"
 
 
 def _is_mapping(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from pipeline.datasets import load_catalog, open_dataset
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
 from pipeline.packing import pack_floats, pack_measured
-from pipeline.places import exists, is_folder, list_folder, locate, shown
+from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate, shown
 from pipeline.progress import SilentPhase
 from pipeline.settings import nearest
 from pipeline.sources import Source
@@ -145,6 +146,9 @@ def find_kind(settings: ImageSettings) -> str:
             return _KIND_OF_SUFFIX[suffix]
     elif is_folder(first):
         return _kind_of_folder(first)
+    if is_remote(first):
+        with suppress(FileNotFoundError):
+            file_size(first)  # says that access was refused, where it was
     raise ConfigError(
         f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
         "images, a .tar, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "

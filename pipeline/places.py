@@ -40,8 +40,10 @@ _QUERY = "params"  # the option of fsspec's web file system that holds the query
 # Where what stands before an @ is no user, and where a ? is part of a name.
 _NO_USER = ("abfs", "abfss", "az", "adl", "wasb", "wasbs", "git", "github", "hf")
 _NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", "hf", "sftp")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure",
-           "abfss": "azure", "http": "http", "https": "http"}  # fmt: skip
+_PACKAGES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
+    "abfss": "adlfs", "http": "aiohttp", "https": "aiohttp",
+}  # fmt: skip
 # what will be no different the next time; a connection s3fs has tried many times already
 _FINAL = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
@@ -207,8 +209,8 @@ def _reason(place: str | Path, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
         protocol = str(place).partition("://")[0]
-        extra = _EXTRAS.get(protocol)
-        cure = f'pip install "pixsim[{extra}]"' if extra else "install the package that opens it"
+        package = _PACKAGES.get(protocol)
+        cure = f"pip install {package}" if package else "install the package that opens it"
         return f"cannot be opened here ({text}); {cure}"
     refused = isinstance(error, PermissionError) or type(error).__name__ in _REFUSED_NAMES
     if refused or getattr(error, "status", 0) in _REFUSED_STATUSES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -23,9 +24,9 @@ def one_or_many(value: object) -> object:
 
 
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
-    doubled = [value for value in values if values.count(value) > 1]
-    if doubled:
-        raise ValueError(f"names {doubled[0]!r} twice")
+    doubled = next((value for value, count in Counter(values).items() if count > 1), None)
+    if doubled is not None:
+        raise ValueError(f"names {doubled!r} twice")
     return values
 
 

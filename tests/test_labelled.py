@@ -259,6 +259,24 @@ def test_images_without_any_label_are_unlabelled():
     assert holds(source, "train", images, np.full(COUNT, -1))
 
 
+def test_a_split_without_labels_stands_beside_one_with_texts():
+    images, _ = make_arrays(4)
+    texts = make_dataset(images, np.array(["emu", "cat", "emu", "dog"]))
+    source = from_datasets({"train": texts, "test": make_dataset(images, None)})
+    assert source.class_names == NAMES
+    assert source.read("train", 0, 4).labels.tolist() == [2, 0, 2, 1]
+    assert source.read("test", 0, 4).labels.tolist() == [-1] * 4
+
+
+def test_a_label_outside_the_classes_is_refused_by_its_place_in_the_split(tmp_path):
+    images, labels = make_arrays()
+    labels[17] = 3
+    paths = [store(make_dataset(images[p], labels[p]), tmp_path / f"{p.start}.zarr")
+             for p in (slice(0, 10), slice(10, COUNT))]  # fmt: skip
+    with pytest.raises(LabelError, match=r"sample 17\b"):
+        open_labelled({"train": paths}, class_names=NAMES)
+
+
 # values ----------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,13 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors places files memory threads schema settings image_settings config exact digests partitions
-    progress manifest classes
-    sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff decoding
+    errors places files memory threads schema settings image_settings config exact digests
+    partitions progress manifest classes
+    sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
+    decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
-    sources.encoded sources.folder sources.tar sources.parquet sources.lists
+    sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
+    sources.tar sources.parquet sources.lists
     sources.arrays converted packing sources.parts sources.stored_arrays sources.numpy_splits
     sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
     sources.labelled

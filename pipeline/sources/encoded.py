@@ -124,6 +124,7 @@ class EncodedSource:
     def read_into(self, images: npt.NDArray[Any], split: str, start: int) -> Block:
         """Read samples of a split from `start` on into `images`, as many as that has."""
         rows = listing.read_rows(self.listing, split, start, start + len(images))
+        images = images[: len(rows)]
         sizes = np.zeros((len(rows), 2), np.int32)
         # an image is hashed while it is in the processor's cache
         hashes = np.empty(len(rows), "V32")

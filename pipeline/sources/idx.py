@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from pipeline.sources import Block, SplitInfo, cursors
 
 _UNSIGNED_BYTE = 0x08
 _READ_BYTES = 2**20
+_MOST_UNPACKED = 1032  # bytes that one byte of deflate stands for, at most
 _READ_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -89,13 +91,27 @@ def read_header(path: Path) -> tuple[int, ...]:
         raise SourceError(f"{path}: its header cannot be read ({error}); fetch it again") from None
 
 
-def _read_bytes(path: Path, offset: int, size: int) -> bytes:
-    """Return `size` bytes from `offset` on of a file's unpacked content."""
+def _check_room(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise `SourceError` where a file cannot hold what its header announces."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if math.prod(shape) > size * (_MOST_UNPACKED if packed else 1):
+        raise SourceError(
+            f"{path}: has {size:,} bytes, but its header announces the shape {shape}; the file is "
+            "truncated or damaged: fetch it again"
+        )
+
+
+def _read_bytes(path: Path, offset: int, size: int, last: bool) -> bytes:
+    """Return `size` bytes from `offset` on of a file's unpacked content; `last`: the last ones."""
     try:
         with cursors.borrowed(path, offset, lambda: open_plain(path)) as cursor:
             cursor.stream.seek(offset)
             data: bytes = cursor.stream.read(size)
             cursor.place = offset + len(data)
+            if last:  # gzip compares its checksum at the end, which must be reached
+                cursor.place += len(cursor.stream.read(1))
             if len(data) != size:
                 raise SourceError(
                     f"{path}: ends at byte {cursor.place} of its content, expected "
@@ -134,16 +150,19 @@ class IdxSource:
                     f"{images} has shape {shape} and {labels.name} {label_shape}; expected "
                     "(images, y, x) and one label for each image"
                 )
+            _check_room(images, shape)
+            _check_room(labels, label_shape)
             found[split] = SplitInfo(shape[0], shape[1:], "uint8")
         return found
 
     def read(self, split: str, start: int, stop: int) -> Block:
         images, labels = self.files[split]
-        shape = read_header(images)[1:]
+        count, *shape = read_header(images)
         size = int(np.prod(shape))
         header = 4 + 4 * (1 + len(shape))
-        pixels = _read_bytes(images, header + start * size, (stop - start) * size)
-        codes = _read_bytes(labels, 8 + start, stop - start)
+        last = stop == count
+        pixels = _read_bytes(images, header + start * size, (stop - start) * size, last)
+        codes = _read_bytes(labels, 8 + start, stop - start, last)
         return Block(
             np.frombuffer(pixels, np.uint8).reshape(stop - start, *shape),
             np.frombuffer(codes, np.uint8).astype(np.int32),

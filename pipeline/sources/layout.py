@@ -26,6 +26,7 @@ _IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_WORDS)})(?=\d*(?:[-_./]|$)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_NAMES = 1_000_000
+_MOST_BRACES = 100
 
 
 def as_text(name: bytes) -> str:
@@ -130,6 +131,8 @@ def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     """
     if not is_url(text) and os.path.lexists(text):
         return [text]
+    if text.count("{") > _MOST_BRACES:
+        raise ConfigError(f"{shown(text)} has more than {_MOST_BRACES} braces; give a folder")
     names = list(itertools.islice(_braces(text), _MOST_NAMES + 1))
     if len(names) > _MOST_NAMES:
         raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
@@ -154,7 +157,8 @@ def _braces(text: str) -> Iterator[str]:
 
 
 def _matches(text: str, options: Mapping[str, Any] | None) -> list[str]:
-    if not set(text) & set("*?["):
+    is_query = text.startswith(("http://", "https://"))  # whose "?" begins a query
+    if not set(text.partition("?")[0] if is_query else text) & set("*?["):
         return [text]
     if not is_url(text):
         found = glob.glob(text, recursive=True)  # noqa: PTH207 (keeps the text as it was given)
