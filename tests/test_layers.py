@@ -39,7 +39,7 @@ ONLY_IN = {
     "zarr": {"chunked", "objects"},
     "pyarrow": {
         "tables", "sources.columns", "sources.listing", "sources.lists", "sources.parquet",
-    },  # fmt: skip
+    },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_classes"},
     "numba": {"kernels.cpu", "kernels.vectors"},
@@ -49,9 +49,9 @@ ONLY_IN = {
     "PIL": {
         "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
         "decoding_tiff", "sources.torchvision_splits", "plots",
-    },  # fmt: skip
+    },
     "cyclopts": {"cli"},
-}
+}  # fmt: skip
 # what the readers of images use of torchvision, which only some images need
 WHEN_NEEDED = {
     "conversion": {"torchvision.transforms.v2"},
