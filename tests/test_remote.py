@@ -801,12 +801,13 @@ def test_a_web_server_that_refuses_is_named_at_once(site, tmp_path):
         assert len(_Web.seen) < 10
 
 
-def test_access_that_ends_half_way_is_one_error_without_secrets(site, tmp_path):
+@pytest.mark.parametrize("name", ["set.tar", "set.npz", "train.parquet"])
+def test_access_that_ends_half_way_is_one_error_without_secrets(site, tmp_path, name):
     found = []
     for requests in range(2, 40):
         _Web.left[0] = requests
         try:
-            pipeline.ingest(f"{site}/set.tar?token={QUERY_TOKEN}", tmp_path / "a.zarr")
+            pipeline.ingest(f"{site}/{name}?token={QUERY_TOKEN}", tmp_path / "a.zarr")
             break
         except PixsimError as error:
             found.append((str(error), repr(error) + "".join(traceback.format_exception(error))))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.places import is_remote, open_binary, shown
 from pipeline.settings import nearest
 from pipeline.sources.fetch import failed
 from pipeline.sources.layout import as_text
@@ -74,7 +74,7 @@ def _no_parquet(path: Path, error: Exception) -> SourceError:
 
 def open_parquet(path: Path) -> Any:
     """Return an opened Parquet file, read as little at once as can be."""
-    place = path.open("rb") if is_remote(path) else path
+    place = open_binary(path) if is_remote(path) else path
     return pq.ParquetFile(place, page_checksum_verification=True, buffer_size=2**20)
 
 

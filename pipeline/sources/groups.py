@@ -15,8 +15,8 @@ from typing import Any
 
 import xarray as xr
 
-from pipeline.errors import InputError, SourceError
-from pipeline.places import is_folder, is_remote, options_of, tried
+from pipeline.errors import InputError, RemoteError, SourceError
+from pipeline.places import is_folder, is_remote, open_binary, options_of, tried
 from pipeline.sources.arrays import remote_version, version_of
 from pipeline.sources.kept import Kept
 
@@ -29,7 +29,7 @@ def reading(title: str) -> Iterator[None]:
     """Turn every failure to read into a `SourceError` that names the place."""
     try:
         yield
-    except InputError:
+    except (InputError, RemoteError):
         raise
     except Exception as error:  # each codec has its own kinds
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -108,7 +108,7 @@ def _open_with(opener: Callable[..., Any], path: Path, is_zarr: bool, **options:
     """Open a store or file with one of xarray's functions, values undecoded and not kept."""
     options |= {**_DECODING, "cache": False}
     if not is_zarr:
-        return opener(path.open("rb") if is_remote(path) else path, **options)
+        return opener(open_binary(path) if is_remote(path) else path, **options)
     if is_remote(path):
         return opener(str(path), engine="zarr", storage_options=options_of(path), **options)
     # the folder itself says what is there, sooner than a gathered list that may be absent

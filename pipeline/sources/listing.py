@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, LabelError
 from pipeline.files import read_json, storage_errors, write_json
-from pipeline.places import is_remote
+from pipeline.places import is_remote, open_binary
 from pipeline.sources import OK
 
 ROWS_PER_GROUP = 8192
@@ -264,7 +264,7 @@ def _close(opened: Any) -> None:
 
 
 def _open_table(path: Path) -> Any:
-    place = path.open("rb") if is_remote(path) else path
+    place = open_binary(path) if is_remote(path) else path
     return pq.ParquetFile(place, page_checksum_verification=True)
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from pipeline.errors import ConfigError, PixsimError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.places import is_remote, open_binary, shown
 from pipeline.sources import OK, UNREADABLE
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
@@ -158,7 +158,7 @@ class ListReader:
         names, delimiter = _header(path)
         columns = self._chosen(names, title)
         try:
-            with path.open("rb") as file, _csv_batches(file, columns, delimiter) as batches:
+            with open_binary(path) as file, _csv_batches(file, columns, delimiter) as batches:
                 for batch in batches:
                     yield columns, batch
         except pa.ArrowException as error:
@@ -192,7 +192,7 @@ def list_reader(
 def _header(path: Path) -> tuple[list[str], str]:
     """Return the column names and the delimiter of a CSV table."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             start = file.read(_HEADER_BYTES)
     except PixsimError:
         raise

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.errors import ConfigError, LabelError, RemoteError, SourceError
 from pipeline.places import is_remote, shown
 from pipeline.sources import UNREADABLE, Problem
 from pipeline.sources.columns import (
@@ -302,6 +302,8 @@ class ParquetFetcher:
                 value = cursor.stream.take()
                 cursor.place = row + 1
                 return value
+        except RemoteError:
+            raise
         except Exception as error:  # each file system has its own kinds
             reason = str(error) or type(error).__name__
             raise SourceError(

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from pipeline.errors import InputError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.errors import InputError, RemoteError, SourceError
+from pipeline.places import is_remote, open_binary, shown
 from pipeline.sources import cursors
 from pipeline.sources.arrays import version_of
 
@@ -47,7 +47,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn every failure to read a file into a `SourceError` that names it."""
     try:
         yield
-    except InputError:
+    except (InputError, RemoteError):
         raise
     except _FILE_ERRORS as error:
         kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
@@ -62,7 +62,7 @@ class _MemberStream:
 
     def __init__(self, path: Path, name: str) -> None:
         with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(path.open("rb"))))
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
             self._stream = stack.enter_context(archive.open(name))
             self._stack = stack.pop_all()
 
@@ -124,7 +124,7 @@ class StoredArray:
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if not self.packed:
-            with cursors.borrowed((self.path, None), 0, lambda: self.path.open("rb")) as cursor:
+            with cursors.borrowed((self.path, None), 0, lambda: open_binary(self.path)) as cursor:
                 cursor.stream.seek(offset)  # place stays 0: this stream can go back
                 return self._whole(_read_exactly(cursor.stream, size), size)
         with cursors.borrowed((self.path, self.member), offset, self._open_member) as cursor:
@@ -203,7 +203,7 @@ def open_array(path: Path) -> StoredArray:
     SourceError
         Where it is missing, damaged, or no such file.
     """
-    with _reading(path), path.open("rb") as file:
+    with _reading(path), open_binary(path) as file:
         found = path.stat()
         shape, dtype, fortran, offset = _read_header(file, path.name, found.st_size)
     identity = {"name": path.name, "bytes": found.st_size, **version_of(path)}
@@ -276,7 +276,7 @@ class Archive:
 def open_archive(path: Path) -> Iterator[Archive]:
     """Open an `.npz` file; whatever fails while it is open is a `SourceError` that names it."""
     cursors.close({path})  # the file may be another one than before
-    with _reading(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with _reading(path), open_binary(path) as file, zipfile.ZipFile(file) as archive:
         _check_count(path, archive, file)
         yield Archive(path, file, archive)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from pipeline.errors import PixsimError
+from pipeline.places import open_binary
 from pipeline.sources.fetch import failed, stamp_of
 
 READ_BYTES = 2**20
@@ -32,7 +33,7 @@ class Unpacked:
     """A stream of the content of a compressed file, which it closes too."""
 
     def __init__(self, path: Path, compression: bytes) -> None:
-        self._packed = path.open("rb")
+        self._packed = open_binary(path)
         self._content = _OPENERS[compression][1](self._packed)
 
     def read(self, size: int) -> bytes:
@@ -51,7 +52,7 @@ class Unpacked:
 def compression_of(path: Path) -> bytes:
     """Return how a file is compressed, by its first bytes; empty where it is not."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             start = file.read(8)
     except PixsimError:
         raise
@@ -119,7 +120,7 @@ class HeaderStream:
 @contextmanager
 def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
     """Open the content of an archive from its begin."""
-    raw = Unpacked(path, compression) if compression else path.open("rb")
+    raw = Unpacked(path, compression) if compression else open_binary(path)
     try:
         size = None if compression else stamp_of(path)[0]
         known = size is not None and size >= 0 and cast(IO[bytes], raw).seekable()
