@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ WHEN_NEEDED = {
 OPERATIONS = {"classes", "reduction", "prototype", "median", "distance", "predictions", "metrics"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in PACKAGE.rglob("*.py"):
@@ -70,6 +72,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Every module that a file imports, `pipeline.x` in full where a submodule is meant."""
     names = set()

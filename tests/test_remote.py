@@ -154,6 +154,7 @@ def refused(kind, match):
         yield caught
     error = caught.value
     texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
+    error.__context__ = None  # as an error leaves a worker; dask would send it along
     again = pickle.loads(pickle.dumps(error))
     assert not found_secrets("".join([*texts, str(again), repr(again)]))
 
