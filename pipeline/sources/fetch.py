@@ -26,6 +26,7 @@ from pipeline.sources.listing import File, Rows
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
 GAP_BYTES = 2**16
+_READ_BYTES = 2**20
 _MOST_TITLES = 3
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError)
@@ -88,13 +89,21 @@ def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
     try:
         # a pipe must not block the open
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return not_regular(status.st_mode)
             if status.st_size > most:
                 return too_large(status.st_size, most)
-            data = file.read(most + 1)
+            # a byte more than there is: a file that grows meanwhile is seen
+            data = os.read(descriptor, status.st_size + 1)
+            while len(data) != status.st_size and len(data) <= most:
+                more = os.read(descriptor, _READ_BYTES)
+                if not more:
+                    break
+                data += more
+        finally:
+            os.close(descriptor)
     except ValueError as error:  # the name holds a NUL
         return unreadable(error)
     except OSError as error:
@@ -319,6 +328,7 @@ class FileFetcher:
             Where not one file is at fault but the place.
         """
         remote: list[tuple[Any, Wanted]] = []
+        folders = [b"" if is_remote(root) else os.fsencode(root) for root in self.roots]
         for place, (file, key) in enumerate(zip(rows.file, rows.key, strict=True)):
             root = self.roots[files[file][0]]
             # only a list of this machine has absolute paths
@@ -326,7 +336,8 @@ class FileFetcher:
                 system, name = _remote_file(root, key)
                 remote.append((system, Wanted(place, name, 0, rows.size[place])))
             else:
-                path = os.path.join(os.fsencode(root), key)  # noqa: PTH118 (names are bytes)
+                folder = folders[files[file][0]]
+                path = os.path.join(folder, key)  # noqa: PTH118 (names are bytes)
                 yield place, read_local(root, path, most)
         for _, group in itertools.groupby(remote, key=lambda item: id(item[0])):
             together = list(group)
