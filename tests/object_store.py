@@ -84,11 +84,14 @@ def object_store():
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield weather, {
-            "key": KEY,
-            "secret": SECRET,
-            "endpoint_url": f"http://127.0.0.1:{server.port}",
-        }
+        yield (
+            weather,
+            {
+                "key": KEY,
+                "secret": SECRET,
+                "endpoint_url": f"http://127.0.0.1:{server.port}",
+            },
+        )
     finally:
         server.shutdown()
         thread.join()

@@ -12,9 +12,9 @@ from pipeline.config import (
     ClusterSettings,
     JobSettings,
     load_environment,
-    make_images,
     load_job,
     make_cluster,
+    make_images,
     make_job,
     nearest,
 )

@@ -20,6 +20,7 @@ from pipeline import manifest, store
 from pipeline import shards as shards_module
 from pipeline.cluster import open_executor
 from pipeline.config import ClusterSettings, make_images
+from pipeline.content import digest_images
 from pipeline.errors import (
     BadSamplesError,
     ConfigError,
@@ -30,11 +31,10 @@ from pipeline.errors import (
     SourceError,
     StorageFullError,
 )
-from pipeline.content import digest_images
 from pipeline.ingestion import default_store, ingest, prepare_images
 from pipeline.opening import open_source, release
-from pipeline.samples import SAMPLES, part_path
 from pipeline.progress import SilentReporter
+from pipeline.samples import SAMPLES, part_path
 from pipeline.sources import Block, SplitInfo
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.encoded import EncodedSource

@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 from pipeline import chunked, manifest, results, store
-from pipeline.errors import DamagedError, IncompleteError, SchemaError, StoreError
 from pipeline.content import digest_images
+from pipeline.errors import DamagedError, IncompleteError, SchemaError, StoreError
 from pipeline.ingestion import ingest
 from pipeline.partitions import Layout
 from pipeline.prototype import class_sums, prototypes
