@@ -27,10 +27,11 @@ from pipeline.duplicates import write_duplicates
 from pipeline.errors import ConflictError, ShapeError
 from pipeline.files import copy_file
 from pipeline.partitions import Layout, ceil_div
-from pipeline.places import exists, remove_tree, shown
+from pipeline.places import exists, remove_tree
 from pipeline.progress import Reporter
 from pipeline.samples import SAMPLES
 from pipeline.schema import UNLABELLED
+from pipeline.urls import shown
 
 
 def append_place(path: Path) -> Path:

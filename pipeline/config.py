@@ -30,9 +30,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
-from pipeline.places import locate, shown
+from pipeline.places import locate
 from pipeline.schema import METRICS
 from pipeline.settings import Names, Settings, as_bytes, nearest, one_or_many, unique
+from pipeline.urls import shown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 

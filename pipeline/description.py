@@ -10,8 +10,9 @@ from pipeline import manifest
 from pipeline.content import digest_images, partition_table
 from pipeline.errors import DamagedError, StoreError
 from pipeline.partitions import image_bytes
-from pipeline.places import exists, is_folder, locate, shown, sizes_below
+from pipeline.places import exists, is_folder, locate, sizes_below
 from pipeline.runs import METRICS_FILE, digest_run, open_run
+from pipeline.urls import shown
 
 
 def folder_bytes(path: Path) -> int:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageFullError, hide_in
-from pipeline.places import is_remote, is_url, put_file, read_bytes, remote_errors
+from pipeline.places import is_remote, put_file, read_bytes, remote_errors
+from pipeline.urls import is_url
 
 PARTIAL_SUFFIX = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.places import shown
 from pipeline.settings import Name, Names, Settings, as_bytes, one_or_many
+from pipeline.urls import shown
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
 _ROLES = {

@@ -24,10 +24,11 @@ from pipeline.image_settings import ImageSettings
 from pipeline.ingest_plan import IngestPlan, plan_source
 from pipeline.ingest_steps import begin, finish, listing_place, write_partitions
 from pipeline.opening import open_source, packed, release
-from pipeline.places import exists, locate, shown
+from pipeline.places import exists, locate
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Source
 from pipeline.store import is_own_store
+from pipeline.urls import shown
 
 Images = Source | ImageSettings | str | Mapping[str, Any]
 

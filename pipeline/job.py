@@ -36,7 +36,7 @@ from pipeline.files import read_json, write_json
 from pipeline.fit import fit
 from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
-from pipeline.places import exists, list_folder, shown
+from pipeline.places import exists, list_folder
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.runs import (
@@ -52,6 +52,7 @@ from pipeline.runs import (
 from pipeline.schema import COUNT, METRIC, SAMPLE
 from pipeline.steps import EvaluatePartition, table_digest
 from pipeline.threads import read_ahead
+from pipeline.urls import shown
 
 
 def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:

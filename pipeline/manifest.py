@@ -24,7 +24,8 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, write_json
-from pipeline.places import exists, files_below, is_folder, remove_tree, shown
+from pipeline.places import exists, files_below, is_folder, remove_tree
+from pipeline.urls import shown
 
 FORMAT_VERSION = 1
 IMAGES = "pixsim image set"

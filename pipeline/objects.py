@@ -19,7 +19,7 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from pipeline import places
+from pipeline import places, urls
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -45,7 +45,7 @@ class PlaceStore(Store):
         return hash(self._path)
 
     def __str__(self) -> str:
-        return places.shown(self._path)
+        return urls.shown(self._path)
 
     def __repr__(self) -> str:
         return f"PlaceStore({self})"

@@ -18,7 +18,7 @@ from pipeline.datasets import load_catalog, open_dataset
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
 from pipeline.packing import pack_floats, pack_measured
-from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate, shown
+from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate
 from pipeline.progress import SilentPhase
 from pipeline.settings import nearest
 from pipeline.sources import Source
@@ -29,6 +29,7 @@ from pipeline.sources.lists import list_reader
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.tar import tar_reader
+from pipeline.urls import shown
 
 TORCHVISION = "torchvision:"
 _KIND_OF_SUFFIX = {

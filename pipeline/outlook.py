@@ -13,9 +13,9 @@ from pipeline.ingestion import find_images, store_place
 from pipeline.manifest import MANIFEST
 from pipeline.opening import open_source, packed, release
 from pipeline.partitions import ceil_div, image_bytes
-from pipeline.places import shown
 from pipeline.plan import JobPlan, plan_content, plan_job
 from pipeline.runs import METRICS_FILE, PREDICTIONS
+from pipeline.urls import shown
 
 # Bytes of a row of predictions in Parquet, as measured.
 _ROW_BYTES = 40

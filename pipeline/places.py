@@ -10,7 +10,6 @@ failure that may pass; beside that, fsspec's file systems try single requests ag
 
 from __future__ import annotations
 
-import base64
 import copyreg
 import glob
 import importlib
@@ -21,25 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
-from urllib.parse import unquote
 
 from pipeline.errors import PixsimError, RemoteError, conceal
+from pipeline.urls import LOCAL, WEB, bare, secrets_of, shown
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
-_HARMLESS = (
-    "region_name", "region", "project", "account_name", "signature_version", "addressing_style",
-    "profile", "protocol", "mode", "acl", "cache_type",
-)  # fmt: skip
-_HARMLESS_VALUES = ("anon", "browser", "cache", "cloud", "default", "google_default", "true",
-                    "false", "none")  # fmt: skip
-_SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "cred", "connection", "auth", "sig")
-_LONG_ENOUGH = 16  # an unknown option of this length may be a key
-_LOCAL, _WEB = ("file", "local"), ("http", "https")
-_QUERY = "params"  # the option of fsspec's web file system that holds the query of its requests
-# Where what stands before an @ is no user, and where a ? is part of a name.
-_NO_USER = ("abfs", "abfss", "az", "adl", "wasb", "wasbs", "git", "github", "hf")
-_NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", "hf", "sftp")
 _PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
     "abfss": "adlfs", "http": "aiohttp", "https": "aiohttp",
@@ -54,11 +40,6 @@ _FINAL_NAMES = (*_REFUSED_NAMES, "EndpointConnectionError", "ConnectTimeoutError
 _REFUSED_STATUSES, _PASSING_STATUSES = (401, 403), (408, 425, 429)  # of a web server
 
 T = TypeVar("T")
-
-
-def is_url(text: str) -> bool:
-    """Tell whether a text names a place behind a protocol, such as `s3://bucket/images`."""
-    return "://" in text
 
 
 def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
@@ -80,33 +61,17 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
         return text
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
-    if not separator or protocol in _LOCAL:
+    if not separator or protocol in LOCAL:
         return Path(rest if separator else url)
-    conceal(_secrets_of(url, settings))
-    if protocol in _WEB:
-        url, settings = _bare(url, settings)
+    conceal(secrets_of(url, settings))
+    if protocol in WEB:
+        url, settings = bare(url, settings)
     with remote_errors(url):
         path = importlib.import_module("upath").UPath(url, **settings)
         _ = path.fs
     # a worker that is sent the path learns what to conceal
     copyreg.pickle(type(path), _reduce)
     return cast(Path, path)
-
-
-def _bare(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Move user, password and query of a web address into its options.
-
-    So the path names a file and nothing else, wherever its name is shown, kept or joined.
-    """
-    protocol, user, rest, query = _parts(url)
-    moved = dict(options)
-    if query:
-        moved[_QUERY] = query
-    if user:
-        basic = base64.b64encode(unquote(user).encode()).decode()
-        conceal([basic])
-        moved["headers"] = {"Authorization": f"Basic {basic}", **moved.get("headers", {})}
-    return f"{protocol}://{rest.removeprefix(user + '@')}", moved
 
 
 def _reduce(path: Any) -> tuple[Callable[..., Path], tuple[str, dict[str, Any]]]:
@@ -116,67 +81,6 @@ def _reduce(path: Any) -> tuple[Callable[..., Path], tuple[str, dict[str, Any]]]
 def is_remote(path: Path) -> bool:
     """Tell whether a path is one of an fsspec file system other than the local one."""
     return not isinstance(path, Path)
-
-
-def shown(place: str | Path) -> str:
-    """Return the text of a place without user, password and query, as it may be written."""
-    return "::".join(_shown_link(link) for link in str(place).split("::"))
-
-
-def _shown_link(text: str) -> str:
-    if not is_url(text):
-        return text
-    protocol, user, rest, _ = _parts(text)
-    return f"{protocol}://{rest.removeprefix(user + '@')}"
-
-
-def _parts(url: str) -> tuple[str, str, str, str]:
-    """Return the protocol of a URL, its user and password, what follows `://`, and the query."""
-    protocol, _, rest = url.partition("://")
-    query = ""
-    if protocol not in _NO_QUERY:
-        rest, _, query = rest.partition("?")
-    user, _, _ = rest.partition("/")[0].rpartition("@")
-    return protocol, "" if protocol in _NO_USER else user, rest, query
-
-
-def _secrets_of(url: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what must not be seen of a URL and its options."""
-    for link in url.split("::"):
-        _, user, _, query = _parts(link)
-        yield from (user, *user.split(":"), query)
-        yield from _assigned(query.split("&"))
-    yield from _secret_values(options)
-
-
-def _assigned(assignments: list[str]) -> Iterator[str]:
-    """Yield what is secret of `name=value`."""
-    for assignment in assignments:
-        name, _, value = assignment.partition("=")
-        yield from _secret_values({name: value})
-
-
-def _secret_values(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secret_values(value)
-        elif name == _QUERY and isinstance(value, str):
-            yield value
-            yield from _assigned(value.split("&"))
-        elif isinstance(value, list | tuple):
-            yield from _secret_values({f"{name} {place}": item for place, item in enumerate(value)})
-        elif isinstance(value, str) and is_url(value):
-            yield from _secrets_of(value, {})
-        elif isinstance(value, str) and _is_secret(str(name).lower(), value):
-            yield value
-            yield from _assigned(value.split(";") if ";" in value else [])
-            yield from value.split()[1:]  # of "Bearer TOKEN"
-
-
-def _is_secret(name: str, value: str) -> bool:
-    if name in _HARMLESS or value.lower() in _HARMLESS_VALUES:
-        return False
-    return len(value) >= _LONG_ENOUGH or any(word in name for word in _SECRET_WORDS)
 
 
 _PASSING = (

@@ -16,7 +16,7 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors places files memory threads schema settings image_settings config exact digests
+    errors urls places files memory threads schema settings image_settings config exact digests
     partitions progress manifest classes
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding

@@ -16,7 +16,8 @@ from upath import UPath
 
 from pipeline import errors, files, places
 from pipeline.errors import ConfigError, RemoteError, StoreError
-from pipeline.places import locate, shown
+from pipeline.places import locate
+from pipeline.urls import shown
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
 

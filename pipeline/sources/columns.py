@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.places import is_remote, open_binary, shown
+from pipeline.places import is_remote, open_binary
 from pipeline.settings import nearest
 from pipeline.sources.fetch import failed
 from pipeline.sources.layout import as_text
+from pipeline.urls import shown
 
 LABEL_COLUMNS = ("label", "class", "class_name", "target", "category")
 SPLIT_COLUMNS = ("split", "set", "subset")

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.errors import PixsimError, RemoteError, SourceError
-from pipeline.places import is_remote, is_url, remote_errors, shown, tried
+from pipeline.places import is_remote, remote_errors, tried
 from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.listing import File, Rows
+from pipeline.urls import is_url, shown
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote, shown, tried
+from pipeline.places import is_remote, tried
 from pipeline.sources import UNREADABLE
 from pipeline.sources.fetch import (
     FileFetcher,
@@ -28,6 +28,7 @@ from pipeline.sources.fetch import (
 from pipeline.sources.layout import is_hidden, is_image, suffix_of
 from pipeline.sources.listing import File, Notes
 from pipeline.sources.tree import Member, Tree
+from pipeline.urls import shown
 
 
 @dataclass(frozen=True)

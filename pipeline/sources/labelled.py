@@ -15,12 +15,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.errors import LabelError, SourceError
-from pipeline.places import shown
 from pipeline.schema import UNLABELLED
 from pipeline.sources.arrays import Labelling, scale_of, survey_labels
 from pipeline.sources.groups import ROOT, Group, groups_in, reading
 from pipeline.sources.labelled_parts import LabelledPart, Names, fills_of, find_image, make_part
 from pipeline.sources.parts import PartedSource, check_parts, label_blocks, without
+from pipeline.urls import shown
 
 
 def open_labelled(

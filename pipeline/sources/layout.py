@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.places import is_folder, is_url, list_folder, remote_errors, shown, tried
+from pipeline.places import is_folder, list_folder, remote_errors, tried
+from pipeline.urls import is_url, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_WORDS = (

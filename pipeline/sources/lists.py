@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from pipeline.errors import ConfigError, PixsimError, SourceError
-from pipeline.places import is_remote, open_binary, shown
+from pipeline.places import is_remote, open_binary
 from pipeline.sources import OK, UNREADABLE
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
@@ -35,6 +35,7 @@ from pipeline.sources.fetch import FileFetcher, failed, not_regular, stamp_of, t
 from pipeline.sources.layout import as_text, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, File, Notes, make_rows
 from pipeline.sources.parquet import parted
+from pipeline.urls import shown
 
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "name", "image")
 _PROTOCOLS = (

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import SourceError
-from pipeline.places import shown
 from pipeline.sources.arrays import scale_of, survey_labels
 from pipeline.sources.layout import files_in
 from pipeline.sources.numpy_splits import Found
 from pipeline.sources.parts import PartedSource, check_parts, label_blocks
 from pipeline.sources.stored_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
+from pipeline.urls import shown
 
 _SUFFIXES = (ARCHIVE_SUFFIX, ARRAY_SUFFIX)
 

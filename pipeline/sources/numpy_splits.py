@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.places import exists, shown
+from pipeline.places import exists
 from pipeline.sources.arrays import as_pixels, as_text, check_shapes
 from pipeline.sources.stored_arrays import Archive, StoredArray, open_archive, open_array
+from pipeline.urls import shown
 
 CLASS_NAMES = "class_names"
 _NAMES_BYTES = 2**26

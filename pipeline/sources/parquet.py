@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, LabelError, RemoteError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.places import is_remote
 from pipeline.sources import UNREADABLE, Problem
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
@@ -43,6 +43,7 @@ from pipeline.sources.fetch import (
 )
 from pipeline.sources.layout import files_in, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
+from pipeline.urls import shown
 
 IMAGE_COLUMNS = ("image", "img")
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from pipeline.errors import InputError, RemoteError, SourceError
-from pipeline.places import is_remote, open_binary, shown
+from pipeline.places import is_remote, open_binary
 from pipeline.sources import cursors
 from pipeline.sources.arrays import version_of
+from pipeline.urls import shown
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20

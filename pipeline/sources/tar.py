@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote, shown
+from pipeline.places import is_remote
 from pipeline.sources import LABEL_UNKNOWN, OK, Problem
 from pipeline.sources.cursors import borrowed
 from pipeline.sources.cursors import close as close_cursors
@@ -38,6 +38,7 @@ from pipeline.sources.tar_members import Entry, walk
 from pipeline.sources.tar_streams import READ_BYTES, Unpacked, compression_of
 from pipeline.sources.tree import Member, Tree
 from pipeline.sources.webdataset import Sample, label_of, samples_of
+from pipeline.urls import shown
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _MOST_OPEN = 64

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import shown
 from pipeline.sources import TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.fetch import failed
 from pipeline.sources.layout import is_hidden, is_image, suffix_of
 from pipeline.sources.listing import Notes
 from pipeline.sources.tar_streams import READ_BYTES, HeaderStream, opened_stream
+from pipeline.urls import shown
 
 LABEL_SUFFIXES = (".cls", ".json")
 _BLOCK = tarfile.BLOCKSIZE

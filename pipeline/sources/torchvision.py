@@ -246,13 +246,16 @@ def _open_splits(
             if is_about_a_value(error):
                 raise ConfigError(f"{found.__name__}: {one_line(error)}") from None
             reasons.append(f"{root}: {one_line(error)[:_REASON_CHARACTERS]}")
+    why = "; ".join(reasons) or "no folder was given"
     if fetch and "download" in parameters and roots:
-        with _network():
-            return opened(roots[-1], True)
+        try:
+            with _network():
+                return opened(roots[-1], True)
+        except SourceError as error:
+            why = f"{why}; {error}"
     raise SourceError(
-        f"{found.__name__}: was not found ({'; '.join(reasons) or 'no folder was given'}); put its "
-        "files where torchvision expects them"
-        + (", or allow the download" if "download" in parameters else "")
+        f"{found.__name__}: was not found ({why}); put its files where torchvision expects them "
+        "below one of these folders, or run again with a network connection to download them"
     )
 
 
