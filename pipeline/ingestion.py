@@ -68,7 +68,7 @@ def ingest(
         How many samples may be left out because they cannot be used, or a share such as `1%`;
         default: what the settings say, else none.
     storage_options
-        fsspec's options for `output`, where it is a URL.
+        fsspec's options for `output`, where it is a URL; default: those of the source.
 
     Returns
     -------
@@ -126,13 +126,14 @@ def _work(
     given = source if isinstance(source, str | Mapping | ImageSettings) else "a source object"
     changes = [] if max_bad is None else [f"max_bad={max_bad}"]
     settings = make_images(given, changes)
+    options = settings.storage_options if storage_options is None else storage_options
     place = output
     if given is source and output is None:
-        place = store_place(settings, storage_options)
+        place = store_place(settings, options)
     elif output is None:
         raise ConfigError("ingest() of a source object needs an output, the folder of the store")
     opened = None if given is source else cast(Source, source)
-    path = locate(cast(Path, place), storage_options)
+    path = locate(cast(Path, place), options)
     return _Work(opened, settings, path, settings.shard if shard is None else shard)
 
 
