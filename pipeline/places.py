@@ -286,9 +286,8 @@ def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
 class _RemoteFile(io.RawIOBase):
     """A remote file that is read at any place; what fails for a while is tried again."""
 
-    def __init__(self, path: Path) -> None:
-        files, place = _files(path)
-        self._path, self._file = path, tried(path, files.open, place, "rb")
+    def __init__(self, path: Path, file: Any) -> None:
+        self._path, self._file = path, file
 
     def readable(self) -> bool:
         return True
@@ -323,11 +322,11 @@ def open_binary(path: Path) -> IO[bytes]:
     RemoteError
         Where a remote one cannot be opened; reading raises it too.
     """
-    return (
-        cast(IO[bytes], io.BufferedReader(_RemoteFile(path)))
-        if is_remote(path)
-        else path.open("rb")
-    )
+    if not is_remote(path):
+        return path.open("rb")
+    files, place = _files(path)
+    opened = tried(path, files.open, place, "rb")
+    return cast(IO[bytes], io.BufferedReader(_RemoteFile(path, opened)))
 
 
 def file_size(path: Path) -> int:

@@ -17,7 +17,7 @@ PACKAGE = Path(pipeline.__file__).parent
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
     errors urls places files memory threads schema settings image_settings config exact digests
-    partitions progress manifest classes
+    partitions progress manifest classes objects
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
@@ -27,7 +27,7 @@ LAYERS = """
     sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
-    shards objects chunked store content results tables
+    shards chunked store content results tables
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
     cluster opening samples duplicates compaction ingest_plan ingest_steps appending ingestion

@@ -439,8 +439,7 @@ def test_an_open_file_is_tried_again_and_fails_as_one_error(pauses):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    file = places._RemoteFile(path)
-    file._file = Weather(file._file)
+    file = places._RemoteFile(path, Weather(path.fs.open(path.path, "rb")))
     assert file.read(4) == b"0123"
     assert len(pauses) == 2
     failures[:] = [Answer(403)]

@@ -16,7 +16,8 @@ from typing import Any
 import xarray as xr
 
 from pipeline.errors import InputError, RemoteError, SourceError
-from pipeline.places import is_folder, is_remote, open_binary, options_of, tried
+from pipeline.objects import PlaceStore
+from pipeline.places import is_folder, is_remote, open_binary, tried
 from pipeline.sources.arrays import remote_version, version_of
 from pipeline.sources.kept import Kept
 
@@ -110,7 +111,7 @@ def _open_with(opener: Callable[..., Any], path: Path, is_zarr: bool, **options:
     if not is_zarr:
         return opener(open_binary(path) if is_remote(path) else path, **options)
     if is_remote(path):
-        return opener(str(path), engine="zarr", storage_options=options_of(path), **options)
+        return opener(PlaceStore(path, read_only=True), engine="zarr", **options)
     # the folder itself says what is there, sooner than a gathered list that may be absent
     return opener(path, engine="zarr", consolidated=False, **options)
 
