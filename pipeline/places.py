@@ -338,6 +338,12 @@ def file_size(path: Path) -> int:
     return int(tried(path, files.info, place)["size"])
 
 
+def version_tag(info: Mapping[str, Any]) -> str:
+    """Return what fsspec's description of a file says of its version, "" where it says nothing."""
+    keys = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")
+    return next((str(info[key]) for key in keys if info.get(key)), "")
+
+
 def put_file(local: Path, path: Path) -> None:
     """Write a local file to a remote path: the object is there whole, or not at all."""
     files, place = _files(path)

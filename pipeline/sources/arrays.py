@@ -18,7 +18,7 @@ from pipeline.classes import check_labels
 from pipeline.digests import array_digest
 from pipeline.errors import LabelError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
-from pipeline.places import is_remote
+from pipeline.places import is_remote, version_tag
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import Block, SplitInfo
@@ -204,13 +204,7 @@ def version_of(path: Path) -> dict[str, Any]:
     if not is_remote(path):
         return {"mtime_ns": path.stat().st_mtime_ns}
     found = path.fs.info(path.path)  # type: ignore[attr-defined]
-    return {"version": remote_version(found)}
-
-
-def remote_version(found: Mapping[str, Any]) -> str:
-    """Return what a remote file system says of the version of a file, "" where it says nothing."""
-    keys = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
-    return next((str(found[key]) for key in keys if found.get(key)), "")
+    return {"version": version_tag(found)}
 
 
 def in_parts(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:

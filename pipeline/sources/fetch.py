@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.errors import PixsimError, RemoteError, SourceError
-from pipeline.places import is_remote, remote_errors, tried
+from pipeline.places import is_remote, remote_errors, tried, version_tag
 from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.listing import File, Rows
 from pipeline.urls import is_url, shown
@@ -272,10 +272,8 @@ def stamp_of(path: Path) -> tuple[int, str]:
 
 def info_stamp(info: Any) -> tuple[int, str]:
     """Return size and stamp of a remote file as fsspec describes it."""
-    known = (info.get(key) for key in ("ETag", "etag", "md5", "LastModified", "mtime", "created"))
-    tag = next((str(value) for value in known if value), "")
     size = info.get("size")
-    return (-1 if size is None else int(size)), f"{size} {tag}"
+    return (-1 if size is None else int(size)), f"{size} {version_tag(info)}"
 
 
 def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -17,8 +17,8 @@ import xarray as xr
 
 from pipeline.errors import InputError, RemoteError, SourceError
 from pipeline.objects import PlaceStore
-from pipeline.places import is_folder, is_remote, open_binary, tried
-from pipeline.sources.arrays import remote_version, version_of
+from pipeline.places import is_folder, is_remote, open_binary, tried, version_tag
+from pipeline.sources.arrays import version_of
 from pipeline.sources.kept import Kept
 
 ROOT = "/"
@@ -122,7 +122,7 @@ def _files_below(folder: Path) -> Iterator[tuple[str, int, str]]:
         remote: Any = folder
         files = tried(folder, remote.fs.find, remote.path, detail=True)
         for name, found in sorted(files.items()):
-            yield name.removeprefix(remote.path), found["size"], remote_version(found)
+            yield name.removeprefix(remote.path), found["size"], version_tag(found)
         return
     for top, folders, names in os.walk(folder):
         folders.sort()
