@@ -35,7 +35,7 @@ from pipeline.errors import DamagedError, StoreError
 from pipeline.files import read_json, storage_errors
 from pipeline.objects import PlaceStore
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import is_remote
+from pipeline.places import is_remote, remove_tree
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -67,16 +67,23 @@ def create_array(
     attributes: Mapping[str, Any] | None = None,
     compressed: bool = True,
 ) -> zarr.Array[Any]:
-    """Create an empty array, unless a run that was cut short already did; return it."""
+    """Create an empty array, unless a run that was cut short already did; return it.
+
+    One of another shape or layout is of a plan that was changed since, and removed.
+    """
+    cut = tuple(max(1, size) for size in chunks)
     with storage_errors(path):
         root = zarr.open_group(_zarr(path), mode="r+", zarr_format=3, use_consolidated=False)
         if name in root:
-            return _open(path, name, "r+")
+            found = _open(path, name, "r+")
+            if (found.shape, found.chunks, found.shards) == (shape, cut, shards):
+                return found
+            remove_tree(path / name)
         return root.create_array(
             name,
             shape=shape,
             dtype=dtype,
-            chunks=tuple(max(1, size) for size in chunks),
+            chunks=cut,
             shards=shards,
             fill_value=fill_value,
             compressors=(_codec(dtype), _CHECKSUM) if compressed else (_CHECKSUM,),

@@ -21,7 +21,7 @@ from pipeline import store
 from pipeline.cluster import Executor
 from pipeline.digests import sample_records
 from pipeline.errors import DamagedError
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.manifest import WORK
 from pipeline.partitions import PartitionTable
 from pipeline.places import exists, move_tree, remove_tree
@@ -34,9 +34,10 @@ def _record(path: Path) -> Path:
     return path / WORK / "compacted.json"
 
 
-def is_compacted(path: Path) -> bool:
-    """Tell whether the shards without bad samples are all written."""
-    return exists(_record(path))
+def is_compacted(path: Path, identity: str) -> bool:
+    """Tell whether the shards without bad samples of a plan are all written."""
+    record = _record(path)
+    return exists(record) and bool(read_json(record).get("identity") == identity)
 
 
 def good_templates(
@@ -51,6 +52,7 @@ def good_templates(
 
 def compact(
     path: Path,
+    identity: str,
     create: Callable[[Path], None],
     templates: Mapping[str, store.SplitTemplate],
     planned: PartitionTable,
@@ -64,6 +66,8 @@ def compact(
     ----------
     path
         The store that is being made; all its partitions are written.
+    identity
+        Of the plan.
     create
         Makes the empty arrays without bad samples at a place.
     templates
@@ -76,7 +80,7 @@ def compact(
         Where tasks run, and who is told.
     """
     place = path / WORK / "compact"
-    if not is_compacted(path):
+    if not is_compacted(path, identity):
         create(place)
         shards = tuple((n, t.count, t.layout.shard) for n, t in templates.items())
         table = PartitionTable(shards)
@@ -85,7 +89,7 @@ def compact(
         )
         with reporter.phase("leave out bad samples", len(table)) as phase:
             executor.map(task, len(table), phase)
-        write_json(_record(path), {"splits": list(templates)})
+        write_json(_record(path), {"identity": identity})
     for name in templates:
         if exists(place / name):
             remove_tree(path / name)

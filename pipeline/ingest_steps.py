@@ -78,7 +78,7 @@ def begin(plan: IngestPlan, path: Path) -> IngestPlan | None:
     source = plan.source
     if isinstance(source, EncodedSource):
         source = _with_listing_in(source, listing_place(path))
-    if not is_compacted(path):
+    if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
     return replace(plan, source=source)
 
@@ -114,7 +114,7 @@ def write_partitions(
 ) -> None:
     """Write the partitions that are not written yet; all of them, or those of some numbers."""
     chosen = range(len(plan.table)) if numbers is None else numbers
-    if is_compacted(path):
+    if is_compacted(path, plan.identity):
         return
     # arrays are copied, by one thread as fast as by two; files are decoded
     threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
@@ -287,7 +287,7 @@ def finish(
             splits=templates,
             encoding=plan.encoding,
         )
-        compact(path, store_of, templates, plan.table, found, executor, reporter)
+        compact(path, plan.identity, store_of, templates, plan.table, found, executor, reporter)
     write_samples(path, plan.table, found)
     counts = {name: template.count for name, template in templates.items()}
     hashes = (part.records["sha256"][part.good] for part in parts)

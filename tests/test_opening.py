@@ -262,6 +262,24 @@ def test_mended_files_are_read_again_and_the_rest_is_not_lost(tmp_path):
     assert pipeline.digest(path) == pipeline.digest(other)
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_removed_files_are_left_out_when_the_ingest_is_run_again(tmp_path, monkeypatch, compacted):
+    folder = tmp_path / "photographs"
+    photographs(folder, bad=2)
+    images = {"source": str(folder), "resize": [8, 8], "mode": "L"}
+    with monkeypatch.context() as patch:
+        # stopped before anything is left out, or right after
+        patch.setattr("pipeline.ingest_steps.write_samples", lambda *_: 1 / 0)
+        with pytest.raises((pipeline.errors.BadSamplesError, ZeroDivisionError)):
+            pipeline.ingest(images, tmp_path / "s.zarr", 10, max_bad=2 if compacted else 0)
+    for name in ("00", "02", "04"):
+        (folder / "train" / "a" / f"{name}.jpg").unlink()
+    path = pipeline.ingest(images, tmp_path / "s.zarr", 10)
+    other = pipeline.ingest(images, tmp_path / "other.zarr")
+    assert pipeline.digest(path) == pipeline.digest(other)
+    assert xr.open_zarr(path, group="train").sizes["sample"] == 57
+
+
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.yml")), ids=lambda path: path.stem)
 def test_every_job_of_a_source_is_valid(job):
     assert load_job(job).images.title
