@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cluster import Workers
+from pipeline.clients import Workers
 from pipeline.partitions import accumulator_bytes, ceil_div
 from pipeline.reduction import LARGE_BYTES, WIDE
 

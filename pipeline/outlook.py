@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pipeline import results
-from pipeline.cluster import find_workers
+from pipeline.clients import find_workers
 from pipeline.config import JobSettings
 from pipeline.ingest_plan import expected_content
 from pipeline.ingestion import find_images, store_place

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import manifest, store
 from pipeline.classes import ClassSelection, select_classes
-from pipeline.cluster import Workers, find_workers
+from pipeline.clients import Workers, find_workers
 from pipeline.config import JobSettings
 from pipeline.content import partition_table
 from pipeline.errors import MemoryLimitError, ShapeError

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import cluster
-from pipeline.cluster import Workers, find_workers, local_workers, open_executor
+from pipeline import clients, cluster
+from pipeline.clients import Workers, find_workers, local_workers
+from pipeline.cluster import open_executor
 from pipeline.config import ClusterSettings
 from pipeline.progress import SilentReporter
 
@@ -67,14 +68,14 @@ def test_a_task_on_a_worker_does_not_touch_the_accumulator_that_it_is_given():
     (1, 100, 8), (2, 100, 4), (8, 100, 1), (16, 100, 1), (8, 2, 4), (8, 3, 2), (8, 0, 8),
 ])  # fmt: skip
 def test_tasks_times_their_threads_are_the_cores(monkeypatch, workers, count, threads):
-    monkeypatch.setattr(cluster, "CPU_COUNT", 8)
+    monkeypatch.setattr(clients, "CPU_COUNT", 8)
     with open_executor(ClusterSettings(kind="threads", workers=workers)) as executor:
         assert executor.threads_for(count) == threads
 
 
 def test_this_machine_is_shared_among_worker_processes(monkeypatch):
-    monkeypatch.setattr(cluster, "CPU_COUNT", 8)
-    monkeypatch.setattr(cluster, "machine_memory", lambda: 64 * 10**9)
+    monkeypatch.setattr(clients, "CPU_COUNT", 8)
+    monkeypatch.setattr(clients, "machine_memory", lambda: 64 * 10**9)
     assert local_workers(ClusterSettings(kind="local", threads_per_worker=2)) == Workers(
         processes=4, tasks=2, cores=8, memory=16 * 10**9
     )

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.cluster import Workers
+from pipeline.clients import Workers
 from pipeline.footprint import Load, fitting_pixels, footprint
 from pipeline.partitions import pixel_tiles
 

@@ -30,7 +30,8 @@ LAYERS = """
     shards chunked store content results tables
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
-    cluster opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
+    clients cluster
+    opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
     runs footprint plan fit steps job
     outlook description explanation plots demo terminal cli
 """
