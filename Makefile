@@ -50,7 +50,7 @@ demo: $(READY)
 	@$(BIN)/pixsim demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 $(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep their versions
 	@echo "installing what pixsim is measured against"
