@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pipeline.cluster import open_executor as open_executor
+    from pipeline.cluster_settings import make_cluster as make_cluster
     from pipeline.config import JobSettings as JobSettings
     from pipeline.config import load_images as load_images
     from pipeline.config import load_job as load_job
-    from pipeline.config import make_cluster as make_cluster
     from pipeline.config import make_images as make_images
     from pipeline.config import make_job as make_job
     from pipeline.datasets import list_datasets as list_datasets
@@ -64,7 +64,7 @@ _HOMES = {
     "list_datasets": "datasets",
     "load_images": "config",
     "load_job": "config",
-    "make_cluster": "config",
+    "make_cluster": "cluster_settings",
     "make_images": "config",
     "make_job": "config",
     "make_reporter": "progress",

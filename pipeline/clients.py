@@ -11,7 +11,7 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from pipeline.config import ClusterSettings
+from pipeline.cluster_settings import ClusterSettings
 from pipeline.errors import ConfigError
 from pipeline.memory import machine_memory
 

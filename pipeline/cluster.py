@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.clients import Workers, local_workers, open_client, remote_workers
-from pipeline.config import ClusterSettings
+from pipeline.cluster_settings import ClusterSettings
 from pipeline.errors import PixsimError
 from pipeline.exact import Int64Array
 from pipeline.progress import Phase

@@ -7,10 +7,8 @@ key, the value and what was expected; nothing is guessed.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -22,62 +20,21 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
 from pipeline.places import locate
 from pipeline.schema import METRICS
-from pipeline.settings import Names, Settings, as_bytes, nearest, one_or_many, unique
+from pipeline.settings import Names, Settings, one_or_many, unique
 from pipeline.urls import shown
+from pipeline.yaml_files import describe, first_problem, load_mapping, refuse_unknown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
-
-
-def _cluster_mapping(text: str) -> dict[str, str]:
-    """Return what a cluster given as one word means."""
-    return {"kind": "scheduler", "address": text} if "://" in text else {"kind": text}
-
-
-class ClusterSettings(Settings):
-    """Where the tasks of a job run.
-
-    Attributes
-    ----------
-    kind
-        `threads` of this process, worker processes on this machine (`local`), or the workers
-        of a running dask `scheduler`.
-    workers
-        Worker threads (`threads`) or processes (`local`); default: one per core.
-    threads_per_worker
-        Threads of each worker process.
-    address
-        Address of the scheduler, such as `tcp://host:8786`.
-    memory
-        Bytes of memory of each worker process (of this process, for `threads`), or a text such
-        as `4 GB`; default: this machine's, shared evenly, or what the scheduler's workers have.
-    """
-
-    kind: Literal["threads", "local", "scheduler"] = "threads"
-    workers: PositiveInt | None = None
-    threads_per_worker: PositiveInt = 1
-    address: str | None = None
-    memory: Annotated[PositiveInt | None, BeforeValidator(as_bytes)] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: object) -> object:
-        return _cluster_mapping(value) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _address_fits(self) -> ClusterSettings:
-        if (self.kind == "scheduler") != (self.address is not None):
-            raise ValueError("needs an address with kind scheduler, and only then")
-        return self
 
 
 def _place(value: object) -> Path:
@@ -117,7 +74,7 @@ class JobSettings(Settings):
     allow_empty_classes
         Accept classes without any image in the fit split; nothing is ever predicted as one.
     cluster
-        Where tasks run.
+        Where tasks run; a text, see `make_cluster`, or a mapping, see `ClusterSettings`.
     output
         The run folder, or its URL; default: `data/runs/NAME`.
     storage_options
@@ -158,6 +115,11 @@ class JobSettings(Settings):
             content["images"] = {"storage_options": options} | images
         return content
 
+    @property
+    def named_cluster(self) -> ClusterSettings | None:
+        """The cluster that the job names; nothing where it leaves that to its caller."""
+        return self.cluster if "cluster" in self.model_fields_set else None
+
 
 class Environment(BaseSettings):
     """Settings from the environment, each with the prefix `PIXSIM_`.
@@ -185,7 +147,10 @@ def load_environment() -> Environment:
 
 
 def load_job(
-    path: Path, overrides: Iterable[str] = (), output: Path | str | None = None
+    path: Path,
+    overrides: Iterable[str] = (),
+    output: Path | str | None = None,
+    cluster: str | None = None,
 ) -> JobSettings:
     """Read a job file.
 
@@ -198,40 +163,47 @@ def load_job(
         reaches into a mapping (`cluster.workers=4`).
     output
         Replaces the run folder.
+    cluster
+        Replaces the cluster; a text as in `make_cluster`. Overrides are put into it.
 
     Raises
     ------
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
-    content = with_overrides(_load_mapping(path), overrides)
+    content = load_mapping(path)
+    if cluster is not None:
+        content["cluster"] = cluster
+    content = _with_cluster(content, path.parent)
+    content = _with_cluster(with_overrides(content, overrides), path.parent)
     if output is not None:
         content["output"] = str(output)
     content.setdefault("name", path.stem)
     return make_job(content, where=str(path))
 
 
-def _load_mapping(path: Path) -> dict[str, Any]:
-    content = load_yaml(path)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {_describe(content)}, expected a mapping of settings")
-    return content
+def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any]:
+    """Return the content of a job file with a cluster that is one text spelled out."""
+    text = content.get("cluster")
+    return (
+        content | {"cluster": cluster_mapping(text, beside)} if isinstance(text, str) else content
+    )
 
 
 def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """Validate the settings of a job given as a mapping."""
-    settings = dict(content)
-    _refuse_unknown(settings, JobSettings, where, "")
+    settings = _with_cluster(dict(content), None)
+    refuse_unknown(settings, JobSettings, where, "")
     models: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "images": ImageSettings}
     for key, model in models.items():
         if isinstance(settings.get(key), dict):
-            _refuse_unknown(settings[key], model, where, f"{key}.")
+            refuse_unknown(settings[key], model, where, f"{key}.")
     if "output" not in settings:
         settings["output"] = load_environment().data / "runs" / str(settings.get("name", "job"))
     try:
         return JobSettings.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+        raise ConfigError(f"{where}: {first_problem(error)}") from None
 
 
 def make_images(
@@ -259,11 +231,11 @@ def make_images(
         content = content.model_dump(exclude_unset=True) | hidden
     settings = {"source": content} if isinstance(content, str) else dict(content)
     settings = with_overrides(settings, changes)
-    _refuse_unknown(settings, ImageSettings, "images", "")
+    refuse_unknown(settings, ImageSettings, "images", "")
     try:
         return ImageSettings.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(f"images: {_first_problem(error)}") from None
+        raise ConfigError(f"images: {first_problem(error)}") from None
 
 
 def load_images(path: Path, overrides: Iterable[str] = ()) -> ImageSettings:
@@ -274,7 +246,7 @@ def load_images(path: Path, overrides: Iterable[str] = ()) -> ImageSettings:
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
-    content = _load_mapping(path)
+    content = load_mapping(path)
     images = content.get("images")
     content["images"] = with_overrides(
         {"source": images} if isinstance(images, str) else images, overrides
@@ -293,49 +265,6 @@ def with_overrides(content: Any, overrides: Iterable[str]) -> Any:
     return changed
 
 
-def make_cluster(text: str) -> ClusterSettings:
-    """Return cluster settings from `threads`, `local` or the address of a scheduler."""
-    try:
-        return ClusterSettings.model_validate(text)
-    except ValidationError as error:
-        raise ConfigError(f"cluster '{text}': {_first_problem(error)}") from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain types only, and no key twice: YAML's own loaders keep the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file with plain types only."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; expected a job file such as {_example(path)}"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
-
-
-def _example(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("workflows")
-    files = sorted(file.name for file in folder.glob("*.yml"))
-    return f"{folder / nearest_file(path.name, files)}" if files else "workflows/digits.yml"
-
-
-def nearest_file(name: str, files: Sequence[str]) -> str:
-    """Return the file name most like `name`."""
-    return (difflib.get_close_matches(name, files, n=1, cutoff=0.0) or list(files))[0]
-
-
 def _override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"[\w.]+", key):
@@ -349,47 +278,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if isinstance(inner, str):
-            inner = {"source": inner} if parent == "images" else _cluster_mapping(inner)
+            inner = {"source": inner} if parent == "images" else cluster_mapping(inner)
             place[parent] = inner
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: '{parent}' is {_describe(inner)}, not a mapping")
+            raise ConfigError(f"--set {override}: '{parent}' is {describe(inner)}, not a mapping")
         place = inner
     place[last] = value
-
-
-def _refuse_unknown(
-    content: Mapping[str, Any], model: type[BaseModel], where: str, prefix: str
-) -> None:
-    for key in content:
-        if key not in model.model_fields:
-            hint = nearest(str(key), model.model_fields)
-            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-
-
-# a value may be a page long, or a maze of aliases
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 100
-_short.maxlevel = 3
-
-
-def _describe(value: object) -> str:
-    return "nothing" if value is None else f"{_short.repr(value)} ({type(value).__name__})"
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    keys = [str(part) for part in problem["loc"]]
-    if problem["type"] == "missing":
-        return f"'{'.'.join(keys)}' is missing; every job needs it"
-    where = ".".join(keys) or "the job"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if "storage_options" in [*keys, *(problem["input"] if _is_mapping(problem["input"]) else ())]:
-        return f"'{where}': {message}"  # the value may hold keys and passwords
-    if problem["type"] == "string_pattern_mismatch" and keys == ["device"]:
-        message = "expected auto, cpu, cuda, cuda:N or torch:DEVICE"
-    return f"'{where}' is {_describe(problem['input'])}: {message}"

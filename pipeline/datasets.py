@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Environment, load_environment, load_yaml
+from pipeline.config import Environment, load_environment
 from pipeline.errors import ConfigError, DatasetNotFoundError, SourceError
 from pipeline.settings import nearest
 from pipeline.sources import Source
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file
+from pipeline.yaml_files import load_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")

@@ -17,7 +17,8 @@ from typing import Any, cast
 from pipeline import manifest
 from pipeline.appending import append_images
 from pipeline.cluster import Executor, open_executor
-from pipeline.config import ClusterSettings, load_environment, make_images
+from pipeline.cluster_settings import ClusterSettings
+from pipeline.config import load_environment, make_images
 from pipeline.datasets import load_catalog
 from pipeline.errors import ConfigError, JobInterruptedError
 from pipeline.image_settings import ImageSettings

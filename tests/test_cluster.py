@@ -8,7 +8,7 @@ import pytest
 from pipeline import clients, cluster
 from pipeline.clients import Workers, find_workers, local_workers
 from pipeline.cluster import open_executor
-from pipeline.config import ClusterSettings
+from pipeline.cluster_settings import ClusterSettings
 from pipeline.progress import SilentReporter
 
 SILENT = SilentReporter()

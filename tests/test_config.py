@@ -8,17 +8,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from pipeline.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config import (
-    ClusterSettings,
     JobSettings,
     load_environment,
     load_job,
-    make_cluster,
     make_images,
     make_job,
-    nearest,
 )
 from pipeline.errors import ConfigError
+from pipeline.settings import nearest
 
 WORKFLOWS = sorted((Path(__file__).resolve().parent.parent / "workflows").glob("*.yml"))
 MINIMAL = {"name": "study", "images": "digits"}
@@ -77,7 +76,11 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
             "workers": 3,
             "threads_per_worker": 2,
             "address": None,
+            "scheduler_file": None,
             "memory": 2 * 10**9,
+            "tls": None,
+            "walltime": None,
+            "grace": 20.0,
         },
         "output": "/results/study",
     }
@@ -104,7 +107,11 @@ def test_a_job_file_needs_its_images_only(tmp_path):
             "workers": None,
             "threads_per_worker": 1,
             "address": None,
+            "scheduler_file": None,
             "memory": None,
+            "tls": None,
+            "walltime": None,
+            "grace": 20.0,
         },
         "output": str(tmp_path / "data" / "runs" / "my-study"),
     }
@@ -262,11 +269,10 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ("allow_empty_classes", "maybe", "allow_empty_classes", "'maybe' (str)", "boolean"),
         ("output", 3, "output", "3 (int)", "path"),
         ("cluster", 3, "cluster", "3 (int)", "dictionary"),
-        ("cluster", "slurm", "cluster.kind", "'slurm' (str)", "'threads', 'local'"),
+        ("cluster", {"kind": "moon"}, "cluster.kind", "'moon' (str)", "'threads', 'local'"),
         ("cluster", {"workers": 0}, "cluster.workers", "0 (int)", "greater than 0"),
         ("cluster", {"workers": "two"}, "cluster.workers", "'two' (str)", "integer"),
-        ("cluster", {"kind": "scheduler"}, "cluster", "{'kind'", "needs an address"),
-        ("cluster", {"address": "tcp://h:1"}, "cluster", "{'address'", "needs an address"),
+        ("cluster", {"address": "tcp://h:1"}, "cluster", "{'address'", "only scheduler does"),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_value_and_what_was_expected(
@@ -297,11 +303,6 @@ def test_an_empty_list_is_refused(key):
 def test_a_name_given_twice_is_refused(key, values, doubled):
     with pytest.raises(ConfigError, match=rf"'{key}' is .*names '{doubled}' twice"):
         make_job(MINIMAL | {key: values})
-
-
-def test_a_wrong_cluster_on_the_command_line_is_refused_with_what_there_is():
-    with pytest.raises(ConfigError, match=r"cluster 'slurm'.*'threads', 'local' or 'scheduler'"):
-        make_cluster("slurm")
 
 
 @pytest.mark.parametrize(

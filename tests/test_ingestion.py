@@ -19,7 +19,8 @@ from PIL import Image
 from pipeline import manifest, store
 from pipeline import shards as shards_module
 from pipeline.cluster import open_executor
-from pipeline.config import ClusterSettings, make_images
+from pipeline.cluster_settings import ClusterSettings
+from pipeline.config import make_images
 from pipeline.content import digest_images
 from pipeline.errors import (
     BadSamplesError,
@@ -484,7 +485,8 @@ def test_a_killed_process_is_resumed_and_ends_with_the_same_digest(tmp_path, und
         f"""\
 import os, signal
 import numpy as np
-from pipeline.config import ClusterSettings, make_images
+from pipeline.cluster_settings import ClusterSettings
+from pipeline.config import make_images
 from pipeline.ingestion import ingest
 from pipeline.sources.arrays import ArraySource, from_arrays
 
