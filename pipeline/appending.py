@@ -23,12 +23,13 @@ from pipeline.chunked import consolidate
 from pipeline.cluster import Executor
 from pipeline.content import summarise
 from pipeline.digests import SAMPLE_RECORD
-from pipeline.duplicates import write_duplicates
+from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
 from pipeline.files import copy_file
 from pipeline.partitions import Layout, ceil_div
 from pipeline.places import exists, remove_tree
 from pipeline.progress import Reporter
+from pipeline.recorded import list_files
 from pipeline.samples import SAMPLES
 from pipeline.schema import UNLABELLED
 from pipeline.urls import shown
@@ -79,8 +80,8 @@ def append_images(
         reporter.say(f"{shown(path)} holds these samples already")
     else:
         growth = plan_growth(path, base, added)
-        _write_shards(path, place, growth, executor, reporter)
-        _commit(path, place, growth)
+        fingerprints = _write_shards(path, place, growth, executor, reporter)
+        _commit(path, place, growth, fingerprints)
     remove_tree(place.parent)
     return path
 
@@ -153,8 +154,13 @@ def plan_growth(path: Path, base: Mapping[str, Any], added: Mapping[str, Any]) -
 
 def _write_shards(
     path: Path, place: Path, growth: Growth, executor: Executor, reporter: Reporter
-) -> None:
-    """Write the new samples behind the old ones; nothing that the manifest names changes."""
+) -> dict[str, list[str]]:
+    """Write the new samples behind the old ones; nothing that the manifest names changes.
+
+    Returns
+    -------
+    The fingerprints of the files of all images and labels, those that stay included.
+    """
     new = {k: t for k, t in growth.templates.items() if k not in growth.base["splits"]}
     if new:
         store.create_images(path, growth.attributes, new, growth.base.get("encoding"))
@@ -166,7 +172,16 @@ def _write_shards(
         touched += [(split, number) for number in range(first, last)]
     task = AppendPartition(path.absolute(), place.absolute(), growth, tuple(touched))
     with reporter.phase("append", len(touched)) as phase:
-        executor.map(task, len(touched), phase)
+        written = executor.map(task, len(touched), phase)
+    splits = (split for split, _ in touched)
+    marks = store.by_array(growth.templates, zip(splits, written, strict=True))
+    for split, template in growth.templates.items():
+        for name in store.array_names(split):
+            kept = growth.base["arrays"].get(name, [])
+            if marks[name]:  # the last shard, where it was not full, is one of them
+                kept = kept[: growth.before(split) // template.layout.shard]
+            marks[name] = [*kept, *marks[name]]
+    return marks
 
 
 @dataclass(frozen=True)
@@ -178,7 +193,7 @@ class AppendPartition:
     growth: Growth
     touched: tuple[tuple[str, int], ...]
 
-    def __call__(self, index: int) -> None:
+    def __call__(self, index: int) -> tuple[str, str]:
         """Write shard `index` of those that are touched: old samples first, then new ones."""
         split, number = self.touched[index]
         template, before = self.growth.templates[split], self.growth.before(split)
@@ -188,10 +203,10 @@ class AppendPartition:
         new = store.read_images(self.place, split, max(start - before, 0), stop - before)
         images = np.concatenate([old[0], new[0]])
         labels = np.concatenate([old[1], self.growth.codes[new[1]]])
-        store.write_images(self.path, split, start, images, labels, template.count)
+        return store.write_images(self.path, split, start, images, labels, template.count)
 
 
-def _commit(path: Path, place: Path, growth: Growth) -> None:
+def _commit(path: Path, place: Path, growth: Growth, fingerprints: Mapping[str, list[str]]) -> None:
     """Make the new samples part of the image set; the manifest, written last, is what counts."""
     saved = place.parent / SAMPLES
     if not exists(saved):
@@ -204,7 +219,8 @@ def _commit(path: Path, place: Path, growth: Growth) -> None:
     )
     counts = {name: template.count for name, template in growth.templates.items()}
     duplicates = write_duplicates(path, counts, _hashes(path, counts))
-    _write_manifest(path, growth, duplicates)
+    files = list_files(path, fingerprints, tables_of(duplicates))
+    _write_manifest(path, growth, duplicates, files)
 
 
 def _renumbered(rows: tables.Rows, growth: Growth) -> dict[str, Any]:
@@ -233,7 +249,7 @@ def _hashes(path: Path, splits: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
             yield records["sha256"]
 
 
-def _write_manifest(path: Path, growth: Growth, duplicates: int) -> None:
+def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[str, Any]) -> None:
     base, added = growth.base, growth.added
     header = {"class_names": list(growth.class_names), "full_scale": base["full_scale"]}
     if base.get("encoding"):
@@ -258,5 +274,6 @@ def _write_manifest(path: Path, growth: Growth, duplicates: int) -> None:
             "appended": [*base.get("appended", []), entry],
             "samples": {"listed": listed, "left_out": dict(left_out)},
             "duplicates": duplicates,
+            **files,
         },
     )

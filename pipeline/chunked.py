@@ -15,6 +15,7 @@ both Zarr 3.1 and later read and write without complaint; per sample there are c
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from pipeline import shards
-from pipeline.errors import DamagedError, StoreError
+from pipeline.errors import DamagedError, OtherFileError, StoreError
 from pipeline.files import read_json, storage_errors
-from pipeline.objects import PlaceStore
+from pipeline.objects import FolderStore, PlaceStore
 from pipeline.partitions import CHUNK_BYTES
 from pipeline.places import is_remote, remove_tree
 
@@ -44,7 +45,10 @@ _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 
 def _zarr(path: Path) -> Any:
     """Return what Zarr opens as the store of a path."""
-    return PlaceStore(path) if is_remote(path) else path
+    if is_remote(path):
+        return PlaceStore(path)
+    # of a folder that is not there Zarr says so itself
+    return FolderStore(path) if path.is_dir() else path
 
 
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
@@ -127,7 +131,7 @@ def write_shard(
     start: int,
     values: npt.NDArray[Any],
     total: int | None = None,
-) -> None:
+) -> str:
     """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
 
     Parameters
@@ -141,6 +145,10 @@ def write_shard(
     total
         How many samples the array will have, where it is about to grow; see `grow_array`.
 
+    Returns
+    -------
+    The fingerprint of the file; see `shards.fingerprint`.
+
     Raises
     ------
     StoreError
@@ -151,8 +159,7 @@ def write_shard(
     rows = _find_rows(path, name, total) if axis == 0 else None
     if rows is not None:
         _check_whole_shard(path, name, start, len(values), rows.shard, rows.shape[0])
-        rows.write(start // rows.shard, values)
-        return
+        return rows.write(start // rows.shard, values)
     array = _open(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
     _check_whole_shard(path, name, start, values.shape[axis], shard, array.shape[axis])
@@ -164,6 +171,7 @@ def write_shard(
             sync((array.store_path / key).delete())
     place = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
     _write(array, place, values)
+    return StoreArray(path, name, axis).fingerprint(start // shard)
 
 
 def _check_whole_shard(
@@ -246,18 +254,23 @@ class StoreArray:
         The array in it.
     axis
         The axis of samples, the only one that is cut into shards.
+    expected
+        The fingerprints of its files, in order along the axis, as they were written; an empty one,
+        or none at all, is not checked.
     """
 
     path: Path
     name: str
     axis: int = 0
+    expected: tuple[str, ...] = ()
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
         return _open(self.path, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name, "axis": self.axis}
+        fields = ("path", "name", "axis", "expected")
+        return {field: getattr(self, field) for field in fields}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -295,7 +308,11 @@ class StoreArray:
             rows = self._rows
             if rows is not None and _is_rows(keys, rows.shape):
                 start, stop, _ = keys[0].indices(rows.shape[0])
-                return rows.read(start, max(start, stop))
+                found: dict[int, str] | None = {} if self.expected else None
+                values = rows.read(start, max(start, stop), found)
+                for number, mark in (found or {}).items():
+                    self._require(number, mark)
+                return values
             if Ellipsis in keys or len(keys) <= self.axis:
                 self._check_files(slice(None))
             else:
@@ -303,7 +320,7 @@ class StoreArray:
             with storage_errors(self.path):
                 return np.asarray(self._array[key])
         except DamagedError as error:
-            raise DamagedError(f"{error}; {self._cure}") from error
+            raise type(error)(f"{error}; {self._cure}") from error
         except (ValueError, RuntimeError) as error:
             raise DamagedError(
                 f"{self.path}/{self.name}: a chunk cannot be read ({error}); {self._cure}"
@@ -311,14 +328,42 @@ class StoreArray:
 
     @property
     def _cure(self) -> str:
-        return (
-            f"it was changed after it was written: remove {self.path} and run the command "
-            "that made it"
-        )
+        return "it was changed after it was written: 'pixsim verify' with --repair makes it again"
 
     def samples(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read samples `start` to `stop`."""
         return self[(slice(None),) * self.axis + (slice(start, stop),)]
+
+    @property
+    def files(self) -> int:
+        """How many files hold the array."""
+        return -(-self.shape[self.axis] // self.shard) if self.ndim else 1
+
+    def file(self, number: int) -> str:
+        """Return the path of a file of the array, below the folder of the store."""
+        return f"{self.name}/{_chunk_key(self._array, self.axis, number)}"
+
+    def fingerprint(self, number: int) -> str:
+        """Return the fingerprint of a file as it is now; see `shards.fingerprint`.
+
+        Raises
+        ------
+        DamagedError
+            Where it is missing or cannot be read.
+        """
+        array = self._array
+        shapes = zip(array.shards or (), array.chunks, strict=False)
+        entries = math.prod(outer // inner for outer, inner in shapes) if array.shards else 0
+        return shards.fingerprint(self.path / self.file(number), entries)
+
+    def _require(self, number: int, found: str) -> None:
+        """Raise where a file has another fingerprint than expected."""
+        wanted = self.expected[number] if number < len(self.expected) else ""
+        if wanted and found != wanted:
+            raise OtherFileError(
+                f"{self.path}/{self.file(number)}: is not the file that was written there "
+                f"(its fingerprint is {found}, recorded was {wanted})"
+            )
 
     def lazy(self, token: str) -> xr.Variable:
         """Return the array as a lazy labelled variable, a dask chunk per shard.
@@ -359,6 +404,8 @@ class StoreArray:
                 there = sync(place.exists()) and sync(place.store.getsize(place.path))
             if not there:
                 raise DamagedError(f"{self.path}/{self.name}/{name}: this shard is missing")
+            if self.expected:
+                self._require(number, self.fingerprint(number))
 
 
 def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
@@ -367,6 +414,58 @@ def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
         return False
     whole = zip(keys[1:], shape[1:], strict=False)
     return all(key.indices(size) == (0, size, 1) for key, size in whole)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The files of a store.
+
+    Attributes
+    ----------
+    documents
+        The paths of the files that hold metadata.
+    arrays
+        Array -> the fingerprints of its files, in order.
+    """
+
+    documents: list[str]
+    arrays: dict[str, list[str]]
+
+
+def inventory(
+    path: Path, known: Mapping[str, Sequence[str]], axes: Mapping[str, int] | None = None
+) -> Inventory:
+    """List the files of a store whose metadata is consolidated.
+
+    Parameters
+    ----------
+    path
+        The folder of the store.
+    known
+        Array -> fingerprints that are known already.
+    axes
+        Array -> the axis that is cut into files, where it is not the first.
+
+    Raises
+    ------
+    DamagedError
+        Where a file is missing or cannot be read.
+    """
+    with storage_errors(path):
+        root = zarr.open_group(_zarr(path), mode="r", zarr_format=3)
+        members = sorted(root.members(max_depth=None))
+    documents, arrays = ["zarr.json"], {}
+    for name, node in members:
+        documents.append(f"{name}/zarr.json")
+        if isinstance(node, zarr.Array):
+            array = StoreArray(path, name, (axes or {}).get(name, 0))
+            found = known.get(name)
+            arrays[name] = (
+                [array.fingerprint(number) for number in range(array.files)]
+                if found is None
+                else list(found)
+            )
+    return Inventory(documents, arrays)
 
 
 def group_attributes(path: Path) -> dict[str, Any]:

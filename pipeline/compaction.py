@@ -59,7 +59,7 @@ def compact(
     found: Tally,
     executor: Executor,
     reporter: Reporter,
-) -> None:
+) -> dict[str, list[str]]:
     """Leave the bad samples out of the arrays at `path`.
 
     Parameters
@@ -78,6 +78,10 @@ def compact(
         Which of their samples are good.
     executor, reporter
         Where tasks run, and who is told.
+
+    Returns
+    -------
+    The fingerprints of the files of the arrays.
     """
     place = path / WORK / "compact"
     if not is_compacted(path, identity):
@@ -88,12 +92,15 @@ def compact(
             path, place, table, planned, found.parts, _good_before(planned, found.parts)
         )
         with reporter.phase("leave out bad samples", len(table)) as phase:
-            executor.map(task, len(table), phase)
-        write_json(_record(path), {"identity": identity})
+            written = executor.map(task, len(table), phase)
+        splits = (partition.split for partition in table)
+        marks = store.by_array(templates, zip(splits, written, strict=True))
+        write_json(_record(path), {"identity": identity, "fingerprints": marks}, indent=None)
     for name in templates:
         if exists(place / name):
             remove_tree(path / name)
             move_tree(place / name, path / name)
+    return dict(read_json(_record(path))["fingerprints"])
 
 
 def _good_before(planned: PartitionTable, good: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -127,8 +134,8 @@ class CompactPartition:
     good: npt.NDArray[np.int64]
     before: npt.NDArray[np.int64]
 
-    def __call__(self, index: int) -> None:
-        """Write shard `index` of the arrays without bad samples."""
+    def __call__(self, index: int) -> tuple[str, str]:
+        """Write shard `index` of the arrays without bad samples; return its fingerprints."""
         target = self.table[index]
         mine = self.planned.indices(target.split)
         before = self.before[mine.start : mine.stop]
@@ -141,7 +148,7 @@ class CompactPartition:
         ]
         images = np.concatenate([pixels for pixels, _ in read])
         labels = np.concatenate([codes for _, codes in read])
-        store.write_images(self.place, target.split, target.start, images, labels)
+        return store.write_images(self.place, target.split, target.start, images, labels)
 
     def _good_rows(
         self, index: int, start: int, stop: int

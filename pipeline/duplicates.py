@@ -19,10 +19,16 @@ from pipeline import tables
 from pipeline.manifest import WORK
 from pipeline.partitions import ceil_div
 from pipeline.places import remove_tree
+from pipeline.samples import SAMPLES
 
 DUPLICATES = "duplicates.parquet"
 BUCKET_SAMPLES = 2**22
 _ENTRY = np.dtype([("sha256", "V32"), ("number", "<i8")])
+
+
+def tables_of(duplicates: int) -> list[str]:
+    """Return the names of the tables of an image set with that many duplicates."""
+    return [SAMPLES, *([DUPLICATES] if duplicates else [])]
 
 
 def write_duplicates(

@@ -24,10 +24,14 @@ import numpy.typing as npt
 from pipeline import manifest, store, tables
 from pipeline.chunked import consolidate
 from pipeline.cluster import Executor
-from pipeline.compaction import compact, good_templates, is_compacted
+from pipeline.compaction import (
+    compact,
+    good_templates,
+    is_compacted,
+)
 from pipeline.content import read_records, records_digest, summarise
 from pipeline.digests import SAMPLE_RECORD, sample_records
-from pipeline.duplicates import DUPLICATES, write_duplicates
+from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
     DamagedError,
     IncompleteError,
@@ -39,6 +43,7 @@ from pipeline.ingest_plan import IngestPlan
 from pipeline.partitions import Partition, PartitionTable
 from pipeline.places import list_folder
 from pipeline.progress import Reporter
+from pipeline.recorded import list_files
 from pipeline.samples import (
     SAMPLES,
     Parts,
@@ -163,9 +168,13 @@ class IngestPartition:
         if self._is_done(partition, part):
             return False
         block, records = self._read(partition)
-        store.write_images(self.path, partition.split, partition.start, block.images, block.labels)
+        written = store.write_images(
+            self.path, partition.split, partition.start, block.images, block.labels
+        )
         splits = [name for name, _, _ in self.table.splits]
-        write_part(part, partition, block, records, splits, self.source.class_names, self.identity)
+        write_part(
+            part, partition, block, records, splits, self.source.class_names, self.identity, written
+        )
         return True
 
     def _is_done(self, partition: Partition, part: Path) -> bool:
@@ -249,7 +258,7 @@ def is_written(path: Path, partition: Partition, part: Path, identity: str) -> b
         Where one of them cannot be read.
     """
     notes = tables.read_notes(part)
-    if notes.get("identity") != identity:
+    if notes.get("identity") != identity or "fingerprints" not in notes:
         return False
     found = read_part(part, partition, whole=True)
     written = read_records(path, partition)
@@ -272,7 +281,7 @@ def finish(
     BadSamplesError
         Where more samples cannot be used than `allowed_bad`.
     """
-    _require_all(plan, path)
+    fingerprints = _require_all(plan, path)
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
@@ -287,7 +296,9 @@ def finish(
             splits=templates,
             encoding=plan.encoding,
         )
-        compact(path, plan.identity, store_of, templates, plan.table, found, executor, reporter)
+        fingerprints = compact(
+            path, plan.identity, store_of, templates, plan.table, found, executor, reporter
+        )
     write_samples(path, plan.table, found)
     counts = {name: template.count for name, template in templates.items()}
     hashes = (part.records["sha256"][part.good] for part in parts)
@@ -297,21 +308,26 @@ def finish(
     if found.bad:
         reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
     consolidate(path)
-    _write_manifest(plan, path, templates, parts, found, duplicates)
+    files = list_files(path, fingerprints, tables_of(duplicates))
+    _write_manifest(plan, path, templates, parts, found, duplicates, files)
 
 
-def _require_all(plan: IngestPlan, path: Path) -> None:
-    missing = [
-        partition.index
-        for partition in plan.table
-        if tables.read_notes(part_path(path, partition.index)).get("identity") != plan.identity
-    ]
+def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
+    """Check that every partition is written; return the fingerprints of their files."""
+    missing, written = [], []
+    for partition in plan.table:
+        notes = tables.read_notes(part_path(path, partition.index))
+        if notes.get("identity") == plan.identity and "fingerprints" in notes:
+            written.append((partition.split, notes["fingerprints"].split()))
+        else:
+            missing.append(partition.index)
     if missing:
         listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
         raise IncompleteError(
             f"{path}: {len(missing):,} of {len(plan.table):,} partitions are not written "
             f"({listed}); write them, then finish again"
         )
+    return store.by_array(plan.templates, written)
 
 
 def _write_manifest(
@@ -321,6 +337,7 @@ def _write_manifest(
     parts: Parts,
     found: Tally,
     duplicates: int,
+    files: Mapping[str, Any],
 ) -> None:
     """Work out digests, labels and partitions from the tables, and write the manifest."""
     records = {
@@ -336,5 +353,6 @@ def _write_manifest(
             "provenance": plan.content["source"],
             "samples": {"listed": found.total, "left_out": found.by_status()},
             "duplicates": duplicates,
+            **files,
         },
     )

@@ -33,7 +33,7 @@ from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, JobInterruptedError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
-from pipeline.fit import fit
+from pipeline.fit import fit, forget
 from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
 from pipeline.places import exists, list_folder
@@ -46,6 +46,7 @@ from pipeline.runs import (
     Run,
     RunDigests,
     distance_columns,
+    list_run_files,
     part_path,
     prototypes_digest,
 )
@@ -124,12 +125,14 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> str:
     path, record = plan.output / results.PROTOTYPES, plan.work / "prototypes.json"
     kept = _kept_prototypes(path, record)
     if kept is not None:
+        forget(plan)
         return kept
     found = fit(plan, executor, reporter)
     expected = [
         plan.content["splits"][plan.settings.fit]["labels"][code] for code in plan.selection.codes
     ]
     if found[COUNT.name].values.tolist() != expected:
+        forget(plan)
         raise DamagedError(
             f"{plan.images}: holds {found[COUNT.name].values.tolist()} images of the classes, "
             f"its manifest says {expected}; make the image set anew"
@@ -137,6 +140,7 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> str:
     results.write_prototypes(path, found)
     digest = prototypes_digest(found)
     write_json(record, {"digest": digest})
+    forget(plan)
     return digest
 
 
@@ -161,7 +165,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
             steps.total, steps.step, settings.evaluate,
         )  # fmt: skip
     task = EvaluatePartition(
-        plan.output, plan.images, steps, plan.selection, settings.metrics, settings.device,
+        plan.output, plan.images, plan.content["digest"], steps, plan.selection,
+        settings.metrics, settings.device,
         plan.write_distances, manifest.identity(plan.decides()), fitted,
         executor.threads_for(steps.steps),
     )  # fmt: skip
@@ -192,7 +197,8 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
         predictions.result(header),
     )
     write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
-    _write_manifest(plan, executor, digests, parts, seconds)
+    files = list_run_files(plan.output, len(parts), plan.write_distances)
+    _write_manifest(plan, executor, digests, parts, files, seconds)
 
 
 @dataclass(frozen=True)
@@ -209,14 +215,16 @@ def _read_step(plan: JobPlan, index: int) -> _Step:
     start, stop = plan.evaluate.bounds(index)
     path = part_path(plan.output, index)
     rows = tables.read_part(path, DIGESTED)
-    digest = tables.read_notes(path)["digest"]
-    if table_digest(rows) != digest:
+    notes = tables.read_notes(path)
+    if table_digest(rows) != notes["digest"]:
         raise DamagedError(f"{path}: was changed while the job ran; run it again")
     block = None
     if plan.write_distances:
         written = results.read_distances(plan.output / results.DISTANCES, start, stop)
         block = distance_columns(written, list(plan.settings.metrics))
-    record = {"start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": digest}
+    record = {
+        "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],
+    }  # fmt: skip
     return _Step(rows, block, record)
 
 
@@ -255,6 +263,7 @@ def _write_manifest(
     executor: Executor,
     digests: RunDigests,
     parts: list[dict[str, Any]],
+    files: Mapping[str, Any],
     seconds: float,
 ) -> None:
     decides = plan.decides()
@@ -277,5 +286,6 @@ def _write_manifest(
             "executor": executor.description,
             "seconds": round(seconds, 3),
             "partitions": parts,
+            **files,
         },
     )

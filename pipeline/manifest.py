@@ -3,17 +3,24 @@
 A folder under construction holds `.work/plan.json`: what is being made, so that the same
 command resumes it and another one is refused. When everything is there, `manifest.json` is
 written, last; only then is the folder an image set or a run.
+
+The manifest vouches for every other file: it has the SHA-256 of each document and table (`files`),
+and the fingerprints of the files of each array (`arrays`, see `shards.fingerprint`), whose chunks
+have checksums of their own. It ends with a checksum of itself, and has a copy, `.manifest.json`,
+written before it: what a damaged folder held can be told, and made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.digests import json_digest
 from pipeline.errors import (
@@ -22,16 +29,27 @@ from pipeline.errors import (
     IncompleteError,
     RemoteError,
     StoreError,
+    hide_in,
 )
-from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, write_json
-from pipeline.places import exists, files_below, is_folder, remove_tree
+from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, sweep, write_json
+from pipeline.locks import Say, check, held, is_lock
+from pipeline.places import (
+    exists,
+    files_below,
+    is_folder,
+    list_folder,
+    open_binary,
+    remove_tree,
+)
 from pipeline.urls import shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 IMAGES = "pixsim image set"
 RUN = "pixsim run"
 MANIFEST = "manifest.json"
+COPY = ".manifest.json"
 WORK = ".work"
+Continues = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
 
 
@@ -88,36 +106,146 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
                 f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
                 "run the same command that started it again, it goes on where it stopped"
             )
+        if exists(path / COPY):
+            raise IncompleteError(_lost(path, kind))
         hint = " (a Zarr store without it may be half written)" if _looks_like_zarr(path) else ""
         raise IncompleteError(
             f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
             "make it anew with 'pixsim ingest' or 'pixsim run'"
         )
+    content = _read_record_of(path / MANIFEST)
+    if content["kind"] != kind:
+        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
+    return content
+
+
+def _read_record_of(file: Path) -> dict[str, Any]:
+    """Read a manifest or its copy, and check that it is as it was written."""
+    cure = repair_cure(file.parent)
     try:
-        content = read_json(path / MANIFEST)
-        found, version = content["kind"], content["format_version"]
+        content = dict(read_json(file))
+        version, checksum = content["format_version"], content.pop("checksum", None)
+        _ = content["kind"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path / MANIFEST}: cannot be read ({error}); make it anew") from error
-    if found != kind:
-        raise StoreError(f"{path}: is a {found}, expected a {kind}")
+        raise DamagedError(f"{shown(file)}: cannot be read ({error}); {cure}") from error
     if version != FORMAT_VERSION:
         raise StoreError(
-            f"{path}: has format {version}, expected {FORMAT_VERSION}; "
+            f"{shown(file.parent)}: has format {version}, expected {FORMAT_VERSION}; "
             "make it anew, or use the version of pixsim that wrote it"
         )
-    return dict(content)
+    if json_digest(content) != checksum:
+        raise DamagedError(f"{shown(file)}: was changed after it was written; {cure}")
+    return content
+
+
+def read_either(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the manifest of a finished folder or, where it is damaged, its copy.
+
+    Returns
+    -------
+    The manifest; and what is wrong with it or with its copy, by file name.
+
+    Raises
+    ------
+    DamagedError, IncompleteError
+        Where both cannot be read.
+    """
+    found, wrong = [], {}
+    for name in (MANIFEST, COPY):
+        try:
+            found.append(_read_record_of(path / name))
+        except FileNotFoundError:
+            wrong[name] = "is missing"
+        except DamagedError as error:
+            wrong[name] = str(error).removeprefix(f"{shown(path / name)}: ").partition(";")[0]
+    if not found:
+        raise DamagedError(
+            f"{shown(path)}: neither {MANIFEST} ({wrong[MANIFEST]}) nor its copy {COPY} "
+            f"({wrong[COPY]}) can be read; make it anew"
+        )
+    if len(found) == 2 and found[0] != found[1]:
+        wrong[COPY] = f"is not that of {MANIFEST}"
+    return found[0], wrong
+
+
+def _lost(path: Path, kind: str) -> str:
+    return (
+        f"{shown(path)}: its {MANIFEST} is missing, expected a finished {kind}; {repair_cure(path)}"
+    )
 
 
 def _looks_like_zarr(path: Path) -> bool:
     return exists(path / "zarr.json")
 
 
-def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Finish a folder: write its manifest, then drop what was needed to get there."""
-    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
-    write_json(path / MANIFEST, header | dict(content) | {"versions": versions()})
+def write_manifest(
+    path: Path, kind: str, content: Mapping[str, Any], finished: str | None = None
+) -> None:
+    """Finish a folder: write its manifest, then drop what was needed to get there.
+
+    Parameters
+    ----------
+    path, kind
+        The folder, and what it is.
+    content
+        What the manifest says; with `files` and `arrays`.
+    finished
+        When it was finished; default: now.
+
+    Raises
+    ------
+    InUseError
+        Where another process took the folder over from this one.
+    """
+    check(path)
+    sweep(path)
+    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": finished or now()}
+    whole = hide_in(header | dict(content) | {"versions": versions()})
+    signed = cast(dict[str, Any], whole) | {"checksum": json_digest(whole)}
+    write_json(path / COPY, signed)
+    write_json(path / MANIFEST, signed)
     with storage_errors(path):
         remove_tree(path / WORK)
+
+
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file, in hex.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    """
+    with open_binary(file) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def file_hashes(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of files below a folder, as a manifest records them."""
+    return {name: file_hash(path / name) for name in names}
+
+
+def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check files of a finished folder against its manifest.
+
+    Raises
+    ------
+    DamagedError
+        Where one of them is missing or was changed.
+    """
+    for name in names:
+        try:
+            found = file_hash(path / name)
+        except FileNotFoundError:
+            found = "missing"
+        if found != content["files"].get(name):
+            was = "is missing" if found == "missing" else "was changed after it was written"
+            raise DamagedError(f"{shown(path / name)}: {was}; {repair_cure(path)}")
+
+
+def repair_cure(path: Path) -> str:
+    """Return what to do where something of a finished folder is damaged."""
+    return f"'pixsim verify {shown(path)} --repair' finds and mends what is damaged"
 
 
 def identity(content: Mapping[str, Any]) -> str:
@@ -125,24 +253,73 @@ def identity(content: Mapping[str, Any]) -> str:
     return json_digest(dict(content))
 
 
+@contextmanager
+def claimed(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    say: Say,
+    continues: Continues | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[dict[str, Any] | None]:
+    """Hold a folder to fill it, and begin or resume it; or recognise it.
+
+    Nothing is written to a folder that is refused. One that is finished is not held.
+
+    Parameters
+    ----------
+    path, kind, plan, continues, resume
+        As `recognise` takes them.
+    say
+        Told of the lock of a dead process; see `locks.held`.
+
+    Yields
+    ------
+    As `start` returns.
+
+    Raises
+    ------
+    ConflictError
+        As `start`.
+    InUseError
+        Where another process holds it.
+    """
+    done = recognise(path, kind, plan, continues, resume=resume)
+    if done is not None:
+        _tidy(path)
+        yield done
+        return
+    with held(path, kind.removeprefix("pixsim "), say):
+        # another process may have had it in the meantime
+        yield start(path, kind, plan, continues, resume=resume)
+
+
+def _tidy(path: Path) -> None:
+    """Remove what a process left that was killed after it wrote the manifest."""
+    names = list_folder(path)
+    if not any(name == WORK or is_lock(name) for name in names):
+        return
+    # not where somebody uses it or it cannot be written to: it is finished all the same
+    with suppress(OSError), held(path, "tidy up", wait=False):
+        remove_tree(path / WORK)
+        sweep(path)
+
+
 def start(
     path: Path,
     kind: str,
     plan: Mapping[str, Any],
-    continues: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None,
+    continues: Continues | None = None,
+    *,
+    resume: bool = True,
 ) -> dict[str, Any] | None:
-    """Begin, resume or recognise a folder.
+    """Begin, resume or recognise a folder that is held; see `claimed`.
 
     Parameters
     ----------
-    path
-        The folder of the store or run.
-    kind
-        `IMAGES` or `RUN`.
-    plan
-        What decides the content; compared with what the folder holds already.
-    continues
-        Tells of an unfinished folder's plan and this one whether to go on with this one.
+    path, kind, plan, continues, resume
+        As `recognise` takes them.
 
     Returns
     -------
@@ -154,11 +331,57 @@ def start(
     ConflictError
         Where the folder holds anything else. It is left as it is.
     """
+    done = recognise(path, kind, plan, continues, resume=resume)
+    if done is not None:
+        remove_tree(path / WORK)
+        return done
+    record, mine = path / WORK / "plan.json", identity(plan)
+    if exists(record):
+        sweep(path, only_dead=True)
+        if _read_record(record, path)["identity"] == mine:
+            return None
+    write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
+    return None
+
+
+def recognise(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    continues: Continues | None = None,
+    *,
+    resume: bool = True,
+) -> dict[str, Any] | None:
+    """Tell whether a folder holds, or may be filled with, what a plan makes; change nothing.
+
+    Parameters
+    ----------
+    path
+        The folder of the store or run.
+    kind
+        `IMAGES` or `RUN`.
+    plan
+        What decides the content; compared with what the folder holds already.
+    continues
+        Tells of an unfinished folder's plan and this one whether to go on with this one.
+    resume
+        Whether the folder may hold the same, finished or begun.
+
+    Returns
+    -------
+    The manifest where the folder holds the finished result of the same plan; else None.
+
+    Raises
+    ------
+    ConflictError
+        Where the folder holds anything else.
+    """
+    if not resume:
+        require_unused(path)
     mine = identity(plan)
     if exists(path / MANIFEST):
         done = read_manifest(path, kind)
         if done.get("identity") == mine:
-            remove_tree(path / WORK)
             return done
         raise ConflictError(_conflict(path, kind, plan, done.get("plan", {})))
     record = path / WORK / "plan.json"
@@ -170,13 +393,23 @@ def start(
         other = begun.get("plan", {})
         if begun.get("kind") != kind or continues is None or not continues(other, plan):
             raise ConflictError(_conflict(path, kind, plan, other))
+    elif exists(path / COPY):
+        raise IncompleteError(_lost(path, kind))
     elif exists(path) and not _is_untouched(path):
         raise ConflictError(
             f"{path}: exists and is no {kind}; nothing in it was touched, "
             "choose another place or remove it"
         )
-    write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
     return None
+
+
+def require_unused(path: Path) -> None:
+    """Raise `ConflictError` where a folder holds anything."""
+    if exists(path) and not _is_untouched(path):
+        raise ConflictError(
+            f"{shown(path)}: holds something already, and was not to be resumed; nothing in it was "
+            "touched, choose another place, remove it, or let it be resumed"
+        )
 
 
 def read_plan(path: Path, kind: str) -> dict[str, Any]:
@@ -218,7 +451,9 @@ def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[
 
 def _is_untouched(path: Path) -> bool:
     """Tell whether a folder holds no file but what a start that was cut short leaves."""
-    return is_folder(path) and all(name.endswith(PARTIAL_SUFFIX) for name in files_below(path))
+    return is_folder(path) and all(
+        name.endswith(PARTIAL_SUFFIX) or is_lock(name) for name in files_below(path)
+    )
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -151,8 +151,15 @@ def plan_job(settings: JobSettings, images: Path, workers: Workers | None = None
     StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError, MemoryLimitError
         Where a split, a class, an image of a class, one shape, an exact arithmetic, or the
         memory is missing.
+    DamagedError
+        Where what the image set says of itself was changed.
     """
-    return plan_content(settings, images, manifest.read_manifest(images, manifest.IMAGES), workers)
+    content = manifest.read_manifest(images, manifest.IMAGES)
+    plan = plan_content(settings, images, content, workers)
+    splits = dict.fromkeys((settings.fit, *settings.evaluate))
+    arrays = [name for split in splits for name in store.array_names(split)]
+    manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
+    return plan
 
 
 def plan_content(

@@ -46,6 +46,9 @@ SPLIT = "split"
 
 _OF_CLASSES = (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name, SPREAD.name)
 _PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
+_OF_DISTANCES = (METRIC, CLASS, CLASS_CODE.name, *_PER_SAMPLE)
+
+Expected = Mapping[str, tuple[str, ...]]
 
 
 def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
@@ -62,12 +65,21 @@ def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
     consolidate(path)
 
 
-def open_prototypes(path: Path) -> xr.Dataset:
-    """Open `prototypes.zarr` lazily, as `prototypes` made it."""
-    images = {name: StoreArray(path, name).lazy(name) for name in _OF_CLASSES}
+def open_prototypes(path: Path, expected: Expected | None = None) -> xr.Dataset:
+    """Open `prototypes.zarr` lazily, as `prototypes` made it.
+
+    `expected` has the fingerprints of the files of each array, where these are to be checked.
+    """
+    images = {name: _array(path, name, expected).lazy(name) for name in _OF_CLASSES}
     dims = [str(dim) for dim in images[NUMERATOR.name].dims]
-    small = {name: StoreArray(path, name).small() for name in (COUNT.name, CLASS_CODE.name, *dims)}
+    small = {
+        name: _array(path, name, expected).small() for name in (COUNT.name, CLASS_CODE.name, *dims)
+    }
     return xr.Dataset(images, small, group_attributes(path))
+
+
+def _array(path: Path, name: str, expected: Expected | None) -> StoreArray:
+    return StoreArray(path, name, _sample_axis(name), tuple((expected or {}).get(name, ())))
 
 
 def create_distances(
@@ -141,7 +153,7 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
         raise DamagedError(f"{path}: samples {start} to {stop} cannot be read ({error})") from error
 
 
-def open_distances(path: Path, digest: str) -> xr.DataArray:
+def open_distances(path: Path, digest: str, expected: Expected | None = None) -> xr.DataArray:
     """Open `distances.zarr` lazily, a dask chunk per shard.
 
     Parameters
@@ -150,10 +162,13 @@ def open_distances(path: Path, digest: str) -> xr.DataArray:
         Its folder.
     digest
         The digest of its content.
+    expected
+        The fingerprints of the files of each array, where these are to be checked.
     """
-    distance = StoreArray(path, DISTANCE.name, axis=1).lazy(digest)
+    arrays = {name: _array(path, name, expected) for name in (DISTANCE.name, *_OF_DISTANCES)}
+    distance = arrays[DISTANCE.name].lazy(digest)
     coordinates: dict[str, Any] = {
-        name: StoreArray(path, name).small() for name in (METRIC, CLASS, CLASS_CODE.name, SAMPLE)
+        name: arrays[name].small() for name in (METRIC, CLASS, CLASS_CODE.name, SAMPLE)
     }
-    coordinates |= {name: StoreArray(path, name).lazy(digest) for name in (LABEL.name, SPLIT)}
+    coordinates |= {name: arrays[name].lazy(digest) for name in (LABEL.name, SPLIT)}
     return xr.DataArray(distance, coordinates, name=DISTANCE.name)

@@ -17,6 +17,7 @@ from pipeline.digests import ColumnDigest, json_digest
 from pipeline.errors import StoreError
 from pipeline.files import read_json
 from pipeline.places import locate, options_of
+from pipeline.recorded import list_files
 from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR
 
 PREDICTIONS = "predictions"
@@ -29,7 +30,12 @@ DIGESTED = (
 
 def part_path(path: Path, index: int) -> Path:
     """Return the prediction table of a partition."""
-    return path / PREDICTIONS / f"part-{index:06d}.parquet"
+    return path / PREDICTIONS / part_name(index)
+
+
+def part_name(index: int) -> str:
+    """Return the name of the prediction table of a partition."""
+    return f"part-{index:06d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,22 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Accuracy, accuracy per class and confusion counts of each metric."""
+        """Accuracy, accuracy per class and confusion counts of each metric.
+
+        Raises
+        ------
+        DamagedError
+            Where the file is missing or was changed.
+        """
+        manifest.require_files(self.path, self.manifest, [METRICS_FILE])
         return dict(read_json(self.path / METRICS_FILE))
 
     @property
     def prototypes(self) -> xr.Dataset:
         """The prototypes, (class_name, y, x[, channel]), lazy."""
-        return results.open_prototypes(self._folder / results.PROTOTYPES)
+        return results.open_prototypes(
+            self._folder / results.PROTOTYPES, self._arrays(results.PROTOTYPES)
+        )
 
     @property
     def distances(self) -> xr.DataArray:
@@ -80,7 +95,18 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return results.open_distances(self._folder / results.DISTANCES, digest)
+        return results.open_distances(
+            self._folder / results.DISTANCES, digest, self._arrays(results.DISTANCES)
+        )
+
+    def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
+        """Return the fingerprints of the files of each array of a store of the run."""
+        manifest.require_files(self.path, self.manifest, _documents(self.manifest, store))
+        return {
+            name.removeprefix(f"{store}/"): tuple(marks)
+            for name, marks in self.manifest["arrays"].items()
+            if name.startswith(f"{store}/")
+        }
 
     @property
     def predictions(self) -> Any:
@@ -124,6 +150,21 @@ def prototypes_digest(prototypes: xr.Dataset) -> str:
     shape = list(prototypes[NUMERATOR.name].shape)
     names = [str(name) for name in prototypes["class_name"].values]
     return columns.result({"class_names": names, "shape": shape})
+
+
+def _documents(content: Mapping[str, Any], store: str) -> list[str]:
+    return [name for name in content["files"] if name.startswith(f"{store}/")]
+
+
+def list_run_files(path: Path, parts: int, distances: bool) -> dict[str, Any]:
+    """Return what the manifest of a run says of its files."""
+    names = [METRICS_FILE, *(f"{PREDICTIONS}/{part_name(index)}" for index in range(parts))]
+    found: dict[str, Any] = {"files": manifest.file_hashes(path, names), "arrays": {}}
+    axes = {DISTANCE.name: 1}
+    for store in [results.PROTOTYPES, *([results.DISTANCES] if distances else [])]:
+        for kind, entries in list_files(path / store, {}, (), axes).items():
+            found[kind] |= {f"{store}/{name}": entry for name, entry in entries.items()}
+    return found
 
 
 def distance_columns(

@@ -48,6 +48,7 @@ def write_part(
     splits: Sequence[str],
     class_names: Sequence[str],
     identity: str,
+    fingerprints: Sequence[str],
 ) -> None:
     """Write the table of a partition.
 
@@ -65,8 +66,14 @@ def write_part(
         All names of splits and classes.
     identity
         Of the plan that the table belongs to.
+    fingerprints
+        Of the files of images and labels that were written.
     """
-    notes = {"identity": identity, "digest": records_digest(records)}
+    notes = {
+        "identity": identity,
+        "digest": records_digest(records),
+        "fingerprints": " ".join(fingerprints),
+    }
     tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import results, store, tables
+from pipeline import results, tables
 from pipeline.classes import ClassSelection
 from pipeline.digests import ColumnDigest
 from pipeline.distance import Reference, distances_block, make_reference
@@ -24,6 +24,7 @@ from pipeline.errors import DamagedError
 from pipeline.exact import Float64Array
 from pipeline.partitions import Concatenation
 from pipeline.predictions import ROW, predict_block
+from pipeline.recorded import read_checked
 from pipeline.runs import DIGESTED, distance_columns, part_path, prototypes_digest
 from pipeline.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
 
@@ -44,6 +45,7 @@ class EvaluatePartition:
 
     output: Path
     images: Path
+    digest: str
     evaluate: Concatenation
     selection: ClassSelection
     metrics: tuple[str, ...]
@@ -112,7 +114,7 @@ class EvaluatePartition:
     def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         splits = [name for name, _ in self.evaluate.counts]
         pieces = list(self.evaluate.pieces(index))
-        read = [store.read_images(self.images, *piece) for piece in pieces]
+        read = [read_checked(self.images, self.digest, *piece) for piece in pieces]
         images = read[0][0] if len(read) == 1 else np.concatenate([image for image, _ in read])
         codes = [np.full(b - a, splits.index(name), np.int32) for name, a, b in pieces]
         return images, {

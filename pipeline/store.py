@@ -13,7 +13,7 @@ read whole at every opening, one file per shard. `open_images` adds it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +146,19 @@ def write_images(
     images: npt.NDArray[Any],
     labels: npt.NDArray[np.int32],
     total: int | None = None,
-) -> None:
+) -> tuple[str, str]:
     """Write one whole shard: images `start` to `start + len(images)` of a split.
 
     `total` is how many images the split will have, where its arrays are about to grow.
+
+    Returns
+    -------
+    The fingerprints of the files of images and of labels.
     """
-    write_shard(path, f"{split}/{IMAGE.name}", 0, start, images, total)
-    write_shard(path, f"{split}/{LABEL.name}", 0, start, labels, total)
+    return (
+        write_shard(path, f"{split}/{IMAGE.name}", 0, start, images, total),
+        write_shard(path, f"{split}/{LABEL.name}", 0, start, labels, total),
+    )
 
 
 def grow_images(
@@ -167,19 +173,51 @@ def grow_images(
 
 
 def read_images(
-    path: Path, split: str, start: int, stop: int
+    path: Path,
+    split: str,
+    start: int,
+    stop: int,
+    expected: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Read images `start` to `stop` of a split and their labels.
+
+    `expected` has the fingerprints of the files of its arrays, where these are to be checked.
 
     Raises
     ------
     DamagedError
-        Where a shard is missing or does not pass its checksum.
+        Where a shard is missing, does not pass its checksum, or is not the expected one.
     """
-    return (
-        StoreArray(path, f"{split}/{IMAGE.name}").samples(start, stop),
-        StoreArray(path, f"{split}/{LABEL.name}").samples(start, stop),
+    known = expected or {}
+    images, labels = (
+        StoreArray(path, name, expected=tuple(known.get(name, ()))).samples(start, stop)
+        for name in array_names(split)
     )
+    return images, labels
+
+
+def by_array(
+    splits: Iterable[str], written: Iterable[tuple[str, Iterable[str]]]
+) -> dict[str, list[str]]:
+    """Gather the fingerprints of written shards by array.
+
+    Parameters
+    ----------
+    splits
+        All splits.
+    written
+        The split of each shard, in order, and what `write_images` returned.
+    """
+    found: dict[str, list[str]] = {name: [] for split in splits for name in array_names(split)}
+    for split, marks in written:
+        for name, mark in zip(array_names(split), marks, strict=True):
+            found[name].append(mark)
+    return found
+
+
+def array_names(split: str) -> tuple[str, str]:
+    """Return the names of the arrays of images and of labels of a split."""
+    return f"{split}/{IMAGE.name}", f"{split}/{LABEL.name}"
 
 
 def open_images(
@@ -211,9 +249,12 @@ def open_images(
     manifest = read_manifest(path, IMAGES)
     require_split(manifest, split, path)
     count = manifest["splits"][split]["count"]
+    shard = manifest["splits"][split]["shard"]
     image, label = (  # samples beyond the manifest's are being added, and not there yet
-        StoreArray(path, f"{split}/{name}").lazy(manifest["digest"])[:count]
-        for name in (IMAGE.name, LABEL.name)
+        StoreArray(path, name, expected=tuple(manifest["arrays"][name][: count // shard])).lazy(
+            manifest["digest"]
+        )[:count]
+        for name in array_names(split)
     )
     coordinates: dict[str, Any] = {
         LABEL.name: label,

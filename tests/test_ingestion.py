@@ -287,7 +287,7 @@ def test_the_manifest_counts_images_by_class_and_lists_every_partition(tmp_path)
     assert ranges == [(s, start, min(start + SHARD, COUNTS[s])) for s, start in PARTITIONS]
     assert len({part["digest"] for part in found["partitions"]}) == len(PARTITIONS)
     assert sorted(item.name for item in path.iterdir()) == [
-        manifest.MANIFEST, SAMPLES, "test", "train", "zarr.json"
+        manifest.COPY, manifest.MANIFEST, SAMPLES, "test", "train", "zarr.json"
     ]  # fmt: skip
 
 

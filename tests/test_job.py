@@ -72,7 +72,7 @@ def run(images, output, **settings):
 def test_a_run_folder_holds_what_is_documented(images, tmp_path):
     done = run(images, tmp_path / "run")
     assert {path.name for path in done.path.iterdir()} == {
-        "manifest.json", "prototypes.zarr", "distances.zarr", "predictions", "metrics.json",
+        ".manifest.json", "manifest.json", "prototypes.zarr", "distances.zarr", "predictions", "metrics.json",
     }  # fmt: skip
     opened = xr.open_zarr(done.path / "distances.zarr")
     assert opened["distance"].dims == ("metric", "sample", "class_name")
@@ -309,7 +309,7 @@ def test_an_unknown_class_or_split_is_refused_with_those_there_are(images, tmp_p
 
 def test_a_store_without_manifest_is_refused(images, tmp_path):
     (images / "manifest.json").unlink()
-    with pytest.raises(IncompleteError, match=r"holds no manifest\.json.*pixsim ingest"):
+    with pytest.raises(IncompleteError, match=r"its manifest\.json is missing.*pixsim verify"):
         run(images, tmp_path / "run")
 
 
@@ -339,12 +339,56 @@ def test_a_damaged_shard_stops_the_job_and_names_it(images, tmp_path):
         run(images, tmp_path / "run")
 
 
-def test_changed_labels_do_not_pass_for_those_of_the_manifest(images, tmp_path):
+def test_a_changed_manifest_is_refused_whatever_was_changed(images, tmp_path):
     content = json.loads((images / "manifest.json").read_text())
     content["splits"]["train"]["labels"][0] += 1
     (images / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DamagedError, match=r"manifest\.json: was changed.*pixsim verify"):
+        run(images, tmp_path / "run")
+
+
+def test_counted_labels_must_be_those_that_the_manifest_says(images, tmp_path):
+    content = manifest.read_manifest(images, manifest.IMAGES)
+    content["splits"]["train"]["labels"][0] += 1
+    manifest.write_manifest(images, manifest.IMAGES, content)
     with pytest.raises(DamagedError, match="its manifest says"):
         run(images, tmp_path / "run")
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize("array", ["image", "label"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shards_that_changed_places_are_noticed(images, tmp_path, split, array):
+    files = sorted(file for file in (images / split / array / "c").rglob("*") if file.is_file())
+    swap(files[0], files[1])
+    with pytest.raises(DamagedError, match=f"{split}/{array}.*not the file that was written"):
+        run(images, tmp_path / "run")
+
+
+def test_changed_metadata_of_an_array_is_noticed(images, tmp_path):
+    file = images / "train" / "image" / "zarr.json"
+    file.write_text(file.read_text().replace("noshuffle", "noshufflE"))
+    with pytest.raises(DamagedError, match=r"train/image/zarr\.json: was changed"):
+        run(images, tmp_path / "run")
+
+
+def test_what_is_read_of_a_run_is_checked(images, tmp_path):
+    done = run(images, tmp_path / "run").path
+    swap(done / "prototypes.zarr/prototype/c/0/0/0", done / "prototypes.zarr/std/c/0/0/0")
+    with pytest.raises(DamagedError, match="not the file that was written"):
+        pipeline.open_run(done).prototypes["std"].load()
+    swap(done / "distances.zarr/distance/c/0/0/0", done / "distances.zarr/distance/c/0/1/0")
+    with pytest.raises(DamagedError, match="not the file that was written"):
+        pipeline.open_run(done).distances.load()
+    metrics = done / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("0.", "1.", 1))
+    with pytest.raises(DamagedError, match=r"metrics\.json: was changed"):
+        _ = pipeline.open_run(done).metrics
 
 
 # interrupted ----------------------------------------------------------------------------------

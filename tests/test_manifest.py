@@ -71,7 +71,8 @@ def test_finishing_drops_the_work_folder(tmp_path):
     start(tmp_path / "s", IMAGES, PLAN)
     assert (tmp_path / "s" / manifest.WORK).is_dir()
     write_manifest(tmp_path / "s", IMAGES, {"digest": "d1"})
-    assert [item.name for item in (tmp_path / "s").iterdir()] == [manifest.MANIFEST]
+    left = sorted(item.name for item in (tmp_path / "s").iterdir())
+    assert left == [manifest.COPY, manifest.MANIFEST]
 
 
 def test_work_that_a_killed_finish_left_is_dropped_by_the_next_start(tmp_path):
