@@ -5,12 +5,18 @@ The array, the accumulator, holds for each class and pixel the sum and the sum o
 medians the 256 counts of a histogram (of 16-bit pixels that of the high bytes;
 a further pass counts low bytes). Where accumulators of whole images would not fit into memory
 beside each other, the pixels are taken in tiles, one after the other, each in a pass of its own.
+
+What was counted is kept in the run folder until the prototypes are made, see `checkpoints`: each
+pass has a folder of pieces, whose identity is that of the plan, of the partitions, and of what the
+pass counts. So a fit that is cut short goes on, with what is done of the pass that it was in, the
+results of tiles that were finished, and of 16-bit medians the counts of high bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pipeline import chunked, kernels, store
+from pipeline import chunked, kernels, manifest, store
+from pipeline.checkpoints import WHOLE, Checkpoints, partitions_a_piece
 from pipeline.classes import ClassSelection
 from pipeline.cluster import Executor
-from pipeline.digests import array_digest
+from pipeline.digests import array_digest, json_digest
 from pipeline.exact import Int64Array
 from pipeline.median import (
     BINS,
@@ -35,11 +42,16 @@ from pipeline.places import remove_tree
 from pipeline.plan import JobPlan
 from pipeline.progress import Phase, Reporter
 from pipeline.prototype import flat_images, label_sums, prototypes
+from pipeline.ranges import Ranges
+from pipeline.recorded import read_checked
 from pipeline.schema import IMAGE
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
 # 2**32 images (`exact.check_count_bound`).
 _PAIRS = BINS // 2
+
+SUMS = "sums"
+"""The folder, among what a run keeps until it is finished, of what was counted."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,8 @@ class FitPartition:
 
     Attributes
     ----------
-    images
-        The folder of the image set.
+    images, digest
+        The folder of the image set, and its digest.
     table
         The partitions of the split.
     selection
@@ -65,6 +77,7 @@ class FitPartition:
     """
 
     images: Path
+    digest: str
     table: PartitionTable
     selection: ClassSelection
     device: str
@@ -76,7 +89,7 @@ class FitPartition:
     def __call__(self, index: int, total: Int64Array) -> None:
         """Add partition `index` to an accumulator, [class, ...]; see `accumulator_columns`."""
         part = self.table[index]
-        images, labels = store.read_images(self.images, part.split, part.start, part.stop)
+        images, labels = read_checked(self.images, self.digest, part.split, part.start, part.stop)
         tile = np.ascontiguousarray(flat_images(images)[:, slice(*self.tile)])
         del images
         classes, width = len(self.selection.codes), self.tile[1] - self.tile[0]
@@ -124,7 +137,7 @@ def _read_high(path: Path) -> npt.NDArray[np.uint8]:
 def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
     """Make the prototypes of a job, in memory."""
     partitions, passes = len(plan.fit), len(plan.tiles) * plan.passes
-    size = passes * sum(count for _, count, _ in plan.fit.splits) * plan.sample_bytes
+    size = passes * _read_bytes(plan)
     if len(plan.tiles) > 1:
         reporter.say(plan.tiling)
     name = f"prototypes from '{plan.settings.fit}'"
@@ -150,7 +163,31 @@ def _join(plan: JobPlan, sums: Sequence[Int64Array]) -> Int64Array:
 def _fit_tile(
     plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
 ) -> tuple[Int64Array, Int64Array]:
-    """Return the sums of a tile, [class, 2 * pixel + 1], and twice its medians, [class, pixel]."""
+    """Return the sums of a tile, [class, 2 * pixel + 1], and twice its medians, [class, pixel].
+
+    Of several tiles each is kept once it is done, and what it was made of is removed.
+    """
+    if len(plan.tiles) == 1:
+        return _count_tile(plan, executor, phase, tile)
+    width = tile[1] - tile[0]
+    last = 2 * width + 1
+    kept = _kept(plan, "tile", tile, last + (width if plan.counts_values else 0))
+    found = kept.load_numbers(WHOLE, _all(plan))
+    if found is not None:
+        phase.advance(plan.passes * len(plan.fit))
+        return found[:, :last], found[:, last:]
+    sums, medians = _count_tile(plan, executor, phase, tile)
+    kept.begin()
+    kept.save(WHOLE, _all(plan), np.concatenate([sums, medians], axis=1))
+    remove_tree(plan.work / SUMS / _place("counts", tile))
+    remove_tree(plan.work / SUMS / _place("low", tile))
+    return sums, medians
+
+
+def _count_tile(
+    plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
+) -> tuple[Int64Array, Int64Array]:
+    """Return the same from one pass over the images, or two."""
     found = _pass(plan, executor, phase, tile, None)
     last = 2 * (tile[1] - tile[0]) + 1
     if not plan.counts_values:
@@ -162,6 +199,7 @@ def _fit_tile(
     if plan.passes == 1:
         return sums, median_numerators(high)
     path = plan.work / f"high-{array_digest(high)}.zarr"
+    remove_tree(path)  # what a try that was cut short left of it
     chunked.create_group(path, {})
     chunked.write_array(path, "high", ("middle", "class_name", "pixel"), high, {})
     tables = _tables(_pass(plan, executor, phase, tile, path), 2)
@@ -176,11 +214,55 @@ def _pass(
     """Add up the accumulators of all partitions for one tile of pixels."""
     partitions = len(plan.fit)
     task = FitPartition(
-        plan.images, plan.fit, plan.selection, plan.settings.device,
+        plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
         executor.threads_for(partitions), tile, plan.counts_values, high,
     )  # fmt: skip
     columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
-    return executor.add(task, partitions, (len(plan.selection.codes), columns), phase)
+    kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)
+    another = high is None and plan.passes > 1  # pass follows, which begins with the sum of this
+    found = kept.load_numbers(WHOLE, _all(plan)) if another else None
+    if found is not None:
+        phase.advance(partitions)
+        return found
+    kept.begin()
+    found = executor.add(task, partitions, kept.shape, phase, kept)
+    if another:
+        kept.save(WHOLE, _all(plan), found)
+    return found
+
+
+def _kept(
+    plan: JobPlan, stage: str, tile: tuple[int, int], columns: int, high: Path | None = None
+) -> Checkpoints:
+    """Return the pieces of one stage of a tile; `high` is named by a digest of it."""
+    decides = {
+        "plan": manifest.identity(plan.decides()),
+        "partitions": asdict(plan.fit),
+        "tile": tile,
+        "stage": stage,
+        "high": high and high.name,
+    }
+    shape = len(plan.selection.codes), columns
+    every = partitions_a_piece(len(plan.fit), 8 * math.prod(shape), _read_bytes(plan))
+    return Checkpoints(plan.work / SUMS / _place(stage, tile), json_digest(decides), shape, every)
+
+
+def _place(stage: str, tile: tuple[int, int]) -> str:
+    return f"{stage}-{tile[0]}-{tile[1]}"
+
+
+def _all(plan: JobPlan) -> Ranges:
+    return ((0, len(plan.fit)),)
+
+
+def _read_bytes(plan: JobPlan) -> int:
+    """Return the bytes of pixels that one pass reads."""
+    return sum(count for _, count, _ in plan.fit.splits) * plan.sample_bytes
+
+
+def forget(plan: JobPlan) -> None:
+    """Remove what was kept of sums, once the prototypes are made or the sums known to be wrong."""
+    remove_tree(plan.work / SUMS)
 
 
 def _like(plan: JobPlan) -> xr.Dataset:
