@@ -3,7 +3,8 @@
 Each is also a standard exception, so that a caller may catch `ValueError` or `OSError` without
 knowing this module. A message says which value was met, what was expected and what to do about
 it, in one or two lines. `InputError` and its children mean that the input is at fault (the
-command line exits with 2), the rest that the job failed (it exits with 1).
+command line exits with 2), the rest that the job failed (it exits with 1) but for two: it was
+stopped (3), or another process holds the folder (4).
 """
 
 from __future__ import annotations
@@ -160,6 +161,10 @@ class DamagedError(PixsimError, OSError):
     """What was written no longer has the digest that was recorded for it."""
 
 
+class OtherFileError(DamagedError):
+    """A file is whole, but not the one that was written there."""
+
+
 class StorageFullError(PixsimError, OSError):
     """The disk, or the user's quota on it, is full."""
 
@@ -176,5 +181,17 @@ class RemoteError(PixsimError, OSError):
     """A place behind a URL cannot be opened, refuses access, or does not answer."""
 
 
+class InUseError(PixsimError, BlockingIOError):
+    """Another process writes to the folder, or took it over; it is left to that one."""
+
+    exit_code = 4
+
+
 class JobInterruptedError(PixsimError):
     """The job was stopped by the user; what it had written can be resumed."""
+
+    exit_code = 3
+
+
+class ClusterError(PixsimError, RuntimeError):
+    """The cluster failed: no workers, workers that die, a scheduler that is gone."""

@@ -19,6 +19,7 @@ an offset and a length for each (8 bytes each, little endian), then the crc32c o
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -34,12 +35,13 @@ import numpy.typing as npt
 from numcodecs import Blosc
 
 from pipeline.errors import DamagedError
-from pipeline.files import PARTIAL_SUFFIX, storage_errors
+from pipeline.files import aside_of, storage_errors
 from pipeline.places import file_size, is_remote, put_bytes, read_bytes
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
 _MISSING = 2**64 - 1
+_FINGERPRINT_DIGITS = 16
 # Chunks whose first part does not shrink to this share are stored as they are, such as those of
 # noisy photographs: blosc takes as long for 256 x 256 pixels in colour as SHA-256 otherwise.
 _SMALLER = 0.9
@@ -73,33 +75,46 @@ class Rows:
     sharded: bool
     codec: Blosc
 
-    def write(self, number: int, values: npt.NDArray[Any]) -> None:
-        """Write the rows of file `number`; what a chunk has beyond them is 0."""
-        file, pieces = self.path / self._name(number), self._pieces(values)
+    def write(self, number: int, values: npt.NDArray[Any]) -> str:
+        """Write the rows of file `number`, and return its fingerprint.
+
+        What a chunk has beyond the rows is 0.
+        """
+        chunks: list[tuple[int, int, bytes]] = []
+        file, pieces = self.path / self.name(number), self._pieces(values, chunks)
         if is_remote(file):
             put_bytes(file, b"".join(pieces))
-            return
+            return _mark(chunks)
         with storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(file.name + PARTIAL_SUFFIX)
-            # piece by piece: to put them together first is a copy, of pages not touched before
-            with aside.open("wb", buffering=0) as target:
-                for piece in pieces:
-                    _write(target, piece)
-            aside.replace(file)
+            aside = aside_of(file)
+            try:
+                # piece by piece: to put them together first is a copy, of pages not touched before
+                with aside.open("wb", buffering=0) as target:
+                    for piece in pieces:
+                        _write(target, piece)
+                aside.replace(file)
+            finally:
+                aside.unlink(missing_ok=True)
+        return _mark(chunks)
 
-    def _pieces(self, values: npt.NDArray[Any]) -> Iterator[bytes]:
+    def _pieces(
+        self, values: npt.NDArray[Any], chunks: list[tuple[int, int, bytes]]
+    ) -> Iterator[bytes]:
         """Yield the bytes of a file: those of the chunks that rows fill, each with its checksum.
 
         Then, of a shard, the index of all the chunks that it could have, with its checksum.
+        `chunks` is given offset, length and checksum of each.
         """
         index = np.full((self.shard // self.chunk, 2), _MISSING, "<u8")
         place = 0
         for number, start in enumerate(range(0, len(values), self.chunk)):
             data = self._encode(values[start : start + self.chunk])
+            checksum = _checksum(data)
             yield data
-            yield _checksum(data)
+            yield checksum
             index[number] = place, len(data) + _CHECKSUM_BYTES
+            chunks.append((place, len(data) + _CHECKSUM_BYTES, checksum))
             place += len(data) + _CHECKSUM_BYTES
         if self.sharded:
             places = index.tobytes()
@@ -122,11 +137,17 @@ class Rows:
             return self.codec
         return Blosc(self.codec.cname, 0, self.codec.shuffle, self.codec.blocksize)
 
-    def _name(self, number: int) -> str:
+    def name(self, number: int) -> str:
+        """Return the path of file `number` below that of the array."""
         return "/".join(["c", str(number), *("0" for _ in self.shape[1:])])
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+    def read(
+        self, start: int, stop: int, fingerprints: dict[int, str] | None = None
+    ) -> npt.NDArray[Any]:
         """Read rows `start` to `stop`.
+
+        `fingerprints` is given those of the files that were read, by their numbers; see
+        `fingerprint`.
 
         Raises
         ------
@@ -136,12 +157,18 @@ class Rows:
         result = np.empty((stop - start, *self.shape[1:]), self.dtype)
         for number in range(start // self.shard, -(-stop // self.shard) if stop > start else 0):
             first, last = max(start, number * self.shard), min(stop, (number + 1) * self.shard)
-            self._read_file(number, first, result[first - start : last - start])
+            self._read_file(number, first, result[first - start : last - start], fingerprints)
         return result
 
-    def _read_file(self, number: int, first: int, target: npt.NDArray[Any]) -> None:
+    def _read_file(
+        self,
+        number: int,
+        first: int,
+        target: npt.NDArray[Any],
+        fingerprints: dict[int, str] | None,
+    ) -> None:
         """Read rows from `first` on, as many as `target` has, of one file."""
-        name = self._name(number)
+        name = self.name(number)
         begin = first - number * self.shard
         most = 2 * len(target) >= min(self.shard, self.shape[0] - number * self.shard)
         try:
@@ -150,27 +177,22 @@ class Rows:
                     raise DamagedError(
                         f"{self.path}/{name}: this shard is missing, its file is empty"
                     )
-                places = self._places(file)
+                places = _places(file, self._entries)
                 chunks = range(begin // self.chunk, -(-(begin + len(target)) // self.chunk))
                 file.expect([places[chunk] for chunk in chunks])
                 for chunk in chunks:
                     self._read_chunk(file, places[chunk], chunk * self.chunk - begin, target)
+                if fingerprints is not None:
+                    fingerprints[number] = _fingerprint(file, self._entries)
         except FileNotFoundError:
             raise DamagedError(f"{self.path}/{name}: this shard is missing") from None
         except _ChunkError as error:
             raise DamagedError(f"{self.path}/{name}: a chunk cannot be read ({error})") from None
 
-    def _places(self, file: _File) -> list[list[int]]:
-        """Return offset and length of each chunk."""
-        if not self.sharded:
-            return [[0, file.size]]
-        length = _ENTRY_BYTES * (self.shard // self.chunk)
-        if file.size < length + _CHECKSUM_BYTES:
-            raise _ChunkError("the file is shorter than the index of its chunks")
-        place = [file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES]
-        file.expect([place])
-        index = _checked(file, *place)
-        return [list(map(int, place)) for place in np.frombuffer(index, "<u8").reshape(-1, 2)]
+    @property
+    def _entries(self) -> int:
+        """Chunks that a shard could have; 0 where a file is one chunk."""
+        return self.shard // self.chunk if self.sharded else 0
 
     def _read_chunk(
         self, file: _File, place: list[int], row: int, target: npt.NDArray[Any]
@@ -187,6 +209,64 @@ class Rows:
         _decode(data, whole)
         first, last = max(row, 0), min(row + self.chunk, len(target))
         target[first:last] = whole[first - row : last - row]
+
+
+def _places(file: _File, entries: int) -> list[list[int]]:
+    """Return offset and length of each chunk of a file."""
+    if not entries:
+        return [[0, file.size]]
+    length = _ENTRY_BYTES * entries
+    if file.size < length + _CHECKSUM_BYTES:
+        raise _ChunkError("the file is shorter than the index of its chunks")
+    place = [file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES]
+    file.expect([place])
+    index = _checked(file, *place)
+    return [list(map(int, place)) for place in np.frombuffer(index, "<u8").reshape(-1, 2)]
+
+
+def fingerprint(path: Path, entries: int) -> str:
+    """Return what tells a file of chunks from any other: a hash over its index and checksums.
+
+    Every chunk ends with its checksum, so this costs a few bytes of each, whatever its size. It
+    does not check the chunks themselves; reading them does.
+
+    Parameters
+    ----------
+    path
+        The file.
+    entries
+        Chunks that a shard could have; 0 where the file is one chunk.
+
+    Raises
+    ------
+    DamagedError
+        Where the file is missing, or its index does not pass its checksum.
+    """
+    try:
+        with _opened(path, whole=False) as file:
+            return _fingerprint(file, entries)
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: this file is missing") from None
+    except _ChunkError as error:
+        raise DamagedError(f"{path}: cannot be read ({error})") from None
+
+
+def _fingerprint(file: _File, entries: int) -> str:
+    places = [place for place in _places(file, entries) if place[0] != _MISSING]
+    wanted = [[offset + length - _CHECKSUM_BYTES, _CHECKSUM_BYTES] for offset, length in places]
+    if any(offset < 0 or offset + _CHECKSUM_BYTES > file.size for offset, _ in wanted):
+        raise _ChunkError("the index of the chunks leads to nothing")
+    file.expect(wanted)
+    checksums = [file.read(length, offset) for offset, length in wanted]
+    return _mark([(a, n, check) for (a, n), check in zip(places, checksums, strict=True)])
+
+
+def _mark(chunks: Sequence[tuple[int, int, bytes]]) -> str:
+    """Return the fingerprint of chunks: of offset, length and checksum of each."""
+    found = hashlib.sha256(np.array([chunk[:2] for chunk in chunks], "<u8").tobytes())
+    for _, _, checksum in chunks:
+        found.update(checksum)
+    return found.hexdigest()[:_FINGERPRINT_DIGITS]
 
 
 def _checksum(data: bytes) -> bytes:

@@ -16,9 +16,9 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors urls places files memory threads schema settings yaml_files image_settings
-    cluster_settings config exact digests
-    partitions progress manifest classes objects
+    errors urls places processes files lock_files locks memory threads schema settings yaml_files
+    image_settings cluster_settings config exact digests
+    partitions ranges progress manifest classes objects
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
@@ -28,10 +28,10 @@ LAYERS = """
     sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
-    shards chunked store content results tables
+    shards chunked store content recorded results tables checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
-    clients cluster
+    clients adding cluster
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
     runs footprint plan fit steps job
     outlook description explanation plots demo terminal cli
