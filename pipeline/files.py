@@ -1,7 +1,8 @@
 """Files that are whole or absent: written aside, flushed, then renamed into place.
 
-A reader never sees half of such a file, and a writer that dies leaves at most a `*.partial`
-beside it, which nobody reads and the next writer of the same file replaces.
+A reader never sees half of such a file. What a writer puts aside has a name of its own, so that two
+may write one file at once, and says which process it is of; what a writer that was killed leaves is
+read by nobody, and swept away when the folder is taken up again, or finished.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +20,11 @@ from typing import Any
 
 from pipeline.errors import StorageFullError, hide_in
 from pipeline.places import is_remote, put_file, read_bytes, remote_errors
+from pipeline.processes import Process, this_process
 from pipeline.urls import is_url
 
 PARTIAL_SUFFIX = ".partial"
+_CHUNKS = "c"  # the folder in that of a Zarr array that holds its chunks
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,7 +64,7 @@ def replaced(path: Path) -> Iterator[Path]:
             yield aside
             put_file(aside, path)
         return
-    aside = path.with_name(path.name + PARTIAL_SUFFIX)
+    aside = aside_of(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -70,6 +74,53 @@ def replaced(path: Path) -> Iterator[Path]:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def aside_of(path: Path) -> Path:
+    """Return where to write what will become `path`: a new name each time, with the process in it.
+
+    It is beside `path`; of a chunk of a Zarr array, in the folder of the array. Chunks may lie in
+    as many folders as there are of them, and `sweep` looks in none of these.
+    """
+    me = this_process()
+    mark = f"{me.machine or 'unknown'}-{me.number}-{me.started}-{secrets.token_hex(4)}"
+    folder = path.parent
+    while folder.name.isdigit():
+        folder = folder.parent
+    if not path.name.isdigit() or folder.name != _CHUNKS:
+        return path.with_name(f"{path.name}.{mark}{PARTIAL_SUFFIX}")
+    array = folder.parent
+    name = path.relative_to(array).as_posix().replace("/", ".")
+    return array / f"{name}.{mark}{PARTIAL_SUFFIX}"
+
+
+def sweep(path: Path, *, only_dead: bool = False) -> None:
+    """Remove what writers left that were killed, everywhere below a folder.
+
+    Parameters
+    ----------
+    path
+        The folder; in a remote one there is never any of it.
+    only_dead
+        Whether others may still write: then only what is of processes that are gone from this
+        machine.
+    """
+    if is_remote(path):
+        return
+    for folder, folders, names in os.walk(path):
+        if "zarr.json" in names and _CHUNKS in folders:
+            folders.remove(_CHUNKS)
+        for name in names:
+            if name.endswith(PARTIAL_SUFFIX) and not (only_dead and _may_live(name)):
+                (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _may_live(name: str) -> bool:
+    """Tell whether the writer of a file that was put aside may still write to it."""
+    mark = name.removesuffix(PARTIAL_SUFFIX).rpartition(".")[2].split("-")
+    if len(mark) != 4 or not (mark[1].isdigit() and mark[2].isdigit()):
+        return True
+    return Process(mark[0], int(mark[1]), int(mark[2])).lives is not False
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

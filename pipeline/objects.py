@@ -1,7 +1,8 @@
-"""Zarr's keys as the objects of a remote place.
+"""Zarr's keys as the objects of a remote place, and as the files of a local folder.
 
-Zarr has a store for fsspec's file systems. This one goes through `places`: a request that fails
-for a while is tried again, listings are never those of yesterday, and no error shows a key.
+Zarr has a store for fsspec's file systems. The one here goes through `places`: a request that fails
+for a while is tried again, listings are never those of yesterday, and no error shows a key. The one
+for local folders puts chunks aside where `files.sweep` finds what a killed writer left.
 """
 
 from __future__ import annotations
@@ -18,10 +19,31 @@ from zarr.abc.store import (
     SuffixByteRequest,
 )
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
 
 from pipeline import places, urls
+from pipeline.files import aside_of
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class FolderStore(LocalStore):
+    """The files below a local folder; each is put aside as `files.aside_of` says, then renamed."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = aside_of(target)
+        try:
+            aside.write_bytes(value.as_buffer_like())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 class PlaceStore(Store):

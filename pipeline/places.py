@@ -362,3 +362,61 @@ def put_bytes(path: Path, data: bytes) -> None:
     except FileNotFoundError as error:
         raise RemoteError(f"{shown(path)}: there is no such place to write to ({error})") from None
     files.invalidate_cache()
+
+
+def has_conditions(path: Path) -> bool:
+    """Tell whether a remote file system may be asked to write only where there is nothing.
+
+    What stores behind the same protocol make of it differs: some do not look at the condition.
+    """
+    files, _ = _files(path)
+    # fsspec's own looks first, and then writes: another may come between
+    return hasattr(files, "_pipe_file") or getattr(files, "protocol", "") == "memory"
+
+
+def put_new(path: Path, data: bytes) -> bool:
+    """Write bytes to a remote path where there is nothing; tell whether it was free."""
+    files, place = _files(path)
+    try:
+        made = bool(tried(path, _put_new, files, place, data))
+    except FileNotFoundError as error:
+        raise RemoteError(f"{shown(path)}: there is no such place to write to ({error})") from None
+    files.invalidate_cache()
+    return made
+
+
+def _put_new(files: Any, place: str, data: bytes) -> bool:
+    try:
+        files.pipe_file(place, data, mode="create")
+    except FileExistsError:
+        return False
+    except Exception as error:
+        if not _is_unmet(error):
+            raise
+        return False
+    return True
+
+
+def _is_unmet(error: Exception) -> bool:
+    """Tell whether an error says that the condition of a write was not met."""
+    response = getattr(error.__cause__, "response", None)  # of botocore
+    told = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return "412" in (str(getattr(error, "code", "")), str(getattr(error, "status", "")), told) or (
+        told == "PreconditionFailed"
+    )
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, where there is one; nothing is listed."""
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    files, place = _files(path)
+    with suppress(FileNotFoundError):
+        tried(path, _remove, files, place)
+    files.invalidate_cache()
+
+
+def _remove(files: Any, place: str) -> None:
+    with suppress(KeyError):  # of memory
+        files.rm_file(place)
