@@ -19,8 +19,9 @@ partitions, each once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
@@ -33,6 +34,22 @@ from pipeline.ranges import Ranges, cut, each, joined, size_of, without
 AddPartition = Callable[[int, Int64Array], None]
 
 
+class Watch(Protocol):
+    """What a task says and asks while it works; it travels with the task."""
+
+    def task(self) -> AbstractContextManager[None]:
+        """Surround all that a task does."""
+        ...
+
+    def tell(self, partitions: int) -> None:
+        """Be told that so many partitions more are done, now or by an earlier try."""
+        ...
+
+    def ends(self) -> bool:
+        """Whether the job was told to stop, so that no other task may come."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Makes the accumulator of some partitions in a row.
@@ -41,8 +58,8 @@ class Batch:
     ----------
     function
         Adds a partition, given its number, to an accumulator.
-    tell
-        Told of partitions that were not counted again.
+    watch
+        Who watches over the task.
     shape
         Of the accumulator.
     count, size
@@ -52,11 +69,16 @@ class Batch:
     """
 
     function: AddPartition
-    tell: Callable[[int], None]
+    watch: Watch
     shape: tuple[int, ...]
     count: int
     size: int
     kept: Checkpoints | None
+
+    def block(self, block_id: tuple[int, ...]) -> Int64Array:
+        """Return the accumulator of one block, [1, *shape]."""
+        with self.watch.task():
+            return self(block_id[0])[None]
 
     def __call__(self, number: int) -> Int64Array:
         """Return the accumulator of a batch."""
@@ -64,18 +86,15 @@ class Batch:
         name = f"{start:06d}-{stop:06d}"
         found = self.kept.load_numbers(name, ((start, stop),)) if self.kept else None
         if found is not None:
-            self.tell(stop - start)
+            self.watch.tell(stop - start)
             return found
         total = np.zeros(self.shape, np.int64)
         for index in range(start, stop):
             self.function(index, total)
+            self.watch.tell(1)
         if self.kept:
             self.kept.save(name, ((start, stop),), total)
         return total
-
-    def block(self, block_id: tuple[int, ...]) -> Int64Array:
-        """Return the accumulator of one block, [1, *shape]."""
-        return self(block_id[0])[None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ class Lane:
 
     Attributes
     ----------
-    function, shape, kept
+    function, watch, shape, kept
         As of a batch.
     name
         Of its piece.
@@ -98,6 +117,7 @@ class Lane:
     """
 
     function: AddPartition
+    watch: Watch
     shape: tuple[int, ...]
     kept: Checkpoints | None
     name: str
@@ -119,14 +139,16 @@ class Lane:
         -------
         The total; or None where the lane's piece holds as much.
         """
-        if before is None and self._held() >= stop:
-            return None
-        total, done = self._count(stop, before)
-        return total if done == stop else None
+        with self.watch.task():
+            if before is None and self._held() >= stop:
+                return None
+            total, done = self._count(stop, before)
+            return total if done == stop else None
 
     def last(self, stop: int, before: Int64Array | None = None) -> Int64Array:
         """Count all partitions of the lane, [1, *shape]."""
-        return self._count(stop, before)[0][None]
+        with self.watch.task():
+            return self._count(stop, before)[0][None]
 
     def _count(self, stop: int, before: Int64Array | None) -> tuple[Int64Array, int]:
         """Return the total as far as place `stop`, or as far as the lane's piece is; and where."""
@@ -134,11 +156,14 @@ class Lane:
             total, done = self._start()
         else:
             total, done = before.copy() if self.copies else before, stop - 1
+        if done >= stop:
+            return total, done
         for index in each(cut(self.numbers, done, stop)):
             self.function(index, total)
-        if self.kept and done < stop and stop % self.kept.every == 0:
+            self.watch.tell(1)
+        if self.kept and (stop % self.kept.every == 0 or self.watch.ends()):
             self.kept.save(self.name, self._covered(stop), total)
-        return total, max(done, stop)
+        return total, stop
 
     def _start(self) -> tuple[Int64Array, int]:
         """Return a total to go on from, and how many of the lane's partitions are in it."""
