@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.description import describe as describe
     from pipeline.description import digest as digest
     from pipeline.distance import distances as distances
+    from pipeline.draining import running_here as running_here
+    from pipeline.draining import stop_on_signals as stop_on_signals
     from pipeline.explanation import explain as explain
     from pipeline.ingestion import finish_ingest as finish_ingest
     from pipeline.ingestion import ingest as ingest
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.progress import make_reporter as make_reporter
     from pipeline.prototype import class_sums as class_sums
     from pipeline.prototype import prototypes as prototypes
+    from pipeline.repair import verify as verify
     from pipeline.runs import Run as Run
     from pipeline.runs import open_run as open_run
     from pipeline.sources.arrays import from_arrays as from_arrays
@@ -79,6 +82,9 @@ _HOMES = {
     "prototypes": "prototype",
     "run_demo": "demo",
     "run_job": "job",
+    "verify": "repair",
+    "running_here": "draining",
+    "stop_on_signals": "draining",
 }
 
 __all__ = sorted(_HOMES)

@@ -6,6 +6,7 @@ no more than the parser.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -17,7 +18,14 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.errors import BadSamplesError, InputError, PixsimError, hide, printable
+from pipeline.errors import (
+    BadSamplesError,
+    InputError,
+    JobInterruptedError,
+    PixsimError,
+    hide,
+    printable,
+)
 
 MAX_ROWS = 20
 
@@ -26,7 +34,8 @@ app = App(
     help="Pixel similarity: how far does the simplest possible model get on an image set?",
     version=pipeline.__version__,
     help_format="plaintext",  # no Markdown, whose parser takes a tenth of a second to import
-    help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong.\n"
+    help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong, 3 it was stopped "
+    "(the same\ncommand goes on), 4 another process holds the folder.\n"
     "--debug before a command shows the traceback of an error.",
 )
 
@@ -58,7 +67,8 @@ def ingest(
     append: Annotated[bool, Parameter(negative=())] = False,
     only: str | None = None,
     shard: int | None = None,
-    cluster: str = "threads",
+    cluster: str | None = None,
+    profile: Path | None = None,
     override: Annotated[
         list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
     ] = None,
@@ -78,17 +88,21 @@ def ingest(
     shard
         Images per shard; default: some MB's worth.
     cluster
-        threads, local, or a scheduler's address.
+        threads, local, a scheduler's address, or a file of workflows/clusters.
+    profile
+        An HTML file for dask's performance report.
     override
         KEY=VALUE of the job's images: mode=RGB max_bad=1%.
     """
     images = _images(source, override or ())
+    settings = None if cluster is None else pipeline.make_cluster(cluster, Path(source).parent)
     reporter = pipeline.make_reporter()
     if only is not None:
-        _ingest_step(only, images, output, shard, cluster, reporter)
+        _ingest_step(only, images, output, shard, settings, reporter)
         return
-    settings = pipeline.make_cluster(cluster)
-    path = pipeline.ingest(images, output, shard, settings, reporter, append=append)
+    path = pipeline.ingest(
+        images, output, shard, settings, reporter, append=append, profile=profile
+    )
     _print_images(pipeline.describe(path))
 
 
@@ -100,10 +114,9 @@ def _images(source: str, overrides: Sequence[str]) -> Any:
 
 
 def _ingest_step(
-    step: str, images: Any, output: str | None, shard: int | None, cluster: str, reporter: Any
+    step: str, images: Any, output: str | None, shard: int | None, settings: Any, reporter: Any
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
-    settings = pipeline.make_cluster(cluster)
     if step == "plan":
         number = pipeline.plan_ingest(images, output, shard, settings)
         print(f"{_number(number, 'partition')} to write" if number else "finished already")
@@ -125,9 +138,12 @@ def run(
     /,
     *,
     output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    cluster: str | None = None,
+    profile: Path | None = None,
     override: Annotated[
         list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
     ] = None,
+    resume: bool = True,
 ) -> None:
     """Run a job file, or what is left of it.
 
@@ -137,11 +153,17 @@ def run(
         The job file, such as workflows/digits.yml.
     output
         The run folder, instead of the job file's.
+    cluster
+        threads, local, a scheduler's address, or a file of workflows/clusters.
+    profile
+        An HTML file for dask's performance report.
     override
         KEY=VALUE instead of the job file's, such as device=cpu.
+    resume
+        Go on with what the folder holds of this job; else it must be new or empty.
     """
-    settings = pipeline.load_job(job, override or (), output)
-    finished = pipeline.run_job(settings, pipeline.make_reporter())
+    settings = pipeline.load_job(job, override or (), output, cluster)
+    finished = pipeline.run_job(settings, pipeline.make_reporter(), resume=resume, profile=profile)
     _print_run(pipeline.describe(finished.path))
 
 
@@ -151,6 +173,7 @@ def plan(
     /,
     *,
     output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    cluster: str | None = None,
     override: Annotated[
         list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
     ] = None,
@@ -163,10 +186,12 @@ def plan(
         The job file, such as workflows/digits.yml.
     output
         The run folder, instead of the job file's.
+    cluster
+        threads, local, a scheduler's address, or a file of workflows/clusters.
     override
         KEY=VALUE instead of the job file's: cluster.memory=4GB.
     """
-    _print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output)))
+    _print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output, cluster)))
 
 
 @app.command
@@ -391,17 +416,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     words = [word for word in words if word != "--debug"]
     try:
-        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with pipeline.stop_on_signals():
+            app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except BadSamplesError as error:
         _print_bad_samples(error)
         return _fail(str(error), error.exit_code, debug)
+    except JobInterruptedError as error:
+        return _stopped(str(error), debug)
     except PixsimError as error:
         return _fail(str(error), error.exit_code, debug)
     except cyclopts.CycloptsError as error:
         text = " ".join(str(error).split())
         return _fail(f"{text} See 'pixsim --help'.", InputError.exit_code, debug)
     except KeyboardInterrupt:
-        return _fail("interrupted", 1, debug)
+        return _stopped("interrupted", debug)
     except OSError as error:
         return _fail(str(error), 1, debug)
     return 0
@@ -412,6 +440,16 @@ def _print_bad_samples(error: BadSamplesError) -> None:
     pipeline.print_table(error.header, rows, sys.stderr)
     if error.count > len(rows):
         print(f"... and {error.count - len(rows):,} more", file=sys.stderr)
+
+
+def _stopped(message: str, debug: bool) -> int:
+    """Say so; a process whose threads would go on with their tasks ends here and now."""
+    code = _fail(message, JobInterruptedError.exit_code, debug)
+    if pipeline.running_here():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

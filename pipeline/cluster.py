@@ -1,4 +1,4 @@
-"""Where tasks run: threads of this process, worker processes, or a running scheduler.
+"""Where tasks run: threads of this process, or the workers of a dask scheduler.
 
 A job maps a function over partition numbers, or adds up what it returns. The graph is
 symbolic: it holds the function once and a number for each partition. A function may be run
@@ -12,24 +12,35 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
-import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clients import Workers, local_workers, open_client, remote_workers
+from pipeline import draining
+from pipeline.adding import AddPartition, Batch, Lane, batch_blocks, lane_blocks, share_out
+from pipeline.checkpoints import Checkpoints
+from pipeline.clients import (
+    Workers,
+    current_client,
+    local_workers,
+    open_client,
+    remote_workers,
+)
 from pipeline.cluster_settings import ClusterSettings
-from pipeline.errors import PixsimError
+from pipeline.computing import PREFIX, compute_here, compute_there, one_task
 from pipeline.exact import Int64Array
-from pipeline.progress import Phase
+from pipeline.profiling import profiled, refuse_profile
+from pipeline.progress import Phase, Reporter, SilentReporter
+from pipeline.ranges import size_of
 from pipeline.reduction import LARGE_BYTES, add_up
 
 PartitionFunction = Callable[[int], Any]
-AddPartition = Callable[[int, Int64Array], None]
 
 
 class Executor(Protocol):
@@ -50,13 +61,21 @@ class Executor(Protocol):
         ...
 
     def add(
-        self, function: AddPartition, count: int, shape: tuple[int, ...], phase: Phase
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
     ) -> Int64Array:
-        """Return an int64 array of `shape` to which the function added every partition."""
+        """Return an int64 array of `shape` to which the function added every partition.
+
+        `kept` holds what an earlier try counted, and is given what this one counts.
+        """
         ...
 
 
-_listeners: dict[str, Callable[[], None]] = {}
+_listeners: dict[str, Callable[[int], None]] = {}
 
 
 @dataclass(frozen=True)
@@ -70,96 +89,41 @@ class _Task:
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
         boxed = np.empty(1, object)
-        with _errors_that_travel(self.topic):
+        with one_task(travels=self.topic not in _listeners):
             boxed[0] = self.function(self.count - 1 - block_id[0])
         _tell(self.topic)
         return boxed
 
 
 @dataclass(frozen=True)
-class _AddTask:
-    """Adds one partition to an accumulator of its own, or to the one it is given.
+class _Watch:
+    """Watches over tasks that add, as `_Task` does over its own."""
 
-    On workers to a copy of that, since dask may run a task again there. Threads of this process run
-    each task once.
-    """
-
-    function: AddPartition
-    shape: tuple[int, ...]
     topic: str
-    copies: bool
 
-    def __call__(self, index: int, before: Int64Array | None = None) -> Int64Array:
-        total = np.zeros(self.shape, np.int64) if before is None else before
-        if self.copies and before is not None:
-            total = before.copy()
-        with _errors_that_travel(self.topic):
-            self.function(index, total)
-        _tell(self.topic)
-        return total
+    def task(self) -> AbstractContextManager[None]:
+        return one_task(travels=self.topic not in _listeners)
 
-    def block(self, block_id: tuple[int, ...]) -> Int64Array:
-        """Add the partition of one block, [1, *shape]."""
-        return self(block_id[0])[None]
+    def tell(self, partitions: int) -> None:
+        _tell(self.topic, partitions)
 
-    def last(self, index: int, before: Int64Array | None = None) -> Int64Array:
-        """Add the last partition of a lane, [1, *shape]."""
-        return self(index, before)[None]
+    def ends(self) -> bool:
+        return draining.is_requested()
 
 
-@contextmanager
-def _errors_that_travel(topic: str) -> Iterator[None]:
-    """On a worker, drop what caused an error: it may be of a kind that cannot be sent."""
-    try:
-        yield
-    except PixsimError as error:
-        if topic not in _listeners:
-            error.__cause__ = error.__context__ = None
-        raise
-
-
-def _tell(topic: str) -> None:
-    """Say that a task is done: to this process's listener, or to the client of its scheduler."""
+def _tell(topic: str, partitions: int = 1) -> None:
+    """Say that some are done: to this process's listener, or to the client of its scheduler."""
     listener = _listeners.get(topic)
     if listener is not None:
-        listener()
+        listener(partitions)
     else:
-        importlib.import_module("distributed").get_worker().log_event(topic, 1)
+        importlib.import_module("distributed").get_worker().log_event(topic, partitions)
 
 
 def _blocks(task: _Task) -> da.Array:
     return da.map_blocks(
         task, name=task.topic, chunks=((1,) * task.count,), dtype=object, meta=np.empty(0, object)
     )
-
-
-def _sum_blocks(task: _AddTask, count: int) -> da.Array:
-    """Return [partition, *shape]: an accumulator for each partition, for a tree of additions."""
-    return da.map_blocks(
-        task.block,
-        name=task.topic,
-        chunks=((1,) * count, *((size,) for size in task.shape)),
-        dtype=np.int64,
-        meta=np.empty((0,) * (1 + len(task.shape)), np.int64),
-    )
-
-
-def _lanes(task: _AddTask, count: int, lanes: int) -> da.Array:
-    """Return [lane, *shape]: a large accumulator for each worker, not for each partition.
-
-    A lane adds one partition after the other, so what a worker holds does not grow with their
-    number, nor depend on the order in which a tree would be worked off.
-    """
-    graph: dict[Any, Any] = {}
-    zeros = (0,) * len(task.shape)
-    for index in range(count):
-        before = [] if index < lanes else [(f"{task.topic}-step", index - lanes)]
-        if index + lanes < count:
-            graph[f"{task.topic}-step", index] = (task, index, *before)
-        else:
-            graph[(task.topic, index + lanes - count, *zeros)] = (task.last, index, *before)
-    chunks = ((1,) * lanes, *((size,) for size in task.shape))
-    return da.Array(graph, task.topic, chunks, np.int64)
 
 
 @dataclass(frozen=True)
@@ -172,7 +136,8 @@ class _DaskExecutor:
     client: Any = None
 
     def threads_for(self, count: int) -> int:
-        return max(1, self.layout.cores // max(1, min(self._at_once, count)))
+        share = max(1, self.layout.cores // max(1, min(self._at_once, count)))
+        return min(share, self.layout.tasks) if self.layout.apart else share
 
     @property
     def _at_once(self) -> int:
@@ -185,16 +150,30 @@ class _DaskExecutor:
             return list(self.compute(_blocks(_Task(function, count, topic))))[::-1]
 
     def add(
-        self, function: AddPartition, count: int, shape: tuple[int, ...], phase: Phase
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
     ) -> Int64Array:
         if not count:
             return np.zeros(shape, np.int64)
         with self._listening(phase) as topic:
-            task = _AddTask(function, shape, topic, copies=self.client is not None)
+            watch = _Watch(topic)
             if 8 * math.prod(shape) > LARGE_BYTES:
-                blocks = _lanes(task, count, min(count, self._at_once))
+                pieces = kept.find(count) if kept else []
+                if pieces:
+                    phase.advance(sum(size_of(piece.numbers) for piece in pieces))
+                copies, shares = self.client is not None, share_out(count, self._at_once, pieces)
+                lanes = [
+                    Lane(function, watch, shape, kept, f"{topic}-{lane}", given, numbers, copies)
+                    for lane, (given, numbers) in enumerate(shares)
+                ]
+                blocks = lane_blocks(lanes, topic)
             else:
-                blocks = _sum_blocks(task, count)
+                size = kept.every if kept else 1
+                blocks = batch_blocks(Batch(function, watch, shape, count, size, kept), topic)
             # delayed, since dask copies an array of one block before it hands it over
             total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
             return total
@@ -202,17 +181,17 @@ class _DaskExecutor:
     @contextmanager
     def _listening(self, phase: Phase) -> Iterator[str]:
         """Advance the phase for each block that tells of its end, here or on a worker."""
-        topic = f"pixsim-{uuid.uuid4().hex}"
+        topic = f"{PREFIX}{uuid.uuid4().hex}"
         lock = threading.Lock()
 
-        def advance(_: object = None) -> None:
+        def advance(partitions: int = 1) -> None:
             with lock:
-                phase.advance()
+                phase.advance(partitions)
 
         if self.client is None:
             _listeners[topic] = advance
         else:
-            self.client.subscribe_topic(topic, advance)
+            self.client.subscribe_topic(topic, lambda event: advance(event[1]))
         try:
             yield topic
         finally:
@@ -222,47 +201,68 @@ class _DaskExecutor:
 
 
 @contextmanager
-def open_executor(settings: ClusterSettings | None = None) -> Iterator[Executor]:
-    """Open what a job file's `cluster` names, and close it at the end.
+def open_executor(
+    settings: ClusterSettings | None = None,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+) -> Iterator[Executor]:
+    """Open a cluster, and close it at the end.
+
+    Parameters
+    ----------
+    settings
+        What a job file's `cluster` says; default: the dask client that this process has opened,
+        which stays open, else threads.
+    reporter
+        Told of the dashboard's address, and of what is waited for.
+    profile
+        A page of HTML to write dask's performance report into.
 
     Raises
     ------
     ConfigError
-        Where no scheduler answers at the address.
+        Where no scheduler answers at the address, or the cluster cannot be as it is described.
+    ClusterError
+        Where it cannot be had, or no worker comes.
     """
-    chosen = settings or ClusterSettings()
-    if chosen.kind == "threads":
-        layout = local_workers(chosen)
-        workers = layout.tasks
-        yield _DaskExecutor(
-            f"{workers} thread{'' if workers == 1 else 's'}",
-            lambda collection: _compute_here(collection, workers),
-            layout,
-        )
-        return
-    with open_client(chosen) as client:
-        layout = local_workers(chosen) if chosen.kind == "local" else remote_workers(client, chosen)
-        workers = layout.processes
-        where = chosen.address or "this machine"
-        yield _DaskExecutor(
-            f"{workers} dask worker{'' if workers == 1 else 's'} on {where}",
-            lambda collection: _result(client, collection),
-            layout,
-            client,
-        )
+    chosen, listener = settings or ClusterSettings(), reporter or SilentReporter()
+    client = current_client() if settings is None else None
+    if profile is not None:
+        refuse_profile(profile, chosen.kind if client is None else "scheduler")
+    if client is not None:
+        with profiled(client, profile, listener):
+            yield _on_workers(client, remote_workers(client, chosen), chosen)
+    elif chosen.kind == "threads":
+        yield _on_threads(chosen)
+    else:
+        with open_client(chosen, listener) as (opened, layout):
+            _say_dashboard(opened, listener)
+            with profiled(opened, profile, listener):
+                yield _on_workers(opened, layout, chosen)
 
 
-def _compute_here(collection: Any, workers: int) -> Any:
-    # not optimised: there is nothing to gain, and lanes must not be fused into one task
-    (found,) = dask.compute(
-        collection, scheduler="threads", num_workers=workers, optimize_graph=False
+def _on_threads(settings: ClusterSettings) -> Executor:
+    layout = local_workers(settings)
+    workers = layout.tasks
+    return _DaskExecutor(
+        f"{workers} thread{'' if workers == 1 else 's'}",
+        partial(compute_here, workers=workers, grace=settings.grace),
+        layout,
     )
-    return found
 
 
-def _result(client: Any, collection: Any) -> Any:
-    future = client.compute(collection, optimize_graph=False)
-    try:
-        return future.result()
-    finally:
-        future.cancel()
+def _on_workers(client: Any, layout: Workers, settings: ClusterSettings) -> Executor:
+    where = {"local": "this machine", "gpus": "GPUs of this machine", "slurm": "Slurm"}
+    place = where.get(settings.kind) or settings.address or client.scheduler.address
+    workers = layout.processes
+    return _DaskExecutor(
+        f"{workers} dask worker{'' if workers == 1 else 's'} on {place}",
+        partial(compute_there, client, grace=settings.grace),
+        layout,
+        client,
+    )
+
+
+def _say_dashboard(client: Any, reporter: Reporter) -> None:
+    if "dashboard" in client.scheduler_info(n_workers=0).get("services", {}):
+        reporter.say(f"dashboard at {client.dashboard_link}")

@@ -13,6 +13,12 @@ from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
+_OWN_PAGES = Path("/proc/self/statm")
+# Address space that a process with everything loaded has mapped and does not use, as measured on
+# two cores, and rounded up: libraries and what allocators reserve once, and for each thread.
+_MAPPED_BYTES = 1500 * 10**6
+_THREAD_BYTES = 64 * 2**20
+_THREADS_BESIDE = 12  # those that read and write, beside one for each core
 
 
 def machine_memory() -> int:
@@ -20,8 +26,19 @@ def machine_memory() -> int:
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()]
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
-        limits.append(space)
-    return min(limits)
+        limits.append(max(0, space - _mapped()))
+    return max(1, min(limits))
+
+
+def _mapped() -> int:
+    """Return the bytes of address space that this process will have mapped and not use."""
+    threads = (os.cpu_count() or 1) + _THREADS_BESIDE
+    expected = _MAPPED_BYTES + threads * _THREAD_BYTES
+    try:
+        size, resident = _OWN_PAGES.read_text(encoding="ascii").split()[:2]
+    except OSError:
+        return expected
+    return max(expected, os.sysconf("SC_PAGE_SIZE") * (int(size) - int(resident)))
 
 
 def _group_limits() -> Iterator[int]:

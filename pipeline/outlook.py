@@ -45,7 +45,7 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     InputError
         Where the job cannot be run as it is; as `run_job`.
     """
-    workers = find_workers(settings.cluster)
+    workers = find_workers(settings.named_cluster)
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
         plan = plan_job(settings, path, workers)

@@ -72,7 +72,8 @@ def test_an_error_with_rows_comes_back_with_them():
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_a_standard_one_too_and_says_how_to_exit(kind):
     parents = {parent for parent in kind.__mro__ if parent.__module__ == "builtins"}
-    assert kind.exit_code == (2 if issubclass(kind, errors.InputError) else 1)
+    other = {errors.JobInterruptedError: 3, errors.InUseError: 4}
+    assert kind.exit_code == other.get(kind, 2 if issubclass(kind, errors.InputError) else 1)
     assert kind in (PixsimError, errors.JobInterruptedError) or parents > {Exception, BaseException}
 
 

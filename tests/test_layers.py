@@ -31,9 +31,10 @@ LAYERS = """
     shards chunked store content recorded results tables checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics
-    clients adding cluster
+    dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
+    computing profiling adding cluster
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
-    runs footprint plan fit steps job
+    runs footprint plan fit steps verification job mending repair
     outlook description explanation plots demo terminal cli
 """
 ORDER = LAYERS.split()
