@@ -162,22 +162,21 @@ class _RemoteSlots:
 
     path: Path
     remote: bool = True
-    _tested: bool = field(default=False, repr=False)
+    _knows_conditions: bool = field(default=False, repr=False)
 
     def create(self, name: str, data: bytes) -> bool:
         target = self.path / name
-        if has_conditions(target):
-            made = put_new(target, data)
-            # asked twice, a store that knows conditions says no
-            if made and (self._tested or not put_new(target, data)):
-                self._tested = True
-                return True
-            if not made:
-                return self._is(name, data)  # the answer to an earlier try may be lost
-        elif self.read(name) is not None:
-            return False
-        else:
+        # a store that does not know conditions would write over what is there
+        if not self._knows_conditions and self.read(name) is not None:
+            return self._is(name, data)
+        if not has_conditions(target):
             put_bytes(target, data)
+        elif not put_new(target, data):
+            self._knows_conditions = True
+            return self._is(name, data)  # the answer to an earlier try may be lost
+        elif self._knows_conditions or not put_new(target, data):  # asked twice, it says no
+            self._knows_conditions = True
+            return True
         time.sleep(SETTLE_SECONDS)
         return self._is(name, data)
 

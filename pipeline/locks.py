@@ -95,7 +95,7 @@ class Holder:
         for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
             if seconds >= 2 * size:
                 return f"{seconds // size:.0f} {unit}"
-        return f"{max(seconds, 0):.0f} s"
+        return f"{max(int(seconds), 0)} s"
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,13 +72,107 @@ def test_a_failure_inside_leaves_no_file_where_there_was_none(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_what_a_dead_writer_left_is_replaced(target):
-    left = target.with_name(target.name + files.PARTIAL_SUFFIX)
-    left.write_text("half of something long " * 100)
-    with replaced(target) as aside:
-        aside.write_text("whole")
-    assert target.read_text() == "whole"
+def test_two_writers_of_one_file_do_not_disturb_each_other(target):
+    with replaced(target) as first:
+        first.write_text("first")
+        with replaced(target) as second:
+            assert second != first
+            second.write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
     assert names(target.parent) == ["result.txt"]
+
+
+def write_and_die(*paths):
+    """Begin to write files in a process that is killed meanwhile."""
+    script = """
+import os, signal, sys
+from contextlib import ExitStack
+from pathlib import Path
+from pipeline.files import replaced
+with ExitStack() as stack:
+    for path in sys.argv[1:]:
+        stack.enter_context(replaced(Path(path))).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script, *map(str, paths)])
+    assert done.returncode == -signal.SIGKILL
+
+
+def partials(folder):
+    return [item for item in folder.rglob("*") if item.name.endswith(files.PARTIAL_SUFFIX)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with arrays whose chunks lie in folders of their own, and tables in one."""
+    folder = tmp_path / "store"
+    for name in ("a", "group/b"):
+        (folder / name / "c" / "0" / "7").mkdir(parents=True)
+        (folder / name / "zarr.json").write_text("{}")
+    (folder / "tables").mkdir()
+    return folder
+
+
+CHUNKS = ("a/c/0/7/0", "group/b/c/3")
+
+
+def test_what_a_killed_writer_left_is_swept_wherever_it_wrote(store):
+    targets = [store / name for name in (*CHUNKS, "tables/part-3.parquet", "zarr.json")]
+    write_and_die(*targets)
+    assert len(partials(store)) == len(targets)
+    assert not any(target.exists() for target in targets)
+    with replaced(targets[0]) as aside:
+        aside.write_text("whole")
+        files.sweep(store, only_dead=True)
+        assert [*partials(store)] == [aside]  # of a process that lives
+    assert targets[0].read_text() == "whole"
+    assert not partials(store)
+
+
+def test_a_sweep_looks_into_no_folder_of_chunks(store, monkeypatch):
+    seen, walk = [], os.walk
+
+    def spy(path):
+        for found in walk(path):
+            seen.append(Path(found[0]).relative_to(store).as_posix())
+            yield found
+
+    monkeypatch.setattr(os, "walk", spy)
+    files.sweep(store)
+    assert sorted(seen) == [".", "a", "group", "group/b", "tables"]
+
+
+def test_chunks_are_put_aside_in_the_folder_of_their_array_and_other_files_beside_themselves():
+    def folder(name):
+        return files.aside_of(Path(name)).parent.as_posix()
+
+    assert folder("s/a/c/0/7/0") == "s/a"
+    assert folder("s/a/c/0") == "s/a"
+    assert folder("s/c/c/0/7") == "s/c"
+    assert folder("s/a/zarr.json") == "s/a"
+    assert folder("s/12/7") == "s/12"
+    assert folder("c/part-000012.parquet") == "c"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.partial",
+        "zarr.0123456789abcdef0123456789abcdef.partial",
+        "x.somewhere-7-8-00ff.partial",
+        "x.a-b-c-d.partial",
+        "x.unknown-7-0-00ff.partial",
+    ],
+)
+def test_what_cannot_be_told_to_be_of_a_dead_process_stays_until_the_folder_is_finished(
+    tmp_path, name
+):
+    (tmp_path / name).write_text("half")
+    files.sweep(tmp_path, only_dead=True)
+    assert names(tmp_path) == [name]
+    files.sweep(tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_content_is_flushed_to_the_disk_before_it_gets_its_name(target, monkeypatch):
