@@ -142,7 +142,7 @@ class Checkpoints:
         StorageFullError
             Where the disk is full.
         """
-        data = memoryview(cast(Any, np.ascontiguousarray(sums, "<i8"))).cast("B")
+        data = np.ascontiguousarray(sums, "<i8").reshape(-1).view(np.uint8).data
         about = {
             "identity": self.identity, "name": name, "numbers": numbers, "shape": self.shape,
             "crc32": zlib.crc32(data),
@@ -288,7 +288,7 @@ class Checkpoints:
 
 def _filled(file: IO[bytes], block: npt.NDArray[np.int64]) -> memoryview:
     """Fill a block from a file, and return its bytes."""
-    view = memoryview(cast(Any, block)).cast("B")
+    view = block.view(np.uint8).data
     done = 0
     while done < len(view):
         read = cast(Any, file).readinto(view[done:])
