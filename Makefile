@@ -1,6 +1,7 @@
 # make demo    run the pixel-similarity job on real images
 # make test    run the tests
 # make lint    check format, lint and types
+# make faults  kill, damage and fail it in every way, a thousand times: some twenty minutes
 # make bench   measure it beside the libraries that one would use instead
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
@@ -12,7 +13,7 @@ BENCH_READY := $(VENV)/.bench-ready
 UV := uv==0.13.9
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test bench lint format lock which-python clean
+.PHONY: help setup demo test faults bench lint format lock which-python clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,6 +52,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+faults: $(READY) # make faults ARGS="--faults-seed 7 -k killed"
+	@$(BIN)/python -m pytest tests/test_faults.py --faults full --verbose $(ARGS)
 
 $(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep their versions
 	@echo "installing what pixsim is measured against"

@@ -7,6 +7,15 @@ from pathlib import Path
 
 import pytest
 
+_FIGURE = "figure"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make faults` asks for."""
+    group = parser.getgroup("faults")
+    group.addoption("--faults", choices=["short", "full"], default="short", help="how many faults")
+    group.addoption("--faults-seed", type=int, default=0, help="which of them, where drawn by lot")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make PIXSIM_DATASETS absolute, since tests change the working directory."""
@@ -28,3 +37,28 @@ def real_datasets() -> Path:
     if not folder:
         pytest.skip("needs the real files in the folder PIXSIM_DATASETS, which is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def figure(record_property):
+    """Return what notes a figure, by what it is of, to be printed after all tests."""
+    return lambda what, text: record_property(_FIGURE, (what, text))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the figures that tests noted."""
+    reports = [
+        report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)
+    ]
+    noted = [
+        tuple(value)
+        for report in reports
+        for key, value in report.user_properties
+        if key == _FIGURE
+    ]
+    if not noted or terminalreporter.config.getoption("--faults") == "short":
+        return
+    terminalreporter.section("figures")
+    width = max(len(what) for what, _ in noted)
+    for what, text in noted:
+        terminalreporter.write_line(f"{what:{width}}  {text}")

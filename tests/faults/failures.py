@@ -1,0 +1,52 @@
+"""Operations on files that fail, each in turn: with an error of the disk, once or from then on."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from faults.forge import Fault
+from faults.stage import Stage
+from faults.turns import in_turns
+
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
+
+
+@dataclass
+class Failures:
+    """How runs with a failing operation ended, and what was wrong then or later."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def each_operation(stage: Stage, step: int = 1, start: int = 0) -> list[Fault]:
+    """Return a fault for every `step`-th operation of a scene's phases, with an error in turn."""
+    numbers = stage.operations_in(stage.scene.phases)[start::step]
+    kinds = [(code, lasting) for code in ERRORS for lasting in (False, True)]
+    return [
+        Fault(operation, kinds[at % len(kinds)][0], kinds[at % len(kinds)][1])
+        for at, operation in enumerate(numbers)
+    ]
+
+
+def cut_files(stage: Stage, sizes: Iterable[int]) -> list[Fault]:
+    """Return faults that cut off the writing of any file at some size."""
+    return [Fault(file_bytes=size) for size in sizes]
+
+
+def fail_each(stage: Stage, faults: Iterable[Fault]) -> Failures:
+    """Play a scene with each of some faults; resume it each time."""
+    found = Failures()
+
+    def attempt(fault: Fault) -> None:
+        (outcome,), wrong = stage.play(fault)
+        found.ends["completed" if outcome.code == 0 else "clear error"] += 1
+        if wrong:
+            where = "" if fault.operation is None else stage.operations[fault.operation]
+            found.wrong.append(f"{fault} at {where}: {wrong}")
+
+    in_turns(attempt, faults)
+    return found

@@ -1,0 +1,46 @@
+"""The phases of a command, by the functions that they begin with."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+# where a function is looked up, its name, and the phase that it begins
+_BEGINNINGS = (
+    ("pipeline.ingestion", "_fill", "plan"),
+    ("pipeline.ingestion", "write_partitions", "partitions"),
+    ("pipeline.ingestion", "finish", "tally"),
+    ("pipeline.ingest_steps", "compact", "bad samples"),
+    ("pipeline.ingest_steps", "write_samples", "samples"),
+    ("pipeline.ingest_steps", "write_duplicates", "duplicates"),
+    ("pipeline.ingest_steps", "consolidate", "finish"),
+    ("pipeline.appending", "_write_shards", "append"),
+    ("pipeline.appending", "_commit", "commit"),
+    ("pipeline.job", "run_plan", "begin"),
+    ("pipeline.job", "_fit", "fit"),
+    ("pipeline.job", "_evaluate", "evaluate"),
+    ("pipeline.job", "_finish", "finish of the run"),
+)
+INGEST = ("plan", "partitions", "tally", "bad samples", "samples", "duplicates", "finish")
+APPEND = ("append", "commit")
+RUN = ("begin", "fit", "evaluate", "finish of the run")
+
+
+def announce(entered: Callable[[str], None]) -> None:
+    """Have `entered` called with each phase that this process begins."""
+    for place, name, phase in _BEGINNINGS:
+        module = importlib.import_module(place)
+        setattr(module, name, _announced(getattr(module, name), phase, entered))
+
+
+def _announced(
+    function: Callable[..., Any], phase: str, entered: Callable[[str], None]
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        entered(phase)
+        return function(*arguments, **keywords)
+
+    return call
