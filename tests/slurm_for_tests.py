@@ -42,6 +42,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobCompType=jobcomp/filetxt
@@ -145,9 +146,9 @@ class Slurm:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
 
-    def submit(self, script: Path, *options: str, **keywords) -> int:
-        """Submit a script, options before it, and return the number of its job."""
-        words = [str(word) for word in (*options, script, *keywords.pop("arguments", ()))]
+    def submit(self, script: Path, *options: str, arguments=()) -> int:
+        """Submit a script and return the number of its job."""
+        words = [str(word) for word in (*options, script, *arguments)]
         return int(self.ask("sbatch", "--parsable", *words))
 
     def job(self, number: int) -> dict[str, str]:
@@ -163,12 +164,25 @@ class Slurm:
             time.sleep(0.1)
         return found
 
-    def finished(self, name: str) -> list[dict[str, str]]:
-        """Return Slurm's own record of each job of this name that has ended."""
+    def wait_for_none(self, name: str, seconds: float = 30) -> None:
+        """Wait until no job of a name is in the queue."""
+        until = time.monotonic() + seconds
+        while left := self.ask("squeue", "--noheader", f"--name={name}"):
+            assert time.monotonic() < until, f"{left}\n{self.logs()}"
+            time.sleep(0.1)
+
+    def finished(self, name: str, count: int, seconds: float = 30) -> list[dict[str, str]]:
+        """Wait until so many jobs of a name have ended; return Slurm's own record of each."""
+        until = time.monotonic() + seconds
         path = self.folder / "finished.log"
-        lines = path.read_text().splitlines() if path.exists() else []
-        found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
-        return [job for job in found if job["Name"] == name]
+        while True:
+            lines = path.read_text().splitlines() if path.exists() else []
+            found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
+            found = [job for job in found if job["Name"] == name]
+            if len(found) >= count:
+                return found
+            assert time.monotonic() < until, f"{len(found)} of {count} {name}: {self.logs()}"
+            time.sleep(0.1)
 
     def logs(self) -> str:
         """Return the ends of the daemons' logs."""
