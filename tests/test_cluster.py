@@ -1,55 +1,13 @@
-"""Where tasks run: what is added up, in how many accumulators, by how many threads."""
+"""Where tasks run: by how many threads, on which workers."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from pipeline import clients, cluster
+from pipeline import clients
 from pipeline.clients import Workers, find_workers, local_workers
 from pipeline.cluster import open_executor
 from pipeline.cluster_settings import ClusterSettings
-from pipeline.progress import SilentReporter
-
-SILENT = SilentReporter()
-
-
-class Powers:
-    """Adds 2**index to every element; counts how often it is called."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __call__(self, index, total):
-        self.calls.append(index)
-        total += 2**index
-
-
-@pytest.mark.parametrize("large", [False, True], ids=["in a tree", "in lanes"])
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 19])
-def test_every_partition_is_added_once(monkeypatch, large, workers, count):
-    if large:
-        monkeypatch.setattr(cluster, "LARGE_BYTES", 0)
-    add = Powers()
-    settings = ClusterSettings(kind="threads", workers=workers)
-    with open_executor(settings) as executor, SILENT.phase("adding", count) as phase:
-        total = executor.add(add, count, (2, 3), phase)
-    assert total.tolist() == [[2**count - 1] * 3] * 2
-    assert sorted(add.calls) == list(range(count))
-
-
-def test_large_accumulators_are_as_many_as_tasks_at_once(monkeypatch):
-    monkeypatch.setattr(cluster, "LARGE_BYTES", 0)
-    made = []
-    original = np.zeros
-    monkeypatch.setattr(cluster.np, "zeros", lambda *a, **k: made.append(a) or original(*a, **k))
-    with (
-        open_executor(ClusterSettings(kind="threads", workers=3)) as executor,
-        SILENT.phase("adding", 50) as phase,
-    ):
-        executor.add(Powers(), 50, (4,), phase)
-    assert made.count(((4,), np.int64)) == 3
 
 
 @pytest.mark.parametrize(("workers", "count", "threads"), [
