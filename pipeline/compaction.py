@@ -24,7 +24,7 @@ from pipeline.errors import DamagedError
 from pipeline.files import read_json, write_json
 from pipeline.manifest import WORK
 from pipeline.partitions import PartitionTable
-from pipeline.places import exists, move_tree, remove_tree
+from pipeline.places import exists, remove_tree, replace_tree
 from pipeline.progress import Reporter
 from pipeline.samples import Tally, part_path, read_part
 from pipeline.sources import OK
@@ -83,8 +83,9 @@ def compact(
     -------
     The fingerprints of the files of the arrays.
     """
-    place = path / WORK / "compact"
+    place, replaced = path / WORK / "compact", path / WORK / "replaced"
     if not is_compacted(path, identity):
+        remove_tree(replaced)  # of a plan that was changed since
         create(place)
         shards = tuple((n, t.count, t.layout.shard) for n, t in templates.items())
         table = PartitionTable(shards)
@@ -97,9 +98,7 @@ def compact(
         marks = store.by_array(templates, zip(splits, written, strict=True))
         write_json(_record(path), {"identity": identity, "fingerprints": marks}, indent=None)
     for name in templates:
-        if exists(place / name):
-            remove_tree(path / name)
-            move_tree(place / name, path / name)
+        replace_tree(path / name, place / name, replaced / name)
     return dict(read_json(_record(path))["fingerprints"])
 
 

@@ -224,20 +224,33 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def move_tree(path: Path, target: Path) -> None:
-    """Move a folder within its file system.
+def replace_tree(target: Path, path: Path, record: Path) -> None:
+    """Put the folder `path` in the place of `target`; cut short, the same call completes it.
 
-    A remote one is copied and then removed, file by file: where that is cut short, moving it again
-    completes it.
+    A local one is renamed. A remote one is copied, then removed, object by object: what is left of
+    it while it is removed must not take the place of the copy.
+
+    Parameters
+    ----------
+    target, path
+        The folder to replace, and the one to put there; where there is none, nothing is done.
+    record
+        A place for an object that says that the copy is whole.
     """
     if not is_remote(path):
-        path.rename(target)
+        if path.exists():
+            remove_tree(target)
+            path.rename(target)
         return
-    files, place = _files(path)
-    names, there = list(sizes_below(path)), _files(target)[1]
-    if names:  # as lists, since a folder would be copied into a target that is there
+    names = files_below(path)
+    if names and not exists(record):
+        remove_tree(target)
+        files, place = _files(path)
+        there = _files(target)[1]
+        # as lists, since a folder would be copied into a target that is there
         old, new = ([f"{folder}/{name}" for name in names] for folder in (place, there))
         tried(path, files.copy, old, new)
+        put_bytes(record, b"copied")
     _remove_files(path, names)
 
 

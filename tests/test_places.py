@@ -97,10 +97,15 @@ def test_a_tree_is_removed_and_nothing_beside_it(folder):
     assert places.files_below(folder) == ["a.bin"]
 
 
-def test_a_tree_is_moved(folder):
-    places.move_tree(folder / "b", folder / "new")
-    assert sorted(places.files_below(folder)) == ["a.bin", "bb", "new/c.txt", "new/d/e"]
+def test_a_tree_takes_the_place_of_another(folder):
+    put(folder / "new" / "c.txt", b"old")
+    put(folder / "new" / "old", b"old")
+    places.replace_tree(folder / "new", folder / "b", folder / "record")
+    left = {name for name in places.files_below(folder) if name != "record"}
+    assert left == {"a.bin", "bb", "new/c.txt", "new/d/e"}
     assert places.read_bytes(folder / "new" / "c.txt") == b"ccc"
+    places.replace_tree(folder / "new", folder / "b", folder / "record")  # it is done already
+    assert {name for name in places.files_below(folder) if name != "record"} == left
 
 
 def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
@@ -363,18 +368,24 @@ def test_a_folder_that_looks_like_a_pattern_is_a_folder(folder, name):
     places.remove_tree(folder / name)
     left = {path.partition("/")[0] for path in places.files_below(folder)}
     assert left == {*names, "a.bin", "bb"} - {name}
-    places.move_tree(folder / "bb", folder / f"{name} moved")
-    assert places.read_bytes(folder / f"{name} moved") == b"x"
+    put(folder / "B" / "x", b"x")
+    places.replace_tree(folder / f"{name} moved", folder / "B", folder / "record")
+    assert places.read_bytes(folder / f"{name} moved" / "x") == b"x"
 
 
 @pytest.mark.parametrize("name", ["a", "[a]"])
-def test_a_move_that_was_cut_short_is_completed(name):
+@pytest.mark.parametrize("moment", ["copied in part", "removed in part"])
+def test_a_replacement_that_was_cut_short_is_completed(name, moment):
     root = memory()
-    for path in ("x", "c/y"):
-        put(root / name / path, path.encode())
-    put(root / "new" / "x", b"x")  # copied, and not yet removed
-    places.move_tree(root / name, root / "new")
-    assert sorted(places.files_below(root)) == ["new/c/y", "new/x"]
+    put(root / name / "c" / "y", b"c/y")
+    put(root / "new" / "x", b"x")
+    if moment == "copied in part":
+        put(root / name / "x", b"x")
+    else:
+        put(root / "new" / "c" / "y", b"c/y")
+        put(root / "record", b"copied")
+    places.replace_tree(root / "new", root / name, root / "record")
+    assert sorted(places.files_below(root)) == ["new/c/y", "new/x", "record"]
     assert places.read_bytes(root / "new" / "c" / "y") == b"c/y"
 
 

@@ -143,7 +143,7 @@ def test_leaving_out_may_be_stopped_anywhere_and_is_completed(tmp_path, monkeypa
         return step
 
     watched = {
-        compaction: ["remove_tree", "move_tree", "write_json"],
+        compaction: ["remove_tree", "replace_tree", "write_json"],
         compaction.store: ["write_images"],
         ingest_steps: ["write_samples", "write_duplicates", "consolidate"],
         manifest: ["write_json"],
