@@ -592,8 +592,8 @@ def test_only_small_values_travel_between_tasks(images, tmp_path, monkeypatch):
     original_add = cluster._DaskExecutor.add
     monkeypatch.setattr(
         cluster._DaskExecutor, "add",
-        lambda self, task, count, shape, phase: added.append((count, shape))
-        or original_add(self, task, count, shape, phase),
+        lambda self, task, count, shape, *rest: added.append((count, shape))
+        or original_add(self, task, count, shape, *rest),
     )  # fmt: skip
     run(images, tmp_path / "run")
     assert returned == [True, True]
