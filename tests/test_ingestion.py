@@ -524,7 +524,7 @@ def test_a_full_disk_in_the_middle_is_named_and_the_resume_completes(
     write = shards_module._write
 
     def full(file, data):
-        if f"train/{array}/c/2" in str(file.name):
+        if f"train/{array}/c.2." in str(file.name):  # put aside in the folder of the array
             raise OSError(errno.ENOSPC, "No space left on device")
         write(file, data)
 
