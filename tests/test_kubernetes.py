@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +17,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from distributed.cli import dask_scheduler, dask_worker
+from kubernetes_for_tests import kubernetes
 
+import pipeline
 from pipeline import cli, clients, cluster_defaults, errors
 from pipeline.cluster_settings import ClusterSettings, make_cluster
 from pipeline.dask_defaults import dask_defaults
@@ -385,6 +390,36 @@ def test_the_cluster_is_what_the_operator_is_asked_for(monkeypatch):
         pass
     [keywords] = asked
     validate_cluster(keywords["custom_cluster_spec"])
+
+
+def digest_of(run: Path) -> str:
+    return pipeline.describe(run)["digests"]["run"]
+
+
+def test_a_job_on_pods_ends_with_the_digest_that_it_has_on_threads(tmp_path):
+    job = ROOT / "workflows" / "digits.yml"
+    words = [job, "--cluster", "kubernetes", "--output", tmp_path / "run"]
+    changes = ["cluster.workers=1", f"images.store={tmp_path / 'digits.zarr'}", "images.shard=500"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in the image
+    variables = {"DASK_KUBERNETES__CUSTOM_CLUSTER_SPEC": str(FOLDER / "cluster.yml")}
+    with pytest.MonkeyPatch.context() as patch, kubernetes(tmp_path, validate_cluster) as stand_in:
+        patch.setenv("PATH", path)
+        done = subprocess.run(
+            ["pixsim", "run", *map(str, words), "--set", *changes],
+            cwd=ROOT,
+            env=os.environ | variables | {"KUBECONFIG": str(stand_in.config)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
+        assert done.returncode == 0, done.stderr + logs
+        [asked] = stand_in.asked
+        assert stand_in.deleted == [asked["metadata"]["name"]]
+        assert stand_in.running() == 0
+    assert "Registered to: " in logs
+    own = pipeline.run_job(pipeline.load_job(job, changes[1:2], tmp_path / "own"))
+    assert digest_of(tmp_path / "run") == digest_of(own.path)
 
 
 def test_the_job_and_the_workers_see_one_volume_at_one_path():
