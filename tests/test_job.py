@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,18 +22,22 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from strategies import labelled_blocks
 
 import pipeline
-from pipeline import chunked, cluster, files, job, manifest, plan
+from pipeline import chunked, cluster, files, job, locks, manifest, plan
 from pipeline.errors import (
     ConflictError,
     DamagedError,
     EmptyClassError,
     IncompleteError,
+    InUseError,
     JobInterruptedError,
     LabelError,
     ShapeError,
     StorageFullError,
     StoreError,
 )
+from pipeline.locks import Holder, held
+from pipeline.processes import Process, this_process
+from pipeline.progress import SilentReporter
 from pipeline.sources.arrays import from_arrays
 
 NAMES = ["ash", "birch", "cedar", "dogwood"]
@@ -473,6 +478,140 @@ def test_what_was_damaged_before_a_resume_is_made_again(images, tmp_path, victim
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
     assert run(images, tmp_path / "run").manifest["digests"] == undisturbed
+
+
+def kill_at(name, settings):
+    """Run a job in a process that is killed before a file of this name appears."""
+    script = f"""
+import os, signal
+from pathlib import Path
+import pipeline
+
+def replace(self, target, replace=Path.replace):
+    if {name!r} in str(target):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+Path.replace = replace
+pipeline.run_job(pipeline.make_job({settings!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+def test_of_a_killed_run_nothing_is_left_beside_what_is_documented(images, tmp_path):
+    undisturbed, done = run(images, tmp_path / "undisturbed"), tmp_path / "run"
+    job_file = {"name": "trees", "images": str(images), "output": str(done)}
+    for name in ("distance/c/0/1/0", ".manifest.json"):
+        kill_at(name, job_file)
+        left = [path.name for path in done.rglob("*") if path.name.endswith(files.PARTIAL_SUFFIX)]
+        assert len(left) in (1, 2)  # of two threads; that of the one before was swept
+        assert (done / ".lock").exists()
+    said = Said()
+    again = pipeline.run_job(make_settings(images, done), said)
+    assert [line for line in said.lines if line.startswith("took over the lock of process ")]
+    assert again.manifest["digests"] == undisturbed.manifest["digests"]
+    assert relative_files(done) == relative_files(undisturbed.path)
+
+
+def relative_files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+class Said(SilentReporter):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
+def test_what_a_process_killed_at_the_very_end_left_is_tidied_up(images, tmp_path):
+    done = run(images, tmp_path / "run").path
+    before = relative_files(done)
+    (done / manifest.WORK).mkdir()
+    (done / manifest.WORK / "plan.json").write_text("{}")
+    me = this_process()
+    gone = Process(me.machine, me.number, me.started - 1)
+    (done / ".lock").write_bytes(Holder("f" * 16, "run", "h", "u", gone, "", 1.0).to_bytes())
+    with held(done, "verify") as lock:
+        run(images, done)  # complete already, whoever holds it
+        lock.check()
+        assert (done / manifest.WORK).exists()
+    (done / ".lock").write_bytes(Holder("e" * 16, "run", "h", "u", gone, "", 1.0).to_bytes())
+    run(images, done)
+    assert relative_files(done) == before
+
+
+def test_of_two_runs_in_one_folder_the_second_is_told_of_the_first(images, tmp_path):
+    undisturbed, output = run(images, tmp_path / "undisturbed"), tmp_path / "run"
+    one_worker = {"cluster": {"kind": "threads", "workers": 1}}
+    said = []
+
+    class Twice(job.EvaluatePartition):
+        def __call__(self, index):
+            with pytest.raises(InUseError, match=f"in use by process {os.getpid()} of") as caught:
+                run(images, output, **one_worker)
+            said.append(str(caught.value))
+            return super().__call__(index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "EvaluatePartition", Twice)
+        done = run(images, output, **one_worker)
+    assert len(said) == 2
+    assert done.manifest["digests"] == undisturbed.manifest["digests"]
+    assert relative_files(done.path) == relative_files(undisturbed.path)
+
+
+def test_a_run_whose_folder_was_taken_over_stops_and_finishes_nothing(images, tmp_path):
+    output = tmp_path / "run"
+    one_worker = {"cluster": {"kind": "threads", "workers": 1}}
+    begun = []
+
+    class Late(job.EvaluatePartition):
+        def __call__(self, index):
+            begun.append(index)
+            holder = Holder("f" * 16, "run", "h", "u", Process("elsewhere", 7, 1), "", 1.0)
+            (output / ".lock").write_bytes(holder.to_bytes())
+            (lock,) = locks._held.values()
+            with pytest.raises(InUseError):
+                lock.check()
+            return super().__call__(index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "EvaluatePartition", Late)
+        with pytest.raises(InUseError, match="was taken over by process 7 of u on h"):
+            run(images, output, **one_worker)
+    assert len(begun) == 1
+    assert not (output / manifest.MANIFEST).exists()
+    assert b'"elsewhere"' in (output / ".lock").read_bytes()
+
+
+@pytest.mark.parametrize("holds", ["a finished run", "a begun run", "something else"])
+def test_a_run_that_is_not_to_resume_wants_a_new_folder(images, tmp_path, holds):
+    output = tmp_path / "run"
+    if holds == "a finished run":
+        run(images, output)
+    elif holds == "a begun run":
+        cut_short(images, output)
+    else:
+        output.mkdir()
+        (output / "notes.txt").write_text("years of work")
+    before = relative_files(output)
+    settings = make_settings(images, output)
+    with pytest.raises(ConflictError, match="was not to be resumed; nothing in it was touched"):
+        pipeline.run_job(settings, resume=False)
+    assert relative_files(output) == before
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_run_that_is_not_to_resume_begins_in_a_new_or_an_empty_folder(images, tmp_path, empty):
+    if empty:
+        (tmp_path / "run").mkdir()
+    done = pipeline.run_job(make_settings(images, tmp_path / "run"), resume=False)
+    assert done.metrics["l1"]["count"] == 90
 
 
 def test_a_full_disk_is_one_clear_error_and_the_run_resumes(images, tmp_path, monkeypatch):
