@@ -7,13 +7,15 @@ prints how many there were.
 from __future__ import annotations
 
 import pytest
-from faults.failures import cut_files, each_operation, fail_each
+from faults.failures import LASTING, PASSING, cut_files, each_operation, fail_each
 from faults.forge import Forge
-from faults.kills import kill_in_every_phase
-from faults.scenes import SCENES
+from faults.kills import kill_anywhere, kill_in_every_phase
+from faults.races import race
+from faults.scenes import LOCAL, REMOTE
 from faults.stage import Stage
 
 pytestmark = pytest.mark.timeout(3600)
+SCENES = LOCAL | REMOTE
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def counted(counts):
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", LOCAL)
 def test_killed_at_any_moment_of_every_phase_a_resume_ends_as_if_undisturbed(
     stage_of, full, seed, figure, name
 ):
@@ -58,33 +60,72 @@ def test_killed_at_any_moment_of_every_phase_a_resume_ends_as_if_undisturbed(
     assert not found.wrong, "\n".join(found.wrong)
     assert min(found.hits[phase] for phase in SCENES[name].phases) >= count
     total = found.hits.total()
-    figure(
-        f"{name}: SIGKILL, then resumed",
-        f"{total} of {total} as undisturbed: {counted(found.hits)}",
-    )
+    figure(f"{name}: SIGKILL, resumed", f"{total:,} as undisturbed: {counted(found.hits)}")
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", REMOTE)
+def test_killed_while_it_writes_to_an_object_store_a_resume_ends_as_if_undisturbed(
+    stage_of, full, seed, figure, name
+):
+    stage = stage_of(name)
+    found = kill_anywhere(stage, 200 if full else 2, seed)
+    assert not found.wrong, "\n".join(found.wrong)
+    total = found.hits.total()
+    assert total
+    figure(f"{name}: SIGKILL, resumed", f"{total:,} as undisturbed: {counted(found.hits)}")
+
+
+@pytest.mark.parametrize("name", LOCAL)
 def test_any_operation_on_files_may_fail_with_a_clear_error_and_a_resume_completes(
     stage_of, full, seed, figure, name
 ):
     stage = stage_of(name)
-    step = 1 if full else 97
+    step = 1 if full else 151
     found = fail_each(stage, each_operation(stage, step, seed % step))
     assert not found.wrong, "\n".join(found.wrong)
-    total = found.ends.total()
-    assert total > 2
-    figure(f"{name}: an operation fails", f"{total} of {total} resumed: {counted(found.ends)}")
+    assert found.ends["clear error"]
+    figure(f"{name}: an operation fails", f"{found.ends.total():,} resumed: {counted(found.ends)}")
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", LOCAL)
 def test_files_cut_off_by_a_limit_are_a_clear_error_and_a_resume_completes(
     stage_of, full, figure, name
 ):
     stage = stage_of(name)
-    sizes = range(0, 6000, 100) if full else [700]
-    found = fail_each(stage, cut_files(stage, sizes))
+    found = fail_each(stage, cut_files(stage, range(0, 6000, 100) if full else [700]))
     assert not found.wrong, "\n".join(found.wrong)
     assert found.ends["clear error"]
-    total = found.ends.total()
-    figure(f"{name}: a file is cut off", f"{total} of {total} resumed: {counted(found.ends)}")
+    figure(f"{name}: files are cut off", f"{found.ends.total():,} resumed: {counted(found.ends)}")
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_a_request_that_fails_once_is_asked_again_and_nothing_is_seen_of_it(
+    stage_of, full, seed, figure, name
+):
+    stage = stage_of(name)
+    step = 5 if full else 151
+    found = fail_each(stage, each_operation(stage, step, seed % step, PASSING))
+    assert not found.wrong, "\n".join(found.wrong)
+    assert found.ends["completed"] == found.ends.total() > 0
+    figure(f"{name}: a request fails once", f"{found.ends.total():,} completed")
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_an_object_store_that_goes_away_is_a_clear_error_and_a_resume_completes(
+    stage_of, full, seed, figure, name
+):
+    stage = stage_of(name)
+    step = 5 if full else 211
+    found = fail_each(stage, each_operation(stage, step, seed % step, LASTING))
+    assert not found.wrong, "\n".join(found.wrong)
+    assert found.ends["clear error"]
+    figure(f"{name}: the store goes away", f"{found.ends.total():,} resumed: {counted(found.ends)}")
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_of_several_processes_in_one_folder_one_wins_and_the_others_say_who_holds_it(
+    stage_of, full, figure, name
+):
+    found = race(stage_of(name), runners=4, times=25 if full else 1)
+    assert not found.wrong, "\n".join(found.wrong)
+    figure(f"{name}: four at once", f"{found.won:,} ended well, {found.turned_away:,} turned away")

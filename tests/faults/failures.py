@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from faults.forge import Fault
 from faults.stage import Stage
 from faults.turns import in_turns
 
-ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
+# with which error, and whether every later operation fails as well
+KINDS = tuple(
+    (code, lasting) for code in (errno.EIO, errno.ENOSPC, errno.EACCES) for lasting in (False, True)
+)
+PASSING = ((errno.EIO, False),)
+LASTING = ((errno.EIO, True),)
 
 
 @dataclass
@@ -22,12 +27,13 @@ class Failures:
     wrong: list[str] = field(default_factory=list)
 
 
-def each_operation(stage: Stage, step: int = 1, start: int = 0) -> list[Fault]:
-    """Return a fault for every `step`-th operation of a scene's phases, with an error in turn."""
+def each_operation(
+    stage: Stage, step: int = 1, start: int = 0, kinds: Sequence[tuple[int, bool]] = KINDS
+) -> list[Fault]:
+    """Return a fault for every `step`-th operation of a scene's phases, of each kind in turn."""
     numbers = stage.operations_in(stage.scene.phases)[start::step]
-    kinds = [(code, lasting) for code in ERRORS for lasting in (False, True)]
     return [
-        Fault(operation, kinds[at % len(kinds)][0], kinds[at % len(kinds)][1])
+        Fault(operation, stage.scene.watched, *kinds[at % len(kinds)])
         for at, operation in enumerate(numbers)
     ]
 

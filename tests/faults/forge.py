@@ -30,7 +30,9 @@ class Fault:
     Attributes
     ----------
     operation
-        The number, from 0, of the operation below the folder at which it happens.
+        The number, from 0, of the operation on files at which it happens.
+    below
+        The folder, in that of the order, whose operations count; default: all of it.
     errno
         What that operation fails with; without one the process is killed there.
     lasting
@@ -42,6 +44,7 @@ class Fault:
     """
 
     operation: int | None = None
+    below: str = ""
     errno: int | None = None
     lasting: bool = False
     phase: str | None = None

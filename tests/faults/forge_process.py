@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 import pipeline
-from faults import phases
+from faults import objects, phases
 from faults.forge import LONGEST_SECONDS, Order, Outcome, receive
 from faults.watching import Watch
-from pipeline import kernels
+from pipeline import kernels, lock_files, places
 
 # what commands import late
-_MORE = ("distributed", "dask.dataframe", "encodings.idna")
+_MORE = ("distributed", "dask.dataframe", "encodings.idna", "upath", objects.__name__)
 
 
 def import_everything() -> None:
@@ -38,6 +38,8 @@ def import_everything() -> None:
         images, positions = np.zeros((2, 6), dtype), np.zeros(2, np.int64)
         use.class_sums(images, positions, 1)
         use.histograms(images, positions, 1)
+    # nothing else answers for the object store of the tests
+    places.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
     gc.freeze()  # children need not look at all that again
 
 

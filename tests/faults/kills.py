@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from faults.forge import KILLED
+from faults.forge import KILLED, Fault
 from faults.stage import Stage
 from faults.turns import in_turns
 
@@ -44,4 +44,20 @@ def kill_in_every_phase(stage: Stage, count: int, seed: int) -> Kills:
             found.wrong.append(f"seed {seed}, kill {number}, {faults}: {wrong}")
 
     in_turns(kill, range(_MOST_TRIES * count * len(stage.scene.phases)))
+    return found
+
+
+def kill_anywhere(stage: Stage, count: int, seed: int) -> Kills:
+    """Kill a scene `count` times, at random operations of its phases; resume it each time."""
+    found = Kills()
+
+    def kill(number: int) -> None:
+        rng = random.Random(f"{seed} {stage.scene.name} {number}")
+        at = rng.choice(stage.operations_in(stage.scene.phases))
+        (outcome,), wrong = stage.play(Fault(at, stage.scene.watched))
+        found.hits[outcome.phase] += outcome.code == KILLED
+        if wrong:
+            found.wrong.append(f"seed {seed}, kill {number} at operation {at}: {wrong}")
+
+    in_turns(kill, range(count))
     return found

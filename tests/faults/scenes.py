@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +11,21 @@ import numpy as np
 from PIL import Image
 
 import pipeline
+from faults.objects import PROTOCOL
 from faults.phases import APPEND, INGEST, RUN
 
 CLASSES = ("ant", "bee", "cat")
 SHARD = 5
+STORE, OBJECTS = "images.zarr", "objects"
 _JOB = """\
 name: disturbed
-images: {source: pictures, store: images.zarr, shard: 5, max_bad: 2}
+images: {{source: pictures, store: "{at}images.zarr", shard: 5, max_bad: 2}}
 evaluate: [test, train]
 distances: write
 device: cpu
-cluster: {workers: 2}
-output: run
+cluster: {{workers: 2}}
+output: "{at}run"
+storage_options: {options}
 """
 
 
@@ -52,40 +55,56 @@ class Scene:
     ----------
     name
         Names it in figures.
-    prepare
-        Makes what the folder holds before.
     words
         The command line.
     results
-        What it makes, below the folder.
+        What it makes.
     phases
         Those that it is disturbed in; it may go through others first.
+    at
+        Where results lie, before their names: nothing for the folder itself, or a bucket.
     """
 
     name: str
-    prepare: Callable[[Path], None]
     words: tuple[str, ...]
     results: tuple[str, ...]
     phases: tuple[str, ...]
+    at: str = ""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """fsspec's options for what lies in a bucket."""
+        return {"folder": OBJECTS} if self.at else {}
+
+    @property
+    def watched(self) -> str:
+        """The folder, below that of the scene, whose operations fail."""
+        return OBJECTS if self.at else ""
+
+    def prepare(self, folder: Path) -> None:
+        """Write what the command finds: pictures and a job, or an image set and more pictures."""
+        if "--append" not in self.words:
+            write_pictures(folder / "pictures", {"train": 4, "test": 1})
+            (folder / "job.yml").write_text(_JOB.format(at=self.at, options=self.options))
+            return
+        write_pictures(folder / "base", {"train": 4, "test": 1}, seed=1)
+        write_pictures(folder / "more", {"train": 1, "extra": 2}, seed=2)
+        place = f"{self.at}{STORE}" if self.at else folder / STORE
+        options = {name: str(folder / value) for name, value in self.options.items()}
+        pipeline.ingest(str(folder / "base"), place, SHARD, max_bad=1, storage_options=options)
 
 
-def _prepare_job(folder: Path) -> None:
-    write_pictures(folder / "pictures", {"train": 4, "test": 1})
-    (folder / "job.yml").write_text(_JOB)
+def _scenes(at: str = "", prefix: str = "") -> list[Scene]:
+    store, run = f"{at}{STORE}", f"{at}run"
+    append = f"ingest more --append --output {store} --set max_bad=1 shard={SHARD}".split()
+    if at:
+        append.append(f"storage_options.folder={OBJECTS}")
+    return [
+        Scene(f"{prefix}ingest", ("ingest", "job.yml"), (store,), INGEST, at),
+        Scene(f"{prefix}append", tuple(append), (store,), APPEND, at),
+        Scene(f"{prefix}run", ("run", "job.yml"), (store, run), RUN, at),
+    ]
 
 
-def _prepare_growth(folder: Path) -> None:
-    write_pictures(folder / "base", {"train": 4, "test": 1}, seed=1)
-    write_pictures(folder / "more", {"train": 1, "extra": 2}, seed=2)
-    pipeline.ingest(str(folder / "base"), folder / "images.zarr", SHARD, max_bad=1)
-
-
-_APPEND = "ingest more --append --output images.zarr --set max_bad=1 shard=5"
-SCENES = {
-    scene.name: scene
-    for scene in (
-        Scene("ingest", _prepare_job, ("ingest", "job.yml"), ("images.zarr",), INGEST),
-        Scene("append", _prepare_growth, tuple(_APPEND.split()), ("images.zarr",), APPEND),
-        Scene("run", _prepare_job, ("run", "job.yml"), ("images.zarr", "run"), RUN),
-    )
-}
+LOCAL = {scene.name: scene for scene in _scenes()}
+REMOTE = {scene.name: scene for scene in _scenes(f"{PROTOCOL}://bucket/", "remote ")}

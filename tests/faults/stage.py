@@ -6,18 +6,20 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pipeline
-from faults.forge import KILLED, Fault, Forge, Outcome
+from faults.forge import KILLED, Fault, Forge, Order, Outcome
 from faults.scenes import Scene
 from pipeline.cli import main
 from pipeline.errors import StoreError
+from pipeline.places import files_below, locate, read_bytes
 
-_VOLATILE = ("finished", "seconds")
+_VOLATILE = ("finished", "seconds", "checksum")
 _number = itertools.count()
 
 
@@ -42,58 +44,40 @@ class Remains:
         return f"other bytes in {changed[:9]}" if changed else ""
 
 
-@dataclass(frozen=True)
-class TakeRemains:
-    """Reads everything that a scene made."""
-
-    folder: Path
-    results: tuple[str, ...]
-
-    def __call__(self) -> Remains:
-        digests = {name: pipeline.digest(self.folder / name) for name in self.results}
-        files = {}
-        for name in self.results:
-            for path in sorted((self.folder / name).rglob("*")):
-                if path.is_file():
-                    key = path.relative_to(self.folder).as_posix()
-                    files[key] = self._lasting(path) if key.endswith(".json") else path.read_bytes()
-        return Remains(digests, files)
-
-    def _lasting(self, path: Path) -> bytes:
-        content = json.loads(path.read_text().replace(str(self.folder), ""))
-        kept = {key: value for key, value in content.items() if key not in _VOLATILE}
-        return json.dumps(kept, sort_keys=True).encode()
+def take_remains(scene: Scene) -> Remains:
+    """Read everything that a scene made in the working directory."""
+    digests, files = {}, {}
+    for name in scene.results:
+        digests[name] = pipeline.digest(name, scene.options)
+        path = locate(name, scene.options)
+        for file in files_below(path):
+            data = read_bytes(path / file)
+            files[f"{name}/{file}"] = _lasting(data) if file.endswith(".json") else data
+    return Remains(digests, files)
 
 
-@dataclass(frozen=True)
-class Glance:
-    """What a reader is shown of each result: its digests, or None where it is refused."""
-
-    folder: Path
-    results: tuple[str, ...]
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name in self.results:
-            try:
-                found[name] = pipeline.digest(self.folder / name)
-            except StoreError:
-                found[name] = None
-        return found
+def _lasting(data: bytes) -> bytes:
+    content = json.loads(data.decode().replace(str(Path.cwd()), ""))
+    kept = {key: value for key, value in content.items() if key not in _VOLATILE}
+    return json.dumps(kept, sort_keys=True).encode()
 
 
-@dataclass(frozen=True)
-class Resume:
-    """A glance, the command again, and what it leaves; nothing where it fails."""
+def glance(scene: Scene) -> dict[str, Any]:
+    """Return what a reader is shown of each result: its digests, or None where it is refused."""
+    found: dict[str, Any] = {}
+    for name in scene.results:
+        try:
+            found[name] = pipeline.digest(name, scene.options)
+        except StoreError:
+            found[name] = None
+    return found
 
-    folder: Path
-    words: tuple[str, ...]
-    results: tuple[str, ...]
 
-    def __call__(self) -> tuple[dict[str, Any], int, Remains | None]:
-        shown = Glance(self.folder, self.results)()
-        code = main(self.words)
-        return shown, code, None if code else TakeRemains(self.folder, self.results)()
+def resume(scene: Scene) -> tuple[dict[str, Any], int, Remains | None]:
+    """Glance, run the command again, and take what it leaves; nothing where it fails."""
+    shown = glance(scene)
+    code = main(scene.words)
+    return shown, code, None if code else take_remains(scene)
 
 
 class Stage:
@@ -115,12 +99,12 @@ class Stage:
         self.scene, self.forge, self._folder = scene, forge, folder
         scene.prepare(folder / "before")
         place = self._place()
-        self._before = self._read(Glance(place, scene.results))
-        done = forge.run(place, *scene.words)
+        self._before = self._read(place, glance)
+        done = forge.run(place, *scene.words, fault=Fault(below=scene.watched))
         if done.code:
             raise AssertionError(f"{scene.name}: {done.text}")
         self.phases, self.operations = dict(done.phases), done.operations
-        self.expected: Remains = self._read(TakeRemains(place, scene.results))
+        self.expected: Remains = self._read(place, take_remains)
 
     def play(self, *faults: Fault) -> tuple[list[Outcome], str]:
         """Run the command with each fault in turn, then without any.
@@ -136,19 +120,32 @@ class Stage:
             for found in outcomes
             if not found.is_clear and found.code != KILLED
         ]
-        done = self.forge.run(place, function=Resume(place, scene.words, scene.results))
+        return outcomes, "; ".join([*wrong, *self._complaints(place)])
+
+    def play_at_once(self, runners: int) -> tuple[list[Outcome], str]:
+        """Run the command in several processes at once, then once more; see `play`."""
+        place = self._place()
+        started = [self.forge.start(Order(place, self.scene.words)) for _ in range(runners)]
+        outcomes = [pending.outcome() for pending in started]
+        return outcomes, "; ".join(self._complaints(place))
+
+    def _complaints(self, place: Path) -> list[str]:
+        """Resume what lies in a folder, say what is wrong with it, and remove it."""
+        done = self.forge.run(place, function=partial(resume, self.scene))
         if done.code:
-            return outcomes, "; ".join([*wrong, f"cannot be resumed or read: {done.text}"])
+            return [f"cannot be resumed or read: {done.text}"]
         shown, code, left = done.value
-        for name, digests in shown.items():
-            if digests not in (self._before[name], self.expected.digests[name]):
-                wrong.append(f"a reader of {name} was shown {digests}")
+        wrong = [
+            f"a reader of {name} was shown {digests}"
+            for name, digests in shown.items()
+            if digests not in (self._before[name], self.expected.digests[name])
+        ]
         if left is None:
             wrong.append(f"resumed, ended with {code} and said {done.text}")
-        else:
-            wrong.append(left.difference(self.expected))
+        elif difference := left.difference(self.expected):
+            wrong.append(difference)
         shutil.rmtree(place)
-        return outcomes, "; ".join(filter(None, wrong))
+        return wrong
 
     def operations_in(self, phases: Sequence[str]) -> list[int]:
         """Return the numbers of the operations of some phases."""
@@ -158,7 +155,7 @@ class Stage:
         """Return a kill at a random moment of a phase: at some time, or at some operation."""
         numbers = self.operations_in([phase])
         if numbers and rng.random() < 0.5:
-            return Fault(rng.choice(numbers))
+            return Fault(rng.choice(numbers), below=self.scene.watched)
         return Fault(phase=phase, seconds=rng.uniform(0, self.phases[phase]))
 
     def _place(self) -> Path:
@@ -167,8 +164,8 @@ class Stage:
         shutil.copytree(self._folder / "before", place)
         return place
 
-    def _read(self, reader: Glance | TakeRemains) -> Any:
-        found = self.forge.run(reader.folder, function=reader)
+    def _read(self, place: Path, reader: Callable[[Scene], Any]) -> Any:
+        found = self.forge.run(place, function=partial(reader, self.scene))
         if found.code:
             raise AssertionError(f"{self.scene.name}: what is there cannot be read: {found.text}")
         return found.value

@@ -38,7 +38,7 @@ class Watch:
     """
 
     def __init__(self, folder: Path, fault: Fault) -> None:
-        self._folder, self._fault = str(folder), fault
+        self._folder, self._fault = str(folder / fault.below), fault
         self._numbers = itertools.count()
         self.seen: list[tuple[str, str, str]] = []
         self.phase = "start"
@@ -87,8 +87,10 @@ class Watch:
             raise OSError(self._fault.errno, os.strerror(self._fault.errno), path)
 
     def _is_below(self, path: str) -> bool:
-        # relative paths are of the working directory, which is the folder, or of a folder in it
-        return not path.startswith(os.sep) or path.startswith(self._folder)
+        if path.startswith(os.sep):
+            return path.startswith(self._folder)
+        # of the working directory, which is the folder, or of a folder in it that is removed
+        return not self._fault.below
 
 
 def _text(target: Any) -> str | None:
