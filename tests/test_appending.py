@@ -12,8 +12,9 @@ from pipeline import appending, manifest, store, tables
 from pipeline.content import digest_images
 from pipeline.description import describe
 from pipeline.duplicates import DUPLICATES
-from pipeline.errors import BadSamplesError, ConflictError, ShapeError, StoreError
+from pipeline.errors import BadSamplesError, ConflictError, InUseError, ShapeError, StoreError
 from pipeline.ingestion import ingest
+from pipeline.locks import is_lock
 from pipeline.samples import SAMPLES
 from pipeline.sources.arrays import from_arrays
 
@@ -172,6 +173,24 @@ def test_samples_of_another_source_wait_for_those_that_were_begun(tmp_path):
         ingest(begun, path, SHARD, append=True)
     with pytest.raises(ConflictError, match="begun to be added to it and not finished"):
         ingest(from_arrays(MORE["one sample"], NAMES), path, SHARD, append=True)
+
+
+def test_while_samples_are_added_others_are_refused_and_readers_see_what_was_there(tmp_path):
+    path = base_store(tmp_path)
+    old, seen = content(path)["digest"], []
+
+    class Meanwhile(Faulty):
+        def read(self, split, start, stop):
+            with pytest.raises(InUseError, match=r"in use by process \d+ of .*append"):
+                ingest(from_arrays(MORE["one sample"], NAMES), path, SHARD, append=True)
+            assert holds(path, BASE)
+            seen.append(digest_images(path))
+            return super().read(split, start, stop)
+
+    ingest(Meanwhile(MORE["several shards"], {}), path, SHARD, append=True)
+    assert set(seen) == {old}
+    assert holds(path, joined(BASE, MORE["several shards"]))
+    assert not [name for name in path.iterdir() if is_lock(name.name)]
 
 
 class Stop(Exception):

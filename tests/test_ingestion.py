@@ -28,11 +28,21 @@ from pipeline.errors import (
     ConflictError,
     DamagedError,
     IncompleteError,
+    InUseError,
     ShapeError,
     SourceError,
     StorageFullError,
 )
-from pipeline.ingestion import default_store, ingest, prepare_images
+from pipeline.ingestion import (
+    default_store,
+    finish_ingest,
+    ingest,
+    ingest_partitions,
+    plan_ingest,
+    prepare_images,
+)
+from pipeline.lock_files import LOCK
+from pipeline.locks import held
 from pipeline.opening import open_source, release
 from pipeline.progress import SilentReporter
 from pipeline.samples import SAMPLES, part_path
@@ -514,6 +524,55 @@ ingest(deadly, {str(tmp_path / "s")!r}, {SHARD}, ClusterSettings(workers=1))
     assert ("train", 16) in source.reads
     assert len(source.reads) < len(PARTITIONS)
     assert digest_of(tmp_path / "s") == digest_images(tmp_path / "s") == digest_of(undisturbed)
+
+
+class Meanwhile(Watched):
+    """A source that does something before its first samples are read."""
+
+    def __init__(self, does, arrays=None):
+        super().__init__(arrays)
+        self.does = does
+
+    def read(self, split, start, stop):
+        does, self.does = self.does, lambda: None
+        does()
+        return super().read(split, start, stop)
+
+
+def test_of_two_ingests_at_once_the_second_is_told_of_the_first(tmp_path, undisturbed):
+    path, messages = tmp_path / "s", []
+
+    def again():
+        second = Watched()
+        for function in (ingest, plan_ingest):
+            with pytest.raises(InUseError, match=f"in use by process {os.getpid()} of") as caught:
+                function(second, path, SHARD, ONE)
+            messages.append(str(caught.value))
+        with pytest.raises(ConflictError):
+            ingest(Watched(make_arrays(seed=9)), path, SHARD, ONE)
+        assert not second.reads
+
+    ingest(Meanwhile(again), path, SHARD, ONE)
+    assert len(messages) == 2
+    assert digest_of(path) == digest_of(undisturbed)
+    assert not (path / LOCK).exists()
+
+
+def test_partitions_are_written_by_any_number_at_once_and_finished_by_one(tmp_path, undisturbed):
+    path = tmp_path / "s"
+    number = plan_ingest(Watched(), path, SHARD, ONE)
+    assert not (path / LOCK).exists()
+    ingest_partitions(
+        Meanwhile(lambda: ingest_partitions(Watched(), 0, number, path, SHARD, ONE)),
+        0, number, path, SHARD, ONE,
+    )  # fmt: skip
+    with held(path, "another"), pytest.raises(InUseError):
+        finish_ingest(Watched(), path, SHARD, ONE)
+    finish_ingest(Watched(), path, SHARD, ONE)
+    assert digest_of(path) == digest_of(undisturbed)
+    with pytest.raises(ConflictError, match="nothing left to do"):
+        finish_ingest(Watched(), path, SHARD, ONE)
+    assert not (path / LOCK).exists()
 
 
 @pytest.mark.parametrize("array", ["image", "label"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from pipeline.errors import (
     StorageFullError,
     StoreError,
 )
-from pipeline.manifest import IMAGES, RUN, read_manifest, start, write_manifest
+from pipeline.locks import held
+from pipeline.manifest import IMAGES, RUN, claimed, read_manifest, start, write_manifest
 
 PLAN = {"images": "abc", "classes": ["cat", "dog"], "step": 64}
 
@@ -153,6 +155,63 @@ def test_a_start_that_was_killed_before_its_plan_was_written_can_be_repeated(tmp
     work.mkdir(parents=True)
     (work / "plan.json.partial").write_text('{"kind"')
     assert start(tmp_path / "s", IMAGES, PLAN) is None
+
+
+@pytest.mark.parametrize("what", ["another's run", "another's begun run", "thesis", "file"])
+def test_no_lock_is_made_in_a_folder_that_is_refused(tmp_path, monkeypatch, what):
+    path, other = tmp_path / "s", PLAN | {"step": 1}
+    if what == "another's run":
+        finish(path, RUN, other)
+    elif what == "another's begun run":
+        start(path, RUN, other)
+    elif what == "thesis":
+        path.mkdir()
+        (path / "notes.txt").write_text("years of work")
+    else:
+        path.write_text("a file")
+    monkeypatch.setattr(manifest, "held", None)
+    with pytest.raises(ConflictError), claimed(path, RUN, PLAN, print):
+        pass
+
+
+def test_a_finished_folder_that_cannot_be_written_to_is_recognised_all_the_same(
+    tmp_path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    finish(tmp_path / "s")
+    for name in ("write_bytes", "write_text", "mkdir", "unlink", "replace"):
+        monkeypatch.setattr(Path, name, refuse)
+    with claimed(tmp_path / "s", IMAGES, PLAN, print) as done:
+        assert done is not None
+    monkeypatch.undo()
+    (tmp_path / "s" / manifest.WORK).mkdir()
+    for name in ("write_bytes", "write_text", "mkdir", "unlink", "replace"):
+        monkeypatch.setattr(Path, name, refuse)
+    with claimed(tmp_path / "s", IMAGES, PLAN, print) as done:
+        assert done is not None
+
+
+def test_a_folder_that_another_filled_between_two_looks_is_refused_or_complete(
+    tmp_path, monkeypatch
+):
+    def filled(plan):
+        @contextmanager
+        def slow(path, *arguments, **keywords):
+            finish(path, IMAGES, plan)
+            with held(path, *arguments, **keywords) as lock:
+                yield lock
+
+        return slow
+
+    monkeypatch.setattr(manifest, "held", filled(PLAN))
+    with claimed(tmp_path / "same", IMAGES, PLAN, print) as done:
+        assert done is not None
+    monkeypatch.setattr(manifest, "held", filled(PLAN | {"step": 1}))
+    with pytest.raises(ConflictError), claimed(tmp_path / "other", IMAGES, PLAN, print):
+        pass
+    assert not list(tmp_path.rglob(".lock*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'"text"'])
