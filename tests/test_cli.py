@@ -16,6 +16,7 @@ import pipeline
 from pipeline import demo
 from pipeline.cli import main
 from pipeline.errors import DatasetNotFoundError
+from pipeline.locks import held
 from pipeline.sources.arrays import from_arrays
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,6 +252,16 @@ def test_bad_input_is_one_line_that_names_it_and_exits_with_2(
     words = [word.replace("DIGITS", str(ROOT / "workflows/digits.yml")) for word in arguments]
     assert said in fails(capsys, *words)
     assert not (tmp_path / "data" / "runs").exists()
+
+
+def test_a_folder_in_use_exits_with_4_and_one_not_to_be_resumed_with_2(digits_run, capsys):
+    job = str(ROOT / "workflows" / "digits.yml")
+    with held(digits_run.parent / "other", "run"):
+        message = fails(capsys, "run", job, "--output", "other", code=4)
+    assert f"in use by process {os.getpid()} of " in message
+    assert "was not to be resumed" in fails(capsys, "run", job, "--output", "run", "--no-resume")
+    assert main(["run", job, "--output", "run", "--resume"]) == 0
+    assert main(["run", job, "--output", "new", "--no-resume"]) == 0
 
 
 def test_explain_refuses_what_is_not_there(digits_run, capsys):
