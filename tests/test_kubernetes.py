@@ -432,8 +432,10 @@ def test_the_job_and_the_workers_see_one_volume_at_one_path():
         container = only_container(pod)
         [path] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == volume["name"]]
         found.append((path, container["workingDir"]))
+    text = (FOLDER / "Dockerfile").read_text()
+    assert re.findall(r"^WORKDIR (\S+)$", text, re.MULTILINE)[-1] == found[0][1]
     # what a job file calls data/..., which is where stores and runs go by default
-    assert found == [("/work/data", "/work")] * 2
+    assert found == [("/pixsim/data", "/pixsim")] * 2
 
 
 def test_the_image_is_built_from_files_that_there_are_with_the_pinned_tools():
