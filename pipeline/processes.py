@@ -63,8 +63,13 @@ def machine() -> str:
 
 def this_process() -> Process:
     """Return the process that calls."""
-    started = _started(os.getpid())
-    return Process(machine() if started else "", os.getpid(), started or 0)
+    return _process(os.getpid())
+
+
+@cache  # every file that is written asks, and threads would wait for each other over it
+def _process(number: int) -> Process:
+    started = _started(number)
+    return Process(machine() if started else "", number, started or 0)
 
 
 def _started(number: int) -> int | None:
