@@ -37,13 +37,14 @@ from pipeline.median import (
     median_numerators,
     select_bytes,
 )
-from pipeline.partitions import PartitionTable
+from pipeline.partitions import PartitionTable, ceil_div
 from pipeline.places import remove_tree
 from pipeline.plan import JobPlan
 from pipeline.progress import Phase, Reporter
 from pipeline.prototype import flat_images, label_sums, prototypes
 from pipeline.ranges import Ranges
 from pipeline.recorded import read_checked
+from pipeline.reduction import LARGE_BYTES
 from pipeline.schema import IMAGE
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
@@ -258,6 +259,26 @@ def _all(plan: JobPlan) -> Ranges:
 def _read_bytes(plan: JobPlan) -> int:
     """Return the bytes of pixels that one pass reads."""
     return sum(count for _, count, _ in plan.fit.splits) * plan.sample_bytes
+
+
+def kept_files(plan: JobPlan) -> tuple[int, int]:
+    """Return how many files with sums a fit keeps at most until it is done, and their bytes."""
+    classes, partitions, workers = len(plan.selection.codes), len(plan.fit), plan.workers
+    width = max(stop - start for start, stop in plan.tiles)
+    files, total = 0, 0
+    for low in (False, True)[: plan.passes]:
+        size = 8 * classes * accumulator_columns(width, plan.counts_values, low)
+        every = partitions_a_piece(partitions, size, _read_bytes(plan))
+        pieces = ceil_div(partitions, every)
+        if size > LARGE_BYTES:  # a piece for each lane that gets so far
+            lanes = min(partitions, max(1, workers.processes) * workers.tasks)
+            pieces = lanes if every <= ceil_div(partitions, lanes) else 0
+        whole = plan.passes - 1 - low
+        files, total = files + pieces + whole, total + (pieces + whole) * size
+    if len(plan.tiles) > 1:
+        results = 8 * classes * plan.pixels * (3 if plan.counts_values else 2)
+        files, total = files + len(plan.tiles), total + results
+    return files, total
 
 
 def forget(plan: JobPlan) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from pipeline import results
 from pipeline.clients import find_workers
 from pipeline.config import JobSettings
+from pipeline.fit import SUMS, kept_files
 from pipeline.ingest_plan import expected_content
 from pipeline.ingestion import find_images, store_place
-from pipeline.manifest import MANIFEST
+from pipeline.manifest import MANIFEST, WORK
 from pipeline.opening import open_source, packed, release
 from pipeline.partitions import ceil_div, image_bytes
 from pipeline.plan import JobPlan, plan_content, plan_job
@@ -129,6 +130,9 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     if not ingested:
         ingest = _ingest(plan)
         found.append((str(plan.images), ingest["partitions"], ingest["bytes"]))
+    kept, size = kept_files(plan)
+    if kept:
+        found.append((f"{WORK}/{SUMS} (until the prototypes are made)", kept, size))
     image = 8 * math.prod(plan.shape) * classes
     found.append((results.PROTOTYPES, 1, 3 * image))
     if plan.write_distances:

@@ -9,7 +9,7 @@ import pytest
 from test_job import make_arrays, make_images, make_settings
 
 import pipeline
-from pipeline import chunked, footprint
+from pipeline import chunked, fit, footprint
 from pipeline.errors import MemoryLimitError
 from pipeline.sources.arrays import ArraySource
 
@@ -30,6 +30,7 @@ def test_it_counts_what_the_run_then_does(images, tmp_path):
     written = {file["path"]: file["files"] for file in found["files"]}
     assert len(list(done.path.glob("predictions/part-*.parquet"))) == evaluate["tasks"]
     assert written == {
+        ".work/sums (until the prototypes are made)": 4,
         "prototypes.zarr": 1,
         "distances.zarr": 5,
         "predictions/part-*.parquet": 5,
@@ -105,3 +106,34 @@ def test_pixels_are_tiled_where_memory_asks_for_it_and_the_result_is_the_same(tm
             assert found["passes"][0]["tasks"] == 4 * found["tiles"]
         tiled = pipeline.run_job(settings)
         assert tiled.manifest["digests"] == whole.manifest["digests"]
+
+
+KEPT = ".work/sums (until the prototypes are made)"
+
+
+@pytest.mark.parametrize(("kind", "dtype", "room"), [
+    ("mean", np.uint8, None), ("median", np.uint8, None), ("median", np.uint16, None),
+    ("median", np.uint16, 6 * 10**6),
+], ids=["mean", "median", "16 bits", "tiles"])  # fmt: skip
+def test_sums_that_are_kept_are_as_many_as_was_planned(tmp_path, monkeypatch, kind, dtype, room):
+    arrays = make_arrays(train=60, test=20, shape=(60, 50), dtype=dtype)
+    images = make_images(tmp_path / "images.zarr", arrays, shard=8)
+    memory = room and int((footprint._BASE + room) / footprint._SHARE)
+    settings = make_settings(
+        images, tmp_path / "run", prototypes=kind,
+        cluster={"kind": "threads", "workers": 1, "memory": memory},
+    )  # fmt: skip
+    (planned,) = (file for file in pipeline.forecast(settings)["files"] if file["path"] == KEPT)
+    found = []
+
+    def look(*_):
+        files = list((tmp_path / "run" / ".work" / "sums").rglob("*.sums"))
+        found.append((len(files), sum(path.stat().st_size for path in files)))
+
+    for name in ("first_bytes", "select_bytes", "label_sums"):
+        function = getattr(fit, name)
+        monkeypatch.setattr(fit, name, lambda *a, f=function: (look(), f(*a))[1])
+    pipeline.run_job(settings)
+    assert max(number for number, _ in found) <= planned["files"]
+    assert 0.9 * planned["bytes"] <= max(size for _, size in found)
+    assert max(size for _, size in found) <= planned["bytes"] + 500 * planned["files"]
