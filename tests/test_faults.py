@@ -13,6 +13,7 @@ from faults.kills import kill_anywhere, kill_in_every_phase
 from faults.races import race
 from faults.scenes import LOCAL, REMOTE
 from faults.stage import Stage
+from faults.verdicts import judge_damages
 
 pytestmark = pytest.mark.timeout(3600)
 SCENES = LOCAL | REMOTE
@@ -129,3 +130,16 @@ def test_of_several_processes_in_one_folder_one_wins_and_the_others_say_who_hold
     found = race(stage_of(name), runners=4, times=25 if full else 1)
     assert not found.wrong, "\n".join(found.wrong)
     figure(f"{name}: four at once", f"{found.won:,} ended well, {found.turned_away:,} turned away")
+
+
+def test_every_damage_is_found_and_repaired_and_nothing_reads_as_if_it_were_not_there(
+    stage_of, full, seed, figure
+):
+    found = judge_damages(stage_of("run"), 300 if full else 6, seed)
+    assert not found.missed, "\n".join(found.missed)
+    assert not found.believed, "\n".join(found.believed)
+    assert not found.unrepaired, "\n".join(found.unrepaired)
+    total = found.done.total()
+    figure(
+        "damage to stores and runs", f"{total} of {total} found, 0 believed: {counted(found.done)}"
+    )

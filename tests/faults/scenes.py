@@ -16,7 +16,7 @@ from faults.phases import APPEND, INGEST, RUN
 
 CLASSES = ("ant", "bee", "cat")
 SHARD = 5
-STORE, OBJECTS = "images.zarr", "objects"
+STORE, RESULT, OBJECTS = "images.zarr", "run", "objects"
 _JOB = """\
 name: disturbed
 images: {{source: pictures, store: "{at}images.zarr", shard: 5, max_bad: 2}}
@@ -95,7 +95,7 @@ class Scene:
 
 
 def _scenes(at: str = "", prefix: str = "") -> list[Scene]:
-    store, run = f"{at}{STORE}", f"{at}run"
+    store, run = f"{at}{STORE}", f"{at}{RESULT}"
     append = f"ingest more --append --output {store} --set max_bad=1 shard={SHARD}".split()
     if at:
         append.append(f"storage_options.folder={OBJECTS}")

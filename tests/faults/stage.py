@@ -99,12 +99,10 @@ class Stage:
         self.scene, self.forge, self._folder = scene, forge, folder
         scene.prepare(folder / "before")
         place = self._place()
-        self._before = self._read(place, glance)
-        done = forge.run(place, *scene.words, fault=Fault(below=scene.watched))
-        if done.code:
-            raise AssertionError(f"{scene.name}: {done.text}")
+        self._before = self.call(place, partial(glance, scene))
+        done = self._run(place)
         self.phases, self.operations = dict(done.phases), done.operations
-        self.expected: Remains = self._read(place, take_remains)
+        self.expected: Remains = self.call(place, partial(take_remains, scene))
 
     def play(self, *faults: Fault) -> tuple[list[Outcome], str]:
         """Run the command with each fault in turn, then without any.
@@ -158,14 +156,27 @@ class Stage:
             return Fault(rng.choice(numbers), below=self.scene.watched)
         return Fault(phase=phase, seconds=rng.uniform(0, self.phases[phase]))
 
+    def finished(self) -> Path:
+        """Return a new folder with what the command leaves."""
+        place = self._place()
+        self._run(place)
+        return place
+
+    def call(self, place: Path, function: Callable[[], Any]) -> Any:
+        """Return what a function returns, called in a folder, in a process of its own."""
+        found = self.forge.run(place, function=function)
+        if found.code:
+            raise AssertionError(f"{self.scene.name}: {function} failed: {found.text}")
+        return found.value
+
+    def _run(self, place: Path) -> Outcome:
+        done = self.forge.run(place, *self.scene.words, fault=Fault(below=self.scene.watched))
+        if done.code:
+            raise AssertionError(f"{self.scene.name}: {done.text}")
+        return done
+
     def _place(self) -> Path:
         """Return a new folder with what the command finds."""
         place = self._folder / str(next(_number))
         shutil.copytree(self._folder / "before", place)
         return place
-
-    def _read(self, place: Path, reader: Callable[[Scene], Any]) -> Any:
-        found = self.forge.run(place, function=partial(reader, self.scene))
-        if found.code:
-            raise AssertionError(f"{self.scene.name}: what is there cannot be read: {found.text}")
-        return found.value
