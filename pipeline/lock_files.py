@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +30,7 @@ from pipeline.places import (
 LOCK = ".lock"
 SETTLE_SECONDS = 2.0
 _COUNT = "{:012d}\n"
+_TOKEN = re.compile("[0-9a-f]{16}")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -74,10 +77,11 @@ def slots_of(path: Path) -> Slots:
 def token_of(data: bytes) -> str:
     """Return the token in the first line of a lock; one made of it, where it cannot be read."""
     line = data.partition(b"\n")[0]
-    try:
-        return str(json.loads(line)["token"])
-    except (ValueError, TypeError, KeyError):
-        return hashlib.sha256(line).hexdigest()[:16]
+    with suppress(ValueError, TypeError, KeyError):
+        token = str(json.loads(line)["token"])
+        if _TOKEN.fullmatch(token):  # it becomes part of a name
+            return token
+    return hashlib.sha256(line).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.errors import InUseError
+from pipeline.errors import InUseError, printable
 from pipeline.lock_files import LOCK, Slots, slots_of, token_of
 from pipeline.processes import Process, this_process
 from pipeline.urls import shown
@@ -47,6 +47,7 @@ BEAT_SECONDS = 10.0
 REMOTE_BEAT_SECONDS = 20.0
 BEATS_MISSED = 6
 _MOST_TRIES = 1000
+_LONGEST = 600.0  # seconds between two beats that a lock may claim
 _END_SECONDS = 30.0
 _SHORT_WAIT_SECONDS = 0.02
 
@@ -83,7 +84,7 @@ class Holder:
     leaves: bool = False
 
     def __str__(self) -> str:
-        return f"process {self.process.number} of {self.user} on {self.host}"
+        return printable(f"process {self.process.number} of {self.user} on {self.host}")
 
     @property
     def age(self) -> str:
@@ -103,12 +104,22 @@ class Holder:
 
 def _holder(data: bytes) -> Holder:
     """Return who wrote a lock; an unknown one where it cannot be read."""
+    token = token_of(data)
     try:
         content = json.loads(data.partition(b"\n")[0])
-        return Holder(**content | {"process": Process(**content["process"])})
+        process = Process(**content["process"])
+        found = Holder(**content | {"process": process})
+        texts = (found.what, found.host, found.user, found.since, process.machine)
+        plain = all(isinstance(text, str) for text in texts) and found.token == token
+        if plain and _are_whole(process.number, process.started) and 0 < found.beat <= _LONGEST:
+            return found
     except (ValueError, TypeError, KeyError):
-        unknown = Process("", 0, 0)
-        return Holder(token_of(data), "unknown", "an unknown host", "unknown", unknown, "", 0.0)
+        pass
+    return Holder(token, "unknown", "an unknown host", "unknown", Process("", 0, 0), "", 0.0)
+
+
+def _are_whole(*numbers: object) -> bool:
+    return all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers)
 
 
 def _me(what: str, beat: float, leaves: bool = False) -> Holder:
@@ -274,7 +285,8 @@ def _chain(slots: Slots) -> list[Holder]:
     """Return who held the lock one after the other, the last one being who holds it now."""
     found: list[Holder] = []
     name = LOCK
-    while (data := slots.read(name)) is not None:
+    # no process makes it longer than a few
+    while len(found) < _MOST_TRIES and (data := slots.read(name)) is not None:
         found.append(_holder(data))
         name = _after(found[-1])
     return found
@@ -333,8 +345,9 @@ def _is_dead(path: Path, slots: Slots, holder: Holder, say: Say, wait: bool) -> 
     if not last or last[0].token != holder.token or (holder.leaves and lives):
         return False
     raise InUseError(
-        f"{shown(path)}: is in use by {holder} ({holder.what}, since {holder.since}, for "
-        f"{holder.age}); wait until it has ended, or end it, and run the same command again"
+        f"{shown(path)}: is in use by {holder} ({printable(holder.what)}, since "
+        f"{printable(holder.since)}, for {holder.age}); wait until it has ended, or end it, and "
+        "run the same command again"
     )
 
 

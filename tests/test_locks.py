@@ -259,7 +259,7 @@ def test_a_holder_on_another_machine_lives_while_its_beat_goes_on(tmp_path, chil
 
 
 def test_a_holder_on_another_machine_is_not_watched_where_there_is_no_time(tmp_path):
-    leave_lock(tmp_path, Process("another machine", 1, 1), beat=1e6)
+    leave_lock(tmp_path, Process("another machine", 1, 1), beat=600)
     with (
         pytest.raises(InUseError, match="process 1 of ada on node7"),
         held(tmp_path, "", wait=False),
@@ -329,14 +329,45 @@ def test_what_fails_after_a_lock_was_taken_is_put_down_to_that(tmp_path):
         work()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b'{"token": 3}\n', b"\xff\n"])
-def test_a_lock_that_cannot_be_read_is_watched_before_it_is_taken(tmp_path, content, quick):
+def forged(**changes):
+    """Return a lock that no holder wrote."""
+    process = {"machine": machine(), "number": 1, "started": 1} | changes.pop("process", {})
+    content = {"token": "a" * 16, "what": "run", "host": "h", "user": "u", "process": process}
+    return json.dumps(content | {"since": "", "beat": 1.0} | changes).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]\n",
+        b'{"token": 3}\n',
+        b"\xff\n",
+        forged(token="../../../elsewhere"),
+        forged(process={"number": "../self"}),
+        forged(process={"number": -1}),
+        forged(beat=1e9),
+        forged(beat=float("nan")),
+        forged(host=["h"]),
+        forged(more=1),
+    ],
+)
+def test_a_lock_that_no_holder_wrote_is_watched_before_it_is_taken(tmp_path, content, quick):
     (tmp_path / LOCK).write_bytes(content)
     said = []
     with held(tmp_path, "run", said.append):
         pass
     assert "an unknown host" in said[0]
     assert names(tmp_path) == []
+
+
+def test_a_lock_cannot_steer_the_terminal(tmp_path):
+    (tmp_path / LOCK).write_bytes(
+        forged(host="\x1b[2J", process={"number": os.getpid(), "started": this_process().started})
+    )
+    with pytest.raises(InUseError, match=r"on \\x1b\[2J"), held(tmp_path, "run"):
+        pass
 
 
 def test_a_fork_does_not_give_back_what_its_parent_holds(tmp_path):
