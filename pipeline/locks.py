@@ -25,111 +25,27 @@ stops. What both wrote until then is the same: whole files, of equal bytes.
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InUseError, printable
 from pipeline.lock_files import LOCK, Slots, slots_of, token_of
-from pipeline.processes import Process, this_process
+from pipeline.lock_holders import Holder, holder_of, new_holder
 from pipeline.urls import shown
 
 BEAT_SECONDS = 10.0
 REMOTE_BEAT_SECONDS = 20.0
 BEATS_MISSED = 6
 _MOST_TRIES = 1000
-_LONGEST = 600.0  # seconds between two beats that a lock may claim
 _END_SECONDS = 30.0
 _SHORT_WAIT_SECONDS = 0.02
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock, as its file says.
-
-    Attributes
-    ----------
-    token
-        Of this one holding; no two are equal.
-    what
-        What the process does with the folder.
-    host, user, process
-        Who it is.
-    since
-        When it began, in UTC, by its own clock.
-    beat
-        Seconds between two beats.
-    leaves
-        Whether it is just giving the lock back.
-    """
-
-    token: str
-    what: str
-    host: str
-    user: str
-    process: Process
-    since: str
-    beat: float
-    leaves: bool = False
-
-    def __str__(self) -> str:
-        return printable(f"process {self.process.number} of {self.user} on {self.host}")
-
-    @property
-    def age(self) -> str:
-        """How long it holds, as far as the clocks of its machine and this one agree."""
-        try:
-            seconds = (datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds()
-        except (ValueError, TypeError):
-            return "an unknown time"
-        for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-            if seconds >= 2 * size:
-                return f"{seconds // size:.0f} {unit}"
-        return f"{max(int(seconds), 0)} s"
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-
-def _holder(data: bytes) -> Holder:
-    """Return who wrote a lock; an unknown one where it cannot be read."""
-    token = token_of(data)
-    try:
-        content = json.loads(data.partition(b"\n")[0])
-        process = Process(**content["process"])
-        found = Holder(**content | {"process": process})
-        texts = (found.what, found.host, found.user, found.since, process.machine)
-        plain = all(isinstance(text, str) for text in texts) and found.token == token
-        if plain and _are_whole(process.number, process.started) and 0 < found.beat <= _LONGEST:
-            return found
-    except (ValueError, TypeError, KeyError):
-        pass
-    return Holder(token, "unknown", "an unknown host", "unknown", Process("", 0, 0), "", 0.0)
-
-
-def _are_whole(*numbers: object) -> bool:
-    return all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers)
-
-
-def _me(what: str, beat: float, leaves: bool = False) -> Holder:
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "unknown"  # a container may know none
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    token = secrets.token_hex(8)
-    return Holder(token, what, socket.gethostname(), user, this_process(), since, beat, leaves)
 
 
 def _say_nothing(message: str) -> None:
@@ -259,7 +175,7 @@ class Lock:
         self._done.set()
         _held.pop(_key(self.path), None)
         self._heart.join(_END_SECONDS)
-        leaving = _me(self.holder.what, self.holder.beat, leaves=True)
+        leaving = new_holder(self.holder.what, self.holder.beat, leaves=True)
         mine = _after(self.holder)
         try:
             if not self._slots.create(mine, leaving.to_bytes()):
@@ -287,14 +203,14 @@ def _chain(slots: Slots) -> list[Holder]:
     name = LOCK
     # no process makes it longer than a few
     while len(found) < _MOST_TRIES and (data := slots.read(name)) is not None:
-        found.append(_holder(data))
+        found.append(holder_of(data))
         name = _after(found[-1])
     return found
 
 
 def _acquire(path: Path, what: str, say: Say, wait: bool) -> Lock:
     slots = slots_of(path)
-    me = _me(what, REMOTE_BEAT_SECONDS if slots.remote else BEAT_SECONDS)
+    me = new_holder(what, REMOTE_BEAT_SECONDS if slots.remote else BEAT_SECONDS)
     for _ in range(_MOST_TRIES):
         if slots.create(LOCK, me.to_bytes()):
             return Lock(path, me, slots)

@@ -35,7 +35,8 @@ from pipeline.errors import (
     StorageFullError,
     StoreError,
 )
-from pipeline.locks import Holder, held
+from pipeline.lock_holders import Holder
+from pipeline.locks import held
 from pipeline.processes import Process, this_process
 from pipeline.progress import SilentReporter
 from pipeline.sources.arrays import from_arrays

@@ -16,8 +16,8 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors urls places processes files lock_files locks memory threads schema settings yaml_files
-    image_settings cluster_settings config exact digests
+    errors urls places processes files lock_files lock_holders locks memory threads schema settings
+    yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress manifest classes objects
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding

@@ -21,10 +21,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from object_store import BUCKET, object_store
 
-from pipeline import draining, lock_files, locks, manifest, places
+from pipeline import draining, lock_files, lock_holders, locks, manifest, places
 from pipeline.errors import InUseError
 from pipeline.lock_files import LOCK
-from pipeline.locks import Holder, held
+from pipeline.lock_holders import Holder
+from pipeline.locks import held
 from pipeline.processes import Process, machine, this_process
 
 CHILD = """
@@ -468,7 +469,7 @@ def test_there_is_never_more_than_one_holder_whatever_is_held_up_or_dies(
     tmp_path, monkeypatch, seed
 ):
     alive, mine, inside, worst, ends = {}, threading.local(), [], [], []
-    monkeypatch.setattr(locks, "this_process", lambda: Process("m", mine.number, 1))
+    monkeypatch.setattr(lock_holders, "this_process", lambda: Process("m", mine.number, 1))
     monkeypatch.setattr(Process, "lives", property(lambda self: alive[self.number]))
     monkeypatch.setattr(
         locks,
