@@ -6,6 +6,9 @@ prints how many there were.
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 from faults.failures import LASTING, PASSING, cut_files, each_operation, fail_each
 from faults.forge import Forge
@@ -13,7 +16,11 @@ from faults.kills import kill_anywhere, kill_in_every_phase
 from faults.races import race
 from faults.scenes import LOCAL, REMOTE
 from faults.stage import Stage
+from faults.states import Disturbed
 from faults.verdicts import judge_damages
+from faults.workers import CHAOS, SIGKILL, chaos, killing, make_source, work, work_while_workers_die
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 pytestmark = pytest.mark.timeout(3600)
 SCENES = LOCAL | REMOTE
@@ -143,3 +150,35 @@ def test_every_damage_is_found_and_repaired_and_nothing_reads_as_if_it_were_not_
     figure(
         "damage to stores and runs", f"{total} of {total} found, 0 believed: {counted(found.done)}"
     )
+
+
+def test_jobs_whose_workers_are_killed_end_with_the_same_digests(full, seed, figure, tmp_path):
+    partitions, shard = (300, 10) if full else (24, 4)
+    source = make_source(partitions, shard)
+    expected = work(tmp_path / "undisturbed", source, shard, "threads")
+    rng = random.Random(seed)
+    for number in range(4 if full else 1):
+        for way in (*CHAOS, SIGKILL) if full else (SIGKILL,):
+            folder = tmp_path / f"{way} {number}"
+            folder.mkdir()
+            dying = killing(folder, rng, 6 if full else 1) if way == SIGKILL else chaos(way, 2.0)
+            found = work_while_workers_die(folder, source, shard, dying)
+            assert found.digests == expected
+            assert found.workers > 0 or way != SIGKILL
+            what = f"{found.workers} workers died, {found.resumed} times resumed, same digests"
+            figure(f"workers killed by {way}", what)
+
+
+def test_any_course_of_events_keeps_what_was_finished(forge, full, figure, tmp_path):
+    events = Counter()
+    run_state_machine_as_test(
+        lambda: Disturbed(forge, tmp_path, events),
+        settings=settings(
+            max_examples=80 if full else 2,
+            stateful_step_count=25 if full else 8,
+            deadline=None,
+            derandomize=not full,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    figure("any course of events", counted(events))
