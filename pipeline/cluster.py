@@ -32,6 +32,7 @@ from pipeline.clients import (
     open_client,
     remote_workers,
 )
+from pipeline.cluster_kinds import dashboard_link
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.computing import PREFIX, compute_here, compute_there, one_task
 from pipeline.exact import Int64Array
@@ -236,7 +237,9 @@ def open_executor(
         yield _on_threads(chosen)
     else:
         with open_client(chosen, listener) as (opened, layout):
-            _say_dashboard(opened, listener)
+            link = dashboard_link(opened, chosen)
+            if link is not None:
+                listener.say(f"dashboard at {link}")
             with profiled(opened, profile, listener):
                 yield _on_workers(opened, layout, chosen)
 
@@ -261,8 +264,3 @@ def _on_workers(client: Any, layout: Workers, settings: ClusterSettings) -> Exec
         layout,
         client,
     )
-
-
-def _say_dashboard(client: Any, reporter: Reporter) -> None:
-    if "dashboard" in client.scheduler_info(n_workers=0).get("services", {}):
-        reporter.say(f"dashboard at {client.dashboard_link}")

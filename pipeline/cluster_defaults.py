@@ -44,7 +44,13 @@ def load(package: str, extra: str) -> Any:
 
 
 def configuration(settings: ClusterSettings) -> list[Mapping[str, Any]]:
-    """Return defaults for dask's configuration: those that count first come first."""
+    """Return defaults for dask's configuration: those that count first come first.
+
+    Raises
+    ------
+    ConfigError
+        Where a package or a file is missing.
+    """
     asked: list[Mapping[str, Any]] = [settings.dask]
     if settings.tls is not None:
         asked.append(_tls(settings.tls))
@@ -61,6 +67,9 @@ _REMOTE: Mapping[str, Any] = {"distributed": {"scheduler": {"allowed-failures": 
 
 
 def _tls(files: TlsSettings) -> Mapping[str, Any]:
+    for path in (files.ca_file, files.cert, files.key):
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}, which the cluster's tls names")
     pair = {"cert": str(files.cert), "key": str(files.key)}
     roles = dict.fromkeys(("scheduler", "worker", "client"), pair)
     tls = {"ca-file": str(files.ca_file), **roles}
@@ -90,7 +99,7 @@ def _kubernetes(settings: ClusterSettings) -> Mapping[str, Any]:
             "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": ALWAYS["distributed"]["scheduler"][
                 "no-workers-timeout"
             ],
-            "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+            **worker_environment(ALWAYS),
         },
     }
     if settings.memory is not None:
@@ -135,6 +144,25 @@ def kubernetes_offer(settings: ClusterSettings) -> tuple[int, int, int]:
             f"a cluster of kind kubernetes needs its pods and the memory of each; give {missing}"
         )
     return int(pods), settings.threads_per_worker, memory
+
+
+_WORKER_KEYS = ("distributed.worker.memory.pause", "distributed.worker.memory.terminate")
+
+
+def worker_environment(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a worker elsewhere takes over from a configuration, as environment variables."""
+    return {
+        f"DASK_{key.upper().replace('.', '__')}": str(dask.config.get(key, config=dict(config)))
+        for key in _WORKER_KEYS
+    }
+
+
+def worker_prologue() -> list[str]:
+    """Return the lines of a job of Slurm before its worker; what is set there already stays."""
+    lines = list(dask.config.get("jobqueue.slurm.job-script-prologue") or [])
+    for name, value in worker_environment(dask.config.config).items():
+        lines.append(f"export {name}=${{{name}:-{value}}}")
+    return lines
 
 
 def worker_arguments() -> list[str]:

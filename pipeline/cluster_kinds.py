@@ -19,7 +19,7 @@ from typing import Any
 
 import dask.config
 
-from pipeline.cluster_defaults import LOOPBACK, load, worker_arguments
+from pipeline.cluster_defaults import LOOPBACK, load, worker_arguments, worker_prologue
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.kubernetes_spec import cluster_spec
@@ -92,7 +92,7 @@ def open_processes(
             scheduler={"cls": distributed.Scheduler, "options": scheduler},
             silence_logs=logging.ERROR,
         ) as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
@@ -119,7 +119,7 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
         else {"scheduler_file": str(settings.scheduler_file)}
     )
     try:
-        client = distributed.Client(**named, timeout=CONNECT_SECONDS)
+        client = distributed.Client(**named, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         encrypted = str(address).startswith("tls://") or settings.tls is not None
@@ -137,14 +137,15 @@ def open_slurm(settings: ClusterSettings) -> Iterator[Any]:
     """Ask Slurm for jobs, each with worker processes, and ask again where one has ended."""
     distributed = importlib.import_module("distributed")
     jobqueue = load("dask_jobqueue", "slurm")
-    with dask.config.set({"jobqueue.slurm.worker-extra-args": worker_arguments()}):
+    workers = {"worker-extra-args": worker_arguments(), "job-script-prologue": worker_prologue()}
+    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in workers.items()}):
         try:
             cluster = jobqueue.SLURMCluster(security=_security(settings, distributed))
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise ClusterError(
                 f"the scheduler of Slurm's workers cannot be started ({_short(error)})"
             ) from None
-        with cluster, distributed.Client(cluster) as client:
+        with cluster, distributed.Client(cluster, set_as_default=False) as client:
             _scale(cluster, settings.workers or 1)
             yield client
 
@@ -182,10 +183,27 @@ def open_kubernetes(settings: ClusterSettings) -> Iterator[Any]:
             f"Kubernetes made no dask cluster ({_short(error)}); is there a cluster that "
             "'kubectl get pods' reaches, with dask's operator in it?"
         ) from None
-    with cluster, distributed.Client(cluster) as client:
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
         yield client
 
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def dashboard_link(client: Any, settings: ClusterSettings) -> str | None:
+    """Return the address of the dashboard where there is one, as this machine reaches it."""
+    services = client.scheduler_info(n_workers=0).get("services", {})
+    if "dashboard" not in services:
+        return None
+    if settings.kind not in ("local", "gpus", "slurm"):
+        return str(client.dashboard_link)
+    if find_spec("bokeh") is None:
+        return None  # the pages would be empty
+    options = dask.config.get("jobqueue.slurm.scheduler-options", {})
+    asked = (options if settings.kind == "slurm" else settings.options).get("dashboard_address")
+    if asked is None or str(asked).startswith(LOOPBACK):
+        utils = importlib.import_module("distributed.utils")
+        return str(utils.format_dashboard_link(LOOPBACK, services["dashboard"]))
+    return str(client.dashboard_link)

@@ -18,8 +18,8 @@ ALWAYS: dict[str, Any] = {
     "distributed": {
         # a job without workers fails, instead of waiting for ever
         "scheduler": {"no-workers-timeout": "10 minutes"},
-        # the plan bounds what a worker holds; a paused worker that only holds would never go on
-        "worker": {"memory": {"pause": False}},
+        # the plan keeps a worker below its limit; one that is paused while it holds would not go on
+        "worker": {"memory": {"pause": False, "terminate": 1.0}},
     }
 }
 
