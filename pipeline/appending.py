@@ -26,6 +26,7 @@ from pipeline.digests import SAMPLE_RECORD
 from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
 from pipeline.files import copy_file
+from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
 from pipeline.places import exists, remove_tree
 from pipeline.progress import Reporter
@@ -37,7 +38,7 @@ from pipeline.urls import shown
 
 def append_place(path: Path) -> Path:
     """Return where samples are ingested before they are added to the store at `path`."""
-    return path / ".append" / "store"
+    return path / manifest.APPEND / "store"
 
 
 def append_images(
@@ -65,7 +66,19 @@ def append_images(
         Where other samples were begun to be added and not finished.
     ShapeError
         Where the new images have another shape, type or scale.
+    InUseError
+        Where another process adds samples to it.
     """
+    manifest.read_manifest(path, manifest.IMAGES)
+    with held(path, "append", reporter.say):
+        _append(path, fill, executor, reporter)
+    return path
+
+
+def _append(
+    path: Path, fill: Callable[[Path], Path], executor: Executor, reporter: Reporter
+) -> None:
+    """Add samples to an image set that is held; see `append_images`."""
     base = manifest.read_manifest(path, manifest.IMAGES)
     place = append_place(path)
     try:
@@ -83,7 +96,6 @@ def append_images(
         fingerprints = _write_shards(path, place, growth, executor, reporter)
         _commit(path, place, growth, fingerprints)
     remove_tree(place.parent)
-    return path
 
 
 def _identities(base: Mapping[str, Any]) -> list[str]:
@@ -218,7 +230,7 @@ def _commit(path: Path, place: Path, growth: Growth, fingerprints: Mapping[str, 
         [(saved, None), (place / SAMPLES, lambda rows: _renumbered(rows, growth))],
     )
     counts = {name: template.count for name, template in growth.templates.items()}
-    duplicates = write_duplicates(path, counts, _hashes(path, counts))
+    duplicates = write_duplicates(path, counts, stored_hashes(path, counts))
     files = list_files(path, fingerprints, tables_of(duplicates))
     _write_manifest(path, growth, duplicates, files)
 
@@ -243,7 +255,8 @@ def _records(path: Path, split: str) -> Iterator[npt.NDArray[Any]]:
         yield records
 
 
-def _hashes(path: Path, splits: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
+def stored_hashes(path: Path, splits: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the hashes of the samples of splits, in order, from the table of samples."""
     for split in splits:
         for records in _records(path, split):
             yield records["sha256"]
@@ -261,6 +274,8 @@ def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[
     entry = {
         "identity": added["identity"],
         "provenance": added["provenance"],
+        "settings": added["settings"],
+        "listed": added["samples"]["listed"],
         "splits": {name: split["count"] for name, split in added["splits"].items()},
     }
     manifest.write_manifest(
@@ -271,6 +286,7 @@ def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[
             "plan": base["plan"],
             **content,
             "provenance": base["provenance"],
+            "settings": base["settings"],
             "appended": [*base.get("appended", []), entry],
             "samples": {"listed": listed, "left_out": dict(left_out)},
             "duplicates": duplicates,

@@ -61,7 +61,7 @@ def _limit() -> str:
 
 def compute_here(collection: Any, workers: int, grace: float) -> Any:
     """Compute in threads of this process, and wait for those that run where one fails."""
-    with draining.computing():
+    with draining.computing(grace):
         try:
             # not optimised: there is nothing to gain, and lanes must not be fused into one task
             (found,) = dask.compute(

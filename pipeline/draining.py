@@ -24,6 +24,8 @@ _requested = threading.Event()
 _lock = threading.Lock()
 _computing = 0
 _running = 0
+_grace: float | None = None
+_timer: threading.Timer | None = None
 
 
 class Stopped(KeyboardInterrupt):
@@ -61,15 +63,24 @@ def task() -> Iterator[None]:
 
 
 @contextmanager
-def computing() -> Iterator[None]:
-    """Let tasks run: meanwhile a first signal drains them."""
-    global _computing
+def computing(grace: float | None = None) -> Iterator[None]:
+    """Let tasks run: meanwhile a first signal drains them.
+
+    Parameters
+    ----------
+    grace
+        Seconds after which a second signal follows by itself: for a main thread that waits for
+        tasks without looking at the order to stop.
+    """
+    global _computing, _grace
     stop_if_requested()
-    _computing += 1
+    _computing, _grace = _computing + 1, grace
     try:
         yield
     finally:
         _computing -= 1
+        if _timer is not None:
+            _timer.cancel()
     stop_if_requested()
 
 
@@ -97,9 +108,14 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def _handle(number: int, _: FrameType | None) -> None:
+    global _timer
     if not _computing or _requested.is_set():
         raise KeyboardInterrupt
     _requested.set()
+    if _grace is not None:
+        _timer = threading.Timer(_grace, os.kill, (os.getpid(), number))
+        _timer.daemon = True
+        _timer.start()
     name = signal.Signals(number).name
     line = f"{name}: no new tasks; those that run may end, another signal stops at once\n"
     os.write(2, line.encode())  # not print: what is interrupted may be printing

@@ -27,10 +27,13 @@ class IngestPlan:
         What is read.
     templates
         Split -> what it will hold, in the order of the source.
+    settings
+        What opens the source again, in plain values; None where it is an object in memory.
     """
 
     source: Source
     templates: Mapping[str, store.SplitTemplate]
+    settings: Mapping[str, Any] | None = None
 
     @cached_property
     def table(self) -> PartitionTable:

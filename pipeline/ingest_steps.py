@@ -12,7 +12,8 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -66,29 +67,38 @@ def listing_place(path: Path) -> Path:
     return path / manifest.WORK / "listing"
 
 
-def begin(plan: IngestPlan, path: Path) -> IngestPlan | None:
-    """Make the empty store of a plan; what exists of the same one is kept.
+@contextmanager
+def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
+    """Hold a store and make it empty, as a plan says; what exists of the same one is kept.
 
-    Returns
-    -------
+    Yields
+    ------
     The plan, its source ready to be read by tasks anywhere; None where the store is finished.
 
     Raises
     ------
     ConflictError
         Where the folder holds something else.
+    InUseError
+        Where another process makes it.
     """
-    if manifest.start(path, manifest.IMAGES, plan.content, continues=_continues) is not None:
-        return None
+    with manifest.claimed(
+        path, manifest.IMAGES, plan.content, reporter.say, continues=_continues
+    ) as done:
+        yield None if done is not None else _empty_store(plan, path)
+
+
+def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
+    """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
     if isinstance(source, EncodedSource):
-        source = _with_listing_in(source, listing_place(path))
+        source = with_listing_in(source, listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
     return replace(plan, source=source)
 
 
-def _with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
+def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
     """Copy the listing of a source to where every task finds it."""
     if source.listing != place:
         for name in list_folder(source.listing):
@@ -351,6 +361,7 @@ def _write_manifest(
             "plan": plan.content,
             **summarise(plan.header, templates, records),
             "provenance": plan.content["source"],
+            "settings": plan.settings,
             "samples": {"listed": found.total, "left_out": found.by_status()},
             "duplicates": duplicates,
             **files,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,9 @@ from pipeline.datasets import load_catalog
 from pipeline.errors import ConfigError, JobInterruptedError
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_plan import IngestPlan, plan_source
-from pipeline.ingest_steps import begin, finish, listing_place, write_partitions
-from pipeline.opening import open_source, packed, release
+from pipeline.ingest_steps import begun, finish, listing_place, write_partitions
+from pipeline.locks import held
+from pipeline.opening import TORCHVISION, open_source, packed, release
 from pipeline.places import exists, locate
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Source
@@ -44,6 +45,7 @@ def ingest(
     append: bool = False,
     max_bad: int | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    profile: Path | None = None,
 ) -> Path:
     """Write an image set as a store.
 
@@ -59,7 +61,7 @@ def ingest(
     shard_samples
         Samples per shard; default: a few MB's worth.
     cluster
-        Where tasks run; default: threads.
+        Where tasks run; default: the dask client that this process has opened, else threads.
     reporter
         Told of the progress.
     append
@@ -70,6 +72,8 @@ def ingest(
         default: what the settings say, else none.
     storage_options
         fsspec's options for `output`, where it is a URL; default: those of the source.
+    profile
+        A page of HTML to write dask's performance report into; needs worker processes.
 
     Returns
     -------
@@ -83,10 +87,12 @@ def ingest(
         Where more samples cannot be used than the settings allow; says which.
     ConflictError
         Where the folder holds something else.
+    InUseError
+        Where another process makes the store, or adds to it.
     """
     work = _work(source, output, shard_samples, storage_options, max_bad)
     listener = reporter or SilentReporter()
-    with _interruptible(work.path), open_executor(cluster) as executor:
+    with _interruptible(work.path), open_executor(cluster, listener, profile) as executor:
         if append:
             return append_images(
                 work.path, lambda place: _fill(work, place, executor, listener), executor, listener
@@ -112,9 +118,42 @@ class _Work:
         opened = open_source(self.settings, listing) if self.source is None else self.source
         try:
             ready = packed(opened, self.settings, executor, begun and begun["plan"]["source"])
-            yield plan_source(ready, path, self.shard)
+            yield replace(plan_source(ready, path, self.shard), settings=self._recorded())
         finally:
             release(opened)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """Return what opens the source again from any working directory; see `repair`."""
+        if self.source is not None:
+            return None
+        plain = self.settings.model_dump(mode="json", exclude_unset=True, exclude={"store"})
+        for key in ("source", "root"):
+            if plain.get(key):
+                plain[key] = _absolute(plain[key])
+        if plain.get("splits"):
+            plain["splits"] = {
+                split: [_absolute(place) for place in places]
+                for split, places in plain["splits"].items()
+            }
+        return plain | ({} if self.shard is None else {"shard": self.shard})
+
+
+def _absolute(place: str) -> str:
+    """Return a place, a local one from the root; names of data sets and URLs as they are."""
+    local = "://" not in place and place not in load_catalog() and not place.startswith(TORCHVISION)
+    return str(Path(place).absolute()) if local else place
+
+
+def make_store(
+    images: ImageSettings, path: Path, executor: Executor, reporter: Reporter, *, append: bool
+) -> Path:
+    """Ingest images into a store at a place, or add them to the one there."""
+    work = _Work(None, images, path, images.shard)
+    if append:
+        return append_images(
+            path, lambda place: _fill(work, place, executor, reporter), executor, reporter
+        )
+    return _fill(work, path, executor, reporter)
 
 
 def _work(
@@ -150,13 +189,12 @@ def _interruptible(path: Path) -> Iterator[None]:
 
 def _fill(work: _Work, path: Path, executor: Executor, reporter: Reporter) -> Path:
     """Make the store at a place, or what is missing of it."""
-    with work.planned(path, executor) as plan:
-        begun = begin(plan, path)
-        if begun is None:
+    with work.planned(path, executor) as plan, begun(plan, path, reporter) as ready:
+        if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
-        write_partitions(begun, path, executor, reporter)
-        finish(begun, path, work.settings.allowed_bad(begun.count), executor, reporter)
+        write_partitions(ready, path, executor, reporter)
+        finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
     return path
 
 
@@ -176,7 +214,7 @@ def plan_ingest(
 
     Raises
     ------
-    SourceError, ConflictError
+    SourceError, ConflictError, InUseError
         As `ingest`.
     """
     work = _work(source, output, shard_samples, storage_options)
@@ -184,9 +222,9 @@ def plan_ingest(
         open_executor(cluster) as executor,
         _interruptible(work.path),
         work.planned(work.path, executor) as plan,
+        begun(plan, work.path, SilentReporter()) as ready,
     ):
-        begun = begin(plan, work.path)
-        return 0 if begun is None else len(begun.table)
+        return 0 if ready is None else len(ready.table)
 
 
 def ingest_partitions(
@@ -217,7 +255,7 @@ def ingest_partitions(
     work = _work(source, output, shard_samples, storage_options)
     with (
         _interruptible(work.path),
-        open_executor(cluster) as executor,
+        open_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
         if not 0 <= start < stop <= len(plan.table):
@@ -247,24 +285,28 @@ def finish_ingest(
         Where partitions are missing; lists them.
     BadSamplesError
         Where more samples cannot be used than the settings allow.
+    InUseError
+        Where another process finishes it, or makes it whole.
     """
     work = _work(source, output, shard_samples, storage_options)
     with (
         _interruptible(work.path),
-        open_executor(cluster) as executor,
+        open_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
-        allowed = work.settings.allowed_bad(plan.count)
-        finish(plan, work.path, allowed, executor, reporter or SilentReporter())
+        listener, allowed = reporter or SilentReporter(), work.settings.allowed_bad(plan.count)
+        with held(work.path, "finish an ingest", listener.say):
+            manifest.read_plan(work.path, manifest.IMAGES)  # another may have finished it
+            finish(plan, work.path, allowed, executor, listener)
     return work.path
 
 
 @contextmanager
 def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
-    begun = manifest.read_plan(work.path, manifest.IMAGES)
-    with work.planned(work.path, executor, begun) as plan:
-        manifest.require_same(work.path, manifest.IMAGES, begun, plan.content)
+    record = manifest.read_plan(work.path, manifest.IMAGES)
+    with work.planned(work.path, executor, record) as plan:
+        manifest.require_same(work.path, manifest.IMAGES, record, plan.content)
         yield plan
 
 

@@ -14,7 +14,7 @@ table back, so the metrics are those of the files, and writes the manifest last.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,13 @@ from pipeline.threads import read_ahead
 from pipeline.urls import shown
 
 
-def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
+def run_job(
+    settings: JobSettings,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+    *,
+    resume: bool = True,
+) -> Run:
     """Run a job, or what is left of it, and return the finished run.
 
     Parameters
@@ -65,6 +71,13 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
         As `load_job` or `make_job` return.
     reporter
         Told of the progress.
+    profile
+        A page of HTML to write dask's performance report into; needs worker processes.
+    resume
+        Whether to go on with what the output folder holds of this job, or to return it where it is
+        finished; else the folder must be new or empty.
+
+    A job that names no cluster runs on the dask client that this process has opened, if any.
 
     Raises
     ------
@@ -72,14 +85,21 @@ def run_job(settings: JobSettings, reporter: Reporter | None = None) -> Run:
         Where the job cannot be run as it is; nothing is written.
     ConflictError
         Where the output folder holds another job's run; it is left as it is.
+    InUseError
+        Where another process runs the job in this folder, or makes its image set.
+    ClusterError
+        Where the cluster fails; the same command goes on from there.
     JobInterruptedError
         Where the user stopped it; the same command goes on from there.
     """
     listener = reporter or SilentReporter()
+    if not resume:
+        manifest.require_unused(settings.output)
     try:
-        with open_executor(settings.cluster) as executor:
+        with open_executor(settings.named_cluster, listener, profile) as executor:
             images = prepare_images(settings.images, executor, listener, settings.storage_options)
-            run_plan(plan_job(settings, images, executor.layout), executor, listener)
+            plan = plan_job(settings, images, executor.layout)
+            run_plan(plan, executor, listener, resume=resume)
             return Run(settings.output, settings.images.storage_options)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
@@ -95,18 +115,30 @@ def _interrupted(output: Path) -> str:
     )
 
 
-def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter) -> None:
-    """Run what the plan says and the folder does not hold yet."""
+def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
+    """Run what the plan says and the folder does not hold yet; see `run_job`."""
     started = time.monotonic()
-    decides = plan.decides()
-    if manifest.start(plan.output, manifest.RUN, decides) is not None:
-        reporter.say(f"{shown(plan.settings.output)} is complete already")
-        return
-    if not plan.write_distances:
-        reporter.say(_why_no_distances(plan))
+    with manifest.claimed(
+        plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
+    ) as done:
+        if done is not None:
+            reporter.say(f"{shown(plan.settings.output)} is complete already")
+            return
+        if not plan.write_distances:
+            reporter.say(_why_no_distances(plan))
+        redo(plan, executor, reporter, lambda: time.monotonic() - started)
+
+
+def redo(
+    plan: JobPlan, executor: Executor, reporter: Reporter, seconds: Callable[[], float]
+) -> None:
+    """Do what of a plan is not done, or no longer as it was, in a folder that is held.
+
+    `seconds` tells, at the end, how long the job took.
+    """
     fitted = _fit(plan, executor, reporter)
     _evaluate(plan, executor, reporter, fitted)
-    _finish(plan, executor, fitted, time.monotonic() - started)
+    _finish(plan, executor, fitted, seconds())
 
 
 def _why_no_distances(plan: JobPlan) -> str:

@@ -49,6 +49,7 @@ RUN = "pixsim run"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
+APPEND = ".append"
 Continues = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
 
@@ -178,9 +179,7 @@ def _looks_like_zarr(path: Path) -> bool:
     return exists(path / "zarr.json")
 
 
-def write_manifest(
-    path: Path, kind: str, content: Mapping[str, Any], finished: str | None = None
-) -> None:
+def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
     Parameters
@@ -189,8 +188,6 @@ def write_manifest(
         The folder, and what it is.
     content
         What the manifest says; with `files` and `arrays`.
-    finished
-        When it was finished; default: now.
 
     Raises
     ------
@@ -199,13 +196,18 @@ def write_manifest(
     """
     check(path)
     sweep(path)
-    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": finished or now()}
-    whole = hide_in(header | dict(content) | {"versions": versions()})
-    signed = cast(dict[str, Any], whole) | {"checksum": json_digest(whole)}
-    write_json(path / COPY, signed)
-    write_json(path / MANIFEST, signed)
+    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
+    put_manifest(path, header | dict(content) | {"versions": versions()})
     with storage_errors(path):
         remove_tree(path / WORK)
+
+
+def put_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a whole manifest, closed with its checksum, and its copy before it."""
+    whole = cast(dict[str, Any], hide_in(dict(content)))
+    signed = whole | {"checksum": json_digest(whole)}
+    write_json(path / COPY, signed)
+    write_json(path / MANIFEST, signed)
 
 
 def file_hash(file: Path) -> str:
@@ -228,6 +230,9 @@ def file_hashes(path: Path, names: Iterable[str]) -> dict[str, str]:
 def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) -> None:
     """Check files of a finished folder against its manifest.
 
+    Where samples are being added to an image set, these files may be those of the grown one
+    already; they are not checked then.
+
     Raises
     ------
     DamagedError
@@ -238,7 +243,7 @@ def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) 
             found = file_hash(path / name)
         except FileNotFoundError:
             found = "missing"
-        if found != content["files"].get(name):
+        if found != content["files"].get(name) and not exists(path / APPEND):
             was = "is missing" if found == "missing" else "was changed after it was written"
             raise DamagedError(f"{shown(path / name)}: {was}; {repair_cure(path)}")
 

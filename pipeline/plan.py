@@ -191,7 +191,7 @@ def plan_content(
     write = settings.distances == "write" or (
         settings.distances == "auto" and concatenation.total * row // 8 <= MAX_AUTO_DISTANCES
     )
-    offered = workers or find_workers(settings.cluster)
+    offered = workers or find_workers(settings.named_cluster)
     table = partition_table(content, [settings.fit])
     load = Load(
         classes=classes,

@@ -45,8 +45,8 @@ DISTANCES = "distances.zarr"
 SPLIT = "split"
 
 _OF_CLASSES = (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name, SPREAD.name)
-_PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
-_OF_DISTANCES = (METRIC, CLASS, CLASS_CODE.name, *_PER_SAMPLE)
+PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
+_OF_DISTANCES = (METRIC, CLASS, CLASS_CODE.name, *PER_SAMPLE)
 
 Expected = Mapping[str, tuple[str, ...]]
 
@@ -115,7 +115,7 @@ def create_distances(
         LABEL.name: LABEL.attributes,
         SPLIT: {"long_name": "code of the split"} | meanings,
     }
-    for name in _PER_SAMPLE:
+    for name in PER_SAMPLE:
         dtype = "int64" if name == SAMPLE else "int32"
         create_array(path, name, (SAMPLE,), (total,), dtype, (step,), None, -1, attributes[name])
     write_array(path, METRIC, (METRIC,), list(metrics), {})
@@ -145,7 +145,7 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
     try:
         return {
             name: StoreArray(path, name, _sample_axis(name)).samples(start, stop)
-            for name in (DISTANCE.name, *_PER_SAMPLE)
+            for name in (DISTANCE.name, *PER_SAMPLE)
         }
     except RemoteError:
         raise  # it may be there all the same

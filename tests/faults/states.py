@@ -22,7 +22,7 @@ from faults.scenes import RESULT, STORE
 _number = itertools.count()
 _specs = st.sampled_from(acts.SPECS)
 # the numbers of operations that acts go through, and more: then nothing happens
-_operations = st.integers(0, 900)
+_operations = st.integers(0, 1500)
 
 
 class Disturbed(RuleBasedStateMachine):
@@ -38,6 +38,8 @@ class Disturbed(RuleBasedStateMachine):
         What was killed and not resumed: on which result, the act, and what that holds in the end.
     damaged
         The files of one result that are damaged.
+    verified
+        Whether nothing happened since it was verified.
     """
 
     def __init__(self, forge: Forge, folder: Path, events: Counter[str]) -> None:
@@ -49,6 +51,7 @@ class Disturbed(RuleBasedStateMachine):
         self.ran: tuple[int, ...] | None = None
         self.begun: tuple[str, Callable[[], Any], tuple[int, ...]] | None = None
         self.damaged: tuple[str, ...] = ()
+        self.verified = False
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -65,7 +68,7 @@ class Disturbed(RuleBasedStateMachine):
         self, name: str, act: Callable[[], Any], after: tuple[int, ...], kill: int | None
     ) -> None:
         """Perform an act on the store or the run; `kill` is the operation at which it is killed."""
-        fault = Fault(kill)
+        self.verified, fault = False, Fault(kill)
         found = self.forge.run(self.folder, function=partial(acts.attempt, act), fault=fault)
         if found.code == KILLED:
             self.events["killed"] += 1
@@ -101,7 +104,7 @@ class Disturbed(RuleBasedStateMachine):
         after = self.held if spec in self.held else (*self.held, spec)
         self._do(STORE, partial(acts.ingest, spec, True), after, kill)
 
-    @precondition(lambda self: self._is_idle and self.held and self.ran in (None, self.held))
+    @precondition(lambda self: self._is_idle and self.held and self.ran is None)
     @rule(kill=st.none() | _operations)
     def run(self, kill: int | None) -> None:
         self.events["run"] += 1
@@ -143,6 +146,7 @@ class Disturbed(RuleBasedStateMachine):
         self.events["damage"] += 1
         rng = random.Random(seed)
         result = rng.choice([STORE] if self.ran != self.held else [STORE, RESULT])
+        self.verified = False
         self.damaged = damage(self.folder, result, kind, rng).files
 
     @precondition(lambda self: self.damaged)
@@ -156,10 +160,11 @@ class Disturbed(RuleBasedStateMachine):
             else:
                 shutil.rmtree(self.folder / RESULT, ignore_errors=True)
 
-    @precondition(lambda self: self.held and self.begun is None)
+    @precondition(lambda self: self.held and self.begun is None and not self.verified)
     @rule()
     def verify(self) -> None:
         self.events["verify"] += 1
+        self.verified = True
         for name in [STORE] + [RESULT] * (self.ran is not None):
             found, refusal = self._call(partial(acts.verify, name, False))
             missed = [
@@ -177,7 +182,7 @@ class Disturbed(RuleBasedStateMachine):
         found, refusal = self._call(partial(acts.verify, name, True))
         assert refusal == ""
         assert set(self.damaged) <= set(found)
-        self.damaged = ()
+        self.damaged, self.verified = (), False
 
     # what always holds ----------------------------------------------------------------------------
 

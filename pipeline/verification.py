@@ -1,0 +1,240 @@
+"""Verifying: every file of an image set or run is read again and compared with its manifest.
+
+Documents and tables must have the SHA-256 that the manifest has for them. Of arrays every chunk
+must pass its checksum, and every file must be the one that was written there; the samples of an
+image set must have their SHA-256 besides. What is not as it was is named, file by file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline import manifest, results, store
+from pipeline.chunked import StoreArray
+from pipeline.cluster import Executor
+from pipeline.content import records_digest
+from pipeline.digests import sample_records
+from pipeline.errors import DamagedError, IncompleteError, OtherFileError, StoreError
+from pipeline.places import exists, is_folder
+from pipeline.progress import Reporter
+from pipeline.runs import PREDICTIONS, part_name
+from pipeline.schema import DISTANCE
+from pipeline.urls import shown
+
+_OTHER = "is not the file that was written there"
+
+
+@dataclass(frozen=True, order=True)
+class Damage:
+    """One file that is not as it was written.
+
+    Attributes
+    ----------
+    file
+        Its path below the folder.
+    reason
+        What is wrong with it.
+    partition
+        The partition whose content it holds; -1 where it belongs to the whole.
+    """
+
+    file: str
+    reason: str
+    partition: int = -1
+
+
+def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
+    """Read the manifest of a finished folder, or its copy, and tell what is wrong with the two.
+
+    Raises
+    ------
+    StoreError
+        Where there is no such folder, or it was never finished.
+    DamagedError
+        Where neither can be read.
+    """
+    if not is_folder(path):
+        raise StoreError(f"{shown(path)}: no such folder, expected an image set or a run")
+    if not exists(path / manifest.MANIFEST):
+        begun = exists(path / manifest.WORK / "plan.json")
+        if begun or not exists(path / manifest.COPY):
+            looks_like_run = exists(path / PREDICTIONS) or exists(path / results.PROTOTYPES)
+            manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
+    if exists(path / manifest.APPEND):
+        raise IncompleteError(
+            f"{shown(path)}: samples were being added to it; run that command again to complete "
+            f"it, or remove {manifest.APPEND} in it, then verify it"
+        )
+    content, wrong = manifest.read_either(path)
+    return content, [Damage(name, reason) for name, reason in wrong.items()]
+
+
+def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
+    """Read a finished image set or run whole, and return what is damaged, by file.
+
+    Raises
+    ------
+    StoreError
+        Where there is no such folder, or it was never finished.
+    DamagedError
+        Where neither the manifest nor its copy can be read.
+    """
+    content, damages = read_finished(path)
+    damages += _examine_files(path, content)
+    broken = frozenset(damage.file for damage in damages)
+    runs = content["kind"] == manifest.RUN
+    partitioned = run_arrays() if runs else image_arrays(content)
+    for name in content["arrays"]:
+        if name not in partitioned:
+            damages += _examine_array(path, content, name, broken)
+    kind = ExamineRun if runs else ExamineImages
+    task = kind(path.absolute(), manifest.identity(content), broken)
+    count = len(content["partitions"])
+    with reporter.phase(f"verify {path.name}", count) as phase:
+        for found in executor.map(task, count, phase):
+            damages += found
+    return sorted(set(damages))
+
+
+def image_arrays(content: Mapping[str, Any]) -> list[str]:
+    """Return the names of the arrays of an image set that are cut into partitions."""
+    return [name for split in content["splits"] for name in store.array_names(split)]
+
+
+def run_arrays() -> list[str]:
+    """Return the names of the arrays of a run that are cut into partitions."""
+    return [f"{results.DISTANCES}/{name}" for name in (DISTANCE.name, *results.PER_SAMPLE)]
+
+
+def _examine_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
+    """Check documents and tables, but the tables of partitions."""
+    for name, digest in content["files"].items():
+        if not name.startswith(f"{PREDICTIONS}/"):
+            yield from _examine_file(path, name, digest)
+
+
+def _examine_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
+    try:
+        if manifest.file_hash(path / name) != digest:
+            yield Damage(name, "was changed after it was written", partition)
+    except (FileNotFoundError, IsADirectoryError):
+        yield Damage(name, "is missing", partition)
+
+
+def _examine_array(
+    path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
+) -> Iterator[Damage]:
+    """Check every file of an array that belongs to the whole."""
+    if _document(name) in broken:
+        return
+    array = _array(path, content, name)
+    for number in range(array.files):
+        _, damages = _examine_shard(array, number, -1)
+        yield from damages
+
+
+def _document(array: str) -> str:
+    return f"{array}/zarr.json"
+
+
+def _array(path: Path, content: Mapping[str, Any], name: str) -> StoreArray:
+    axis = 1 if name == f"{results.DISTANCES}/{DISTANCE.name}" else 0
+    return StoreArray(path, name, axis, tuple(content["arrays"][name]))
+
+
+def _examine_shard(
+    array: StoreArray, number: int, partition: int
+) -> tuple[npt.NDArray[Any] | None, list[Damage]]:
+    """Read a file of an array; return its values, where it can be read, and what is wrong."""
+    file = array.file(number)
+    start, stop = number * array.shard, min((number + 1) * array.shard, array.shape[array.axis])
+    reason = ""
+    for expected in (array.expected, ()):  # a file of elsewhere may be read all the same
+        reader = StoreArray(array.path, array.name, array.axis, expected)
+        try:
+            values = reader.samples(start, stop)
+        except OtherFileError:
+            reason = _OTHER
+        except DamagedError:
+            there = exists(array.path / file)
+            reason = "cannot be read: it was cut short or changed" if there else "is missing"
+            return None, [Damage(file, reason, partition)]
+        else:
+            break
+    return values, [Damage(file, reason, partition)] if reason else []
+
+
+@lru_cache(maxsize=2)
+def _content(path: Path, identity: str) -> dict[str, Any]:
+    """Read the manifest, or its copy, once for all tasks of a process."""
+    content, _ = manifest.read_either(path)
+    if manifest.identity(content) != identity:
+        raise DamagedError(f"{shown(path)}: was changed while it was verified; verify it again")
+    return content
+
+
+@dataclass(frozen=True)
+class ExamineImages:
+    """Reads one partition of an image set; called with its number.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    identity
+        Of its manifest.
+    broken
+        The files that are known to be damaged.
+    """
+
+    path: Path
+    identity: str
+    broken: Container[str]
+
+    def __call__(self, index: int) -> list[Damage]:
+        """Return what is damaged of partition `index`."""
+        content = _content(self.path, self.identity)
+        part = content["partitions"][index]
+        number = part["start"] // content["splits"][part["split"]]["shard"]
+        names = store.array_names(part["split"])
+        if any(_document(name) in self.broken for name in names):
+            return []
+        count = part["stop"] - part["start"]
+        read = [_examine_shard(_array(self.path, content, n), number, index) for n in names]
+        damages = [damage for _, found in read for damage in found]
+        images, labels = (values for values, _ in read)
+        if images is None or labels is None:
+            return damages
+        # what an append that was cut short has put behind them does not count
+        found = records_digest(sample_records(images[:count], labels[:count]))
+        if found == part["digest"]:
+            return []
+        reason = "holds other samples than were written"
+        files = [StoreArray(self.path, name).file(number) for name in names]
+        return damages or [Damage(file, reason, index) for file in files]
+
+
+@dataclass(frozen=True)
+class ExamineRun:
+    """Reads one partition of a run; see `ExamineImages`."""
+
+    path: Path
+    identity: str
+    broken: Container[str]
+
+    def __call__(self, index: int) -> list[Damage]:
+        """Return what is damaged of partition `index`."""
+        content = _content(self.path, self.identity)
+        name = f"{PREDICTIONS}/{part_name(index)}"
+        damages = list(_examine_file(self.path, name, content["files"][name], index))
+        for array in run_arrays():
+            if array in content["arrays"] and _document(array) not in self.broken:
+                _, found = _examine_shard(_array(self.path, content, array), index, index)
+                damages += found
+        return damages
