@@ -20,6 +20,7 @@ from cyclopts import App, Parameter
 import pipeline
 from pipeline.errors import (
     BadSamplesError,
+    DamagedError,
     InputError,
     JobInterruptedError,
     PixsimError,
@@ -271,6 +272,41 @@ def digest(path: str, /) -> None:
     """
     for name, value in pipeline.digest(path).items():
         print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
+
+
+@app.command
+def verify(
+    path: str,
+    /,
+    *,
+    repair: Annotated[bool, Parameter(negative=())] = False,
+    cluster: str | None = None,
+) -> None:
+    """Read a store or a run whole, and name each damaged file; exit code 1 where there is one.
+
+    Parameters
+    ----------
+    path
+        The folder of a store or a run.
+    repair
+        Make what is damaged again: of a store from its source, of a run from its store.
+    cluster
+        threads, local, a scheduler's address, or a file of workflows/clusters.
+    """
+    settings = None if cluster is None else pipeline.make_cluster(cluster)
+    found = pipeline.verify(
+        path, repair=repair, cluster=settings, reporter=pipeline.make_reporter()
+    )
+    if not found:
+        print(f"{path} is whole: every file is as it was written")
+        return
+    rows = [[damage.file, damage.reason] for damage in found]
+    _print_table(["mended" if repair else "damaged", "what is wrong"], rows)
+    if not repair:
+        raise DamagedError(
+            f"{path}: {_number(len(found), 'file')} not as written; "
+            f"'pixsim verify {path} --repair' makes what is damaged again"
+        )
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
