@@ -28,7 +28,7 @@ from pipeline.errors import ConflictError, ShapeError
 from pipeline.files import copy_file
 from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
-from pipeline.places import exists, remove_tree
+from pipeline.places import exists, list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import SAMPLES
@@ -95,6 +95,17 @@ def _append(
         growth = plan_growth(path, base, added)
         fingerprints = _write_shards(path, place, growth, executor, reporter)
         _commit(path, place, growth, fingerprints)
+    _discard(place)
+
+
+def _discard(place: Path) -> None:
+    """Remove new samples that are in the image set, last what says which they are.
+
+    As long as that is there, the same command after a removal cut short sees that it is done.
+    """
+    for name in list_folder(place):
+        if name != manifest.MANIFEST:
+            remove_tree(place / name)
     remove_tree(place.parent)
 
 

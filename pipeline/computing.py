@@ -18,7 +18,7 @@ from dask.utils import format_bytes
 
 from pipeline import draining
 from pipeline.clients import patience
-from pipeline.errors import ClusterError, MemoryLimitError, PixsimError
+from pipeline.errors import ClusterError, JobInterruptedError, MemoryLimitError, PixsimError
 from pipeline.memory import machine_memory
 
 PREFIX = "pixsim-"
@@ -49,6 +49,10 @@ def one_task(travels: bool) -> Iterator[None]:
             "fewer tasks at once, give each process more, or ingest with smaller shards; "
             "what is written is kept"
         ) from None
+    except draining.Stopped:
+        if travels:  # dask ends a worker whose task raises what is not an Exception
+            raise JobInterruptedError("the job was told to stop") from None
+        raise
     except PixsimError as error:
         if travels:
             error.__cause__ = error.__context__ = None

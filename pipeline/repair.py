@@ -153,4 +153,7 @@ def _mend_run(
             f"{shown(path)}: has digest {made['digests']['run']} after it was repaired, recorded "
             f"was {content['digests']['run']}; run the job anew, to another place"
         )
-    return made
+    # it stays the run that it was; what a newer library writes otherwise has other hashes
+    whole = dict(content) | {key: made[key] for key in ("files", "arrays")}
+    manifest.put_manifest(path, whole)
+    return whole

@@ -27,13 +27,3 @@ def test_this_machine_is_shared_among_worker_processes(monkeypatch):
     )
     assert find_workers() == Workers(processes=0, tasks=8, cores=8, memory=64 * 10**9)
     assert find_workers(ClusterSettings(memory="3 GB")).memory == 3 * 10**9
-
-
-def test_a_scheduler_is_asked_for_its_workers():
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=3, processes=False, dashboard_address=None,
-        memory_limit="2 GB",
-    ) as made:  # fmt: skip
-        found = find_workers(ClusterSettings(kind="scheduler", address=made.scheduler_address))
-    assert found == Workers(processes=2, tasks=3, cores=6, memory=1_900_000_000, apart=True)

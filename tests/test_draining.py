@@ -160,25 +160,30 @@ def drained(count, function, settings):
         executor.map(function, count, phase)
 
 
+BEGUN, ENDED = [], []
+
+
+def told_to_stop(index):
+    """Be a task that workers in this process find by its name, so that its notes are here."""
+    BEGUN.append(index)
+    if len(BEGUN) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    ENDED.append(index)
+
+
 def test_workers_of_a_scheduler_get_nothing_new_and_end_what_they_run(capfd):
     distributed = pytest.importorskip("distributed")
-    begun, ended = [], []
-
-    def slow(index):
-        begun.append(index)
-        if len(begun) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.2)
-        ended.append(index)
-
+    BEGUN.clear()
+    ENDED.clear()
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
     ) as made:
         settings = ClusterSettings(kind="scheduler", address=made.scheduler_address)
         with pytest.raises(KeyboardInterrupt):
-            drained(200, slow, settings)
-        assert sorted(begun) == sorted(ended)
-    assert 3 <= len(ended) < 20
+            drained(200, told_to_stop, settings)
+        assert sorted(BEGUN) == sorted(ENDED)
+    assert 3 <= len(ENDED) < 20
     assert "SIGTERM: no new tasks" in capfd.readouterr().err
 
 
