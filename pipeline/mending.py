@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.config import make_images
 from pipeline.content import partition_table, records_digest
 from pipeline.digests import SAMPLE_RECORD, sample_hashes
 from pipeline.duplicates import DUPLICATES, write_duplicates
-from pipeline.errors import DamagedError, SourceError
+from pipeline.errors import ConfigError, DamagedError, SourceError
 from pipeline.files import copy_file
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_steps import listing_place, with_listing_in
@@ -139,7 +139,8 @@ def _mend_samples(
     reporter.say(f"{shown(path / SAMPLES)} is damaged: everything is read from the source again")
     for number, segment in enumerate(_segments(content)):
         images = _settings(path, segment, options)
-        make_store(images, aside, executor, reporter, append=number > 0)
+        with _its_source(path):
+            make_store(images, aside, executor, reporter, append=number > 0)
     found = manifest.read_manifest(aside, manifest.IMAGES)["digest"]
     if found != content["digest"]:
         raise SourceError(
@@ -165,6 +166,18 @@ def _settings(path: Path, segment: Mapping[str, Any], options: Mapping[str, Any]
             "anew from these arrays"
         )
     return make_images(dict(segment["settings"]) | {"storage_options": dict(options)})
+
+
+@contextmanager
+def _its_source(path: Path) -> Iterator[None]:
+    """Say of what cannot be opened that an image set was once made from it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise SourceError(
+            f"{shown(path)}: what it was made from is not there any more: {error}; bring it back, "
+            "then repair it"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -223,7 +236,8 @@ def _mend_partitions(
         sources: dict[int, Source] = {}
         for number in sorted(wanted):
             images = _settings(path, segments[number], options)
-            opened = open_source(images)
+            with _its_source(path):
+                opened = open_source(images)
             stack.callback(release, opened)
             ready = packed(opened, images, executor, segments[number]["provenance"])
             if isinstance(ready, EncodedSource):

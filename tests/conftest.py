@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# examples take as long as the machine lets them
+settings.register_profile("pixsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pixsim")
 
 _FIGURE = "figure"
 

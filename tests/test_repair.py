@@ -9,6 +9,14 @@ import pytest
 from PIL import Image
 
 import pipeline
+from pipeline.errors import (
+    ConflictError,
+    DamagedError,
+    IncompleteError,
+    SourceError,
+    StoreError,
+)
+from pipeline.sources.arrays import from_arrays
 
 SHARD = 8
 
@@ -85,25 +93,79 @@ def test_what_is_whole_is_found_whole(images, done):
     assert pipeline.verify(done, repair=True) == []
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images, damage):
+def damaged_in_turn(names, kinds=DAMAGES):
+    """Yield every file with one kind of damage, each kind in turn."""
+    for number, name in enumerate(names):
+        yield name, kinds[number % len(kinds)]
+
+
+def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images):
     before = contents(images)
     digest = pipeline.digest(images)
-    for name in all_files(images):
+    for name, damage in damaged_in_turn(all_files(images)):
         damage(images / name)
         assert [found.file for found in pipeline.verify(images)] == [name]
         assert name in [found.file for found in pipeline.verify(images, repair=True)]
-        assert pipeline.digest(images) == digest
         assert contents(images) == before
+    assert pipeline.digest(images) == digest
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_any_file_of_a_run_is_named_and_mended(done, damage):
-    digest, names = pipeline.digest(done), all_files(done)
-    for name in names:
+def test_damage_to_any_file_of_a_run_is_named_and_mended(done):
+    before, digest = contents(done), pipeline.digest(done)
+    for name, damage in damaged_in_turn(all_files(done)):
         damage(done / name)
         assert [found.file for found in pipeline.verify(done)] == [name]
         assert name in [found.file for found in pipeline.verify(done, repair=True)]
-        assert pipeline.digest(done) == digest
-        assert pipeline.verify(done) == []
-        assert all_files(done) == names
+        assert contents(done) == before
+    assert pipeline.digest(done) == digest
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_of_every_kind_to_several_files_at_once_is_mended(images, done, damage):
+    for path in (images, done):
+        before = contents(path)
+        chosen = [name for name in all_files(path) if "manifest" not in name][::7]
+        for name in chosen:
+            damage(path / name)
+        assert [found.file for found in pipeline.verify(path)] == chosen
+        pipeline.verify(path, repair=True)
+        assert contents(path) == before
+
+
+def test_what_cannot_be_made_again_says_why_and_is_left_as_it_is(images, done, tmp_path):
+    shard = images / "train/image/c/0/0/0"
+    delete(shard)
+    shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="pictures"):
+        pipeline.verify(images, repair=True)
+    shutil.move(tmp_path / "elsewhere", tmp_path / "pictures")
+    other = tmp_path / "pictures/train/class0/003.png"
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(other)
+    with pytest.raises(SourceError, match="another image in its source now"):
+        pipeline.verify(images, repair=True)
+    assert not shard.exists()
+    delete(done / "predictions/part-000000.parquet")
+    pipeline.ingest(str(make_folder(tmp_path / "yet more", 8, seed=2)), images, SHARD, append=True)
+    with pytest.raises(ConflictError, match="was made from an image set with digest"):
+        pipeline.verify(done, repair=True)
+
+
+def test_what_was_made_from_memory_cannot_be_opened_again(tmp_path):
+    arrays = {"train": (np.zeros((9, 3, 2), np.uint8), np.zeros(9, np.int32))}
+    store = pipeline.ingest(from_arrays(arrays, ["only"]), tmp_path / "images.zarr", 4)
+    truncate(store / "train/image/c/1/0/0")
+    with pytest.raises(SourceError, match="arrays in memory"):
+        pipeline.verify(store, repair=True)
+    assert [found.partition for found in pipeline.verify(store)] == [1]
+
+
+def test_what_was_never_finished_is_not_verified(images, done, tmp_path):
+    with pytest.raises(StoreError, match="no such folder"):
+        pipeline.verify(tmp_path / "nothing")
+    (images / ".append").mkdir()
+    with pytest.raises(IncompleteError, match="samples were being added"):
+        pipeline.verify(images)
+    for name in ("manifest.json", ".manifest.json"):
+        (done / name).write_text("{}")
+    with pytest.raises(DamagedError):
+        pipeline.verify(done)
