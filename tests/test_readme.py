@@ -10,6 +10,7 @@ import yaml
 
 import pipeline
 from pipeline.cli import app, main
+from pipeline.cluster_settings import ClusterSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,3 +64,21 @@ def test_every_command_is_listed_and_every_listed_one_exists():
 def test_every_linked_file_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_row_of_what_can_fail_is_pinned_by_a_test_that_exists():
+    section = README.partition("## What can fail")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 20
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    for row in rows:
+        (name,) = re.findall(r"`(test_\w+)` \|$", row)
+        assert re.search(rf"^def {name}\(", tests, re.MULTILINE), name
+
+
+def test_every_cluster_of_the_readme_is_a_file_and_has_a_row():
+    section = README.partition("## On a cluster")[2].partition("\n## ")[0]
+    named = set(re.findall(r"--cluster (\w+)`", section)) | {"scheduler"}
+    assert named == {path.stem for path in (ROOT / "workflows" / "clusters").glob("*.yml")}
+    for key in ClusterSettings.model_fields:
+        assert f"`{key}`" in section, key

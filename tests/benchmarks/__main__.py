@@ -28,6 +28,7 @@ GROUPS = {
     "medians": "benchmarks.rows_medians",
     "job": "benchmarks.rows_job",
     "decode": "benchmarks.rows_decode",
+    "planning": "benchmarks.rows_planning",
     "growth": "benchmarks.rows_growth",
     "command": "benchmarks.rows_command",
     "device": "benchmarks.rows_device",
