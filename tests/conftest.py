@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# examples take as long as the machine lets them
-settings.register_profile("pixsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# examples take as long as the machine lets them, and are the same for everybody
+settings.register_profile(
+    "pixsim",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("pixsim")
 
 _FIGURE = "figure"

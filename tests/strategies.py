@@ -8,14 +8,10 @@ from math import isqrt
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from pipeline import kernels
 from pipeline.errors import ConfigError
-
-settings.register_profile("pixsim", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("pixsim")
 
 
 def _has_cuda():

@@ -7,7 +7,6 @@ import warnings
 
 import numpy as np
 import pytest
-import strategies  # noqa: F401  (its profile)
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix

@@ -6,7 +6,6 @@ import itertools
 import threading
 
 import pytest
-import strategies  # noqa: F401  (its profile)
 from hypothesis import given
 from hypothesis import strategies as st
 

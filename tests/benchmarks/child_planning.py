@@ -55,7 +55,7 @@ def make_images(folder: Path, partitions: int) -> Path:
     path, each = folder / "images.zarr", partitions // len(SPLITS)
     pixels, labels = np.zeros((CLASSES, 8, 8), np.uint8), np.arange(CLASSES, dtype=np.int32)
     names = [f"class {code}" for code in range(CLASSES)]
-    arrays = {split: (pixels, labels) for split in SPLITS}
+    arrays = dict.fromkeys(SPLITS, (pixels, labels))
     small = pipeline.ingest(from_arrays(arrays, names), folder / "small.zarr", SHARD)
     content = manifest.read_manifest(small, manifest.IMAGES)
     templates = {
