@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.draining import running_here as running_here
     from pipeline.draining import stop_on_signals as stop_on_signals
     from pipeline.explanation import explain as explain
+    from pipeline.grids import draw_grid as draw_grid
     from pipeline.ingestion import finish_ingest as finish_ingest
     from pipeline.ingestion import ingest as ingest
     from pipeline.ingestion import ingest_partitions as ingest_partitions
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pipeline.median import class_medians as class_medians
     from pipeline.opening import open_source as open_source
     from pipeline.outlook import forecast as forecast
-    from pipeline.plots import draw_grid as draw_grid
     from pipeline.predictions import predict as predict
     from pipeline.progress import make_reporter as make_reporter
     from pipeline.prototype import class_sums as class_sums
@@ -57,7 +57,7 @@ _HOMES = {
     "describe": "description",
     "digest": "description",
     "distances": "distance",
-    "draw_grid": "plots",
+    "draw_grid": "grids",
     "explain": "explanation",
     "finish_ingest": "ingestion",
     "forecast": "outlook",
