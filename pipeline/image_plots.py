@@ -23,7 +23,7 @@ from pipeline.plot_style import (
     bare,
     ink_on,
     one_line,
-    write,
+    write_inside,
     write_title,
 )
 from pipeline.runs import Run
@@ -137,10 +137,8 @@ def _draw_gallery(
         left = column * (width + gap) + (width - picture.shape[1]) // 2
         mosaic[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         middle = column * (width + gap) + width / 2 - 0.5
-        write(
-            ax, middle, row * step + height - 0.5 + 2 * unit, one_line(caption, max(letters, 2)),
-            ha="center", va="top",
-        )  # fmt: skip
+        below = row * step + height - 0.5 + 2 * unit
+        write_inside(ax, middle, below, one_line(caption, max(letters, 2)), SMALL, va="top")
     ax.imshow(mosaic, interpolation="nearest")
     bare(ax)
     return ax
@@ -221,7 +219,7 @@ def pixel_values(
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             ink = ink_on(shown[row, column] / 255)
-            write(ax, column, row, text, color=ink, fontsize=size, ha="center", va="center")
+            write_inside(ax, column, row, text, size, ink)
     ax.set_xticks(range(len(across)), [str(number) for number in across])
     ax.set_yticks(range(len(down)), [str(number) for number in down])
     ax.tick_params(labelsize=size, labelcolor=MUTED, labeltop=True, labelbottom=False)

@@ -21,7 +21,7 @@ from pipeline.plot_style import (
     axes_of_size,
     ink_on,
     name_ticks,
-    write,
+    write_inside,
 )
 
 MAX_NUMBERS = 20  # classes up to which each cell has its number
@@ -39,7 +39,7 @@ def confusion(
     """Draw how often images of each class, a row, are predicted as each class, a column.
 
     The colour is the share among the images of the class, spread so that small shares are seen;
-    the number, of up to 20 classes, counts images.
+    the number, of up to 20 classes, counts images; a cell without number has none.
 
     Parameters
     ----------
@@ -57,10 +57,9 @@ def confusion(
     chosen = _order(order, len(counts))
     counts = counts[np.ix_(chosen, chosen)]
     names = [found["class_names"][position] for position in chosen]
-    ax = _heat_map(
-        row_shares(counts), names, [[f"{count:,}" for count in row] for row in counts.tolist()]
-        if len(counts) <= MAX_NUMBERS else None, "share of the class", PowerNorm(0.5, 0, 1), ax,
-    )  # fmt: skip
+    texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
+    norm = PowerNorm(0.5, 0, 1)
+    ax = _heat_map(row_shares(counts), names, texts, "share of the class", norm, ax)
     ax.set(xlabel="predicted", ylabel="label")
     return ax
 
@@ -123,10 +122,7 @@ def class_distances(
         )
     chosen = _order(order, len(values))
     values = values[np.ix_(chosen, chosen)]
-    texts = None
-    if len(values) <= MAX_NUMBERS:
-        texts = [["" if np.isnan(v) else f"{v:.3f}"[1:] if v < 1 else "1" for v in row]
-                 for row in values.tolist()]  # fmt: skip
+    texts = [["" if np.isnan(value) else f"{value:.3f}" for value in row] for row in values]
     names = [class_names[position] for position in chosen]
     return _heat_map(values, names, texts, "distance between prototypes", None, ax)
 
@@ -141,7 +137,7 @@ def _order(order: Sequence[int] | None, number: int) -> list[int]:
 def _heat_map(
     values: Float64Array,
     names: Sequence[str],
-    texts: Sequence[Sequence[str]] | None,
+    texts: Sequence[Sequence[str]],
     meaning: str,
     norm: PowerNorm | None,
     ax: Axes | None,
@@ -158,9 +154,13 @@ def _heat_map(
     name_ticks(ax.xaxis, names)
     name_ticks(ax.yaxis, names)
     ax.tick_params(axis="x", labelrotation=90)
+    if number > MAX_NUMBERS:
+        return ax
+    longest = max(len(text) for line in texts for text in line)
+    size = min(SMALL, SMALL * 5 / max(longest, 1))
     colours = np.asarray(shown.to_rgba(values))
-    for row, line in enumerate(texts or ()):
+    for row, line in enumerate(texts):
         for column, text in enumerate(line):
             ink = ink_on(colours[row, column][:3])
-            write(ax, column, row, text, color=ink, fontsize=SMALL - 1, ha="center", va="center")
+            write_inside(ax, column, row, text, size, ink)
     return ax

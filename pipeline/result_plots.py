@@ -68,7 +68,7 @@ def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) 
             colour, strength = (ACCENT if own is None else WRONG), 1.0
         if at == own:
             rank = ranked.index(at) + 1
-            marks.append("label" if place < NEAREST else f"label, the {rank:,}. nearest")
+            marks.append("label" if place < NEAREST else f"label, rank {rank:,}")
             colour, strength = RIGHT, 1.0
         ax.barh(place, values[at], BAR, color=colour, alpha=strength)
         note = f" {values[at]:.4f}" + (f"  {', '.join(marks)}" if marks else "")
@@ -234,7 +234,7 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = N
         raise InputError("counts of other classes in each split, expected the same, one at least")
     if len(names) > MAX_BARS:
         return _count_lines(counts, len(names), ax)
-    ax = axes_of_size(ax, 5.5, 0.8 + LINE_INCHES * len(names) * max(1.0, 0.6 * len(counts)))
+    ax = axes_of_size(ax, 5.5, 0.8 + len(names) * max(LINE_INCHES, 0.17 * len(counts)))
     thickness = BAR / len(counts)
     largest = max(max(found.values()) for found in counts.values())
     for number, (split, found) in enumerate(counts.items()):
