@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.distance import distances as distances
     from pipeline.draining import running_here as running_here
     from pipeline.draining import stop_on_signals as stop_on_signals
+    from pipeline.explained import draw_explanation as draw_explanation
     from pipeline.explanation import explain as explain
     from pipeline.grids import draw_grid as draw_grid
     from pipeline.ingestion import finish_ingest as finish_ingest
@@ -57,6 +58,7 @@ _HOMES = {
     "describe": "description",
     "digest": "description",
     "distances": "distance",
+    "draw_explanation": "explained",
     "draw_grid": "grids",
     "explain": "explanation",
     "finish_ingest": "ingestion",
@@ -87,14 +89,18 @@ _HOMES = {
     "stop_on_signals": "draining",
 }
 
+_MODULES = {"plots"}
+
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"pipeline.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, *_MODULES]

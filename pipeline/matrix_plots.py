@@ -144,7 +144,7 @@ def _heat_map(
 ) -> Axes:
     number = len(names)
     side = min(max(2.6, 1.6 + 0.34 * number), 9.0)
-    ax = axes_of_size(ax, side + 0.8, side)
+    ax = axes_of_size(ax, 1.1 * side + 0.9, side)
     shown = ax.imshow(values, cmap=SEQUENTIAL, norm=norm, interpolation="nearest")
     add_colour_bar(ax, shown, meaning)
     ax.spines[:].set_visible(False)

@@ -50,11 +50,9 @@ def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) 
     ax
         Where to draw; default: a new figure.
     """
-    if metric not in explanation.metrics:
-        raise InputError(f"metric '{metric}', expected one of {', '.join(explanation.metrics)}")
+    ranked = explanation.ranked(metric)
     values = explanation.distances[explanation.metrics.index(metric)]
     names, label = explanation.class_names, explanation.label_name
-    ranked = [int(at) for at in np.argsort(values, kind="stable") if np.isfinite(values[at])]
     shown = ranked[:NEAREST]
     own = names.index(label) if label in names else None
     if own in ranked[NEAREST:]:

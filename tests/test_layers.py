@@ -36,7 +36,7 @@ LAYERS = """
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
     pictures runs footprint plan fit steps verification job mending repair
     outlook description explanation grids
-    plot_style image_plots result_plots matrix_plots plots demo terminal cli
+    plot_style image_plots result_plots matrix_plots plots demo terminal explained cli
 """
 ORDER = LAYERS.split()
 
@@ -55,7 +55,7 @@ ONLY_IN = {
         "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
         "decoding_tiff", "sources.torchvision_splits", "pictures", "grids",
     },
-    "matplotlib": {"plot_style", "image_plots", "result_plots", "matrix_plots"},
+    "matplotlib": {"plot_style", "image_plots", "result_plots", "matrix_plots", "explained"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use of torchvision, which only some images need
