@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.explained import draw_explanation as draw_explanation
     from pipeline.explanation import explain as explain
     from pipeline.grids import draw_grid as draw_grid
+    from pipeline.image_set import ImageSet as ImageSet
+    from pipeline.image_set import open_store as open_store
     from pipeline.ingestion import finish_ingest as finish_ingest
     from pipeline.ingestion import ingest as ingest
     from pipeline.ingestion import ingest_partitions as ingest_partitions
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from pipeline.terminal import print_table as print_table
 
 _HOMES = {
+    "ImageSet": "image_set",
     "JobSettings": "config",
     "Run": "runs",
     "class_medians": "median",
@@ -77,6 +80,7 @@ _HOMES = {
     "open_images": "store",
     "open_run": "runs",
     "open_source": "opening",
+    "open_store": "image_set",
     "plan_ingest": "ingestion",
     "predict": "predictions",
     "print_pixels": "terminal",

@@ -106,6 +106,8 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
         title = f"{one_line(name, 20)}: {marks}"
         plots.image(prototype, full_scale, title=title, ax=places[0, column])
         plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
+    for ax in places.flat:
+        ax.set_anchor("NW")
     for ax in [places[1, 0], *places[:, 1 + len(chosen) :].flat]:
         ax.set_axis_off()
     places[1, 0].text(

@@ -11,10 +11,9 @@ from PIL import Image
 
 from pipeline import manifest, store
 from pipeline.errors import InputError
-from pipeline.pictures import image_grid, save_picture
+from pipeline.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.places import locate
 from pipeline.runs import open_run
-from pipeline.schema import PROTOTYPE
 
 MAX_CLASSES = 12
 PER_CLASS = 8
@@ -39,11 +38,7 @@ def grid_of_images(path: Path, split: str) -> Image.Image:
 
 def grid_of_prototypes(path: Path) -> Image.Image:
     """Draw the prototypes of a run."""
-    found = open_run(path).prototypes.load()
-    names = [str(name) for name in found["class_name"].values]
-    pictures = list(found[PROTOTYPE.name].values)
-    columns = min(len(names), 5 if len(names) <= 10 else 10)
-    return image_grid(pictures, names, columns, float(found.attrs["full_scale"]))
+    return draw_prototypes(open_run(path).prototypes)
 
 
 def draw_grid(

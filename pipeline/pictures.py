@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError
 from pipeline.files import replaced
+from pipeline.schema import CLASS, PROTOTYPE
 
 CELL = 84  # pixels that an image is enlarged to
 GAP = 8
@@ -73,6 +75,14 @@ def shorten(text: str, width: int, font: Any) -> str:
     while line and font.getlength(line + "…") > width:
         line = line[:-1]
     return line + "…"
+
+
+def draw_prototypes(prototypes: xr.Dataset) -> Image.Image:
+    """Draw the prototype of each class, with its name, in rows."""
+    names = [str(name) for name in prototypes[CLASS].values]
+    columns = min(len(names), 5 if len(names) <= 10 else 10)
+    pictures = list(prototypes[PROTOTYPE.name].values)
+    return image_grid(pictures, names, columns, float(prototypes.attrs["full_scale"]))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
