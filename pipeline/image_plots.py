@@ -29,7 +29,8 @@ from pipeline.plot_style import (
 from pipeline.runs import Run
 from pipeline.schema import CLASS, PROTOTYPE, SPREAD
 
-CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own
+CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,
+FEW_INCHES = 1.4  # and where there are few
 GAP = 0.08  # between images of a gallery, in their widths
 MAX_SIDE = 256  # pixels that an image of a gallery keeps; fewer where there are many
 MAX_MOSAIC = 4_000_000  # pixels of a gallery
@@ -106,9 +107,9 @@ def gallery(
     width = max(picture.shape[1] for picture in pictures)
     across = columns or (min(len(images), 5) if len(images) <= MAX_COLUMNS else MAX_COLUMNS)
     rows = -(-len(images) // across)
-    inches = CELL_INCHES * (1 + GAP)
-    shape = height / width * CELL_INCHES + GAP + SMALL * LINE / 72
-    ax = axes_of_size(ax, across * inches, rows * shape)
+    inches = FEW_INCHES if len(images) <= 5 else CELL_INCHES
+    tall = height / width * inches + GAP + SMALL * LINE / 72
+    ax = axes_of_size(ax, across * inches * (1 + GAP), rows * tall)
     return _draw_gallery(ax, pictures, captions, across, (height, width))
 
 
