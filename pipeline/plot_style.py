@@ -101,8 +101,9 @@ def write_title(ax: Axes, text: str, width: int = 60) -> None:
 def name_ticks(axis: Axis, names: Sequence[str], width: int = MAX_NAME) -> None:
     """Put names at 0, 1, 2, ... along an axis."""
     axis.set_ticks(range(len(names)), [one_line(name, width) for name in names])
-    for label in axis.get_ticklabels():
-        label.set(**PLAIN)
+    for tick in axis.get_major_ticks(len(names)):
+        for label in (tick.label1, tick.label2):  # one on each side
+            label.set(**PLAIN)
 
 
 def ink_on(colour: Any) -> str:

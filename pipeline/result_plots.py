@@ -79,7 +79,7 @@ def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) 
 
 def _name_bars(ax: Axes, names: Sequence[str]) -> None:
     name_ticks(ax.yaxis, names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
     open_frame(ax, "left")
 
 
