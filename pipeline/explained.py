@@ -99,7 +99,7 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
     signed = [image.astype(np.float64) - explanation.prototypes[name] for name in chosen]
     largest = max((float(np.abs(np.nan_to_num(part)).max()) for part in signed), default=0.0)
     limit = largest / full_scale or 1.0
-    places = figure.subplots(2, 1 + max(len(chosen), 2))
+    places = figure.subplots(2, 1 + PROTOTYPES)
     plots.image(image, full_scale, title="the image", ax=places[0, 0])
     for column, (name, marks) in enumerate(chosen.items(), start=1):
         prototype = explanation.prototypes[name]

@@ -103,9 +103,8 @@ def test_hostile_names_are_text_on_one_line_and_nothing_else(name, recwarn):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-@pytest.mark.parametrize("number", [2, 22])
-def test_lines_and_texts_have_the_colours_of_the_module(name, number):
-    ax = every_plot([f"class {n}" for n in range(number)])[name](fresh())
+def test_lines_and_texts_have_the_colours_of_the_module(name):
+    ax = every_plot([f"class {n}" for n in range(22)])[name](fresh())
     drawn(ax)
     for text in ax.figure.findobj(lambda item: isinstance(item, Text) and item.get_text()):
         assert to_hex(text.get_color()) in OWN_COLOURS | ON_CELLS, text
