@@ -1,196 +1,305 @@
-"""Pictures of images: what is drawn where, and as what kind of file."""
+"""Plots: what is drawn is what was given, and names are text and nothing else."""
 
 from __future__ import annotations
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+import xarray as xr
+from axes_for_tests import (
+    as_svg,
+    drawn,
+    fresh,
+    make_explanation,
+    many_metrics,
+    names,
+    nothing_left,  # noqa: F401  (after each test)
+    texts,
+)
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 
-import pipeline
 from pipeline import plots
-from pipeline.errors import InputError, StoreError
-from pipeline.sources.arrays import from_arrays
+from pipeline.errors import InputError
+from pipeline.plot_style import one_line, text_width
 
-INK, PAPER = plots._INK, plots._PAPER
-
-
-def make_store(path, labels, names, shape=(6, 6), dtype=np.uint8):
-    """Store images of one value each: the sample index plus one."""
-    labels = np.asarray(labels, np.int32)
-    values = np.arange(1, len(labels) + 1, dtype=dtype)
-    images = np.broadcast_to(values.reshape(-1, *(1,) * len(shape)), (len(labels), *shape))
-    source = from_arrays({"train": (np.ascontiguousarray(images), labels)}, names)
-    return pipeline.ingest(source, path)
+HOSTILE = [
+    "$x^2$", r"$\undefined{", "<script>alert(1)</script>", "\x1b[2Jgone", "two\nlines", "", "a & b",
+    "\u202eright to left", "caf\udce9", "字" * 60, "W" * 500, "50 % \\alpha_1",
+]  # fmt: skip
+OWN_COLOURS = {plots.INK, plots.MUTED, plots.RIGHT, plots.WRONG, plots.ACCENT}
+ON_CELLS = {plots.ON_LIGHT, plots.ON_DARK}
 
 
-def cells(picture, columns, cell=plots.CELL):
-    """Return the colour in the middle of each image of a grid, None where there is none."""
-    found = []
-    top = plots.GAP
-    while top + cell <= picture.height:
-        left = plots.GAP
-        for _ in range(columns):
-            if left + cell <= picture.width:
-                colour = picture.getpixel((left + cell // 2, top + cell // 2))
-                found.append(None if colour == PAPER else colour)
-            left += cell + plots.GAP
-        top += cell + plots.CAPTION + plots.GAP
-    return found
+# every plot ------------------------------------------------------------------------------------
+
+IMAGE = np.arange(48, dtype=np.uint8).reshape(6, 8)
 
 
-# one image -------------------------------------------------------------------------------------
+def every_plot(labels):
+    """Return each plot of classes of these names, to be drawn into axes."""
+    number = len(labels)
+    unique = list(labels)
+    metrics, counts = many_metrics(number, unique)
+    explanation = make_explanation(np.linspace(0.1, 0.9, number)[::-1], unique[0], unique)
+    ideals = xr.Dataset(
+        {
+            "prototype": (("class_name", "y", "x"), np.full((number, 4, 4), 90.0)),
+            "std": (("class_name", "y", "x"), np.full((number, 4, 4), 9.0)),
+        },
+        {"class_name": unique}, {"full_scale": 255},
+    )  # fmt: skip
+    per_split = {f"split {label}": dict.fromkeys(unique, 7) for label in unique[:2]}
+    edges, bins = np.linspace(0, 0.4, 9), np.arange(8)
+    return {
+        "image": lambda ax: plots.image(IMAGE, 255, title=unique[0], ax=ax),
+        "gallery": lambda ax: plots.gallery([IMAGE] * number, unique, 255, ax=ax),
+        "prototypes": lambda ax: plots.prototypes(ideals, ax=ax),
+        "std": lambda ax: plots.prototypes(ideals, "std", ax=ax),
+        "pixel_values": lambda ax: plots.pixel_values(IMAGE, 255, ax=ax),
+        "difference": lambda ax: plots.difference(IMAGE, IMAGE / 2, 255, ax=ax),
+        "distances": lambda ax: plots.distances(explanation, "l1", ax=ax),
+        "accuracy": lambda ax: plots.accuracy(metrics, ax=ax),
+        "confusion": lambda ax: plots.confusion(metrics, "l1", ax=ax),
+        "class_distances": lambda ax: plots.class_distances(counts / 60, unique, ax=ax),
+        "margins": lambda ax: plots.margins(edges, bins, bins[::-1], ax=ax),
+        "agreement": lambda ax: plots.agreement(5, 1, 2, 3, (unique[0], unique[-1]), ax=ax),
+        "class_counts": lambda ax: plots.class_counts(per_split, ax=ax),
+    }
 
 
-def test_grey_is_drawn_dark_on_light_and_colour_as_it_is():
-    grey = plots.to_picture(np.array([[0, 255], [51, 102]], np.uint8), 255, cell=2)
-    assert np.asarray(grey).tolist() == [[255, 0], [204, 153]]
+PLOTS = sorted(every_plot(["a", "b"]))
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_draws_into_the_axes_given_or_a_new_figure_and_returns_it(name):
+    draw = every_plot(["a", "b", "c"])[name]
+    ax = fresh()
+    assert draw(ax) is ax
+    assert not plt.get_fignums()
+    own = draw(None)
+    assert [plt.figure(number) for number in plt.get_fignums()] == [own.figure]
+    assert drawn(own) != drawn(fresh())
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_hostile_names_are_text_on_one_line_and_nothing_else(name, recwarn):
+    ax = every_plot(HOSTILE)[name](fresh(9, 6))
+    with mpl.rc_context({"text.parse_math": True}):
+        root = as_svg(ax)  # raises where a name is taken for mathematics that it is not
+    assert not [warning for warning in recwarn if "lyph" not in str(warning.message)]
+    assert {node.tag.rpartition("}")[2] for node in root.iter()} <= {
+        "svg", "metadata", "RDF", "Work", "type", "date", "format", "creator", "Agent", "title",
+        "defs", "style", "g", "path", "text", "tspan", "use", "image", "clipPath", "rect",
+    }  # fmt: skip
+    for text in ax.figure.findobj(Text):
+        said = text.get_text()
+        assert said.isprintable(), said
+        assert text_width(said) <= 64, said
+        if "$" in said or "\\" in said:
+            assert not text.get_parse_math(), said
+            assert not text.get_usetex(), said
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_lines_and_texts_have_the_colours_of_the_module(name):
+    ax = every_plot([f"class {n}" for n in range(22)])[name](fresh())
+    drawn(ax)
+    for text in ax.figure.findobj(lambda item: isinstance(item, Text) and item.get_text()):
+        assert to_hex(text.get_color()) in OWN_COLOURS | ON_CELLS, text
+    assert {to_hex(line.get_color()) for line in ax.lines} <= OWN_COLOURS
+    for patch in ax.patches:
+        colour = patch.get_facecolor() if patch.get_fill() else patch.get_edgecolor()
+        assert to_hex(colour) in OWN_COLOURS
+    for spine in ax.spines.values():
+        assert to_hex(spine.get_edgecolor()) == plots.MUTED or not spine.get_visible()
+    assert to_rgb(ax.get_facecolor()) == (0, 0, 0)
+    assert ax.get_facecolor()[3] == 0  # transparent
+
+
+def test_the_colours_differ_so_that_a_page_can_give_each_another():
+    assert len(OWN_COLOURS | ON_CELLS) == 7
+    assert all(colour == to_hex(colour) for colour in OWN_COLOURS | ON_CELLS)
+
+
+@pytest.mark.parametrize("width", [2, 9, 28])
+@pytest.mark.parametrize("text", [*HOSTILE, "a", "a name of some words that is long"])
+def test_a_name_is_cut_to_its_width_and_only_where_it_must_be(text, width):
+    line = one_line(text, width)
+    assert text_width(line) <= width
+    assert line.isprintable()
+    if not line.endswith("…"):
+        assert " ".join(text.split()) == line or not text.isprintable()
+
+
+# images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+def test_an_image_is_dark_on_light_in_units_of_its_full_scale(dtype):
+    pixels = np.array([[0, 51], [102, 255]], dtype)
+    (shown,) = plots.image(pixels, 255, ax=fresh()).images
+    assert np.asarray(shown.get_array()).tolist() == [[255, 204], [153, 0]]
+    assert to_hex(shown.cmap(shown.norm(0))) == "#000000"
+    assert to_hex(shown.cmap(shown.norm(255))) == "#ffffff"
+
+
+def test_colours_are_drawn_as_they_are_and_a_title_as_it_is():
     rgb = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
-    assert np.array_equal(np.asarray(plots.to_picture(rgb, 255, cell=2)), rgb)
-
-
-def test_pixels_are_shown_in_units_of_the_full_scale():
-    image = np.array([[0, 8, 16]], np.uint8)
-    assert np.asarray(plots.to_picture(image, 16, cell=3)).tolist() == [[255, 128, 0]]
-    wide = np.array([[0, 65535]], np.uint16)
-    assert np.asarray(plots.to_picture(wide, 65535, cell=2)).tolist() == [[255, 0]]
-
-
-def test_small_images_are_enlarged_by_a_whole_factor_and_stay_sharp():
-    image = np.array([[0, 255, 0], [255, 0, 255]], np.uint8)
-    picture = plots.to_picture(image, 255, cell=20)
-    assert picture.size == (18, 12)
-    np.testing.assert_array_equal(np.asarray(picture), 255 - image.repeat(6, 0).repeat(6, 1))
-
-
-@pytest.mark.parametrize(("shape", "size"), [((500, 250), (42, 84)), ((10, 2000), (84, 1))])
-def test_large_images_are_made_to_fit(shape, size):
-    assert plots.to_picture(np.zeros(shape, np.uint8), 255).size == size
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4])
-def test_images_of_other_channels_are_drawn_as_grey(channels):
-    picture = plots.to_picture(np.full((4, 4, channels), 255, np.uint8), 255, cell=4)
-    assert (np.asarray(picture) == 0).all()
-    assert picture.size == (4, 4)
-
-
-def test_the_prototype_of_an_empty_class_is_drawn_as_nothing():
-    assert (np.asarray(plots.to_picture(np.full((4, 4), np.nan), 255, cell=4)) == 255).all()
-
-
-# captions --------------------------------------------------------------------------------------
-
-
-def test_a_caption_that_fits_stays_and_a_long_one_is_cut_to_the_width():
-    font = ImageFont.load_default(plots.FONT_SIZE)
-    assert plots.shorten("Bag", 84, font) == "Bag"
-    long = "the quick brown fox jumps over the lazy dog"
-    cut = plots.shorten(long, 84, font)
-    assert cut.endswith("…")
-    assert long.startswith(cut[:-1])
-    assert len(cut) > 5
-    assert font.getlength(cut) <= 84 < font.getlength(long[: len(cut)] + "…")
-
-
-@pytest.mark.parametrize("text", ["", "   ", "two\nlines", "a\tb", "W" * 300, "字" * 50])
-def test_any_caption_becomes_one_line_of_the_width(text):
-    font = ImageFont.load_default(plots.FONT_SIZE)
-    cut = plots.shorten(text, 84, font)
-    assert font.getlength(cut) <= 84
-    assert "\n" not in cut
-
-
-# grids -----------------------------------------------------------------------------------------
+    ax = plots.image(rgb, 255, title="$a$", ax=fresh())
+    assert np.array_equal(ax.images[0].get_array(), rgb)
+    assert ax.get_title(loc="left") == "$a$"
 
 
 @pytest.mark.parametrize(
-    ("number", "columns", "rows"), [(1, 8, 1), (8, 8, 1), (9, 8, 2), (5, 2, 3)]
+    ("number", "columns", "across"), [(1, None, 1), (4, None, 4), (10, None, 5), (23, None, 10),
+                                      (7, 3, 3)],
+)  # fmt: skip
+def test_a_gallery_has_each_image_once_in_order_with_its_caption_below(number, columns, across):
+    images = [np.full((4, 6), 10 * n, np.uint8) for n in range(number)]
+    ax = plots.gallery(images, [f"n {n}" for n in range(number)], 255, columns=columns)
+    mosaic = np.asarray(ax.images[0].get_array())
+    solid = mosaic[..., 3] == 255
+    assert solid.sum() == number * 24
+    assert set(np.unique(mosaic[..., 3])) <= {0, 255}
+    down = -(-number // across)
+    tops, lefts = starts(solid.any(axis=1)), starts(solid.any(axis=0))
+    assert (len(tops), len(lefts)) == (down, across)
+    assert texts(ax) == [f"n {n}" for n in range(number)]
+    for n, text in enumerate(ax.texts):
+        top, left = tops[n // across], lefts[n % across]
+        cell = mosaic[top : top + 4, left : left + 6]
+        assert (cell[..., 0] == 255 - 10 * n).all()
+        assert (cell[..., 3] == 255).all()
+        x, y = text.get_position()
+        assert x == left + 2.5
+        assert top + 3.5 < y < [*tops, len(mosaic)][n // across + 1]
+
+
+def starts(there):
+    """Return where what is there begins, along one axis."""
+    return np.flatnonzero(there & ~np.concatenate([[False], there[:-1]])).tolist()
+
+
+def test_captions_of_a_gallery_do_not_touch_the_images_or_each_other():
+    images = [np.full((9, 9), 200, np.uint8)] * 12
+    for columns, size in ((4, (5, 4)), (12, (9, 1)), (3, (3, 9))):
+        ax = plots.gallery(images, ["W" * 50] * 12, 255, columns=columns, ax=fresh(*size))
+        drawn(ax)
+        boxes = [text.get_window_extent() for text in ax.texts]
+        for n, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[n + 1 :]), (columns, n)
+        mosaic = np.asarray(ax.images[0].get_array())
+        for box in boxes:  # what is below a caption is no image
+            corners = ax.transData.inverted().transform([(box.x0, box.y1), (box.x0, box.y0)])
+            rows = [round(y) for _, y in corners if 0 <= round(y) < len(mosaic)]
+            middle = round(ax.transData.inverted().transform((box.x0 + box.width / 2, 0))[0])
+            assert all(mosaic[row, middle, 3] == 0 for row in rows)
+
+
+def test_images_of_many_classes_are_made_smaller_and_all_there():
+    images = [np.full((300, 300), n % 250, np.uint8) for n in range(400)]
+    ax = plots.gallery(images, [""] * 400, 255, columns=20, ax=fresh())
+    mosaic = np.asarray(ax.images[0].get_array())
+    assert mosaic[..., 3].astype(bool).sum() == 400 * 100 * 100
+    assert mosaic.size < 40_000_000
+
+
+def test_a_gallery_without_images_or_of_other_captions_is_refused():
+    with pytest.raises(InputError, match="0 images and 0 captions"):
+        plots.gallery([], [], 255)
+    with pytest.raises(InputError, match="2 images and 1 captions"):
+        plots.gallery([IMAGE, IMAGE], ["a"], 255)
+
+
+def test_prototypes_and_deviations_are_drawn_each_in_its_scale():
+    ideals = xr.Dataset(
+        {
+            "prototype": (("class_name", "y", "x"), np.array([[[0.0, 16]], [[8, np.nan]]])),
+            "std": (("class_name", "y", "x"), np.array([[[0.0, 8]], [[4, np.nan]]])),
+        },
+        {"class_name": ["3", "7"]}, {"full_scale": 16},
+    )  # fmt: skip
+    for what in ("prototype", "std"):
+        ax = plots.prototypes(ideals, what, ax=fresh())
+        mosaic = np.asarray(ax.images[0].get_array())[0, :, :]
+        assert mosaic[mosaic[:, 3] > 0, 0].tolist() == [255, 0, 128, 255]
+        assert texts(ax) == ["3", "7"]
+    with pytest.raises(InputError, match="what='mean', expected 'prototype' or 'std'"):
+        plots.prototypes(ideals, "mean")
+
+
+# pixel values ----------------------------------------------------------------------------------
+
+
+def test_each_cell_has_its_value_and_is_as_dark_as_that():
+    ax = plots.pixel_values(IMAGE * 5, 255, rows=slice(2, 5), columns=slice(1, 7))
+    part = IMAGE[2:5, 1:7] * 5
+    assert texts(ax) == [str(value) for value in part.ravel().tolist()]
+    shown = np.asarray(ax.images[0].get_array())
+    assert np.array_equal(shown[..., 0], 255 - part)
+    for text, value in zip(ax.texts, part.ravel(), strict=True):
+        assert text.get_color() == (plots.ON_LIGHT if 255 - value > 127 else plots.ON_DARK)
+        x, y = text.get_position()
+        assert part[y, x] == value
+    assert names(ax.yaxis) == ["2", "3", "4"]
+    assert names(ax.xaxis) == ["1", "2", "3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "full_scale", "said"),
+    [
+        (np.array([[[255, 0, 16]]], np.uint8), 255, "ff0010"),
+        (np.array([[[65535, 0, 16]]], np.uint16), 65535, "ffff00000010"),
+        (np.array([[[7, 9]]], np.uint8), 255, "7/9"),
+        (np.array([[12.3456]]), 255, "12.3"),
+        (np.array([[54321]], np.uint16), 65535, "54321"),
+    ],
 )
-def test_a_grid_has_rows_of_the_columns_asked_and_a_place_for_each_image(number, columns, rows):
-    images = [np.full((6, 6), 10 + n, np.uint8) for n in range(number)]
-    grid = plots.image_grid(images, [str(n) for n in range(number)], columns, 255)
-    across = min(columns, number)
-    assert grid.size == (
-        plots.GAP + across * (plots.CELL + plots.GAP),
-        plots.GAP + rows * (plots.CELL + plots.CAPTION + plots.GAP),
-    )
-    grey = [(255 - 10 - n,) * 3 for n in range(number)]
-    assert cells(grid, across) == grey + [None] * (rows * across - number)
+def test_values_of_any_kind_are_written_so_that_they_fit(pixels, full_scale, said):
+    ax = plots.pixel_values(np.tile(pixels, (3, 3, *(1,) * (pixels.ndim - 2))), full_scale)
+    assert texts(ax) == [said] * 9
+    drawn(ax)
+    width = ax.get_window_extent().width / 3
+    assert all(text.get_window_extent().width < width for text in ax.texts)
 
 
-def test_a_caption_stands_below_its_image():
-    white = np.zeros((6, 6), np.uint8)
-    grid = np.asarray(plots.image_grid([white, white], ["", "Coat"], 2, 255))
-    below = grid[plots.GAP + plots.CELL :]
-    middle = plots.GAP + plots.CELL + plots.GAP // 2
-    assert (below[:, :middle] == 255).all()
-    assert (below[:, middle:] < 128).any()
-    assert (grid[: plots.GAP + plots.CELL] == 255).all()
+def test_a_table_that_nobody_could_read_is_refused():
+    with pytest.raises(InputError, match=r"100 x 100 pixel values, expected 1 to 4,096"):
+        plots.pixel_values(np.zeros((100, 100), np.uint8), 255)
+    with pytest.raises(InputError, match="0 x 8 pixel values"):
+        plots.pixel_values(IMAGE, 255, rows=slice(9, 20))
 
 
-def test_images_and_captions_of_another_number_are_refused():
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        plots.image_grid([np.zeros((4, 4))], ["a", "b"], 2, 255)
+# differences -----------------------------------------------------------------------------------
 
 
-def test_a_store_is_drawn_a_row_a_class_with_its_first_images(tmp_path):
-    per_class = plots.PER_CLASS
-    labels = [1] * 10 + [0] * 10
-    grid = plots.grid_of_images(make_store(tmp_path / "s", labels, ["a", "b"]), "train")
-    first = [(255 - n - 1,) * 3 for n in range(10, 10 + per_class)]
-    second = [(255 - n - 1,) * 3 for n in range(per_class)]
-    assert cells(grid, per_class) == first + second
+def test_a_difference_is_signed_and_centred_at_zero():
+    pixels = np.array([[0, 200], [100, 50]], np.uint8)
+    prototype = np.array([[100.0, 100.0], [100.0, 49.5]])
+    ax = plots.difference(pixels, prototype, 200, ax=fresh())
+    (shown,) = ax.images
+    assert np.allclose(shown.get_array(), [[-0.5, 0.5], [0, 0.0025]])
+    assert shown.get_clim() == (-0.5, 0.5)
+    more, none, less = (to_rgb(shown.cmap(shown.norm(value))) for value in (0.5, 0, -0.5))
+    assert to_hex(more) == plots.WRONG
+    assert to_hex(less) == plots.RIGHT
+    assert min(none) > 0.95
+    bar = ax.figure.axes[1]
+    assert bar.get_ylim() == (-0.5, 0.5)
+    assert bar.get_ylabel() == "image minus prototype"
 
 
-def test_many_classes_are_cut_to_what_fits_on_a_page(tmp_path):
-    labels = np.repeat(np.arange(50), plots.PER_CLASS)
-    grid = plots.grid_of_images(
-        make_store(tmp_path / "s", labels, [f"class {n}" for n in range(50)], dtype=np.uint16),
-        "train",
-    )
-    rows = (grid.height - plots.GAP) // (plots.CELL + plots.CAPTION + plots.GAP)
-    assert rows == plots.MAX_CLASSES
+def test_differences_of_channels_are_averaged_and_a_limit_is_kept():
+    pixels = np.array([[[30, 60, 0]]], np.uint8)
+    ax = plots.difference(pixels, np.zeros((1, 1, 3)), 60, limit=2.0, ax=fresh())
+    assert np.allclose(ax.images[0].get_array(), [[0.5]])
+    assert ax.images[0].get_clim() == (-2, 2)
 
 
-def test_images_without_labels_are_drawn_in_their_order(tmp_path):
-    grid = plots.grid_of_images(make_store(tmp_path / "s", [-1] * 5, ["a"]), "train")
-    assert cells(grid, 5) == [(255 - n - 1,) * 3 for n in range(5)]
-
-
-def test_colour_images_are_drawn_in_colour(tmp_path):
-    images = np.zeros((2, 6, 6, 3), np.uint8)
-    images[0], images[1] = (200, 10, 30), (0, 90, 250)
-    source = from_arrays({"train": (images, np.array([0, 1]))}, ["red", "blue"])
-    grid = plots.grid_of_images(pipeline.ingest(source, tmp_path / "s"), "train")
-    assert [cell for cell in cells(grid, 2) if cell] == [(200, 10, 30), (0, 90, 250)]
-
-
-def test_an_empty_split_cannot_be_drawn_and_is_named(tmp_path):
-    images, labels = np.zeros((3, 4, 4), np.uint8), np.zeros(3, int)
-    arrays = {"train": (images, labels), "test": (images[:0], labels[:0])}
-    path = pipeline.ingest(from_arrays(arrays, ["a"]), tmp_path / "s")
-    with pytest.raises(InputError, match="split 'test' holds no image"):
-        plots.draw_grid(path, tmp_path / "a.png", "test")
-    with pytest.raises(StoreError, match="no split 'valid', expected one of train, test"):
-        plots.draw_grid(path, tmp_path / "a.png", "valid")
-    assert not (tmp_path / "a.png").exists()
-
-
-# files -----------------------------------------------------------------------------------------
-
-
-def test_a_grid_is_written_as_png(tmp_path):
-    path = make_store(tmp_path / "s", [0, 1], ["a" * 300, "<b>&</b>"])
-    plots.draw_grid(path, tmp_path / "deep" / "grid.PNG")
-    with Image.open(tmp_path / "deep" / "grid.PNG") as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        assert cells(picture, 2)[0] == (254, 254, 254)
-    assert [item.name for item in (tmp_path / "deep").iterdir()] == ["grid.PNG"]
-
-
-@pytest.mark.parametrize("name", ["grid.jpg", "grid", "grid.png.txt"])
-def test_another_kind_of_file_is_refused_and_not_written(tmp_path, name):
-    path = make_store(tmp_path / "s", [0, 1], ["a", "b"])
-    with pytest.raises(InputError, match=rf"{name}: .*expected a name ending in \.png"):
-        plots.draw_grid(path, tmp_path / name)
-    assert not (tmp_path / name).exists()
+def test_equal_images_and_empty_prototypes_can_be_drawn_and_other_shapes_not():
+    assert plots.difference(IMAGE, IMAGE, 255, ax=fresh()).images[0].get_clim() == (-1, 1)
+    drawn(plots.difference(IMAGE, np.full(IMAGE.shape, np.nan), 255, ax=fresh()))
+    with pytest.raises(InputError, match=r"shape \(6, 8\) and a prototype of \(2, 2\)"):
+        plots.difference(IMAGE, np.zeros((2, 2)), 255)
