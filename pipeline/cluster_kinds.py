@@ -8,6 +8,7 @@ scheduler that runs already speaks as its address says.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -122,14 +123,19 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
         client = distributed.Client(**named, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        encrypted = str(address).startswith("tls://") or settings.tls is not None
-        hint = "; is it one with TLS, and are the certificates those that it trusts?"
-        raise ConfigError(
-            f"no dask scheduler answers at {where} ({reason}){hint if encrypted else ''}; start "
-            "one with 'dask scheduler', or use --cluster threads"
-        ) from None
-    with client:
-        yield client
+    else:
+        with client:
+            yield client
+        return
+    # a client that did not connect closes itself when it is collected: here, and not at a moment
+    # at which this thread holds a lock of dask's that closing needs
+    gc.collect()
+    encrypted = str(address).startswith("tls://") or settings.tls is not None
+    hint = "; is it one with TLS, and are the certificates those that it trusts?"
+    raise ConfigError(
+        f"no dask scheduler answers at {where} ({reason}){hint if encrypted else ''}; start "
+        "one with 'dask scheduler', or use --cluster threads"
+    )
 
 
 @contextmanager

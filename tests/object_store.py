@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from moto.s3.models import s3_backends
 from moto.server import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
@@ -77,7 +78,8 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def object_store():
-    """Run a server on a free port; yield its weather and the options that open it."""
+    """Run an empty server on a free port; yield its weather and the options that open it."""
+    s3_backends.reset()  # those of an earlier server of this process
     weather = Weather(create_backend_app("s3"))
     server = make_server("127.0.0.1", 0, weather, threaded=True, request_handler=_Quiet)
     server.daemon_threads = True

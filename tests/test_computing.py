@@ -122,10 +122,7 @@ def test_a_job_whose_workers_are_all_gone_fails_by_itself():
         worker = dask_worker(address, "--nthreads", "1", "--no-nanny")
         worker.__enter__()
         closing = threading.Timer(1.5, lambda: (worker.__exit__(None, None, None), released.set()))
-        settings = ClusterSettings(
-            kind="scheduler", address=address, workers=1,
-            dask={"distributed": {"scheduler": {"no-workers-timeout": "1s"}}},
-        )  # fmt: skip
+        settings = ClusterSettings(kind="scheduler", address=address, workers=1)
         try:
             with (
                 open_executor(settings) as executor,
@@ -133,6 +130,7 @@ def test_a_job_whose_workers_are_all_gone_fails_by_itself():
                 pytest.MonkeyPatch.context() as patch,
             ):
                 patch.setattr(computing, "_LOOK_SECONDS", 0.2)
+                patch.setattr(computing, "patience", lambda: 1.0)
                 closing.start()
                 with pytest.raises(ClusterError, match=r"no worker for .* minutes.*start some"):
                     executor.map(slow, 1000, phase)
