@@ -20,7 +20,7 @@ from pipeline.cluster_settings import ClusterSettings
 from pipeline.errors import JobInterruptedError
 from pipeline.progress import SilentReporter
 
-PARTITIONS = 30
+PARTITIONS = 60
 
 # a job of whose second pass each task takes a while; it says which began and which ended
 SLOW = """

@@ -110,9 +110,10 @@ def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images):
     assert pipeline.digest(images) == digest
 
 
-def test_damage_to_any_file_of_a_run_is_named_and_mended(done):
+def test_damage_to_many_files_of_a_run_is_named_and_mended(done):
+    """Every second one: `make faults` damages them all."""
     before, digest = contents(done), pipeline.digest(done)
-    for name, damage in damaged_in_turn(all_files(done)):
+    for name, damage in damaged_in_turn(all_files(done)[::2]):
         damage(done / name)
         assert [found.file for found in pipeline.verify(done)] == [name]
         assert name in [found.file for found in pipeline.verify(done, repair=True)]
