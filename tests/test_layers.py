@@ -30,7 +30,7 @@ LAYERS = """
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch
-    reduction prototype median distance predictions metrics
+    reduction prototype median distance predictions metrics highlights closeness
     dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
     computing profiling adding cluster
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
@@ -61,7 +61,7 @@ WHEN_NEEDED = {
     "conversion": {"torchvision.transforms.v2"},
     "decoding_jpeg": {"torch", "torchvision.io"},
 }
-OPERATIONS = {"classes", "reduction", "prototype", "median", "distance", "predictions", "metrics"}
+OPERATIONS = {"classes", "reduction", "prototype", "median", "distance", "predictions", "metrics", "highlights", "closeness"}
 
 
 @cache
