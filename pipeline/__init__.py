@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from pipeline.distance import distances as distances
     from pipeline.draining import running_here as running_here
     from pipeline.draining import stop_on_signals as stop_on_signals
+    from pipeline.explained import draw_explanation as draw_explanation
     from pipeline.explanation import explain as explain
+    from pipeline.grids import draw_grid as draw_grid
+    from pipeline.image_set import ImageSet as ImageSet
+    from pipeline.image_set import open_store as open_store
     from pipeline.ingestion import finish_ingest as finish_ingest
     from pipeline.ingestion import ingest as ingest
     from pipeline.ingestion import ingest_partitions as ingest_partitions
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from pipeline.median import class_medians as class_medians
     from pipeline.opening import open_source as open_source
     from pipeline.outlook import forecast as forecast
-    from pipeline.plots import draw_grid as draw_grid
     from pipeline.predictions import predict as predict
     from pipeline.progress import make_reporter as make_reporter
     from pipeline.prototype import class_sums as class_sums
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from pipeline.terminal import print_table as print_table
 
 _HOMES = {
+    "ImageSet": "image_set",
     "JobSettings": "config",
     "Run": "runs",
     "class_medians": "median",
@@ -57,7 +61,8 @@ _HOMES = {
     "describe": "description",
     "digest": "description",
     "distances": "distance",
-    "draw_grid": "plots",
+    "draw_explanation": "explained",
+    "draw_grid": "grids",
     "explain": "explanation",
     "finish_ingest": "ingestion",
     "forecast": "outlook",
@@ -75,6 +80,7 @@ _HOMES = {
     "open_images": "store",
     "open_run": "runs",
     "open_source": "opening",
+    "open_store": "image_set",
     "plan_ingest": "ingestion",
     "predict": "predictions",
     "print_pixels": "terminal",
@@ -87,14 +93,18 @@ _HOMES = {
     "stop_on_signals": "draining",
 }
 
+_MODULES = {"plots"}
+
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"pipeline.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, *_MODULES]

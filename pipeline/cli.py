@@ -233,6 +233,7 @@ def explain(
     split: str,
     sample: int,
     pixels: str | None = None,
+    picture: Path | None = None,
 ) -> None:
     """Show how far one image is from every prototype of a run.
 
@@ -246,6 +247,8 @@ def explain(
         Its index there.
     pixels
         ROWS,COLS to show as a shaded table, such as 5:25,4:24.
+    picture
+        A PNG or SVG file to draw: image, prototypes, differences, distances, pixels.
     """
     found = pipeline.explain(path, split, sample)
     label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
@@ -259,6 +262,9 @@ def explain(
         print(f"nearest by {metric}: {printable(name)}")
     if pixels is not None:
         pipeline.print_pixels(found.image, found.full_scale, pixels)
+    if picture is not None:
+        pipeline.draw_explanation(found, picture, pixels)
+        print(f"drawn in {picture}")
 
 
 @app.command

@@ -8,10 +8,11 @@ from pathlib import Path
 from pipeline.config import load_environment, load_job
 from pipeline.datasets import open_dataset
 from pipeline.errors import ConfigError, DatasetNotFoundError
+from pipeline.grids import grid_of_prototypes
 from pipeline.ingestion import default_store
 from pipeline.job import run_job
 from pipeline.manifest import IMAGES, kind_of
-from pipeline.plots import grid_of_prototypes, save_picture
+from pipeline.pictures import save_picture
 from pipeline.progress import Reporter
 from pipeline.runs import Run
 

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.exact import Float64Array
 from pipeline.predictions import predict_block
 from pipeline.runs import open_run
-from pipeline.schema import DENOMINATOR, NUMERATOR
+from pipeline.schema import DENOMINATOR, NUMERATOR, PROTOTYPE
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Explanation:
         [metric, class].
     predicted
         For each metric the name of the nearest class.
+    prototypes
+        [y, x] or [y, x, channel], in pixel values, by class name: those of the three nearest
+        classes by each metric, and that of its label.
     """
 
     split: str
@@ -51,6 +54,24 @@ class Explanation:
     class_names: tuple[str, ...]
     distances: Float64Array
     predicted: dict[str, str]
+    prototypes: dict[str, Float64Array]
+
+    def ranked(self, metric: str) -> list[int]:
+        """Return positions among the classes, the nearest first; classes without images are out.
+
+        Raises
+        ------
+        InputError
+            Where the run has no such metric.
+        """
+        if metric not in self.metrics:
+            raise InputError(f"metric '{metric}', expected one of {', '.join(self.metrics)}")
+        return _ranked(self.distances[self.metrics.index(metric)])
+
+
+def _ranked(distances: Float64Array) -> list[int]:
+    order = np.argsort(distances, kind="stable")
+    return [int(position) for position in order if np.isfinite(distances[position])]
 
 
 def explain(
@@ -97,17 +118,23 @@ def explain(
     selection = select_classes(content["class_names"], opened.manifest["class_names"])
     rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))
     names = selection.all_names
+    label = names[labels[0]] if labels[0] >= 0 else None
+    near = {at for row in distances[:, 0] for at in _ranked(row)[:3]}
+    near |= {selection.names.index(label)} if label in selection.names else set()
     return Explanation(
         split=split,
         sample=sample,
         image=images[0],
         full_scale=content["full_scale"],
-        label_name=names[labels[0]] if labels[0] >= 0 else None,
+        label_name=label,
         metrics=metrics,
         class_names=selection.names,
         distances=distances[:, 0],
         predicted={
             metric: names[code]
             for metric, code in zip(metrics, rows["predicted"][:, 0].tolist(), strict=True)
+        },
+        prototypes={
+            selection.names[at]: prototypes[PROTOTYPE.name][at].values for at in sorted(near)
         },
     )

@@ -12,19 +12,22 @@ import dask.dataframe as dd
 import numpy as np
 import xarray as xr
 
-from pipeline import manifest, results, tables
+from pipeline import manifest, markup, results, tables
 from pipeline.digests import ColumnDigest, json_digest
 from pipeline.errors import StoreError
 from pipeline.files import read_json
+from pipeline.pictures import draw_prototypes
 from pipeline.places import locate, options_of
 from pipeline.recorded import list_files
-from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR
+from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR, PROTOTYPE
 from pipeline.urls import shown
 
 PREDICTIONS = "predictions"
 METRICS_FILE = "metrics.json"
 HIGHLIGHTS_FILE = "highlights.json"
 REPORT_FILE = "report.html"
+BALANCED = "balanced_accuracy"
+MAX_DRAWN, MAX_BYTES = 20, 2**26  # classes, and bytes of prototypes, up to which they are drawn
 DIGESTED = (
     "sample", "split", "label", "metric", "predicted", "distance", "margin", "label_distance",
     "label_rank",
@@ -145,6 +148,31 @@ class Run:
         """The image set that the run was made from."""
         options = self.storage_options or options_of(self.path)
         return locate(self.manifest["images"]["path"], options)
+
+    def _repr_html_(self) -> str:
+        content, found = self.manifest, self.prototypes
+        settings = content["settings"]
+        known = [
+            ("folder", shown(self.path)),
+            ("images", content["images"]["path"]),
+            ("prototypes", f"{found.attrs['prototypes']} of '{settings['fit']}'"),
+            ("measured", ", ".join(f"'{split}'" for split in settings["evaluate"])),
+            ("classes", f"{len(content['class_names']):,}"),
+            ("digest", f"sha256:{content['digests']['run']}"),
+        ]
+        rows = [
+            [name, f"{values['count']:,}", *map(_share, (values["accuracy"], values[BALANCED]))]
+            for name, values in ((name, self.metrics[name]) for name in settings["metrics"])
+        ]
+        shares = markup.table(["metric", "images", "accuracy", "balanced accuracy"], rows)
+        text = markup.facts(f"pixsim run {content['name']}", known) + shares
+        if len(content["class_names"]) > MAX_DRAWN or found[PROTOTYPE.name].nbytes > MAX_BYTES:
+            return text
+        return text + markup.picture(draw_prototypes(found), "the prototype of each class")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> Run:

@@ -58,6 +58,20 @@ def parse_range(text: str, size: int, what: str) -> slice:
     return slice(start, min(stop, size))
 
 
+def parse_pixels(text: str, shape: Sequence[int]) -> tuple[slice, slice]:
+    """Return the rows and columns of an image of `shape` that `ROWS,COLS` means.
+
+    Raises
+    ------
+    InputError
+        Where it is not two ranges, as of `parse_range`.
+    """
+    rows, comma, columns = text.partition(",")
+    if not comma:
+        raise InputError(f"--pixels {text}: expected ROWS,COLS, such as 5:25,4:24 or 10,10")
+    return parse_range(rows, shape[0], "rows"), parse_range(columns, shape[1], "columns")
+
+
 def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     """Print pixel values shaded by darkness, as the seed article shows them.
 
@@ -70,11 +84,7 @@ def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     ranges
         `ROWS,COLS`, each as in `parse_range`.
     """
-    rows, comma, columns = ranges.partition(",")
-    if not comma:
-        raise InputError(f"--pixels {ranges}: expected ROWS,COLS, such as 5:25,4:24 or 10,10")
-    rows_part = parse_range(rows, image.shape[0], "rows")
-    columns_part = parse_range(columns, image.shape[1], "columns")
+    rows_part, columns_part = parse_pixels(ranges, image.shape)
     part = image[rows_part, columns_part]
     table = Table(box=None, padding=0, show_edge=False)
     table.add_column("", justify="right")

@@ -34,8 +34,9 @@ LAYERS = """
     dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
     computing profiling adding cluster
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
-    runs footprint plan fit steps verification job mending repair
-    outlook description explanation plots demo terminal cli
+    pictures markup image_set runs footprint plan fit steps verification job mending repair
+    outlook description explanation grids
+    plot_style image_plots result_plots matrix_plots plots demo terminal explained cli
 """
 ORDER = LAYERS.split()
 
@@ -52,8 +53,9 @@ ONLY_IN = {
     "google_crc32c": {"shards"},
     "PIL": {
         "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
-        "decoding_tiff", "sources.torchvision_splits", "plots",
+        "decoding_tiff", "sources.torchvision_splits", "pictures", "grids", "markup",
     },
+    "matplotlib": {"plot_style", "image_plots", "result_plots", "matrix_plots", "explained"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use of torchvision, which only some images need
