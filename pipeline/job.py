@@ -123,7 +123,7 @@ def _interrupted(output: Path) -> str:
 
 def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
-    begun = time.monotonic()
+    begun, held = time.monotonic(), executor.peak_memory()
     with manifest.claimed(
         plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
     ) as done:
@@ -132,7 +132,7 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: b
             return
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
-        redo(plan, executor, reporter, partial(_effort, plan, executor, begun))
+        redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
 
 
 def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
@@ -145,11 +145,14 @@ def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) 
     _finish(plan, executor, fitted, partial(effort, read))
 
 
-def _effort(plan: JobPlan, executor: Executor, begun: float, read: int) -> dict[str, Any]:
+def _effort(
+    plan: JobPlan, executor: Executor, begun: float, held: int | None, read: int
+) -> dict[str, Any]:
+    memory = {"planned": plan.footprint.worker, "before": held, "measured": executor.peak_memory()}
     return {
         "seconds": round(time.monotonic() - begun, 3),
         "pixel_bytes": read,
-        "memory": {"planned": plan.footprint.worker, "measured": executor.peak_memory()},
+        "memory": memory,
     }
 
 
