@@ -94,9 +94,7 @@ def _describe(
     first, second = np.triu_indices(count, 1)
     values = distances[first, second]
     order = np.argsort(values, kind="stable")[:CLOSEST]
-    pairs = [
-        [int(present[first[at]]), int(present[second[at]]), float(values[at])] for at in order
-    ]
+    pairs = [[int(present[first[at]]), int(present[second[at]]), float(values[at])] for at in order]
     nearest: list[int | None] = [None] * classes
     lowest: list[float | None] = [None] * classes
     if count > 1:

@@ -31,7 +31,7 @@ from pipeline.closeness import closest_classes
 from pipeline.cluster import Executor, open_executor
 from pipeline.config import JobSettings
 from pipeline.digests import ColumnDigest
-from pipeline.errors import DamagedError, JobInterruptedError, RemoteError
+from pipeline.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
 from pipeline.fit import fit, forget
@@ -41,11 +41,13 @@ from pipeline.metrics import confusion_counts, summarise
 from pipeline.places import exists, list_folder
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
+from pipeline.report import add_report
 from pipeline.runs import (
     DIGESTED,
     HIGHLIGHTS_FILE,
     METRICS_FILE,
     PREDICTIONS,
+    REPORT_FILE,
     Run,
     RunDigests,
     distance_columns,
@@ -142,7 +144,7 @@ def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) 
     """
     fitted, read = _fit(plan, executor, reporter)
     read += _evaluate(plan, executor, reporter, fitted)
-    _finish(plan, executor, fitted, partial(effort, read))
+    _finish(plan, executor, reporter, fitted, partial(effort, read))
 
 
 def _effort(
@@ -232,7 +234,11 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
 
 
 def _finish(
-    plan: JobPlan, executor: Executor, fitted: str, effort: Callable[[], Mapping[str, Any]]
+    plan: JobPlan,
+    executor: Executor,
+    reporter: Reporter,
+    fitted: str,
+    effort: Callable[[], Mapping[str, Any]],
 ) -> None:
     """Read every table back: metrics and digests are those of the files. Manifest last."""
     names = [name for name, _ in plan.evaluate.counts]
@@ -260,7 +266,26 @@ def _finish(
     found = highlights.result() | {"prototypes": _closest(plan, executor)}
     write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
-    _write_manifest(plan, executor, digests, parts, files, effort())
+    said = _manifest(plan, executor, digests, parts, files, effort())
+    _write_report(plan, said, reporter)
+    manifest.write_manifest(plan.output, manifest.RUN, said)
+
+
+def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> None:
+    """Write the report, and note it in what the manifest will say.
+
+    What the page shows is written and checked by now: a report that cannot be made loses no run.
+    """
+    run = Run(plan.output, plan.settings.images.storage_options)
+    try:
+        said["files"] = add_report(run, said)["files"]
+    except (PixsimError, OSError):
+        raise  # the disk, or what was written there; the same command goes on from here
+    except Exception as error:
+        name = f"{type(error).__name__}: {error}"
+        reporter.say(f"the report was not made ({name}); 'pixsim report' tries it again")
+    else:
+        reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
 
 
 def _closest(plan: JobPlan, executor: Executor) -> dict[str, Any]:
@@ -328,17 +353,17 @@ def _metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
     return result
 
 
-def _write_manifest(
+def _manifest(
     plan: JobPlan,
     executor: Executor,
     digests: RunDigests,
     parts: list[dict[str, Any]],
     files: Mapping[str, Any],
     effort: Mapping[str, Any],
-) -> None:
+) -> dict[str, Any]:
+    """Return what the manifest will say, less the report."""
     decides = plan.decides()
-    manifest.write_manifest(
-        plan.output,
+    return manifest.draft(
         manifest.RUN,
         {
             "name": plan.settings.name,

@@ -147,9 +147,7 @@ class _Page:
         Its image set, or None and why it cannot be shown.
     """
 
-    def __init__(
-        self, path: Path, found: Findings, images: ImageSet | None, missing: str
-    ) -> None:
+    def __init__(self, path: Path, found: Findings, images: ImageSet | None, missing: str) -> None:
         self._path, self._found, self._images, self._missing = path, found, images, missing
         self._names = found.names
         shown = results.open_prototypes(path / results.PROTOTYPES)
@@ -320,7 +318,8 @@ class _Page:
         widest = float(np.nanmax(spreads, initial=0.0)) or 1.0
         return [
             {
-                "name": self._names[at], "count": int(part[COUNT.name].values[place]),
+                "name": self._names[at],
+                "count": int(part[COUNT.name].values[place]),
                 "mean": thumbnail(means[place], self._full_scale),
                 "spread": thumbnail(spreads[place], widest),
             }

@@ -138,6 +138,7 @@ def explained_metrics(found: Findings) -> list[tuple[str, str]]:
 
 def accuracies(found: Findings) -> dict[str, Any]:
     """Return rows of the classes that are shown: name, images, and a share for each metric."""
+
     def row(at: int) -> dict[str, Any]:
         name = found.names[at]
         return {

@@ -78,7 +78,8 @@ def _inline(svg: str, name: str, description: str) -> Markup:
 
     rest = re.sub(r"<\w[^>]*>", in_tag, rest)
     opening = Markup('<svg class="chart" role="img" aria-label="{}" {}>').format(
-        description, Markup(box.group(0) if box else "")  # noqa: S704 - digits
+        description,
+        Markup(box.group(0) if box else ""),  # noqa: S704 - digits
     )
     return opening + Markup(rest)  # noqa: S704 - matplotlib escapes every text
 

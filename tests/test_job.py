@@ -79,6 +79,7 @@ def test_a_run_folder_holds_what_is_documented(images, tmp_path):
     done = run(images, tmp_path / "run")
     assert {path.name for path in done.path.iterdir()} == {
         ".manifest.json", "manifest.json", "prototypes.zarr", "distances.zarr", "predictions", "metrics.json",
+        "highlights.json", "report.html",
     }  # fmt: skip
     opened = xr.open_zarr(done.path / "distances.zarr")
     assert opened["distance"].dims == ("metric", "sample", "class_name")
@@ -392,7 +393,7 @@ def test_what_is_read_of_a_run_is_checked(images, tmp_path):
     with pytest.raises(DamagedError, match="not the file that was written"):
         pipeline.open_run(done).distances.load()
     metrics = done / "metrics.json"
-    metrics.write_text(metrics.read_text().replace("0.", "1.", 1))
+    metrics.write_text(metrics.read_text().replace("1.0", "0.5", 1))
     with pytest.raises(DamagedError, match=r"metrics\.json: was changed"):
         _ = pipeline.open_run(done).metrics
 
