@@ -114,7 +114,9 @@ def _plain(values: npt.NDArray[Any]) -> list[Any]:
     """Return an array as lists, with None for NaN."""
     if values.dtype.kind != "f" or not np.isnan(values).any():
         return list(values.tolist())
-    return list(np.where(np.isnan(values), None, values.astype(object)).tolist())
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return list(plain.tolist())
 
 
 class Highlights:
@@ -166,7 +168,7 @@ class Highlights:
         for metric in range(times):
             self._look(part, metric, columns, right[:, metric], known[:, metric])
         if times == 2:
-            self._compare(part, columns, right, known.all(axis=1))
+            self._compare(part, columns, right, known[:, 0] & known[:, 1])
 
     def _look(
         self,

@@ -244,14 +244,15 @@ def margins(found: Findings, bars: int = 60) -> dict[str, Any] | None:
     step = max(1, -(-last // bars))
     edges = np.arange(0, last + step, step)
     middle = int(np.searchsorted(np.cumsum(both), total / 2)) + 1
-    halves = []
-    for part in (slice(middle, None), slice(None, middle)):
-        halves.append(int(right[part].sum()) / max(1, int(both[part].sum())))
+    above, below = (
+        int(right[part].sum()) / max(1, int(both[part].sum()))
+        for part in (slice(middle, None), slice(None, middle))
+    )
     return {
         "edges": edges / fine,
         "right": np.add.reduceat(right, edges[:-1][edges[:-1] < width]),
         "wrong": np.add.reduceat(wrong, edges[:-1][edges[:-1] < width]),
-        "clear": halves[0], "unclear": halves[1], "middle": middle / fine,
+        "above": above, "below": below, "middle": middle / fine,
         "several": width > 1,
     }  # fmt: skip
 
@@ -310,7 +311,10 @@ def provenance(found: Findings) -> list[tuple[str, str]]:
     read = effort.get("pixel_bytes")
     if read and effort["seconds"]:
         rows.append(
-            ("pixels read", f"{size(read)}, {size(read / effort['seconds'])} a second in all")
+            (
+                "pixels read",
+                f"{size(read)}, {size(read / effort['seconds'])} a second over all of it",
+            )
         )
     if "memory" in effort:
         rows.append(("peak memory of a process", _memory(effort["memory"])))

@@ -46,7 +46,7 @@ def chart(
         What it shows, for those who do not see it.
     """
     content = io.BytesIO()
-    style = {"svg.fonttype": "none", "svg.hashsalt": name}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")

@@ -51,7 +51,7 @@ class ImageSet:
             Where they are not there, or not those that the run saw.
         """
         splits = self.content["splits"]
-        found = {}
+        found: dict[Key, npt.NDArray[Any]] = {}
         keys = sorted({key for key in wanted if key[0] in splits})
         for (split, _), group in groupby(
             keys, lambda key: (key[0], key[1] // splits[key[0]]["chunk"])

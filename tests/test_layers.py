@@ -65,16 +65,9 @@ WHEN_NEEDED = {
     "decoding_jpeg": {"torch", "torchvision.io"},
 }
 OPERATIONS = {
-    "classes",
-    "reduction",
-    "prototype",
-    "median",
-    "distance",
-    "predictions",
-    "metrics",
-    "highlights",
-    "closeness",
-}
+    "classes", "reduction", "prototype", "median", "distance", "predictions", "metrics",
+    "highlights", "closeness",
+}  # fmt: skip
 
 
 @cache
