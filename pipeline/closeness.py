@@ -81,8 +81,8 @@ def _too_much(classes: int, pixels: int) -> str | None:
     if classes <= MAX_CLASSES and work <= MAX_WORK:
         return None
     return (
-        f"{classes:,} prototypes of {pixels:,} pixels were not compared with each other: that takes "
-        f"{work:.1g} differences, and is done for up to {MAX_CLASSES:,} classes and "
+        f"{classes:,} prototypes of {pixels:,} pixels were not compared with each other: that "
+        f"takes {work:.1g} differences, and is done for up to {MAX_CLASSES:,} classes and "
         f"{MAX_WORK:.0e} differences"
     )
 

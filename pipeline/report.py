@@ -31,7 +31,7 @@ from pipeline.schema import CLASS, COUNT, PROTOTYPE, SPREAD
 from pipeline.shown_samples import ImageSet, Key, open_image_set, read_distances
 
 EACH = 8  # images of a class in the grid of samples
-_GROUPS = 10  # disagreements that are shown, of each kind at most
+_GROUPS = 8  # disagreements that are shown, of each kind at most
 
 
 def write_report(

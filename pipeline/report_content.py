@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ _MEANING = {
 KINDS = {
     "typical": ("Most typical", "right, and closest to their own prototype"),
     "hardest": ("Hardest", "right, but another class was nearly as close"),
-    "wrong": ("Most confidently wrong", "far closer to another class than to any third"),
+    "wrong": ("Most confidently wrong", "one wrong class was much closer than all others"),
 }
 
 
@@ -297,7 +296,7 @@ def provenance(found: Findings) -> list[tuple[str, str]]:
     }
     rows = [
         ("job", content["name"]),
-        *((f"job: {key}", value if isinstance(value, str) else json.dumps(value))
+        *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
           for key, value in given.items()),
         ("image set", content["images"]["path"]),
         ("digest of the image set", f"sha256:{content['images']['digest']}"),
