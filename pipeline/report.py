@@ -22,6 +22,7 @@ from pipeline import report_content as say
 from pipeline.errors import InputError, PixsimError, RemoteError
 from pipeline.files import write_text
 from pipeline.locks import held
+from pipeline.matrix_plots import MAX_NAMES
 from pipeline.places import locate, options_of
 from pipeline.plot_style import one_line
 from pipeline.report_content import Findings
@@ -328,7 +329,7 @@ class _Page:
 
     def _confusion(self, order: list[int]) -> Markup:
         found, classes = self._found, len(self._names)
-        side = min(max(2.6, 1.6 + 0.34 * classes), 8.0)
+        side = _side(classes)
         return chart(
             lambda ax: plots.confusion(found.metrics, found.main, order=order, ax=ax),
             (1.1 * side + 0.9, side), "confusion",
@@ -339,13 +340,16 @@ class _Page:
     def _closest(self, order: list[int]) -> dict[str, Any]:
         known, found = say.closest(self._found), self._found
         known["chart"] = None
+        wanted = sorted({at for pair in known["pairs"] for at in pair["positions"]})
+        images = self._prototypes[PROTOTYPE.name].isel({CLASS: wanted}).values
+        small = {
+            at: thumbnail(image, self._full_scale) for at, image in zip(wanted, images, strict=True)
+        }
         for pair in known["pairs"]:
-            part = self._prototypes.isel({CLASS: list(pair["positions"])})
-            images = part[PROTOTYPE.name].values
-            pair["pictures"] = [thumbnail(image, self._full_scale) for image in images]
+            pair["pictures"] = [small[at] for at in pair["positions"]]
         matrix = None if known["skipped"] else found.highlights["prototypes"][found.main]["matrix"]
-        if matrix is not None and 2 < len(matrix) <= 40:
-            side = min(max(2.6, 1.6 + 0.34 * len(matrix)), 8.0)
+        if matrix is not None and 2 < len(matrix) <= MAX_NAMES:
+            side = _side(len(matrix))
             values = np.array(matrix, np.float64)
             known["chart"] = chart(
                 lambda ax: plots.class_distances(values, self._names, order=order, ax=ax),
@@ -405,3 +409,8 @@ class _Page:
 
 def _all(by_class: Mapping[int, Mapping[str, list[Any]]]) -> list[dict[str, Any]]:
     return [row for kinds in by_class.values() for rows in kinds.values() for row in rows]
+
+
+def _side(classes: int) -> float:
+    """Return the height of a heat map in inches: with names it grows with their number."""
+    return min(max(2.6, 1.6 + 0.34 * classes), 8.0) if classes <= MAX_NAMES else 5.0
