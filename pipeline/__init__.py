@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.prototype import class_sums as class_sums
     from pipeline.prototype import prototypes as prototypes
     from pipeline.repair import verify as verify
+    from pipeline.report import write_report as write_report
     from pipeline.runs import Run as Run
     from pipeline.runs import open_run as open_run
     from pipeline.sources.arrays import from_arrays as from_arrays
@@ -91,6 +92,7 @@ _HOMES = {
     "verify": "repair",
     "running_here": "draining",
     "stop_on_signals": "draining",
+    "write_report": "report",
 }
 
 _MODULES = {"plots"}

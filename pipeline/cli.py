@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 import warnings
+import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -265,6 +266,33 @@ def explain(
     if picture is not None:
         pipeline.draw_explanation(found, picture, pixels)
         print(f"drawn in {picture}")
+
+
+@app.command
+def report(
+    path: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    show: Annotated[bool, Parameter(name="--open", negative=())] = False,
+) -> None:
+    """Write the report of a run again: one page that can be mailed.
+
+    Parameters
+    ----------
+    path
+        The folder of the run.
+    output
+        The page to write; default: report.html in the folder.
+    show
+        Open it in the browser.
+    """
+    page = pipeline.write_report(path, output)
+    print(f"report in {page}")
+    if show:
+        if not isinstance(page, type(Path())):
+            raise InputError(f"{page}: is no local file; --output writes one, which can be opened")
+        webbrowser.open(page.absolute().as_uri())
 
 
 @app.command

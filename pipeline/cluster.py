@@ -36,6 +36,7 @@ from pipeline.cluster_kinds import dashboard_link
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.computing import PREFIX, compute_here, compute_there, one_task
 from pipeline.exact import Int64Array
+from pipeline.memory import peak_memory
 from pipeline.profiling import profiled, refuse_profile
 from pipeline.progress import Phase, Reporter, SilentReporter
 from pipeline.ranges import size_of
@@ -73,6 +74,10 @@ class Executor(Protocol):
 
         `kept` holds what an earlier try counted, and is given what this one counts.
         """
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that a process that runs tasks has held, where it can be asked."""
         ...
 
 
@@ -178,6 +183,15 @@ class _DaskExecutor:
             # delayed, since dask copies an array of one block before it hands it over
             total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
             return total
+
+    def peak_memory(self) -> int | None:
+        if self.client is None:
+            return peak_memory()
+        try:
+            found = self.client.run(peak_memory, on_error="ignore")
+        except Exception:  # a cluster that goes away now has done its work
+            return None
+        return max(found.values(), default=None)
 
     @contextmanager
     def _listening(self, phase: Phase) -> Iterator[str]:

@@ -130,6 +130,12 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    with replaced(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that `write_json` wrote."""
     return json.loads(read_bytes(path).decode())

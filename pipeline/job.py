@@ -27,22 +27,27 @@ from pipeline import manifest, results, tables
 from pipeline import plan as planning
 from pipeline.chunked import consolidate
 from pipeline.classes import ClassSelection
+from pipeline.closeness import closest_classes
 from pipeline.cluster import Executor, open_executor
 from pipeline.config import JobSettings
 from pipeline.digests import ColumnDigest
-from pipeline.errors import DamagedError, JobInterruptedError, RemoteError
+from pipeline.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
 from pipeline.fit import fit, forget
+from pipeline.highlights import Highlights
 from pipeline.ingestion import prepare_images
 from pipeline.metrics import confusion_counts, summarise
 from pipeline.places import exists, list_folder
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
+from pipeline.report import add_report
 from pipeline.runs import (
     DIGESTED,
+    HIGHLIGHTS_FILE,
     METRICS_FILE,
     PREDICTIONS,
+    REPORT_FILE,
     Run,
     RunDigests,
     distance_columns,
@@ -50,10 +55,13 @@ from pipeline.runs import (
     part_path,
     prototypes_digest,
 )
-from pipeline.schema import COUNT, METRIC, SAMPLE
+from pipeline.schema import COUNT, DENOMINATOR, METRIC, NUMERATOR, SAMPLE
 from pipeline.steps import EvaluatePartition, table_digest
 from pipeline.threads import read_ahead
 from pipeline.urls import shown
+
+Effort = Callable[[int], Mapping[str, Any]]
+EFFORT = ("seconds", "pixel_bytes", "memory")  # what a manifest says of how a run went
 
 
 def run_job(
@@ -117,7 +125,7 @@ def _interrupted(output: Path) -> str:
 
 def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
-    started = time.monotonic()
+    begun, held = time.monotonic(), executor.peak_memory()
     with manifest.claimed(
         plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
     ) as done:
@@ -126,19 +134,28 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: b
             return
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
-        redo(plan, executor, reporter, lambda: time.monotonic() - started)
+        redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
 
 
-def redo(
-    plan: JobPlan, executor: Executor, reporter: Reporter, seconds: Callable[[], float]
-) -> None:
+def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
     """Do what of a plan is not done, or no longer as it was, in a folder that is held.
 
-    `seconds` tells, at the end, how long the job took.
+    `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
     """
-    fitted = _fit(plan, executor, reporter)
-    _evaluate(plan, executor, reporter, fitted)
-    _finish(plan, executor, fitted, seconds())
+    fitted, read = _fit(plan, executor, reporter)
+    read += _evaluate(plan, executor, reporter, fitted)
+    _finish(plan, executor, reporter, fitted, partial(effort, read))
+
+
+def _effort(
+    plan: JobPlan, executor: Executor, begun: float, held: int | None, read: int
+) -> dict[str, Any]:
+    memory = {"planned": plan.footprint.worker, "before": held, "measured": executor.peak_memory()}
+    return {
+        "seconds": round(time.monotonic() - begun, 3),
+        "pixel_bytes": read,
+        "memory": memory,
+    }
 
 
 def _why_no_distances(plan: JobPlan) -> str:
@@ -152,13 +169,18 @@ def _why_no_distances(plan: JobPlan) -> str:
     )
 
 
-def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> str:
-    """Write the prototypes, unless they are there already, and return their digest."""
+def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, int]:
+    """Write the prototypes, unless they are there already.
+
+    Returns
+    -------
+    Their digest, and how many bytes of pixels were read for them.
+    """
     path, record = plan.output / results.PROTOTYPES, plan.work / "prototypes.json"
     kept = _kept_prototypes(path, record)
     if kept is not None:
         forget(plan)
-        return kept
+        return kept, 0
     found = fit(plan, executor, reporter)
     expected = [
         plan.content["splits"][plan.settings.fit]["labels"][code] for code in plan.selection.codes
@@ -173,7 +195,8 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> str:
     digest = prototypes_digest(found)
     write_json(record, {"digest": digest})
     forget(plan)
-    return digest
+    images = sum(count for _, count, _ in plan.fit.splits)
+    return digest, images * plan.sample_bytes * plan.passes
 
 
 def _kept_prototypes(path: Path, record: Path) -> str | None:
@@ -188,7 +211,8 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     return digest if found == digest else None
 
 
-def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str) -> None:
+def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str) -> int:
+    """Measure every image that is not measured yet; return how many bytes of pixels were read."""
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
@@ -204,18 +228,28 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     with reporter.phase(name, steps.steps, steps.total * plan.sample_bytes) as phase:
-        executor.map(task, steps.steps, phase)
+        done = executor.map(task, steps.steps, phase)
+    bounds = [steps.bounds(index) for index, was_done in enumerate(done) if was_done]
+    return plan.sample_bytes * sum(stop - start for start, stop in bounds)
 
 
-def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> None:
+def _finish(
+    plan: JobPlan,
+    executor: Executor,
+    reporter: Reporter,
+    fitted: str,
+    effort: Callable[[], Mapping[str, Any]],
+) -> None:
     """Read every table back: metrics and digests are those of the files. Manifest last."""
     names = [name for name, _ in plan.evaluate.counts]
+    highlights = Highlights(plan.selection, plan.settings.metrics, names)
     metrics, classes = plan.settings.metrics, len(plan.selection.codes)
     counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
     predictions, distances = ColumnDigest(), ColumnDigest()
     parts: list[dict[str, Any]] = []
     for written in read_ahead(partial(_read_step, plan), plan.evaluate.steps):
         _count(counts, written.rows, plan.selection)
+        highlights.add(len(parts), written.rows)
         predictions.update(written.rows)
         parts.append(written.record)
         if written.distances is not None:
@@ -229,8 +263,37 @@ def _finish(plan: JobPlan, executor: Executor, fitted: str, seconds: float) -> N
         predictions.result(header),
     )
     write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
+    found = highlights.result() | {"prototypes": _closest(plan, executor)}
+    write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
-    _write_manifest(plan, executor, digests, parts, files, seconds)
+    said = _manifest(plan, executor, digests, parts, files, effort())
+    _write_report(plan, said, reporter)
+    manifest.write_manifest(plan.output, manifest.RUN, said)
+
+
+def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> None:
+    """Write the report, and note it in what the manifest will say.
+
+    What the page shows is written and checked by now: a report that cannot be made loses no run.
+    """
+    run = Run(plan.output, plan.settings.images.storage_options)
+    try:
+        said["files"] = add_report(run, said)["files"]
+    except (PixsimError, OSError):
+        raise  # the disk, or what was written there; the same command goes on from here
+    except Exception as error:
+        name = f"{type(error).__name__}: {error}"
+        reporter.say(f"the report was not made ({name}); 'pixsim report' tries it again")
+    else:
+        reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
+
+
+def _closest(plan: JobPlan, executor: Executor) -> dict[str, Any]:
+    """Compare the prototypes that were written with each other."""
+    found = results.open_prototypes(plan.output / results.PROTOTYPES)
+    fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
+    threads = executor.layout.cores if not executor.layout.processes else 1
+    return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)
 
 
 @dataclass(frozen=True)
@@ -290,17 +353,17 @@ def _metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
     return result
 
 
-def _write_manifest(
+def _manifest(
     plan: JobPlan,
     executor: Executor,
     digests: RunDigests,
     parts: list[dict[str, Any]],
     files: Mapping[str, Any],
-    seconds: float,
-) -> None:
+    effort: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the manifest will say, less the report."""
     decides = plan.decides()
-    manifest.write_manifest(
-        plan.output,
+    return manifest.draft(
         manifest.RUN,
         {
             "name": plan.settings.name,
@@ -316,7 +379,7 @@ def _write_manifest(
             "digests": digests.as_dict(),
             "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,
-            "seconds": round(seconds, 3),
+            **effort,
             "partitions": parts,
             **files,
         },

@@ -179,6 +179,12 @@ def _looks_like_zarr(path: Path) -> bool:
     return exists(path / "zarr.json")
 
 
+def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest will be: its content, when it was finished, and the versions."""
+    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
+    return header | dict(content) | {"versions": versions()}
+
+
 def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
@@ -187,7 +193,7 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     path, kind
         The folder, and what it is.
     content
-        What the manifest says; with `files` and `arrays`.
+        What the manifest says, or a draft of it; with `files` and `arrays`.
 
     Raises
     ------
@@ -196,8 +202,7 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """
     check(path)
     sweep(path)
-    header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
-    put_manifest(path, header | dict(content) | {"versions": versions()})
+    put_manifest(path, draft(kind, content))
     with storage_errors(path):
         remove_tree(path / WORK)
 

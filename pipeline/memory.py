@@ -1,4 +1,4 @@
-"""How much memory there is.
+"""How much memory there is, and how much was taken.
 
 What a process may take is the least of the machine's memory, the limits of its control groups
 and its own limit of address space.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _OWN_PAGES = Path("/proc/self/statm")
+_OWN_STATUS = Path("/proc/self/status")
 # Address space that a process with everything loaded has mapped and does not use, as measured on
 # two cores, and rounded up: libraries and what allocators reserve once, and for each thread.
 _MAPPED_BYTES = 1500 * 10**6
@@ -28,6 +31,19 @@ def machine_memory() -> int:
     if space != resource.RLIM_INFINITY:
         limits.append(max(0, space - _mapped()))
     return max(1, min(limits))
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has held so far.
+
+    On Linux from `VmHWM`: `ru_maxrss` there begins with what the parent held.
+    """
+    with suppress(OSError):
+        for line in _OWN_STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _mapped() -> int:

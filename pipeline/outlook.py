@@ -15,7 +15,7 @@ from pipeline.manifest import MANIFEST, WORK
 from pipeline.opening import open_source, packed, release
 from pipeline.partitions import ceil_div, image_bytes
 from pipeline.plan import JobPlan, plan_content, plan_job
-from pipeline.runs import METRICS_FILE, PREDICTIONS
+from pipeline.runs import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
 from pipeline.urls import shown
 
 # Bytes of a row of predictions in Parquet, as measured.
@@ -138,5 +138,5 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     if plan.write_distances:
         found.append((results.DISTANCES, steps, total * (8 * metrics * classes + 16)))
     found.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
-    found += [(METRICS_FILE, 1, None), (MANIFEST, 1, None)]
+    found += [(name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, MANIFEST)]
     return [{"path": path, "files": files, "bytes": size} for path, files, size in found]

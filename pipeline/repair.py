@@ -21,7 +21,7 @@ from pipeline.cluster_settings import ClusterSettings
 from pipeline.config import make_job
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.files import write_json
-from pipeline.job import redo
+from pipeline.job import EFFORT, redo
 from pipeline.locks import held
 from pipeline.mending import mend_images
 from pipeline.places import locate, remove_tree
@@ -146,7 +146,7 @@ def _mend_run(
         remove_tree(path / results.PROTOTYPES)
     else:
         write_json(plan.work / "prototypes.json", {"digest": content["digests"]["prototypes"]})
-    redo(plan, executor, reporter, lambda: float(content["seconds"]))
+    redo(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})
     made = manifest.read_manifest(path, manifest.RUN)
     if made["digests"] != content["digests"]:
         raise DamagedError(

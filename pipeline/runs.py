@@ -24,6 +24,8 @@ from pipeline.urls import shown
 
 PREDICTIONS = "predictions"
 METRICS_FILE = "metrics.json"
+HIGHLIGHTS_FILE = "highlights.json"
+REPORT_FILE = "report.html"
 BALANCED = "balanced_accuracy"
 MAX_DRAWN, MAX_BYTES = 20, 2**26  # classes, and bytes of prototypes, up to which they are drawn
 DIGESTED = (
@@ -75,8 +77,31 @@ class Run:
         DamagedError
             Where the file is missing or was changed.
         """
-        manifest.require_files(self.path, self.manifest, [METRICS_FILE])
-        return dict(read_json(self.path / METRICS_FILE))
+        return self._read(METRICS_FILE)
+
+    @cached_property
+    def highlights(self) -> dict[str, Any]:
+        """What is worth a look among the predictions, and which prototypes are close.
+
+        As `Highlights.result` and, under `prototypes`, `closest_classes` return it.
+
+        Raises
+        ------
+        StoreError
+            Where the run was made before there were any.
+        DamagedError
+            Where the file is missing or was changed.
+        """
+        if HIGHLIGHTS_FILE not in self.manifest["files"]:
+            raise StoreError(
+                f"{shown(self.path)}: has no {HIGHLIGHTS_FILE}, this run was made by an earlier "
+                "version; run its job again, to another folder"
+            )
+        return self._read(HIGHLIGHTS_FILE)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        manifest.require_files(self.path, self.manifest, [name])
+        return dict(read_json(self.path / name))
 
     @property
     def prototypes(self) -> xr.Dataset:
@@ -187,7 +212,8 @@ def _documents(content: Mapping[str, Any], store: str) -> list[str]:
 
 def list_run_files(path: Path, parts: int, distances: bool) -> dict[str, Any]:
     """Return what the manifest of a run says of its files."""
-    names = [METRICS_FILE, *(f"{PREDICTIONS}/{part_name(index)}" for index in range(parts))]
+    tables_of_run = [f"{PREDICTIONS}/{part_name(index)}" for index in range(parts)]
+    names = [METRICS_FILE, HIGHLIGHTS_FILE, *tables_of_run]
     found: dict[str, Any] = {"files": manifest.file_hashes(path, names), "arrays": {}}
     axes = {DISTANCE.name: 1}
     for store in [results.PROTOTYPES, *([results.DISTANCES] if distances else [])]:

@@ -10,7 +10,7 @@ have no number.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -284,3 +284,25 @@ def write_samples(path: Path, table: PartitionTable, found: Tally) -> None:
         columns = {"sample": tables.nullable(numbers, ~good)}
         tables.rewrite_part(part, target, columns, {"sha256": ~good})
     tables.merge_parts(path / SAMPLES, numbered)
+
+
+def sources_of(path: Path, wanted: Set[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Return where some samples of an image set came from.
+
+    Parameters
+    ----------
+    path
+        The folder of the image set.
+    wanted
+        Split and index of each.
+    """
+    numbers = np.array(sorted({sample for _, sample in wanted}), np.int64)
+    found = {}
+    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "source"]):
+        near = rows.where(np.isin(rows.integers("sample"), numbers))
+        samples = near.integers("sample").tolist()
+        keys = zip(near.texts("split").tolist(), samples, strict=True)
+        for key, source in zip(keys, near.texts("source").tolist(), strict=True):
+            if key in wanted:
+                found[key] = str(source)
+    return found

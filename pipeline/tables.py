@@ -182,6 +182,10 @@ class Rows:
 
     table: Any
 
+    def where(self, wanted: npt.NDArray[np.bool_]) -> Rows:
+        """Return those rows that are wanted, [row]."""
+        return Rows(self.table.filter(pa.array(wanted)))
+
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column of texts, [row], null as None."""
         column = self.table.column(name)

@@ -79,7 +79,7 @@ def test_a_run_folder_holds_what_is_documented(images, tmp_path):
     done = run(images, tmp_path / "run")
     assert {path.name for path in done.path.iterdir()} == {
         ".manifest.json", "manifest.json", "prototypes.zarr", "distances.zarr", "predictions",
-        "metrics.json",
+        "metrics.json", "highlights.json", "report.html",
     }  # fmt: skip
     opened = xr.open_zarr(done.path / "distances.zarr")
     assert opened["distance"].dims == ("metric", "sample", "class_name")

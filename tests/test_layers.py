@@ -30,13 +30,14 @@ LAYERS = """
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch
-    reduction prototype median distance predictions metrics
+    reduction prototype median distance predictions metrics highlights closeness
     dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
     computing profiling adding cluster
     opening samples duplicates compaction ingest_plan ingest_steps appending ingestion
-    pictures markup image_set runs footprint plan fit steps verification job mending repair
-    outlook description explanation grids
-    plot_style image_plots result_plots matrix_plots plots demo terminal explained cli
+    pictures markup image_set runs footprint plan fit steps verification
+    explanation plot_style image_plots result_plots matrix_plots plots
+    report_pictures report_content shown_samples report
+    job mending repair outlook description grids demo terminal explained cli
 """
 ORDER = LAYERS.split()
 
@@ -63,7 +64,10 @@ WHEN_NEEDED = {
     "conversion": {"torchvision.transforms.v2"},
     "decoding_jpeg": {"torch", "torchvision.io"},
 }
-OPERATIONS = {"classes", "reduction", "prototype", "median", "distance", "predictions", "metrics"}
+OPERATIONS = {
+    "classes", "reduction", "prototype", "median", "distance", "predictions", "metrics",
+    "highlights", "closeness",
+}  # fmt: skip
 
 
 @cache

@@ -35,6 +35,8 @@ def test_it_counts_what_the_run_then_does(images, tmp_path):
         "distances.zarr": 5,
         "predictions/part-*.parquet": 5,
         "metrics.json": 1,
+        "highlights.json": 1,
+        "report.html": 1,
         "manifest.json": 1,
     }
     assert done.manifest["arithmetic"] == found["arithmetic"]["reason"]

@@ -34,6 +34,8 @@ _TILE = 2048
 _HISTOGRAM_TILE = 1024
 # Bytes of images that one prototype after the other is compared with.
 _BLOCK_BYTES = 2**16
+# Images that are compared with as many others at once: their tiles take 2 x 512 KiB.
+_COMPARED = 32
 
 
 def _by_class(positions: Int64Array, classes: int) -> tuple[Int64Array, Int64Array]:
@@ -555,3 +557,63 @@ def squared_norms(images: npt.NDArray[Any]) -> Int64Array:
     norms = _squared_norms if rows.dtype == np.uint8 else _wide_squared_norms
     norms(rows, result)
     return result
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _add_differences(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], absolute: Any, squared: Any
+) -> None:
+    """Add what is between each pair of rows, of one tile of pixels."""
+    for i in range(len(a)):
+        for j in range(len(b)):
+            first, second = a[i], b[j]
+            one = two = 0.0
+            for pixel in range(len(first)):
+                difference = first[pixel] - second[pixel]
+                one += abs(difference)
+                two += difference * difference
+            absolute[i, j] += one
+            squared[i, j] += two
+
+
+def differences(
+    images: npt.NDArray[np.float64], threads: int = 1
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Compare each image with each other one.
+
+    The only loops that add fractions: what they give describes prototypes and is in no digest. It
+    is the same for any number of threads, and may differ in its last bits between processors.
+
+    Parameters
+    ----------
+    images
+        [image, pixel].
+    threads
+        How many cores to use.
+
+    Returns
+    -------
+    `sum |a - b|` and `sum (a - b)**2`, both [image, image].
+    """
+    count, pixels = images.shape
+    absolute, squared = np.zeros((count, count)), np.zeros((count, count))
+    starts = range(0, count, _COMPARED)
+    blocks = [(i, j) for i in starts for j in starts if i <= j]
+
+    def compare(first: int, last: int) -> None:
+        for i, j in blocks[first:last]:
+            rows, others = slice(i, i + _COMPARED), slice(j, j + _COMPARED)
+            for pixel in range(0, pixels, _TILE):
+                tile = slice(pixel, pixel + _TILE)
+                _add_differences(
+                    np.ascontiguousarray(images[rows, tile]),
+                    np.ascontiguousarray(images[others, tile]),
+                    absolute[rows, others],
+                    squared[rows, others],
+                )
+
+    in_ranges(threads, len(blocks), compare)
+    for found in (absolute, squared):
+        upper = np.triu(found)
+        found[:] = upper + np.triu(found, 1).T
+    return absolute, squared

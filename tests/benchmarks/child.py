@@ -8,29 +8,13 @@ look cheaper beside a small one than it is.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 from benchmarks import ours
 from benchmarks.measure import equal_threads
-
-KIBIBYTE = 1024
-
-
-def peak_memory() -> int:
-    """Return the most bytes that this process has held in memory.
-
-    On Linux from `VmHWM`: `ru_maxrss` there begins with what the parent held.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * KIBIBYTE
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * KIBIBYTE
+from pipeline.memory import peak_memory
 
 
 def main(store: str, output: str, threads: str, warm_up_store: str) -> None:
