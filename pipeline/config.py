@@ -71,6 +71,8 @@ class JobSettings(Settings):
         result is the same to the bit.
     distances
         Whether every distance is written: `auto` does so up to 10**8 values.
+    report
+        Whether the run ends with a page, `report.html`.
     allow_empty_classes
         Accept classes without any image in the fit split; nothing is ever predicted as one.
     cluster
@@ -95,6 +97,7 @@ class JobSettings(Settings):
     ] = METRICS  # type: ignore[assignment]
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
+    report: bool = True
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
     output: Annotated[Path, PlainValidator(_place), PlainSerializer(shown)]

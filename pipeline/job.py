@@ -267,7 +267,8 @@ def _finish(
     write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
     said = _manifest(plan, executor, digests, parts, files, effort())
-    _write_report(plan, said, reporter)
+    if plan.settings.report:
+        _write_report(plan, said, reporter)
     manifest.write_manifest(plan.output, manifest.RUN, said)
 
 

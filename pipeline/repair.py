@@ -27,6 +27,8 @@ from pipeline.mending import mend_images
 from pipeline.places import locate, remove_tree
 from pipeline.plan import plan_job
 from pipeline.progress import Reporter, SilentReporter
+from pipeline.report import add_report
+from pipeline.runs import REPORT_FILE, Run
 from pipeline.urls import shown
 from pipeline.verification import Damage, examine, read_finished
 
@@ -123,9 +125,12 @@ def _mend_run(
 ) -> dict[str, Any]:
     """Make the damaged files of a run again; return its manifest."""
     files = {damage.file for damage in damages}
-    if files <= {manifest.MANIFEST, manifest.COPY}:
-        manifest.put_manifest(path, content)
-        return dict(content)
+    if files <= {manifest.MANIFEST, manifest.COPY, REPORT_FILE}:
+        whole = dict(content)
+        if REPORT_FILE in files:
+            whole = add_report(Run(path, options), whole)
+        manifest.put_manifest(path, whole)
+        return whole
     kept = {
         k: v for k, v in content["settings"].items() if k not in ("images", "output", "cluster")
     }
@@ -155,5 +160,7 @@ def _mend_run(
         )
     # it stays the run that it was; what a newer library writes otherwise has other hashes
     whole = dict(content) | {key: made[key] for key in ("files", "arrays")}
+    if REPORT_FILE in whole["files"]:
+        whole = add_report(Run(path, options), whole)
     manifest.put_manifest(path, whole)
     return whole

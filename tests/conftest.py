@@ -19,6 +19,7 @@ settings.register_profile(
 settings.load_profile("pixsim")
 
 _FIGURE = "figure"
+PLAIN = "<!doctype html><title>a report without pictures</title>"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +40,14 @@ def _own_data_folder(tmp_path, monkeypatch):
     """Keep stores, downloads and runs of a test in its own folder."""
     monkeypatch.setenv("PIXSIM_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("PIXSIM_CATALOG", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drawn_reports():
+    """Have runs of this process write a page without pictures: drawing them takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.report.render_report", lambda run, content=None: PLAIN)
+        yield
 
 
 @pytest.fixture(scope="session")

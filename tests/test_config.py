@@ -32,6 +32,7 @@ prototypes: mean
 metrics: [l2]
 device: torch:cpu
 distances: skip
+report: false
 allow_empty_classes: true
 cluster:
   kind: local
@@ -70,6 +71,7 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
         "metrics": ("l2",),
         "device": "torch:cpu",
         "distances": "skip",
+        "report": False,
         "allow_empty_classes": True,
         "cluster": {
             "kind": "local",
@@ -101,6 +103,7 @@ def test_a_job_file_needs_its_images_only(tmp_path):
         "metrics": ("l1", "l2"),
         "device": "auto",
         "distances": "auto",
+        "report": True,
         "allow_empty_classes": False,
         "cluster": {
             "kind": "threads",

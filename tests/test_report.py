@@ -46,6 +46,11 @@ def make_run(folder, number=4, shape=(9, 8), train=6, test=5, names=None, noise=
     return pipeline.run_job(pipeline.make_job(job))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def drawn_reports():
+    """Here they are drawn."""
+
+
 def page_of(run):
     return (run.path / "report.html").read_text(encoding="utf-8")
 

@@ -52,7 +52,7 @@ def predict_by_l2(
 
 
 def run_job(store: Path, output: Path, threads: int) -> Any:
-    """Run the whole job on a store: means, distances, tables, metrics."""
+    """Run the whole job on a store: means, distances, tables, metrics; no page with pictures."""
     settings = {
         "name": "benchmark",
         "images": str(store),
@@ -60,6 +60,7 @@ def run_job(store: Path, output: Path, threads: int) -> Any:
         "device": "cpu",
         "cluster": {"kind": "threads", "workers": threads},
         "output": str(output),
+        "report": False,
     }
     return pipeline.run_job(pipeline.make_job(settings))
 

@@ -47,7 +47,7 @@ def rows(bench: Workbench) -> Iterator[Row]:
         require_close("accuracy by l2", expected, found["accuracy"], ACCURACY_TOLERANCE)
 
     times = race(contestants, bench.repeats, check)
-    what = f"whole job, {bench.count:,} train and {tested:,} test images"
+    what = f"whole job less its report, {bench.count:,} train and {tested:,} test images"
     yield speed_row(what, READING, times[OURS], times[READING], READING_WANTED)
 
 

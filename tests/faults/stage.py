@@ -17,9 +17,11 @@ from faults.forge import KILLED, Fault, Forge, Order, Outcome
 from faults.scenes import Scene
 from pipeline.cli import main
 from pipeline.errors import StoreError
+from pipeline.job import EFFORT
 from pipeline.places import files_below, locate, read_bytes
+from pipeline.runs import REPORT_FILE
 
-_VOLATILE = ("finished", "seconds", "checksum")
+_VOLATILE = ("finished", "checksum", *EFFORT)
 _number = itertools.count()
 
 
@@ -52,13 +54,19 @@ def take_remains(scene: Scene) -> Remains:
         path = locate(name, scene.options)
         for file in files_below(path):
             data = read_bytes(path / file)
-            files[f"{name}/{file}"] = _lasting(data) if file.endswith(".json") else data
+            files[f"{name}/{file}"] = _lasting(file, data)
     return Remains(digests, files)
 
 
-def _lasting(data: bytes) -> bytes:
+def _lasting(file: str, data: bytes) -> bytes:
+    """Return what is the same whenever and wherever a file was written."""
+    if file == REPORT_FILE:
+        return b""  # it says when, and how long it took
+    if not file.endswith(".json"):
+        return data
     content = json.loads(data.decode().replace(str(Path.cwd()), ""))
     kept = {key: value for key, value in content.items() if key not in _VOLATILE}
+    kept.get("files", {}).pop(REPORT_FILE, None)
     return json.dumps(kept, sort_keys=True).encode()
 
 
