@@ -51,7 +51,7 @@ demo: $(READY)
 	@$(BIN)/pixsim demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 faults: $(READY) # make faults ARGS="--faults-seed 7 -k killed"
 	@$(BIN)/python -m pytest tests/test_faults.py --faults full --verbose $(ARGS)
