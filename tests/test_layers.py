@@ -55,8 +55,12 @@ ONLY_IN = {
     "PIL": {
         "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
         "decoding_tiff", "sources.torchvision_splits", "pictures", "grids", "markup",
+        "report_pictures",
     },
-    "matplotlib": {"plot_style", "image_plots", "result_plots", "matrix_plots", "explained"},
+    "matplotlib": {
+        "plot_style", "image_plots", "result_plots", "matrix_plots", "explained", "report_pictures",
+    },
+    "jinja2": {"report"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use of torchvision, which only some images need
