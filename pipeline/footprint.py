@@ -16,10 +16,10 @@ from pipeline.partitions import accumulator_bytes, ceil_div
 from pipeline.reduction import LARGE_BYTES, WIDE
 
 # A process with everything imported and its loops loaded.
-_BASE = 410 * 10**6
+_BASE = 450 * 10**6
 # A worker process of dask, and the client of such, which loads no kernels.
 _BASE_WORKER = 400 * 10**6
-_BASE_CLIENT = 330 * 10**6
+_BASE_CLIENT = 370 * 10**6
 # Bytes that a task takes for each byte of pixels it reads: those, and a compressed chunk.
 _READ = 1.6
 # What the allocator keeps of accumulators that were given back.

@@ -53,6 +53,10 @@ def chart(
         FigureCanvasSVG(figure)
         figure.patch.set_visible(False)
         draw(figure.add_subplot())
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")  # else it is laid out, and drawn, twice more
         figure.savefig(content, format="svg", metadata=_METADATA, dpi=100)
     return _inline(content.getvalue().decode(), name, description)
 
