@@ -19,7 +19,8 @@ from pipeline.cli import main
 from pipeline.errors import StoreError
 from pipeline.places import files_below, locate, read_bytes
 
-_VOLATILE = ("finished", "seconds", "checksum")
+_VOLATILE = ("finished", "seconds", "pixel_bytes", "memory", "checksum")
+_REPORT = "report.html"
 _number = itertools.count()
 
 
@@ -27,7 +28,8 @@ _number = itertools.count()
 class Remains:
     """What lies in a folder: digests, taken by reading everything, and the files with their bytes.
 
-    Of manifests neither times nor the place of the folder are compared.
+    Of manifests neither times nor the place of the folder are compared, and of reports, which tell
+    of both, only that they are there.
     """
 
     digests: Mapping[str, Any]
@@ -52,6 +54,8 @@ def take_remains(scene: Scene) -> Remains:
         path = locate(name, scene.options)
         for file in files_below(path):
             data = read_bytes(path / file)
+            if file == _REPORT:
+                data = b""
             files[f"{name}/{file}"] = _lasting(data) if file.endswith(".json") else data
     return Remains(digests, files)
 
@@ -59,6 +63,7 @@ def take_remains(scene: Scene) -> Remains:
 def _lasting(data: bytes) -> bytes:
     content = json.loads(data.decode().replace(str(Path.cwd()), ""))
     kept = {key: value for key, value in content.items() if key not in _VOLATILE}
+    kept.get("files", {}).pop(_REPORT, None)
     return json.dumps(kept, sort_keys=True).encode()
 
 
