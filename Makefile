@@ -50,6 +50,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	@$(BIN)/pixsim demo
 
+test faults: export PYTHONDONTWRITEBYTECODE = # or each process that a test starts compiles anew
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 

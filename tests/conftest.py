@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make PIXSIM_DATASETS absolute, since tests change the working directory."""
     if folder := os.environ.get("PIXSIM_DATASETS"):
         os.environ["PIXSIM_DATASETS"] = str(Path(folder).resolve())
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _unflushed():
+    """Spare the disk: tests end processes, not machines, and what the kernel has is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
