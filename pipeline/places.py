@@ -170,7 +170,12 @@ def exists(path: Path) -> bool:
         return path.exists()
     files, place = _files(path)
     files.invalidate_cache()  # others may have written it
-    return bool(tried(path, files.exists, place))
+    try:
+        # not `exists`, to which any failure means that nothing is there
+        tried(path, files.info, place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def is_folder(path: Path) -> bool:

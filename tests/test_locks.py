@@ -592,16 +592,16 @@ def test_behind_a_url_of_several_at_once_one_wins_and_takes_over(remote):
             try:
                 with held(remote, "run"):
                     wins.append(1)
-                    over.wait(30)
+                    over.wait(120)
             except InUseError:
                 refused.append(1)
-                over.wait(30)
+                over.wait(120)
 
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(240)
     assert (len(wins), len(refused)) == (2, 4)
     assert places.files_below(remote) == []
 
