@@ -1,7 +1,7 @@
 # make demo    run the pixel-similarity job on real images
 # make test    run the tests
 # make lint    check format, lint and types
-# make faults  kill, damage and fail it in every way, a thousand times: some twenty minutes
+# make faults  kill, damage and fail it in every way, a thousand times: half an hour or more
 # make bench   measure it beside the libraries that one would use instead
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
