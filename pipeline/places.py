@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -207,11 +208,30 @@ def sizes_below(path: Path) -> dict[str, int]:
         return {item.relative_to(path).as_posix(): item.stat().st_size for item in below}
     files, place = _files(path)
     files.invalidate_cache()
-    found = tried(path, files.find, place, detail=True)
+    # fsspec's own search leaves out what it cannot list, as if nothing were there
+    searched = type(files).find.__module__ == "fsspec.spec" and not files.async_impl
+    search = partial(_search, files) if searched else partial(files.find, detail=True)
+    try:
+        found = tried(path, search, place)
+    except FileNotFoundError:
+        return {}
     return {
         str(name)[len(place) :].lstrip("/"): int(details.get("size") or 0)
         for name, details in found.items()
     }
+
+
+def _search(files: Any, place: str) -> dict[str, Any]:
+    """Return what lies below a folder, listed folder by folder; a failure is a failure."""
+    found, folders = {}, [place]
+    while folders:
+        folder = folders.pop()
+        for details in files.ls(folder, detail=True):
+            if details["type"] == "directory":
+                folders.append(details["name"])
+            else:
+                found[details["name"]] = details
+    return found
 
 
 def files_below(path: Path) -> list[str]:
