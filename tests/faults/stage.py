@@ -18,6 +18,7 @@ from faults.scenes import Scene
 from pipeline.cli import main
 from pipeline.errors import StoreError
 from pipeline.job import EFFORT
+from pipeline.locks import is_lock
 from pipeline.places import files_below, locate, read_bytes
 from pipeline.runs import REPORT_FILE
 
@@ -53,6 +54,8 @@ def take_remains(scene: Scene) -> Remains:
         digests[name] = pipeline.digest(name, scene.options)
         path = locate(name, scene.options)
         for file in files_below(path):
+            if is_lock(file):
+                continue  # a process that is killed while it gives a lock back may leave its note
             data = read_bytes(path / file)
             files[f"{name}/{file}"] = _lasting(file, data)
     return Remains(digests, files)
