@@ -54,8 +54,8 @@ def take_remains(scene: Scene) -> Remains:
         digests[name] = pipeline.digest(name, scene.options)
         path = locate(name, scene.options)
         for file in files_below(path):
-            if is_lock(file):
-                continue  # a process that is killed while it gives a lock back may leave its note
+            if scene.at and is_lock(file):
+                continue  # left in a bucket by a process killed while it gave its lock back
             data = read_bytes(path / file)
             files[f"{name}/{file}"] = _lasting(file, data)
     return Remains(digests, files)
