@@ -91,6 +91,7 @@ def _append(
     added = manifest.read_manifest(place, manifest.IMAGES)
     if added["identity"] in _identities(base):
         reporter.say(f"{shown(path)} holds these samples already")
+        manifest.clear(path)
     else:
         growth = plan_growth(path, base, added)
         fingerprints = _write_shards(path, place, growth, executor, reporter)

@@ -36,7 +36,7 @@ from pipeline.errors import DamagedError, OtherFileError, StoreError
 from pipeline.files import read_json, storage_errors
 from pipeline.objects import FolderStore, PlaceStore
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import is_remote, remove_tree
+from pipeline.places import ABSENT, is_folder, is_remote, remove_tree
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -48,7 +48,7 @@ def _zarr(path: Path) -> Any:
     if is_remote(path):
         return PlaceStore(path)
     # of a folder that is not there Zarr says so itself
-    return FolderStore(path) if path.is_dir() else path
+    return FolderStore(path) if is_folder(path) else path
 
 
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
@@ -194,11 +194,12 @@ def grow_array(path: Path, name: str, total: int) -> None:
 def _find_rows(path: Path, name: str, total: int | None = None) -> shards.Rows | None:
     """Return how to read and write an array without Zarr, or None where that is left to it.
 
-    `total` is its length, where it is about to grow.
+    `total` is its length, where it is about to grow. What cannot be read is an error and not left
+    to Zarr, which would write other bytes, and knows nothing of `total`.
     """
     try:
         metadata = read_json(path / name / "zarr.json")
-    except (OSError, ValueError):
+    except (*ABSENT, ValueError):
         return None  # Zarr says what is wrong
     if total is not None:
         metadata["shape"][0] = total

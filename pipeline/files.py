@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageFullError, hide_in
-from pipeline.places import is_remote, put_file, read_bytes, remote_errors
+from pipeline.places import is_remote, put_file, read_bytes, remote_errors, walk
 from pipeline.processes import Process, this_process
 from pipeline.urls import is_url
 
@@ -107,12 +107,12 @@ def sweep(path: Path, *, only_dead: bool = False) -> None:
     """
     if is_remote(path):
         return
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in walk(path):
         if "zarr.json" in names and _CHUNKS in folders:
             folders.remove(_CHUNKS)
         for name in names:
             if name.endswith(PARTIAL_SUFFIX) and not (only_dead and _may_live(name)):
-                (Path(folder) / name).unlink(missing_ok=True)
+                (folder / name).unlink(missing_ok=True)
 
 
 def _may_live(name: str) -> bool:

@@ -31,6 +31,7 @@ LOCK = ".lock"
 SETTLE_SECONDS = 2.0
 _COUNT = "{:012d}\n"
 _TOKEN = re.compile("[0-9a-f]{16}")
+_NOTE = re.compile(r"\.lock\.([0-9a-f]{16})(\.beat)?")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -84,6 +85,12 @@ def token_of(data: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:16]
 
 
+def note_of(name: str) -> str:
+    """Return the token of the lock that a file beside it belongs to, or "" where it is none."""
+    found = _NOTE.fullmatch(name)
+    return found[1] if found else ""
+
+
 @dataclass(frozen=True)
 class _LocalSlots:
     """In a folder; the beat is a count behind the first line, so a beat makes no file."""
@@ -102,6 +109,8 @@ class _LocalSlots:
                 os.link(aside, target)
             except FileExistsError:
                 return aside.stat().st_nlink > 1  # the answer to an earlier try may be lost
+            except FileNotFoundError:
+                return False  # swept away by the holder, which finishes the folder
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -194,7 +203,7 @@ class _RemoteSlots:
             return None
 
     def move(self, name: str, target: str) -> None:
-        put_bytes(self.path / target, (self.read(name) or b"") + b"\n")
+        put_bytes(self.path / target, read_bytes(self.path / name).partition(b"\n")[0] + b"\n")
         self.remove(name)
 
     def remove(self, name: str) -> None:

@@ -34,8 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InUseError, printable
-from pipeline.lock_files import LOCK, Slots, slots_of, token_of
+from pipeline.lock_files import LOCK, Slots, note_of, slots_of, token_of
 from pipeline.lock_holders import Holder, holder_of, new_holder
+from pipeline.places import list_folder
 from pipeline.urls import shown
 
 BEAT_SECONDS = 10.0
@@ -97,6 +98,17 @@ def check(path: Path) -> None:
         lock.check()
 
 
+def put_away(path: Path) -> None:
+    """Remove what holders before left who could not remove it, or were killed over giving it back.
+
+    Nobody goes by these notes: the `.lock` of this process leads to none of them. Done when a
+    folder is finished, since it takes a listing.
+    """
+    lock = _held.get(_key(path))
+    if lock is not None and lock.process == os.getpid():
+        lock.put_away()
+
+
 def any_lost() -> bool:
     """Tell whether another process was seen to have taken over a folder that this one fills.
 
@@ -146,6 +158,13 @@ class Lock:
                 if not self._slots.beat(self.holder.token, self._count):
                     self._lost = True
                     return
+
+    def put_away(self) -> None:
+        """Remove notes of others; see the function of this name."""
+        for name in list_folder(self.path):
+            token = note_of(name)
+            if token and token != self.holder.token:
+                self._slots.remove(name)
 
     @property
     def lost(self) -> bool:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -27,13 +28,13 @@ from pipeline.errors import (
     ConflictError,
     DamagedError,
     IncompleteError,
-    RemoteError,
     StoreError,
     hide_in,
 )
-from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, sweep, write_json
-from pipeline.locks import Say, check, held, is_lock
+from pipeline.files import PARTIAL_SUFFIX, read_json, sweep, write_json
+from pipeline.locks import Say, check, held, is_lock, put_away
 from pipeline.places import (
+    ABSENT,
     exists,
     files_below,
     is_folder,
@@ -73,16 +74,11 @@ def now() -> str:
 def kind_of(path: Path) -> str | None:
     """Return `IMAGES` or `RUN` where `path` holds a finished one, else None.
 
-    Raises
-    ------
-    RemoteError
-        Where a remote place does not let itself be read, which says nothing of what it holds.
+    A manifest that cannot be read is an error: that says nothing of what the place holds.
     """
     try:
         kind = read_json(path / MANIFEST).get("kind")
-    except RemoteError:
-        raise
-    except (OSError, ValueError, AttributeError):
+    except (*ABSENT, ValueError, AttributeError):
         return None
     return kind if kind in (IMAGES, RUN) else None
 
@@ -203,8 +199,21 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     check(path)
     sweep(path)
     put_manifest(path, draft(kind, content))
-    with storage_errors(path):
-        remove_tree(path / WORK)
+    clear(path)
+
+
+def clear(path: Path) -> None:
+    """Remove what making a finished folder that is held left; what resists, the next command tries.
+
+    The folder is finished all the same.
+    """
+    for remove in (
+        partial(remove_tree, path / WORK),
+        partial(sweep, path),
+        partial(put_away, path),
+    ):
+        with suppress(OSError):
+            remove()
 
 
 def put_manifest(path: Path, content: Mapping[str, Any]) -> None:
@@ -312,8 +321,7 @@ def _tidy(path: Path) -> None:
         return
     # not where somebody uses it or it cannot be written to: it is finished all the same
     with suppress(OSError), held(path, "tidy up", wait=False):
-        remove_tree(path / WORK)
-        sweep(path)
+        clear(path)
 
 
 def start(
@@ -343,7 +351,7 @@ def start(
     """
     done = recognise(path, kind, plan, continues, resume=resume)
     if done is not None:
-        remove_tree(path / WORK)
+        clear(path)
         return done
     record, mine = path / WORK / "plan.json", identity(plan)
     if exists(record):

@@ -24,8 +24,6 @@ from zarr.storage import LocalStore
 from pipeline import places, urls
 from pipeline.files import aside_of
 
-_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-
 
 class FolderStore(LocalStore):
     """The files below a local folder; each is put aside as `files.aside_of` says, then renamed."""
@@ -81,7 +79,7 @@ class PlaceStore(Store):
         start, stop = _ends(byte_range)
         try:
             found = await asyncio.to_thread(places.read_bytes, self._at(key), start, stop)
-        except _ABSENT:
+        except places.ABSENT:
             return None
         return prototype.buffer.from_bytes(found)
 

@@ -14,7 +14,9 @@ import copyreg
 import glob
 import importlib
 import io
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +29,8 @@ from pipeline.urls import LOCAL, WEB, bare, secrets_of, shown
 
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.2
+# what says that there is no file, and not that it cannot be read
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
     "abfss": "adlfs", "http": "aiohttp", "https": "aiohttp",
@@ -168,7 +172,7 @@ def options_of(path: str | Path) -> dict[str, Any]:
 def exists(path: Path) -> bool:
     """Tell whether there is a file or a folder at a path."""
     if not is_remote(path):
-        return path.exists()
+        return _status(path) is not None
     files, place = _files(path)
     files.invalidate_cache()  # others may have written it
     try:
@@ -182,16 +186,37 @@ def exists(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Tell whether a path is a folder; in an object store, whether anything lies below it."""
     if not is_remote(path):
-        return path.is_dir()
+        status = _status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
     files, place = _files(path)
     files.invalidate_cache()
-    return bool(tried(path, files.isdir, place))
+    try:
+        # not `isdir` alone, to which any failure means that there is none
+        found = tried(path, files.info, place)
+    except FileNotFoundError:
+        return False
+    return found["type"] == "directory" or bool(tried(path, files.isdir, place))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the state of a local file or folder, None where there is none.
+
+    What cannot be looked at is an error: `Path.exists` and the like take some for absence, from
+    Python 3.14 on all of them.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def list_folder(path: Path) -> list[str]:
     """Return the names in a folder, sorted; nothing where it does not exist."""
     if not is_remote(path):
-        return sorted(item.name for item in path.iterdir()) if path.is_dir() else []
+        try:
+            return sorted(item.name for item in path.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     files, place = _files(path)
     files.invalidate_cache()
     try:
@@ -204,8 +229,7 @@ def list_folder(path: Path) -> list[str]:
 def sizes_below(path: Path) -> dict[str, int]:
     """Return the bytes of every file below a folder, by its path there."""
     if not is_remote(path):
-        below = (item for item in path.rglob("*") if item.is_file())
-        return {item.relative_to(path).as_posix(): item.stat().st_size for item in below}
+        return dict(_local_sizes(path))
     files, place = _files(path)
     files.invalidate_cache()
     # fsspec's own search leaves out what it cannot list, as if nothing were there
@@ -219,6 +243,27 @@ def sizes_below(path: Path) -> dict[str, int]:
         str(name)[len(place) :].lstrip("/"): int(details.get("size") or 0)
         for name, details in found.items()
     }
+
+
+def _local_sizes(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield path and bytes of every file below a local folder; a failure is a failure."""
+    for folder, _, names in walk(path):
+        for name in names:
+            status = _status(folder / name)
+            if status is not None and stat.S_ISREG(status.st_mode):
+                yield (folder / name).relative_to(path).as_posix(), status.st_size
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk a local folder as `os.walk`, to which what cannot be listed is empty; here it fails."""
+    for folder, folders, names in os.walk(path, onerror=_unless_gone):
+        yield Path(folder), folders, names
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise what listing a folder failed of, unless the folder is not there."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _search(files: Any, place: str) -> dict[str, Any]:
@@ -240,13 +285,18 @@ def files_below(path: Path) -> list[str]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, where there is one."""
+    """Remove a file, or a folder with all that is in it, where there is one.
+
+    What cannot be removed is an error, after all else is gone.
+    """
     if is_remote(path):
         _remove_files(path, list(sizes_below(path)))
-    elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif path.is_symlink() or not is_folder(path):
         path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)  # what is left; says what is in the way
 
 
 def replace_tree(target: Path, path: Path, record: Path) -> None:

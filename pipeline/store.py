@@ -34,7 +34,7 @@ from pipeline.errors import SchemaError, StoreError
 from pipeline.files import read_json
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.partitions import Layout, image_bytes
-from pipeline.places import locate
+from pipeline.places import ABSENT, locate
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 
 
@@ -134,7 +134,7 @@ def is_own_store(path: Path) -> bool:
     """Tell whether a folder is a Zarr group as `create_images` makes it, finished or not."""
     try:
         attributes = read_json(path / "zarr.json").get("attributes", {})
-    except (OSError, ValueError, AttributeError):
+    except (*ABSENT, ValueError, AttributeError):
         return False
     return {"class_names", "full_scale", "provenance"} <= set(attributes)
 

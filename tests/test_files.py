@@ -133,8 +133,8 @@ def test_what_a_killed_writer_left_is_swept_wherever_it_wrote(store):
 def test_a_sweep_looks_into_no_folder_of_chunks(store, monkeypatch):
     seen, walk = [], os.walk
 
-    def spy(path):
-        for found in walk(path):
+    def spy(path, **settings):
+        for found in walk(path, **settings):
             seen.append(Path(found[0]).relative_to(store).as_posix())
             yield found
 
