@@ -190,12 +190,7 @@ def is_folder(path: Path) -> bool:
         return status is not None and stat.S_ISDIR(status.st_mode)
     files, place = _files(path)
     files.invalidate_cache()
-    try:
-        # not `isdir` alone, to which any failure means that there is none
-        found = tried(path, files.info, place)
-    except FileNotFoundError:
-        return False
-    return found["type"] == "directory" or bool(tried(path, files.isdir, place))
+    return bool(tried(path, files.isdir, place))
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -229,7 +224,8 @@ def list_folder(path: Path) -> list[str]:
 def sizes_below(path: Path) -> dict[str, int]:
     """Return the bytes of every file below a folder, by its path there."""
     if not is_remote(path):
-        return dict(_local_sizes(path))
+        below = (item for item in path.rglob("*") if item.is_file())
+        return {item.relative_to(path).as_posix(): item.stat().st_size for item in below}
     files, place = _files(path)
     files.invalidate_cache()
     # fsspec's own search leaves out what it cannot list, as if nothing were there
@@ -243,15 +239,6 @@ def sizes_below(path: Path) -> dict[str, int]:
         str(name)[len(place) :].lstrip("/"): int(details.get("size") or 0)
         for name, details in found.items()
     }
-
-
-def _local_sizes(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield path and bytes of every file below a local folder; a failure is a failure."""
-    for folder, _, names in walk(path):
-        for name in names:
-            status = _status(folder / name)
-            if status is not None and stat.S_ISREG(status.st_mode):
-                yield (folder / name).relative_to(path).as_posix(), status.st_size
 
 
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:

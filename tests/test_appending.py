@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 from sources_for_tests import NAMES, Faulty, make_arrays
 
-from pipeline import appending, manifest, store, tables
+from pipeline import appending, chunked, manifest, places, store, tables
 from pipeline.content import digest_images
 from pipeline.description import describe
 from pipeline.duplicates import DUPLICATES
 from pipeline.errors import BadSamplesError, ConflictError, InUseError, ShapeError, StoreError
+from pipeline.files import PARTIAL_SUFFIX
 from pipeline.ingestion import ingest
 from pipeline.locks import is_lock
 from pipeline.samples import SAMPLES
@@ -239,3 +243,85 @@ def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
     assert digest_images(path) == content(path)["digest"] != old
     assert len(pq.read_table(path / SAMPLES)) == sum(len(labels) for _, labels in whole.values())
     assert not appending.append_place(path).parent.exists()
+
+
+def files_of(path):
+    """The bytes of all files, but for when they were written."""
+    found = {name: (path / name).read_bytes() for name in places.files_below(path)}
+    for name in (manifest.MANIFEST, manifest.COPY):
+        lines = found[name].splitlines()
+        found[name] = [x for x in lines if b'"finished"' not in x and b'"checksum"' not in x]
+    return found
+
+
+MORE_ONCE = MORE["both"] | {"train": MORE["several shards"]["train"]}
+EXPECTED_SHARDS = 3 + 6 + 1  # those that the append writes, of two arrays each
+
+
+@pytest.mark.parametrize("number", range(0, 2 * EXPECTED_SHARDS, 3))
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_metadata_that_cannot_be_read_once_ends_in_an_error_and_never_in_other_bytes(
+    tmp_path, monkeypatch, number, code
+):
+    made = {}
+    for name in ("undisturbed", "disturbed"):
+        (tmp_path / name).mkdir()
+        made[name] = base_store(tmp_path / name)
+    source = from_arrays(MORE_ONCE, NAMES)
+    ingest(source, made["undisturbed"], SHARD, append=True)
+    asked = 0
+
+    def read(file):
+        nonlocal asked
+        if (
+            file.is_relative_to(made["disturbed"])
+            and appending.append_place(made["disturbed"]) not in file.parents
+        ):
+            asked += 1
+            if asked == number + 1:
+                raise OSError(code, os.strerror(code), str(file))
+        return read_json(file)
+
+    read_json = chunked.read_json
+    with monkeypatch.context() as patch:
+        patch.setattr(chunked, "read_json", read)
+        with pytest.raises(OSError, match=r"zarr\.json"):
+            ingest(source, made["disturbed"], SHARD, append=True)
+    ingest(source, made["disturbed"], SHARD, append=True)
+    assert files_of(made["disturbed"]) == files_of(made["undisturbed"])
+
+
+def failing_removal(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_killed_or_failed_after_the_manifest_the_same_command_tidies_up(
+    tmp_path, monkeypatch, killed
+):
+    path = base_store(tmp_path)
+    more = joined(MORE["one sample"], MORE["one sample"])  # one is a copy of the other
+    source = from_arrays(more, NAMES)
+
+    def stop(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        if killed:
+            write = manifest.put_manifest
+            patch.setattr(
+                manifest, "put_manifest", lambda at, what: (write(at, what), at == path and stop())
+            )
+        else:
+            patch.setattr(appending, "_discard", stop)
+            patch.setattr(manifest, "remove_tree", failing_removal)
+        with pytest.raises(Stop):
+            ingest(source, path, SHARD, append=True)
+    assert (path / manifest.WORK / "duplicates" / "part-000000.parquet").is_file()
+    for debris in (".lock.0123456789abcdef", f"{SAMPLES}.x{PARTIAL_SUFFIX}"):
+        (path / debris).write_bytes(b"")
+    ingest(source, path, SHARD, append=True)
+    assert holds(path, joined(BASE, more))
+    assert sorted(item.name for item in path.iterdir()) == [
+        manifest.COPY, DUPLICATES, manifest.MANIFEST, SAMPLES, "test", "train", "zarr.json",
+    ]  # fmt: skip

@@ -20,13 +20,16 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from object_store import BUCKET, object_store
+from sources_for_tests import NAMES, make_arrays
 
 from pipeline import draining, lock_files, lock_holders, locks, manifest, places
 from pipeline.errors import InUseError
+from pipeline.ingestion import ingest
 from pipeline.lock_files import LOCK
 from pipeline.lock_holders import Holder
 from pipeline.locks import held
 from pipeline.processes import Process, machine, this_process
+from pipeline.sources.arrays import from_arrays
 
 CHILD = """
 import sys
@@ -635,6 +638,67 @@ def test_behind_a_url_the_beat_of_another_machine_is_watched(remote, quick):
             time.sleep(0.01)
         assert not lock.lost
     assert places.files_below(remote) == []
+
+
+def test_what_a_holder_could_not_remove_is_put_away_when_the_folder_is_finished(
+    tmp_path, monkeypatch
+):
+    remove, failing = lock_files._LocalSlots.remove, [1]
+
+    def fail_once(slots, name):
+        if name != LOCK and failing:
+            failing.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(slots, name)
+
+    monkeypatch.setattr(lock_files._LocalSlots, "remove", fail_once)
+    with held(tmp_path, "run"):
+        pass
+    (note,) = names(tmp_path)  # nobody follows the lock that it belongs to
+    assert note.startswith(f"{LOCK}.")
+    kept = [f"{LOCK}.txt", f"{LOCK}.0123456789ABCDEF", f"{note}.partial"]
+    for name in (*kept, f"{LOCK}.{'b' * 16}.beat"):
+        (tmp_path / name).write_bytes(b"")
+    with held(tmp_path, "run") as lock:
+        mine = f"{LOCK}.{lock.holder.token}.beat"
+        (tmp_path / mine).write_bytes(b"")
+        locks.put_away(tmp_path)
+        assert names(tmp_path) == sorted([LOCK, mine, *kept])
+    locks.put_away(tmp_path)  # held by nobody: nothing is touched
+    assert names(tmp_path) == sorted([mine, *kept])
+
+
+def test_a_finished_store_is_rid_of_them_by_the_same_command(tmp_path):
+    path = tmp_path / "s"
+    for left in (None, ".lock.0123456789abcdef", ".lock.0123456789abcdef.beat"):
+        if left:
+            (path / left).write_bytes(b"{}")
+        ingest(from_arrays(make_arrays({"train": 3}), NAMES), path)
+        assert not [name for name in names(path) if locks.is_lock(name)]
+
+
+def test_a_lock_put_aside_that_a_holder_swept_away_is_made_again(tmp_path, monkeypatch):
+    link, swept = os.link, []
+
+    def sweep_before(aside, target):
+        if not swept:
+            swept.append(Path(aside).unlink())
+        link(aside, target)
+
+    monkeypatch.setattr(os, "link", sweep_before)
+    with held(tmp_path, "run"):
+        assert names(tmp_path) == [LOCK]
+    assert swept
+    assert names(tmp_path) == []
+
+
+@every_kind
+def test_behind_a_url_a_note_that_is_gone_takes_no_locks_place(remote):
+    with held(remote, "run"):
+        before = places.read_bytes(remote / LOCK)
+        with pytest.raises(FileNotFoundError):
+            lock_files.slots_of(remote).move(f"{LOCK}.{'a' * 16}", LOCK)
+        assert places.read_bytes(remote / LOCK) == before
 
 
 def test_a_lock_takes_few_requests(s3):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from pipeline import errors, files, places
+from pipeline import chunked, errors, files, manifest, places, store
 from pipeline.errors import ConfigError, RemoteError, StoreError
 from pipeline.places import locate
 from pipeline.urls import shown
@@ -115,6 +116,71 @@ def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
     places.remove_tree(tmp_path / "link")
     assert not (tmp_path / "link").exists()
     assert (tmp_path / "real" / "file").read_text() == "kept"
+
+
+def test_what_cannot_be_removed_is_an_error_once_all_else_is_gone(tmp_path, monkeypatch):
+    for name in ("a/1", "b/2", "b/3", "c/4"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(b"")
+    unlink = os.unlink
+
+    def fail(path, **settings):
+        if str(path).endswith("2"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        unlink(path, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fail)
+        with pytest.raises(PermissionError):
+            places.remove_tree(tmp_path / "x")
+    assert places.files_below(tmp_path / "x") == ["b/2"]
+    places.remove_tree(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("ask", "fails"),
+    [
+        (places.exists, "stat"),
+        (places.is_folder, "stat"),
+        (places.list_folder, "listdir"),
+        (lambda path: list(places.walk(path)), "scandir"),
+        (files.sweep, "scandir"),
+        (places.remove_tree, "stat"),
+        (manifest.kind_of, "open"),
+        (store.is_own_store, "open"),
+        (lambda path: chunked.StoreArray(path, "a")[:1], "open"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_an_error_and_not_taken_for_absent(
+    tmp_path, monkeypatch, ask, fails, code
+):
+    def fail(path=".", *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        if fails == "open":
+            patch.setattr(Path, "open", fail)
+        else:
+            patch.setattr(os, fails, fail)
+        with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+            ask(tmp_path)
+    assert caught.value.errno == code
+
+
+@pytest.mark.parametrize("below", ["nothing", "file/of"])
+def test_what_is_absent_is_no_error(tmp_path, below):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / below
+    assert not places.exists(path)
+    assert not places.is_folder(path)
+    assert places.list_folder(path) == []
+    assert list(places.walk(path)) == []
+    assert manifest.kind_of(path) is None
+    assert not store.is_own_store(path)
+    files.sweep(path)
+    places.remove_tree(tmp_path / "nothing")
 
 
 def test_json_goes_there_and_back(folder):
