@@ -38,7 +38,7 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DamagedError
+from pipeline.errors import DamagedError, StoreError
 from pipeline.exact import Int64Array
 from pipeline.files import aside_of, replaced, storage_errors
 from pipeline.partitions import ceil_div
@@ -142,7 +142,14 @@ class Checkpoints:
         ------
         StorageFullError
             Where the disk is full.
+        StoreError
+            Where the sums are not what the pass counts: nothing is cast.
         """
+        if sums.dtype != np.int64 or sums.shape != self.shape:
+            raise StoreError(
+                f"{shown(self._path(name))}: holds int64 and {self.shape}, the sums to be written "
+                f"are {sums.dtype} and {sums.shape}; run the same command again"
+            )
         data = np.ascontiguousarray(sums, "<i8").reshape(-1).view(np.uint8).data
         about = {
             "identity": self.identity, "name": name, "numbers": numbers, "shape": self.shape,

@@ -36,6 +36,7 @@ from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
     DamagedError,
     IncompleteError,
+    LabelError,
     ShapeError,
     SourceError,
 )
@@ -238,6 +239,12 @@ class IngestPartition:
                 f"{self.source.full_scale}; give the right full_scale"
             )
         classes = len(self.source.class_names)
+        if block.labels.dtype.kind not in "iu" or block.labels.shape != expected[:1]:
+            raise LabelError(
+                f"split '{split}', samples {start} to {stop}: the source gave labels of "
+                f"{block.labels.dtype} and shape {block.labels.shape}, expected {expected[:1]} "
+                "integers; give an integer code for each image"
+            )
         wrong = np.flatnonzero((block.labels < UNLABELLED) | (block.labels >= classes))
         if not len(wrong):
             return block
@@ -246,16 +253,19 @@ class IngestPartition:
 
 def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
     """Return a block whose labels at some places are problems."""
-    images, labels = block.images.copy(), block.labels.copy()
+    images, labels = block.images.copy(), np.full(len(block.labels), UNLABELLED, np.int32)
+    known = np.ones(len(labels), bool)
+    known[places] = False
+    labels[known] = block.labels[known]
     problems = dict(block.problems)
     for place in places.tolist():
         if place not in problems:
             problems[place] = Problem(
                 LABEL_UNKNOWN,
-                f"label {int(labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                f"label {int(block.labels[place])}, expected 0 to {classes - 1} or -1 for none",
                 *images.shape[2:0:-1],
             )
-    images[places], labels[places] = 0, UNLABELLED
+    images[places] = 0
     return replace(block, images=images, labels=labels, problems=problems)
 
 
