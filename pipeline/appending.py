@@ -25,6 +25,7 @@ from pipeline.content import summarise
 from pipeline.digests import SAMPLE_RECORD
 from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
+from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
@@ -194,7 +195,7 @@ def _write_shards(
         last = ceil_div(template.count, shard) if template.count > growth.before(split) else first
         touched += [(split, number) for number in range(first, last)]
     task = AppendPartition(path.absolute(), place.absolute(), growth, tuple(touched))
-    with reporter.phase("append", len(touched)) as phase:
+    with reporter.phase("append", len(touched)) as phase, task.token.issued():
         written = executor.map(task, len(touched), phase)
     splits = (split for split, _ in touched)
     marks = store.by_array(growth.templates, zip(splits, written, strict=True))
@@ -209,15 +210,24 @@ def _write_shards(
 
 @dataclass(frozen=True)
 class AppendPartition:
-    """The task of one shard with new samples; running it twice changes nothing."""
+    """The task of one shard with new samples; running it twice changes nothing.
+
+    One that comes late writes nothing: by then there may be more samples in its shard.
+    """
 
     path: Path
     place: Path
     growth: Growth
     touched: tuple[tuple[str, int], ...]
 
+    @property
+    def token(self) -> Token:
+        """Lets it write."""
+        return Token(self.path / manifest.APPEND, self.growth.added["identity"], "append")
+
     def __call__(self, index: int) -> tuple[str, str]:
         """Write shard `index` of those that are touched: old samples first, then new ones."""
+        self.token.require()
         split, number = self.touched[index]
         template, before = self.growth.templates[split], self.growth.before(split)
         start = number * template.layout.shard
@@ -226,6 +236,7 @@ class AppendPartition:
         new = store.read_images(self.place, split, max(start - before, 0), stop - before)
         images = np.concatenate([old[0], new[0]])
         labels = np.concatenate([old[1], self.growth.codes[new[1]]])
+        self.token.require()
         return store.write_images(self.path, split, start, images, labels, template.count)
 
 

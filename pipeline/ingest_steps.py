@@ -12,6 +12,7 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from pipeline.chunked import consolidate
 from pipeline.cluster import Executor
 from pipeline.compaction import (
     compact,
+    forget_compaction,
     good_templates,
     is_compacted,
 )
@@ -39,14 +41,17 @@ from pipeline.errors import (
     LabelError,
     ShapeError,
     SourceError,
+    hide_in,
 )
+from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.ingest_plan import IngestPlan
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import list_folder
+from pipeline.places import list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import (
+    BAD_SAMPLES,
     SAMPLES,
     Parts,
     Tally,
@@ -61,6 +66,10 @@ from pipeline.schema import UNLABELLED
 from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
 from pipeline.sources.encoded import EncodedSource
 from pipeline.threads import in_ranges
+from pipeline.urls import shown
+
+# what lies in a store that is being made, beside its splits
+_FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
 
 def listing_place(path: Path) -> Path:
@@ -84,7 +93,7 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
         Where another process makes it.
     """
     with manifest.claimed(
-        path, manifest.IMAGES, plan.content, reporter.say, continues=_continues
+        path, manifest.IMAGES, plan.content, reporter.say, _Successor(plan, reporter)
     ) as done:
         yield None if done is not None else _empty_store(plan, path)
 
@@ -96,7 +105,13 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
         source = with_listing_in(source, listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
+        _token(path, plan.identity).issue()
     return replace(plan, source=source)
+
+
+def _token(path: Path, identity: str) -> Token:
+    """Return what lets the partitions of a plan be written."""
+    return Token(path / manifest.WORK, identity, "ingest")
 
 
 def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
@@ -107,18 +122,50 @@ def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
     return source.moved(place)
 
 
-def _continues(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-    """Tell whether an unfinished store may go on with a plan that differs from the one begun.
+@dataclass(frozen=True)
+class _Successor:
+    """Lets a plan take the place of another one of the same source that was not finished.
 
-    It may where only the files below the same place changed: bad ones were mended or removed.
-    What was written from the old listing has another identity and is written again.
+    So what a failed ingest tells to change can be changed: files are mended, removed or replaced,
+    images are resized, a full scale is given. Nothing that was written is of use then.
     """
 
-    def place(content: Mapping[str, Any]) -> dict[str, Any]:
-        source = dict(content.get("source", {}))
-        return {key: source.get(key) for key in ("kind", "place", "conversion")}
+    plan: IngestPlan
+    reporter: Reporter
 
-    return "listing" in begun.get("source", {}) and place(begun) == place(plan)
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The place of the source; of an object in memory nothing."""
+        settings = self.plan.settings or {}
+        return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether what was begun has the same source."""
+        origin, plan = json.loads(json.dumps(hide_in([self.origin, self.plan.content])))
+        other = begun.get("plan", {})
+        if origin and begun.get("origin"):
+            return bool(origin == begun["origin"])
+        places = [content.get("source", {}).get("place") for content in (plan, other)]
+        if places[0] is not None:
+            return bool(places[0] == places[1])
+        return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was written of it: first what says that something is written."""
+        self.reporter.say(
+            f"{shown(path)} was begun from other files or with other settings and not finished: "
+            "it is made anew"
+        )
+        work = path / manifest.WORK
+        _token(path, begun["identity"]).revoke()
+        forget_compaction(path)
+        for name in list_folder(work):
+            if name not in ("plan.json", listing_place(path).name):
+                remove_tree(work / name)
+        made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
+        for name in list_folder(path):
+            if name in made:
+                remove_tree(path / name)
 
 
 def write_partitions(
@@ -147,6 +194,8 @@ def write_partitions(
 @dataclass(frozen=True)
 class IngestPartition:
     """The task of one partition; called with its number. Running it twice changes nothing.
+
+    One that comes late, when the store is being put together or finished, writes nothing.
 
     Attributes
     ----------
@@ -178,7 +227,10 @@ class IngestPartition:
         part = part_path(self.path, partition.index)
         if self._is_done(partition, part):
             return False
+        token = _token(self.path, self.identity)
+        token.require()
         block, records = self._read(partition)
+        token.require()
         written = store.write_images(
             self.path, partition.split, partition.start, block.images, block.labels
         )
@@ -305,6 +357,7 @@ def finish(
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
+    _token(path, plan.identity).revoke()
     templates = plan.templates
     if found.bad:
         templates = good_templates(plan.templates, found)

@@ -13,14 +13,15 @@ written before it: what a damaged folder held can be told, and made again.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from pipeline.digests import json_digest
 from pipeline.errors import (
@@ -50,8 +51,25 @@ MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
 APPEND = ".append"
-Continues = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+_SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
+
+
+class Successor(Protocol):
+    """What may take the place of an unfinished folder that was begun with another plan."""
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it comes from, in plain values, kept beside the plan."""
+        ...
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether it may take the place of what a record says was begun."""
+        ...
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was made of that."""
+        ...
 
 
 def versions() -> dict[str, str]:
@@ -269,7 +287,7 @@ def claimed(
     kind: str,
     plan: Mapping[str, Any],
     say: Say,
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> Iterator[dict[str, Any] | None]:
@@ -279,7 +297,7 @@ def claimed(
 
     Parameters
     ----------
-    path, kind, plan, continues, resume
+    path, kind, plan, successor, resume
         As `recognise` takes them.
     say
         Told of the lock of a dead process; see `locks.held`.
@@ -295,14 +313,14 @@ def claimed(
     InUseError
         Where another process holds it.
     """
-    done = recognise(path, kind, plan, continues, resume=resume)
+    done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
         _tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
         # another process may have had it in the meantime
-        yield start(path, kind, plan, continues, resume=resume)
+        yield start(path, kind, plan, successor, resume=resume)
 
 
 def _tidy(path: Path) -> None:
@@ -320,7 +338,7 @@ def start(
     path: Path,
     kind: str,
     plan: Mapping[str, Any],
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> dict[str, Any] | None:
@@ -328,7 +346,7 @@ def start(
 
     Parameters
     ----------
-    path, kind, plan, continues, resume
+    path, kind, plan, successor, resume
         As `recognise` takes them.
 
     Returns
@@ -341,16 +359,20 @@ def start(
     ConflictError
         Where the folder holds anything else. It is left as it is.
     """
-    done = recognise(path, kind, plan, continues, resume=resume)
+    done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
         remove_tree(path / WORK)
         return done
     record, mine = path / WORK / "plan.json", identity(plan)
     if exists(record):
         sweep(path, only_dead=True)
-        if _read_record(record, path)["identity"] == mine:
+        begun = _read_record(record, path)
+        if begun["identity"] == mine:
             return None
-    write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
+        if successor is not None:
+            successor.clear(path, begun)
+    content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
+    write_json(record, content | ({} if successor is None else {"origin": successor.origin}))
     return None
 
 
@@ -358,7 +380,7 @@ def recognise(
     path: Path,
     kind: str,
     plan: Mapping[str, Any],
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> dict[str, Any] | None:
@@ -372,8 +394,8 @@ def recognise(
         `IMAGES` or `RUN`.
     plan
         What decides the content; compared with what the folder holds already.
-    continues
-        Tells of an unfinished folder's plan and this one whether to go on with this one.
+    successor
+        Tells whether this plan may take the place of another that was not finished.
     resume
         Whether the folder may hold the same, finished or begun.
 
@@ -400,9 +422,8 @@ def recognise(
         same = begun["identity"] == mine and begun["kind"] == kind
         if same:
             return None
-        other = begun.get("plan", {})
-        if begun.get("kind") != kind or continues is None or not continues(other, plan):
-            raise ConflictError(_conflict(path, kind, plan, other))
+        if begun["kind"] != kind or successor is None or not successor.follows(begun):
+            raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
     elif exists(path / COPY):
         raise IncompleteError(_lost(path, kind))
     elif exists(path) and not _is_untouched(path):
@@ -467,16 +488,31 @@ def _is_untouched(path: Path) -> bool:
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    keys = [*plan, *(key for key in other if key not in plan)]
-    differing = [key for key in keys if plan.get(key) != other.get(key)] or ["kind"]
-    key = differing[0]
-    was, now_is = (_short(value) for value in (other.get(key), plan.get(key)))
+    keys, was, now_is = _difference(
+        *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
+    )
+    key = " of ".join(f"'{key}'" for key in reversed(keys)) or "'kind'"
     return (
-        f"{path}: holds another {kind.removeprefix('pixsim ')} ('{key}' there is {was}, "
+        f"{path}: holds another {kind.removeprefix('pixsim ')} ({key} there is {was}, "
         f"here {now_is}); nothing in it was touched, choose another place or remove it"
     )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
+    """Return the keys that lead to the first difference of two values, and both, cut around it."""
+    if isinstance(was, dict) and isinstance(now_is, dict):
+        keys = [*now_is, *(key for key in was if key not in now_is)]
+        for key in keys:
+            if was.get(key) != now_is.get(key):
+                inner, *both = _difference(was.get(key), now_is.get(key))
+                return [key, *inner], both[0], both[1]
+    first, second = repr(was), repr(now_is)
+    pairs = enumerate(zip(first, second, strict=False))
+    alike = next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+    start = max(0, alike - _CONTEXT) if max(len(first), len(second)) > _SHOWN else 0
+    return [], _cut(first, start), _cut(second, start)
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + _SHOWN]
+    return ("..." if start else "") + shown + ("..." if start + _SHOWN < len(text) else "")
