@@ -26,10 +26,10 @@ from pipeline.digests import SAMPLE_RECORD
 from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
 from pipeline.fencing import Token
-from pipeline.files import copy_file
+from pipeline.files import copy_file, flush
 from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
-from pipeline.places import exists, list_folder, remove_tree
+from pipeline.places import exists, is_remote, list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import SAMPLES
@@ -245,6 +245,8 @@ def _commit(path: Path, place: Path, growth: Growth, fingerprints: Mapping[str, 
     saved = place.parent / SAMPLES
     if not exists(saved):
         copy_file(path / SAMPLES, saved)
+        if not is_remote(path):
+            flush(place.parent)
     store.grow_images(path, growth.attributes, growth.templates)
     consolidate(path)
     tables.join(
@@ -314,4 +316,5 @@ def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[
             "duplicates": duplicates,
             **files,
         },
+        base,
     )

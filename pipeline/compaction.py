@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pipeline import store
 from pipeline.cluster import Executor
 from pipeline.digests import sample_records
+from pipeline.durability import flush_tree
 from pipeline.errors import DamagedError
 from pipeline.fencing import Token
 from pipeline.files import read_json, write_json
@@ -103,6 +104,7 @@ def compact(
             written = executor.map(task, len(table), phase)
         splits = (partition.split for partition in table)
         marks = store.by_array(templates, zip(splits, written, strict=True))
+        flush_tree(place)  # before the record vouches for it
         write_json(_record(path), {"identity": identity, "fingerprints": marks}, indent=None)
     for name in templates:
         replace_tree(path / name, place / name, replaced / name)

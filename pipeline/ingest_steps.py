@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import manifest, store, tables
-from pipeline.chunked import consolidate
+from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
 from pipeline.compaction import (
     compact,
@@ -47,7 +47,7 @@ from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.ingest_plan import IngestPlan
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import list_folder, remove_tree
+from pipeline.places import is_remote, list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import (
@@ -388,10 +388,20 @@ def finish(
 def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
     """Check that every partition is written; return the fingerprints of their files."""
     missing, written = [], []
+    arrays: dict[str, list[StoreArray]] = {}
+    if not is_remote(path) and not is_compacted(path, plan.identity):
+        arrays = {
+            name: [StoreArray(path, array) for array in store.array_names(name)]
+            for name in plan.templates
+        }
     for partition in plan.table:
         notes = tables.read_notes(part_path(path, partition.index))
-        if notes.get("identity") == plan.identity and "fingerprints" in notes:
-            written.append((partition.split, notes["fingerprints"].split()))
+        marks = notes.get("fingerprints", "").split()
+        number = partition.start // plan.templates[partition.split].layout.shard
+        files = zip(arrays.get(partition.split, ()), marks, strict=False)
+        mine = notes.get("identity") == plan.identity and marks
+        if mine and all(_is_file(array, number, mark) for array, mark in files):
+            written.append((partition.split, marks))
         else:
             missing.append(partition.index)
     if missing:
@@ -401,6 +411,14 @@ def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
             f"({listed}); write them, then finish again"
         )
     return store.by_array(plan.templates, written)
+
+
+def _is_file(array: StoreArray, number: int, mark: str) -> bool:
+    """Tell whether a file of an array is the one that was written: a power cut may leave none."""
+    try:
+        return array.fingerprint(number) == mark
+    except DamagedError:
+        return False
 
 
 def _write_manifest(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pipeline.digests import json_digest
+from pipeline.durability import flush_named
 from pipeline.errors import (
     ConflictError,
     DamagedError,
@@ -32,12 +33,13 @@ from pipeline.errors import (
     StoreError,
     hide_in,
 )
-from pipeline.files import PARTIAL_SUFFIX, read_json, storage_errors, sweep, write_json
+from pipeline.files import PARTIAL_SUFFIX, flush, read_json, storage_errors, sweep, write_json
 from pipeline.locks import Say, check, held, is_lock
 from pipeline.places import (
     exists,
     files_below,
     is_folder,
+    is_remote,
     list_folder,
     open_binary,
     remove_tree,
@@ -203,7 +205,9 @@ def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return header | dict(content) | {"versions": versions()}
 
 
-def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+def write_manifest(
+    path: Path, kind: str, content: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
     Parameters
@@ -212,6 +216,8 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
         The folder, and what it is.
     content
         What the manifest says, or a draft of it; with `files` and `arrays`.
+    before
+        The manifest that is there already, where the folder grows.
 
     Raises
     ------
@@ -220,17 +226,26 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """
     check(path)
     sweep(path)
-    put_manifest(path, draft(kind, content))
+    put_manifest(path, draft(kind, content), before)
     with storage_errors(path):
         remove_tree(path / WORK)
 
 
-def put_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a whole manifest, closed with its checksum, and its copy before it."""
+def put_manifest(
+    path: Path, content: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
+    """Write a whole manifest, closed with its checksum, and its copy before it.
+
+    What it names is on the disk before it is; of that, what the manifest `before` it vouches for
+    lasts already.
+    """
+    flush_named(path, content, before)
     whole = cast(dict[str, Any], hide_in(dict(content)))
     signed = whole | {"checksum": json_digest(whole)}
     write_json(path / COPY, signed)
     write_json(path / MANIFEST, signed)
+    if not is_remote(path):
+        flush(path)  # what it took to get here is removed next
 
 
 def file_hash(file: Path) -> str:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from numcodecs import Blosc
 
 from pipeline.errors import DamagedError, StoreError
-from pipeline.files import aside_of, storage_errors
+from pipeline.files import aside_of, settle, storage_errors
 from pipeline.places import file_size, is_remote, put_bytes, read_bytes
 from pipeline.urls import shown
 
@@ -100,7 +100,7 @@ class Rows:
                 with aside.open("wb", buffering=0) as target:
                     for piece in pieces:
                         _write(target, piece)
-                aside.replace(file)
+                settle(aside, file)
             finally:
                 aside.unlink(missing_ok=True)
         return _mark(chunks)
