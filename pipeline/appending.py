@@ -93,7 +93,11 @@ def _append(
     if added["identity"] in _identities(base):
         reporter.say(f"{shown(path)} holds these samples already")
     else:
-        growth = plan_growth(path, base, added)
+        try:
+            growth = plan_growth(path, base, added)
+        except ShapeError:
+            _discard(place)  # nothing of it is in the image set, and others may be added
+            raise
         fingerprints = _write_shards(path, place, growth, executor, reporter)
         _commit(path, place, growth, fingerprints)
     _discard(place)
