@@ -25,10 +25,11 @@ from pipeline.content import summarise
 from pipeline.digests import SAMPLE_RECORD
 from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
-from pipeline.files import copy_file
+from pipeline.fencing import Token
+from pipeline.files import copy_file, flush
 from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
-from pipeline.places import exists, list_folder, remove_tree
+from pipeline.places import exists, is_remote, list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import SAMPLES
@@ -93,7 +94,11 @@ def _append(
         reporter.say(f"{shown(path)} holds these samples already")
         manifest.clear(path)
     else:
-        growth = plan_growth(path, base, added)
+        try:
+            growth = plan_growth(path, base, added)
+        except ShapeError:
+            _discard(place)  # nothing of it is in the image set, and others may be added
+            raise
         fingerprints = _write_shards(path, place, growth, executor, reporter)
         _commit(path, place, growth, fingerprints)
     _discard(place)
@@ -195,7 +200,7 @@ def _write_shards(
         last = ceil_div(template.count, shard) if template.count > growth.before(split) else first
         touched += [(split, number) for number in range(first, last)]
     task = AppendPartition(path.absolute(), place.absolute(), growth, tuple(touched))
-    with reporter.phase("append", len(touched)) as phase:
+    with reporter.phase("append", len(touched)) as phase, task.token.issued():
         written = executor.map(task, len(touched), phase)
     splits = (split for split, _ in touched)
     marks = store.by_array(growth.templates, zip(splits, written, strict=True))
@@ -210,15 +215,24 @@ def _write_shards(
 
 @dataclass(frozen=True)
 class AppendPartition:
-    """The task of one shard with new samples; running it twice changes nothing."""
+    """The task of one shard with new samples; running it twice changes nothing.
+
+    One that comes late writes nothing: by then there may be more samples in its shard.
+    """
 
     path: Path
     place: Path
     growth: Growth
     touched: tuple[tuple[str, int], ...]
 
+    @property
+    def token(self) -> Token:
+        """Lets it write."""
+        return Token(self.path / manifest.APPEND, self.growth.added["identity"], "append")
+
     def __call__(self, index: int) -> tuple[str, str]:
         """Write shard `index` of those that are touched: old samples first, then new ones."""
+        self.token.require()
         split, number = self.touched[index]
         template, before = self.growth.templates[split], self.growth.before(split)
         start = number * template.layout.shard
@@ -227,6 +241,7 @@ class AppendPartition:
         new = store.read_images(self.place, split, max(start - before, 0), stop - before)
         images = np.concatenate([old[0], new[0]])
         labels = np.concatenate([old[1], self.growth.codes[new[1]]])
+        self.token.require()
         return store.write_images(self.path, split, start, images, labels, template.count)
 
 
@@ -235,6 +250,8 @@ def _commit(path: Path, place: Path, growth: Growth, fingerprints: Mapping[str, 
     saved = place.parent / SAMPLES
     if not exists(saved):
         copy_file(path / SAMPLES, saved)
+        if not is_remote(path):
+            flush(place.parent)
     store.grow_images(path, growth.attributes, growth.templates)
     consolidate(path)
     tables.join(
@@ -304,4 +321,5 @@ def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[
             "duplicates": duplicates,
             **files,
         },
+        base,
     )

@@ -38,17 +38,28 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DamagedError
+from pipeline.errors import DamagedError, StoreError
 from pipeline.exact import Int64Array
 from pipeline.files import aside_of, replaced, storage_errors
 from pipeline.partitions import ceil_div
-from pipeline.places import is_remote, list_folder, open_binary, read_bytes, remove_tree
+from pipeline.places import (
+    exists,
+    is_remote,
+    list_folder,
+    open_binary,
+    put_bytes,
+    read_bytes,
+    remove_tree,
+)
 from pipeline.ranges import Ranges, joined, size_of
 from pipeline.urls import shown
 
 SUFFIX = ".sums"
 WHOLE = "whole"
 """The name of the piece that holds all partitions."""
+
+# What stands in a remote folder for the folder itself: as long as it is there, the pass goes on.
+_BEGUN = "begun"
 
 # Pieces may be written for as many bytes as this share of the pixels that are read, or as these.
 _SHARE, _FREE_BYTES = 8, 64 * 2**20
@@ -131,18 +142,27 @@ class Checkpoints:
 
     def begin(self) -> None:
         """Make the folder. Where it is gone the pass is over, and no task writes to it any more."""
-        if not is_remote(self.folder):
-            with storage_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+        if is_remote(self.folder):
+            put_bytes(self.folder / _BEGUN, b"")
+            return
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str, numbers: Ranges, sums: Int64Array) -> None:
-        """Write a piece, in place of an earlier one of that name.
+        """Write a piece, in place of an earlier one of that name; nothing where the pass is over.
 
         Raises
         ------
         StorageFullError
             Where the disk is full.
+        StoreError
+            Where the sums are not what the pass counts: nothing is cast.
         """
+        if sums.dtype != np.int64 or sums.shape != self.shape:
+            raise StoreError(
+                f"{shown(self._path(name))}: holds int64 and {self.shape}, the sums to be written "
+                f"are {sums.dtype} and {sums.shape}; run the same command again"
+            )
         data = np.ascontiguousarray(sums, "<i8").reshape(-1).view(np.uint8).data
         about = {
             "identity": self.identity, "name": name, "numbers": numbers, "shape": self.shape,
@@ -150,6 +170,8 @@ class Checkpoints:
         }  # fmt: skip
         header = json.dumps(about, separators=(",", ":")).encode()
         lead = _LEAD.pack(_MAGIC, len(header), zlib.crc32(header))
+        if is_remote(self.folder) and not exists(self.folder / _BEGUN):
+            return  # a folder of this machine that is gone takes no files
         _write(self._path(name), (lead, header, data))
 
     def covered(self, name: str) -> Ranges | None:
@@ -216,7 +238,7 @@ class Checkpoints:
         -------
         Pieces with disjoint numbers below `count`, those that hold most first.
         """
-        names = list_folder(self.folder)
+        names = [name for name in list_folder(self.folder) if name != _BEGUN]
         stated = (self._piece(name) for name in names)
         pieces = [piece for piece in stated if piece and piece.numbers[-1][1] <= count]
         pieces.sort(key=lambda piece: (-size_of(piece.numbers), piece.name))

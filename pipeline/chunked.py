@@ -15,6 +15,7 @@ both Zarr 3.1 and later read and write without complaint; per sample there are c
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,13 +31,14 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
 from pipeline import shards
 from pipeline.errors import DamagedError, OtherFileError, StoreError
 from pipeline.files import read_json, storage_errors
 from pipeline.objects import FolderStore, PlaceStore
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import ABSENT, is_folder, is_remote, remove_tree
+from pipeline.places import ABSENT, is_folder, is_remote, remove_file, remove_tree
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -54,9 +56,22 @@ def _zarr(path: Path) -> Any:
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
     """Create a group, or set the attributes of one that is there."""
     with storage_errors(path):
+        _drop_torn(path / "zarr.json")
+        if group:
+            _drop_torn(path / group / "zarr.json")
         root = zarr.open_group(_zarr(path), mode="a", zarr_format=3, use_consolidated=False)
         place = root.require_group(group) if group else root
         place.attrs.update(dict(attributes))
+
+
+def _drop_torn(document: Path) -> None:
+    """Remove the metadata of a group that a power cut left without content."""
+    try:
+        read_json(document)
+    except ValueError:
+        remove_file(document)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
 
 
 def create_array(
@@ -73,27 +88,42 @@ def create_array(
 ) -> zarr.Array[Any]:
     """Create an empty array, unless a run that was cut short already did; return it.
 
-    One of another shape or layout is of a plan that was changed since, and removed.
+    One that differs in anything that its metadata says (shape, dtype, chunks, shards, codecs, fill
+    value, names of dimensions, attributes), or that cannot be opened, is of a plan that was changed
+    since, or of a machine that failed, and removed.
     """
-    cut = tuple(max(1, size) for size in chunks)
+    wanted = {
+        "shape": shape,
+        "dtype": dtype,
+        "chunks": tuple(max(1, size) for size in chunks),
+        "shards": shards,
+        "fill_value": fill_value,
+        "compressors": (_codec(dtype), _CHECKSUM) if compressed else (_CHECKSUM,),
+        "dimension_names": tuple(dims),
+        "attributes": dict(attributes or {}),
+    }
     with storage_errors(path):
         root = zarr.open_group(_zarr(path), mode="r+", zarr_format=3, use_consolidated=False)
-        if name in root:
-            found = _open(path, name, "r+")
-            if (found.shape, found.chunks, found.shards) == (shape, cut, shards):
+        found = _find(path, name)
+        if found is not None:
+            blank = zarr.create_array(MemoryStore(), zarr_format=3, **wanted)
+            if _metadata(found) == _metadata(blank):
                 return found
-            remove_tree(path / name)
-        return root.create_array(
-            name,
-            shape=shape,
-            dtype=dtype,
-            chunks=cut,
-            shards=shards,
-            fill_value=fill_value,
-            compressors=(_codec(dtype), _CHECKSUM) if compressed else (_CHECKSUM,),
-            dimension_names=tuple(dims),
-            attributes=dict(attributes or {}),
-        )
+        remove_tree(path / name)
+        return root.create_array(name, **wanted)
+
+
+def _find(path: Path, name: str) -> zarr.Array[Any] | None:
+    """Return an array, where there is one that can be opened."""
+    try:
+        return _open(path, name, "r+")
+    except (StoreError, DamagedError):
+        return None
+
+
+def _metadata(array: zarr.Array[Any]) -> Any:
+    """Return all that an array says of itself, in plain values that can be compared."""
+    return json.loads(json.dumps(array.metadata.to_dict()))
 
 
 def _codec(dtype: Any) -> BloscCodec:
@@ -113,10 +143,11 @@ def write_array(
     rows = len(array) if names else _rows_a_chunk(array)
     chunks = (rows, *array.shape[1:])
     target = create_array(path, name, dims, array.shape, dtype, chunks, None, fill, attributes)
-    wanted = object if names else dtype
+    if names:
+        array = array.astype(object)
     for start in range(0, len(array), max(rows, 1)):
         part = slice(start, start + rows)
-        _write(target, (part,), array[part].astype(wanted, copy=False))
+        _write(target, (part,), array[part])
 
 
 def _rows_a_chunk(array: npt.NDArray[Any]) -> int:
@@ -152,7 +183,7 @@ def write_shard(
     Raises
     ------
     StoreError
-        Where it is less or more than one shard.
+        Where it is less or more than one shard, or not of the array's dtype: nothing is cast.
     StorageFullError
         Where the disk is full.
     """
@@ -163,13 +194,14 @@ def write_shard(
     array = _open(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
     _check_whole_shard(path, name, start, values.shape[axis], shard, array.shape[axis])
+    place = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
+    shards.refuse_others(path / name, array.dtype, array.shape, axis, values)
     # Zarr reads an existing shard before it writes the last, shorter one over it; a torn shard
     # of an earlier try must not stop the new one
     key = _chunk_key(array, axis, start // shard)
     with storage_errors(path):
         if sync((array.store_path / key).exists()):
             sync((array.store_path / key).delete())
-    place = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
     _write(array, place, values)
     return StoreArray(path, name, axis).fingerprint(start // shard)
 

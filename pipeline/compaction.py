@@ -20,11 +20,13 @@ import numpy.typing as npt
 from pipeline import store
 from pipeline.cluster import Executor
 from pipeline.digests import sample_records
+from pipeline.durability import flush_tree
 from pipeline.errors import DamagedError
+from pipeline.fencing import Token
 from pipeline.files import read_json, write_json
 from pipeline.manifest import WORK
 from pipeline.partitions import PartitionTable
-from pipeline.places import exists, remove_tree, replace_tree
+from pipeline.places import exists, remove_file, remove_tree, replace_tree
 from pipeline.progress import Reporter
 from pipeline.samples import Tally, part_path, read_part
 from pipeline.sources import OK
@@ -38,6 +40,11 @@ def is_compacted(path: Path, identity: str) -> bool:
     """Tell whether the shards without bad samples of a plan are all written."""
     record = _record(path)
     return exists(record) and bool(read_json(record).get("identity") == identity)
+
+
+def forget_compaction(path: Path) -> None:
+    """Take back the word that shards without bad samples are written; they may be removed then."""
+    remove_file(_record(path))
 
 
 def good_templates(
@@ -89,13 +96,15 @@ def compact(
         create(place)
         shards = tuple((n, t.count, t.layout.shard) for n, t in templates.items())
         table = PartitionTable(shards)
+        token = Token(path / WORK, identity, "leave out bad samples")
         task = CompactPartition(
-            path, place, table, planned, found.parts, _good_before(planned, found.parts)
+            path, place, table, planned, found.parts, _good_before(planned, found.parts), token
         )
-        with reporter.phase("leave out bad samples", len(table)) as phase:
+        with reporter.phase("leave out bad samples", len(table)) as phase, token.issued():
             written = executor.map(task, len(table), phase)
         splits = (partition.split for partition in table)
         marks = store.by_array(templates, zip(splits, written, strict=True))
+        flush_tree(place)  # before the record vouches for it
         write_json(_record(path), {"identity": identity, "fingerprints": marks}, indent=None)
     for name in templates:
         replace_tree(path / name, place / name, replaced / name)
@@ -124,6 +133,8 @@ class CompactPartition:
         The partitions of the one beside it, and those as written.
     good, before
         [planned partition]; good samples in it, and in those before it of the same split.
+    token
+        Lets it write.
     """
 
     path: Path
@@ -132,9 +143,11 @@ class CompactPartition:
     planned: PartitionTable
     good: npt.NDArray[np.int64]
     before: npt.NDArray[np.int64]
+    token: Token
 
     def __call__(self, index: int) -> tuple[str, str]:
         """Write shard `index` of the arrays without bad samples; return its fingerprints."""
+        self.token.require()
         target = self.table[index]
         mine = self.planned.indices(target.split)
         before = self.before[mine.start : mine.stop]
@@ -147,6 +160,7 @@ class CompactPartition:
         ]
         images = np.concatenate([pixels for pixels, _ in read])
         labels = np.concatenate([codes for _, codes in read])
+        self.token.require()
         return store.write_images(self.place, target.split, target.start, images, labels)
 
     def _good_rows(

@@ -25,6 +25,7 @@ from pipeline.urls import is_url
 
 PARTIAL_SUFFIX = ".partial"
 _CHUNKS = "c"  # the folder in that of a Zarr array that holds its chunks
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,10 +54,11 @@ def storage_errors(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Give a local path to write to; on success its content becomes `path`, whole, else nothing.
 
-    A local file is flushed and renamed, a remote one put.
+    A local file is flushed and renamed, a remote one put. One that is not to last, or is flushed
+    later with others, see `durability`, is flushed here only where it takes the place of another.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="pixsim-") as folder:
@@ -69,11 +71,37 @@ def replaced(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
-            with aside.open("rb+") as file:
-                os.fsync(file.fileno())
-            aside.replace(path)
+            if lasting:
+                flush(aside)
+                aside.replace(path)
+            else:
+                settle(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def settle(aside: Path, path: Path) -> None:
+    """Give a local file that was put aside its name.
+
+    One that takes the place of another is flushed before: after a power cut there is one of the
+    two, and never an empty file where there was a whole one.
+    """
+    if path.exists():
+        flush(aside)
+    aside.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has the bytes of a local file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # some file systems have no such thing for folders
+        if error.errno not in _NO_FOLDERS or not path.is_dir():
+            raise
+    finally:
+        os.close(number)
 
 
 def aside_of(path: Path) -> Path:

@@ -12,6 +12,7 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import manifest, store, tables
-from pipeline.chunked import consolidate
+from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
 from pipeline.compaction import (
     compact,
+    forget_compaction,
     good_templates,
     is_compacted,
 )
@@ -36,16 +38,20 @@ from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
     DamagedError,
     IncompleteError,
+    LabelError,
     ShapeError,
     SourceError,
+    hide_in,
 )
+from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.ingest_plan import IngestPlan
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import list_folder
+from pipeline.places import is_remote, list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import (
+    BAD_SAMPLES,
     SAMPLES,
     Parts,
     Tally,
@@ -60,6 +66,10 @@ from pipeline.schema import UNLABELLED
 from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
 from pipeline.sources.encoded import EncodedSource
 from pipeline.threads import in_ranges
+from pipeline.urls import shown
+
+# what lies in a store that is being made, beside its splits
+_FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
 
 def listing_place(path: Path) -> Path:
@@ -83,7 +93,7 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
         Where another process makes it.
     """
     with manifest.claimed(
-        path, manifest.IMAGES, plan.content, reporter.say, continues=_continues
+        path, manifest.IMAGES, plan.content, reporter.say, _Successor(plan, reporter)
     ) as done:
         yield None if done is not None else _empty_store(plan, path)
 
@@ -95,7 +105,13 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
         source = with_listing_in(source, listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
+        _token(path, plan.identity).issue()
     return replace(plan, source=source)
+
+
+def _token(path: Path, identity: str) -> Token:
+    """Return what lets the partitions of a plan be written."""
+    return Token(path / manifest.WORK, identity, "ingest")
 
 
 def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
@@ -106,18 +122,50 @@ def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
     return source.moved(place)
 
 
-def _continues(begun: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-    """Tell whether an unfinished store may go on with a plan that differs from the one begun.
+@dataclass(frozen=True)
+class _Successor:
+    """Lets a plan take the place of another one of the same source that was not finished.
 
-    It may where only the files below the same place changed: bad ones were mended or removed.
-    What was written from the old listing has another identity and is written again.
+    So what a failed ingest tells to change can be changed: files are mended, removed or replaced,
+    images are resized, a full scale is given. Nothing that was written is of use then.
     """
 
-    def place(content: Mapping[str, Any]) -> dict[str, Any]:
-        source = dict(content.get("source", {}))
-        return {key: source.get(key) for key in ("kind", "place", "conversion")}
+    plan: IngestPlan
+    reporter: Reporter
 
-    return "listing" in begun.get("source", {}) and place(begun) == place(plan)
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The place of the source; of an object in memory nothing."""
+        settings = self.plan.settings or {}
+        return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether what was begun has the same source."""
+        origin, plan = json.loads(json.dumps(hide_in([self.origin, self.plan.content])))
+        other = begun.get("plan", {})
+        if origin and begun.get("origin"):
+            return bool(origin == begun["origin"])
+        places = [content.get("source", {}).get("place") for content in (plan, other)]
+        if places[0] is not None:
+            return bool(places[0] == places[1])
+        return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was written of it: first what says that something is written."""
+        self.reporter.say(
+            f"{shown(path)} was begun from other files or with other settings and not finished: "
+            "it is made anew"
+        )
+        work = path / manifest.WORK
+        _token(path, begun["identity"]).revoke()
+        forget_compaction(path)
+        for name in list_folder(work):
+            if name not in ("plan.json", listing_place(path).name):
+                remove_tree(work / name)
+        made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
+        for name in list_folder(path):
+            if name in made:
+                remove_tree(path / name)
 
 
 def write_partitions(
@@ -146,6 +194,8 @@ def write_partitions(
 @dataclass(frozen=True)
 class IngestPartition:
     """The task of one partition; called with its number. Running it twice changes nothing.
+
+    One that comes late, when the store is being put together or finished, writes nothing.
 
     Attributes
     ----------
@@ -177,7 +227,10 @@ class IngestPartition:
         part = part_path(self.path, partition.index)
         if self._is_done(partition, part):
             return False
+        token = _token(self.path, self.identity)
+        token.require()
         block, records = self._read(partition)
+        token.require()
         written = store.write_images(
             self.path, partition.split, partition.start, block.images, block.labels
         )
@@ -238,6 +291,12 @@ class IngestPartition:
                 f"{self.source.full_scale}; give the right full_scale"
             )
         classes = len(self.source.class_names)
+        if block.labels.dtype.kind not in "iu" or block.labels.shape != expected[:1]:
+            raise LabelError(
+                f"split '{split}', samples {start} to {stop}: the source gave labels of "
+                f"{block.labels.dtype} and shape {block.labels.shape}, expected {expected[:1]} "
+                "integers; give an integer code for each image"
+            )
         wrong = np.flatnonzero((block.labels < UNLABELLED) | (block.labels >= classes))
         if not len(wrong):
             return block
@@ -246,16 +305,19 @@ class IngestPartition:
 
 def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
     """Return a block whose labels at some places are problems."""
-    images, labels = block.images.copy(), block.labels.copy()
+    images, labels = block.images.copy(), np.full(len(block.labels), UNLABELLED, np.int32)
+    known = np.ones(len(labels), bool)
+    known[places] = False
+    labels[known] = block.labels[known]
     problems = dict(block.problems)
     for place in places.tolist():
         if place not in problems:
             problems[place] = Problem(
                 LABEL_UNKNOWN,
-                f"label {int(labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                f"label {int(block.labels[place])}, expected 0 to {classes - 1} or -1 for none",
                 *images.shape[2:0:-1],
             )
-    images[places], labels[places] = 0, UNLABELLED
+    images[places] = 0
     return replace(block, images=images, labels=labels, problems=problems)
 
 
@@ -295,6 +357,7 @@ def finish(
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
+    _token(path, plan.identity).revoke()
     templates = plan.templates
     if found.bad:
         templates = good_templates(plan.templates, found)
@@ -325,10 +388,20 @@ def finish(
 def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
     """Check that every partition is written; return the fingerprints of their files."""
     missing, written = [], []
+    arrays: dict[str, list[StoreArray]] = {}
+    if not is_remote(path) and not is_compacted(path, plan.identity):
+        arrays = {
+            name: [StoreArray(path, array) for array in store.array_names(name)]
+            for name in plan.templates
+        }
     for partition in plan.table:
         notes = tables.read_notes(part_path(path, partition.index))
-        if notes.get("identity") == plan.identity and "fingerprints" in notes:
-            written.append((partition.split, notes["fingerprints"].split()))
+        marks = notes.get("fingerprints", "").split()
+        number = partition.start // plan.templates[partition.split].layout.shard
+        files = zip(arrays.get(partition.split, ()), marks, strict=False)
+        mine = notes.get("identity") == plan.identity and marks
+        if mine and all(_is_file(array, number, mark) for array, mark in files):
+            written.append((partition.split, marks))
         else:
             missing.append(partition.index)
     if missing:
@@ -338,6 +411,14 @@ def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
             f"({listed}); write them, then finish again"
         )
     return store.by_array(plan.templates, written)
+
+
+def _is_file(array: StoreArray, number: int, mark: str) -> bool:
+    """Tell whether a file of an array is the one that was written: a power cut may leave none."""
+    try:
+        return array.fingerprint(number) == mark
+    except DamagedError:
+        return False
 
 
 def _write_manifest(

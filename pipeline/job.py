@@ -227,7 +227,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         executor.threads_for(steps.steps),
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
-    with reporter.phase(name, steps.steps, steps.total * plan.sample_bytes) as phase:
+    size = steps.total * plan.sample_bytes
+    with reporter.phase(name, steps.steps, size) as phase, task.token.issued():
         done = executor.map(task, steps.steps, phase)
     bounds = [steps.bounds(index) for index, was_done in enumerate(done) if was_done]
     return plan.sample_bytes * sum(stop - start for start, stop in bounds)

@@ -13,17 +13,19 @@ written before it: what a damaged folder held can be told, and made again.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from pipeline.digests import json_digest
+from pipeline.durability import flush_named
 from pipeline.errors import (
     ConflictError,
     DamagedError,
@@ -31,13 +33,14 @@ from pipeline.errors import (
     StoreError,
     hide_in,
 )
-from pipeline.files import PARTIAL_SUFFIX, read_json, sweep, write_json
+from pipeline.files import PARTIAL_SUFFIX, flush, read_json, sweep, write_json
 from pipeline.locks import Say, check, held, is_lock, put_away
 from pipeline.places import (
     ABSENT,
     exists,
     files_below,
     is_folder,
+    is_remote,
     list_folder,
     open_binary,
     remove_tree,
@@ -51,8 +54,25 @@ MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
 APPEND = ".append"
-Continues = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+_SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
+
+
+class Successor(Protocol):
+    """What may take the place of an unfinished folder that was begun with another plan."""
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it comes from, in plain values, kept beside the plan."""
+        ...
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether it may take the place of what a record says was begun."""
+        ...
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was made of that."""
+        ...
 
 
 def versions() -> dict[str, str]:
@@ -181,7 +201,9 @@ def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return header | dict(content) | {"versions": versions()}
 
 
-def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+def write_manifest(
+    path: Path, kind: str, content: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
     Parameters
@@ -190,6 +212,8 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
         The folder, and what it is.
     content
         What the manifest says, or a draft of it; with `files` and `arrays`.
+    before
+        The manifest that is there already, where the folder grows.
 
     Raises
     ------
@@ -198,7 +222,7 @@ def write_manifest(path: Path, kind: str, content: Mapping[str, Any]) -> None:
     """
     check(path)
     sweep(path)
-    put_manifest(path, draft(kind, content))
+    put_manifest(path, draft(kind, content), before)
     clear(path)
 
 
@@ -216,12 +240,21 @@ def clear(path: Path) -> None:
             remove()
 
 
-def put_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a whole manifest, closed with its checksum, and its copy before it."""
+def put_manifest(
+    path: Path, content: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> None:
+    """Write a whole manifest, closed with its checksum, and its copy before it.
+
+    What it names is on the disk before it is; of that, what the manifest `before` it vouches for
+    lasts already.
+    """
+    flush_named(path, content, before)
     whole = cast(dict[str, Any], hide_in(dict(content)))
     signed = whole | {"checksum": json_digest(whole)}
     write_json(path / COPY, signed)
     write_json(path / MANIFEST, signed)
+    if not is_remote(path):
+        flush(path)  # what it took to get here is removed next
 
 
 def file_hash(file: Path) -> str:
@@ -278,7 +311,7 @@ def claimed(
     kind: str,
     plan: Mapping[str, Any],
     say: Say,
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> Iterator[dict[str, Any] | None]:
@@ -288,7 +321,7 @@ def claimed(
 
     Parameters
     ----------
-    path, kind, plan, continues, resume
+    path, kind, plan, successor, resume
         As `recognise` takes them.
     say
         Told of the lock of a dead process; see `locks.held`.
@@ -304,14 +337,14 @@ def claimed(
     InUseError
         Where another process holds it.
     """
-    done = recognise(path, kind, plan, continues, resume=resume)
+    done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
         _tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
         # another process may have had it in the meantime
-        yield start(path, kind, plan, continues, resume=resume)
+        yield start(path, kind, plan, successor, resume=resume)
 
 
 def _tidy(path: Path) -> None:
@@ -328,7 +361,7 @@ def start(
     path: Path,
     kind: str,
     plan: Mapping[str, Any],
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> dict[str, Any] | None:
@@ -336,7 +369,7 @@ def start(
 
     Parameters
     ----------
-    path, kind, plan, continues, resume
+    path, kind, plan, successor, resume
         As `recognise` takes them.
 
     Returns
@@ -349,16 +382,20 @@ def start(
     ConflictError
         Where the folder holds anything else. It is left as it is.
     """
-    done = recognise(path, kind, plan, continues, resume=resume)
+    done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
         clear(path)
         return done
     record, mine = path / WORK / "plan.json", identity(plan)
     if exists(record):
         sweep(path, only_dead=True)
-        if _read_record(record, path)["identity"] == mine:
+        begun = _read_record(record, path)
+        if begun["identity"] == mine:
             return None
-    write_json(record, {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)})
+        if successor is not None:
+            successor.clear(path, begun)
+    content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
+    write_json(record, content | ({} if successor is None else {"origin": successor.origin}))
     return None
 
 
@@ -366,7 +403,7 @@ def recognise(
     path: Path,
     kind: str,
     plan: Mapping[str, Any],
-    continues: Continues | None = None,
+    successor: Successor | None = None,
     *,
     resume: bool = True,
 ) -> dict[str, Any] | None:
@@ -380,8 +417,8 @@ def recognise(
         `IMAGES` or `RUN`.
     plan
         What decides the content; compared with what the folder holds already.
-    continues
-        Tells of an unfinished folder's plan and this one whether to go on with this one.
+    successor
+        Tells whether this plan may take the place of another that was not finished.
     resume
         Whether the folder may hold the same, finished or begun.
 
@@ -408,9 +445,8 @@ def recognise(
         same = begun["identity"] == mine and begun["kind"] == kind
         if same:
             return None
-        other = begun.get("plan", {})
-        if begun.get("kind") != kind or continues is None or not continues(other, plan):
-            raise ConflictError(_conflict(path, kind, plan, other))
+        if begun["kind"] != kind or successor is None or not successor.follows(begun):
+            raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
     elif exists(path / COPY):
         raise IncompleteError(_lost(path, kind))
     elif exists(path) and not _is_untouched(path):
@@ -475,16 +511,31 @@ def _is_untouched(path: Path) -> bool:
 
 
 def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    keys = [*plan, *(key for key in other if key not in plan)]
-    differing = [key for key in keys if plan.get(key) != other.get(key)] or ["kind"]
-    key = differing[0]
-    was, now_is = (_short(value) for value in (other.get(key), plan.get(key)))
+    keys, was, now_is = _difference(
+        *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
+    )
+    key = " of ".join(f"'{key}'" for key in reversed(keys)) or "'kind'"
     return (
-        f"{path}: holds another {kind.removeprefix('pixsim ')} ('{key}' there is {was}, "
+        f"{path}: holds another {kind.removeprefix('pixsim ')} ({key} there is {was}, "
         f"here {now_is}); nothing in it was touched, choose another place or remove it"
     )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
+    """Return the keys that lead to the first difference of two values, and both, cut around it."""
+    if isinstance(was, dict) and isinstance(now_is, dict):
+        keys = [*now_is, *(key for key in was if key not in now_is)]
+        for key in keys:
+            if was.get(key) != now_is.get(key):
+                inner, *both = _difference(was.get(key), now_is.get(key))
+                return [key, *inner], both[0], both[1]
+    first, second = repr(was), repr(now_is)
+    pairs = enumerate(zip(first, second, strict=False))
+    alike = next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+    start = max(0, alike - _CONTEXT) if max(len(first), len(second)) > _SHOWN else 0
+    return [], _cut(first, start), _cut(second, start)
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + _SHOWN]
+    return ("..." if start else "") + shown + ("..." if start + _SHOWN < len(text) else "")

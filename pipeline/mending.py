@@ -27,6 +27,7 @@ from pipeline.content import partition_table, records_digest
 from pipeline.digests import SAMPLE_RECORD, sample_hashes
 from pipeline.duplicates import DUPLICATES, write_duplicates
 from pipeline.errors import ConfigError, DamagedError, SourceError
+from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_steps import listing_place, with_listing_in
@@ -243,8 +244,9 @@ def _mend_partitions(
             if isinstance(ready, EncodedSource):
                 ready = with_listing_in(ready, listing_place(path) / str(number))
             sources[number] = ready
-        task = MendPartition(path.absolute(), sources, tuple(orders))
-        with reporter.phase("repair", len(orders)) as phase:
+        token = Token(path.absolute() / manifest.WORK, manifest.identity(content), "repair")
+        task = MendPartition(path.absolute(), sources, tuple(orders), token)
+        with reporter.phase("repair", len(orders)) as phase, token.issued():
             executor.map(task, len(orders), phase)
 
 
@@ -314,14 +316,18 @@ class MendPartition:
         What it was made from, by number.
     orders
         What is to be made.
+    token
+        Lets it write.
     """
 
     path: Path
     sources: Mapping[int, Source]
     orders: tuple[_Order, ...]
+    token: Token
 
     def __call__(self, number: int) -> None:
         """Write the shards of order `number`."""
+        self.token.require()
         order = self.orders[number]
         count = len(order.records)
         labels = np.ascontiguousarray(order.records["label"])
@@ -333,6 +339,7 @@ class MendPartition:
         found = np.empty(count, SAMPLE_RECORD)
         found["label"], found["sha256"] = labels, sample_hashes(images)
         self._require(order, found)
+        self.token.require()
         store.write_images(self.path, order.split, order.start, images, labels)
 
     def _read(self, order: _Order, piece: _Piece) -> npt.NDArray[Any]:

@@ -22,7 +22,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from pipeline import places, urls
-from pipeline.files import aside_of
+from pipeline.files import aside_of, settle
 
 
 class FolderStore(LocalStore):
@@ -39,7 +39,7 @@ class FolderStore(LocalStore):
         aside = aside_of(target)
         try:
             aside.write_bytes(value.as_buffer_like())
-            aside.replace(target)
+            settle(aside, target)
         finally:
             aside.unlink(missing_ok=True)
 

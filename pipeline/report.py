@@ -74,7 +74,7 @@ def write_report(
     with held(opened.path, "report"):
         opened = open_run(opened.path, storage_options)
         content = add_report(opened, opened.manifest)
-        manifest.put_manifest(opened.path, content)
+        manifest.put_manifest(opened.path, content, opened.manifest)
     return opened.path / REPORT_FILE
 
 

@@ -120,8 +120,7 @@ def create_distances(
         create_array(path, name, (SAMPLE,), (total,), dtype, (step,), None, -1, attributes[name])
     write_array(path, METRIC, (METRIC,), list(metrics), {})
     write_array(path, CLASS, (CLASS,), list(class_names), {})
-    codes = class_codes.astype(np.int32)
-    write_array(path, CLASS_CODE.name, (CLASS,), codes, CLASS_CODE.attributes)
+    write_array(path, CLASS_CODE.name, (CLASS,), class_codes, CLASS_CODE.attributes)
 
 
 def _sample_axis(name: str) -> int:

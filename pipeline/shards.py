@@ -34,9 +34,10 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import Blosc
 
-from pipeline.errors import DamagedError
-from pipeline.files import aside_of, storage_errors
+from pipeline.errors import DamagedError, StoreError
+from pipeline.files import aside_of, settle, storage_errors
 from pipeline.places import file_size, is_remote, put_bytes, read_bytes
+from pipeline.urls import shown
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
@@ -79,7 +80,13 @@ class Rows:
         """Write the rows of file `number`, and return its fingerprint.
 
         What a chunk has beyond the rows is 0.
+
+        Raises
+        ------
+        StoreError
+            Where the values are not of the array's dtype and shape.
         """
+        refuse_others(self.path, self.dtype, self.shape, 0, values)
         chunks: list[tuple[int, int, bytes]] = []
         file, pieces = self.path / self.name(number), self._pieces(values, chunks)
         if is_remote(file):
@@ -93,7 +100,7 @@ class Rows:
                 with aside.open("wb", buffering=0) as target:
                     for piece in pieces:
                         _write(target, piece)
-                aside.replace(file)
+                settle(aside, file)
             finally:
                 aside.unlink(missing_ok=True)
         return _mark(chunks)
@@ -209,6 +216,34 @@ class Rows:
         _decode(data, whole)
         first, last = max(row, 0), min(row + self.chunk, len(target))
         target[first:last] = whole[first - row : last - row]
+
+
+def refuse_others(
+    path: Path,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    axis: int,
+    values: npt.NDArray[Any],
+) -> None:
+    """Raise where values would be cast, or stretched, to become part of an array.
+
+    Parameters
+    ----------
+    path
+        The folder of the array.
+    dtype, shape, axis
+        Of the array; it is longer than the values along that axis.
+    values
+        What is to be written.
+    """
+    wanted, found = ((*s[:axis], *s[axis + 1 :]) for s in (shape, values.shape))
+    if values.dtype == dtype and len(values.shape) == len(shape) and wanted == found:
+        return
+    raise StoreError(
+        f"{shown(path)}: is an array of {dtype} and shape {shape}, the values to be written to it "
+        f"are {values.dtype} and {values.shape}; nothing is cast, run the command that makes it "
+        "again, from its first step, and it is made anew"
+    )
 
 
 def _places(file: _File, entries: int) -> list[list[int]]:

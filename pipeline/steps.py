@@ -22,6 +22,8 @@ from pipeline.digests import ColumnDigest
 from pipeline.distance import Reference, distances_block, make_reference
 from pipeline.errors import DamagedError
 from pipeline.exact import Float64Array
+from pipeline.fencing import Token
+from pipeline.manifest import WORK
 from pipeline.partitions import Concatenation
 from pipeline.predictions import ROW, predict_block
 from pipeline.recorded import read_checked
@@ -40,7 +42,8 @@ class EvaluatePartition:
     """Measures one step of samples and writes its distances and predictions.
 
     Called with the number of the step. The prediction table is written last and says what was
-    written; running a step twice writes the same.
+    written; running a step twice writes the same. One that comes late, when the run is being put
+    together or finished, writes nothing.
     """
 
     output: Path
@@ -55,14 +58,21 @@ class EvaluatePartition:
     prototypes: str
     threads: int
 
+    @property
+    def token(self) -> Token:
+        """Lets it write."""
+        return Token(self.output / WORK, self.identity, "measure")
+
     def __call__(self, index: int) -> bool:
         """Do step `index`; return whether there was anything to do."""
         if self._is_done(index):
             return False
+        self.token.require()
         images, samples = self._read(index)
         distance, rows = self._measure(images, samples[LABEL.name])
         del images
         notes = {"identity": self.identity, "distances": ""}
+        self.token.require()
         if distance is not None:
             columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)

@@ -1,7 +1,8 @@
 """Parquet tables, with page checksums; the only module that knows pyarrow.
 
-A part is written aside and renamed. Its schema metadata says which plan it belongs to and the
-digest of its rows, so a part explains itself: a resumed run needs no list of what is done.
+A part is written aside and renamed; the disk may have it later, since one that is torn is found
+out. Its schema metadata says which plan it belongs to and the digest of its rows, so a part
+explains itself: a resumed run needs no list of what is done.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str])
     """Write a table, whole or not at all, with `notes` in its schema's metadata."""
     table = pa.table(dict(columns))
     table = table.replace_schema_metadata({_PREFIX + key: text for key, text in notes.items()})
-    with replaced(path) as aside:
+    with replaced(path, lasting=False) as aside:
         pq.write_table(
             table,
             aside,

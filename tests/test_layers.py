@@ -18,7 +18,7 @@ PACKAGE = Path(pipeline.__file__).parent
 LAYERS = """
     errors urls places processes files lock_files lock_holders locks memory threads schema settings
     yaml_files image_settings cluster_settings config exact digests
-    partitions ranges progress manifest classes objects
+    partitions ranges progress fencing durability manifest classes objects
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
