@@ -181,7 +181,7 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = results.open_prototypes(output / results.PROTOTYPES)
+    found = results.open_prototypes(output / results.PROTOTYPES, digest)
     fractions = found[[NUMERATOR.name, DENOMINATOR.name]].load()
     if prototypes_digest(fractions) != digest:
         raise DamagedError(

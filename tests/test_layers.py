@@ -28,7 +28,7 @@ LAYERS = """
     sources.numpy_files sources.idx sources.groups sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
-    shards chunked store content recorded results tables checkpoints
+    shards chunked store content recorded results tables completeness checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch
     reduction prototype median distance predictions metrics highlights closeness
     dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
