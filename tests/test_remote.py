@@ -199,7 +199,7 @@ def local_run(pictures, tmp_path_factory):
 
 
 def test_a_forked_process_has_connections_of_its_own(remote, local):
-    url = remote.put(local.path, "a.zarr")
+    url = remote.put(local, "a.zarr")
     path = places.locate(url, remote.options)
     found = pipeline.open_images(url, "test", remote.options)
     expected = found.image.values.tolist()

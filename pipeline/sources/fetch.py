@@ -330,10 +330,11 @@ def _listed(path: Path, stamp: str = "") -> Iterator[Hashable]:
     except OSError as error:
         if isinstance(error, PixsimError):
             raise
+        # without the cause: its own text may hold keys
         raise SourceError(
-            f"{shown(path)}: cannot be read: {error.strerror or error}; put it back, and run the "
+            f"{shown(path)}: cannot be read: {unreadable(error).detail}; put it back, and run the "
             "same command again"
-        ) from error
+        ) from None
 
 
 def title_of(path: Path) -> str:
