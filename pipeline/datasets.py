@@ -21,6 +21,7 @@ from pipeline.settings import nearest
 from pipeline.sources import Source
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file
+from pipeline.versions import version_of
 from pipeline.yaml_files import load_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -189,6 +190,7 @@ def open_dataset(name: str, download: bool = True) -> Source:
 
 def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
     found = {name: find_file(folder, name) for name in _files(entry)}
+    stamps = {path: version_of(path).stamp for path in found.values() if path is not None}
     for name, path in found.items():
         if path is not None and name in entry.checksums:
             check_file(path, entry.checksums[name])
@@ -196,7 +198,7 @@ def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
         split: (found[values["images"]], found[values["labels"]])
         for split, values in entry.splits.items()
     }
-    return IdxSource(files, entry.class_names, entry.provenance)  # type: ignore[arg-type]
+    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)  # type: ignore[arg-type]
 
 
 def _download(entry: CatalogEntry) -> Path:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import manifest
+from pipeline.completeness import require_files_of, require_tables
 from pipeline.content import digest_images, partition_table
 from pipeline.errors import DamagedError, StoreError
 from pipeline.partitions import image_bytes
 from pipeline.places import exists, is_folder, locate, sizes_below
 from pipeline.runs import METRICS_FILE, digest_run, open_run
+from pipeline.samples import SAMPLES
 from pipeline.urls import shown
 
 
@@ -47,6 +49,8 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     if kind_or_refuse(folder) == manifest.RUN:
         return _describe_run(folder)
     content = manifest.read_manifest(folder, manifest.IMAGES)
+    require_files_of(folder, content)
+    require_tables(folder, content, SAMPLES)
     splits = {}
     for name, split in content["splits"].items():
         splits[name] = {

@@ -11,8 +11,10 @@ from typing import Any
 import xarray as xr
 
 from pipeline import markup
+from pipeline.completeness import require_tables
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.places import locate
+from pipeline.samples import SAMPLES
 from pipeline.store import open_images
 from pipeline.urls import shown
 
@@ -103,7 +105,9 @@ def open_store(path: Path | str, storage_options: Mapping[str, Any] | None = Non
     ------
     StoreError
         Where the folder is no image set, or was never finished.
+    DamagedError
+        Where a table of it is missing.
     """
     opened = ImageSet(locate(path, storage_options), storage_options or {})
-    _ = opened.manifest
+    require_tables(opened.path, opened.manifest, SAMPLES)
     return opened

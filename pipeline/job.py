@@ -203,7 +203,7 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     """Return the digest of an earlier try's prototypes where they are whole."""
     try:
         digest = str(read_json(record)["digest"])
-        found = prototypes_digest(results.open_prototypes(path))
+        found = prototypes_digest(results.open_prototypes(path, digest))
     except RemoteError:
         raise
     except (OSError, ValueError, KeyError):
@@ -264,7 +264,7 @@ def _finish(
         predictions.result(header),
     )
     write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
-    found = highlights.result() | {"prototypes": _closest(plan, executor)}
+    found = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
     write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
     said = _manifest(plan, executor, digests, parts, files, effort())
@@ -290,9 +290,9 @@ def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> No
         reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
 
 
-def _closest(plan: JobPlan, executor: Executor) -> dict[str, Any]:
+def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    found = results.open_prototypes(plan.output / results.PROTOTYPES)
+    found = results.open_prototypes(plan.output / results.PROTOTYPES, fitted)
     fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

@@ -158,10 +158,18 @@ def _is_final(error: Exception) -> bool:
     return refused or isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
 
 
+def file_system(path: Path) -> Any:
+    """Return the fsspec file system of a remote path, one that this process may use."""
+    files = cast(Any, path).fs
+    if files.async_impl and files._pid != os.getpid():
+        # its connections and its thread stayed with the process that this one was forked from
+        files = type(files)(*files.storage_args, **files.storage_options)
+    return files
+
+
 def _files(path: Path) -> tuple[Any, str]:
     """Return the file system of a remote path, and the path in it."""
-    remote: Any = path
-    return remote.fs, remote.path.rstrip("/")
+    return file_system(path), cast(Any, path).path.rstrip("/")
 
 
 def options_of(path: str | Path) -> dict[str, Any]:
@@ -190,7 +198,13 @@ def is_folder(path: Path) -> bool:
         return status is not None and stat.S_ISDIR(status.st_mode)
     files, place = _files(path)
     files.invalidate_cache()
-    return bool(tried(path, files.isdir, place))
+    if str(path).partition("://")[0] in WEB:  # each address is a file; a folder has links below it
+        return bool(tried(path, files.isdir, place))
+    try:
+        # not `isdir`, to which most failures mean that there is no folder
+        return bool(tried(path, files.info, place)["type"] == "directory")
+    except FileNotFoundError:
+        return False
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -224,21 +238,43 @@ def list_folder(path: Path) -> list[str]:
 def sizes_below(path: Path) -> dict[str, int]:
     """Return the bytes of every file below a folder, by its path there."""
     if not is_remote(path):
-        below = (item for item in path.rglob("*") if item.is_file())
-        return {item.relative_to(path).as_posix(): item.stat().st_size for item in below}
+        return dict(_local_sizes(path))
+    found = details_below(path)
+    return {name: int(details.get("size") or 0) for name, details in found.items()}
+
+
+def _local_sizes(path: Path) -> Iterator[tuple[str, int]]:
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for folder, _, names in os.walk(path, onerror=failed):
+        for name in names:
+            file = Path(folder) / name
+            with suppress(FileNotFoundError):  # a broken link, or gone meanwhile
+                if file.is_file():
+                    yield file.relative_to(path).as_posix(), file.stat().st_size
+
+
+def details_below(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what fsspec says of every file below a remote folder, by its path there.
+
+    What cannot be listed is an error; a folder that is not there holds nothing.
+    """
     files, place = _files(path)
     files.invalidate_cache()
-    # fsspec's own search leaves out what it cannot list, as if nothing were there
-    searched = type(files).find.__module__ == "fsspec.spec" and not files.async_impl
-    search = partial(_search, files) if searched else partial(files.find, detail=True)
+    search = partial(_search, files) if _leaves_out(files) else partial(files.find, detail=True)
     try:
         found = tried(path, search, place)
     except FileNotFoundError:
         return {}
-    return {
-        str(name)[len(place) :].lstrip("/"): int(details.get("size") or 0)
-        for name, details in found.items()
-    }
+    return {str(name)[len(place) :].lstrip("/"): details for name, details in found.items()}
+
+
+def _leaves_out(files: Any) -> bool:
+    """Tell whether a file system has fsspec's own search, which leaves out what it cannot list."""
+    search = type(files)._find if files.async_impl else type(files).find
+    return search.__module__ in ("fsspec.spec", "fsspec.asyn")
 
 
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -255,14 +291,15 @@ def _unless_gone(error: OSError) -> None:
 
 def _search(files: Any, place: str) -> dict[str, Any]:
     """Return what lies below a folder, listed folder by folder; a failure is a failure."""
-    found, folders = {}, [place]
+    found, folders, seen = {}, [place], {place}
     while folders:
-        folder = folders.pop()
-        for details in files.ls(folder, detail=True):
-            if details["type"] == "directory":
-                folders.append(details["name"])
-            else:
+        for details in files.ls(folders.pop(), detail=True):
+            name = details["name"].rstrip("/")
+            if details["type"] != "directory":
                 found[details["name"]] = details
+            elif name not in seen:  # an object store may list the folder itself
+                seen.add(name)
+                folders.append(details["name"])
     return found
 
 
@@ -400,6 +437,7 @@ def open_binary(path: Path) -> IO[bytes]:
     if not is_remote(path):
         return path.open("rb")
     files, place = _files(path)
+    files.invalidate_cache()  # else its size may be that of the file before
     opened = tried(path, files.open, place, "rb")
     return cast(IO[bytes], io.BufferedReader(_RemoteFile(path, opened)))
 
@@ -411,12 +449,6 @@ def file_size(path: Path) -> int:
     files, place = _files(path)
     files.invalidate_cache()
     return int(tried(path, files.info, place)["size"])
-
-
-def version_tag(info: Mapping[str, Any]) -> str:
-    """Return what fsspec's description of a file says of its version, "" where it says nothing."""
-    keys = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")
-    return next((str(info[key]) for key in keys if info.get(key)), "")
 
 
 def put_file(local: Path, path: Path) -> None:

@@ -159,7 +159,7 @@ def _mend_run(
             f"was {content['digests']['run']}; run the job anew, to another place"
         )
     # it stays the run that it was; what a newer library writes otherwise has other hashes
-    whole = dict(content) | {key: made[key] for key in ("files", "arrays")}
+    whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
     if REPORT_FILE in whole["files"]:
         whole = add_report(Run(path, options), whole)
     manifest.put_manifest(path, whole)

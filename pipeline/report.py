@@ -151,7 +151,8 @@ class _Page:
     def __init__(self, path: Path, found: Findings, images: ImageSet | None, missing: str) -> None:
         self._path, self._found, self._images, self._missing = path, found, images, missing
         self._names = found.names
-        shown = results.open_prototypes(path / results.PROTOTYPES)
+        digest = found.content["digests"]["prototypes"]
+        shown = results.open_prototypes(path / results.PROTOTYPES, digest)
         self._prototypes = shown
         self._full_scale = float(shown.attrs["full_scale"])
         self._anchors: dict[Key, str] = {}

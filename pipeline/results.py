@@ -23,6 +23,7 @@ from pipeline.chunked import (
     write_array,
     write_shard,
 )
+from pipeline.digests import json_digest
 from pipeline.errors import DamagedError, RemoteError
 from pipeline.partitions import CHUNK_BYTES
 from pipeline.places import remove_tree
@@ -65,12 +66,23 @@ def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
     consolidate(path)
 
 
-def open_prototypes(path: Path, expected: Expected | None = None) -> xr.Dataset:
+def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -> xr.Dataset:
     """Open `prototypes.zarr` lazily, as `prototypes` made it.
 
-    `expected` has the fingerprints of the files of each array, where these are to be checked.
+    Parameters
+    ----------
+    path
+        Its folder.
+    digest
+        The digest of its content; of what is not lazy for long, anything.
+    expected
+        The fingerprints of the files of each array, where these are to be checked.
     """
-    images = {name: _array(path, name, expected).lazy(name) for name in _OF_CLASSES}
+    images = {}
+    for name in _OF_CLASSES:
+        array = _array(path, name, expected)
+        # the digest is of the fractions alone, from which deviations do not follow
+        images[name] = array.lazy(json_digest([digest, array.expected]))
     dims = [str(dim) for dim in images[NUMERATOR.name].dims]
     small = {
         name: _array(path, name, expected).small() for name in (COUNT.name, CLASS_CODE.name, *dims)

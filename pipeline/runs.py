@@ -13,11 +13,12 @@ import numpy as np
 import xarray as xr
 
 from pipeline import manifest, markup, results, tables
+from pipeline.completeness import require_files_of, require_parts
 from pipeline.digests import ColumnDigest, json_digest
 from pipeline.errors import StoreError
 from pipeline.files import read_json
 from pipeline.pictures import draw_prototypes
-from pipeline.places import locate, options_of
+from pipeline.places import locate, options_of, sizes_below
 from pipeline.recorded import list_files
 from pipeline.schema import COUNT, DENOMINATOR, DISTANCE, NUMERATOR, PROTOTYPE
 from pipeline.urls import shown
@@ -42,6 +43,11 @@ def part_path(path: Path, index: int) -> Path:
 def part_name(index: int) -> str:
     """Return the name of the prediction table of a partition."""
     return f"part-{index:06d}.parquet"
+
+
+def part_names(parts: int) -> list[str]:
+    """Return the paths of the prediction tables of a run below its folder."""
+    return [f"{PREDICTIONS}/{part_name(index)}" for index in range(parts)]
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,39 @@ class Run:
         return self._read(HIGHLIGHTS_FILE)
 
     def _read(self, name: str) -> dict[str, Any]:
+        self._require_parts()  # what is said of them would not fit
         manifest.require_files(self.path, self.manifest, [name])
         return dict(read_json(self.path / name))
 
+    def require_complete(self) -> None:
+        """Check that all files that the manifest vouches for are there; see `completeness`.
+
+        Raises
+        ------
+        DamagedError
+            Where it is not so.
+        """
+        require_files_of(self.path, self.manifest, optional=[REPORT_FILE])
+        self._require_parts()
+
+    def _require_parts(self) -> list[str]:
+        names = part_names(len(self.manifest["partitions"]))
+        require_parts(self.path, self.manifest, names)
+        return names
+
     @property
     def prototypes(self) -> xr.Dataset:
-        """The prototypes, (class_name, y, x[, channel]), lazy."""
+        """The prototypes, (class_name, y, x[, channel]), lazy.
+
+        Raises
+        ------
+        DamagedError
+            Where files of theirs are missing or were changed.
+        """
         return results.open_prototypes(
-            self._folder / results.PROTOTYPES, self._arrays(results.PROTOTYPES)
+            self._folder / results.PROTOTYPES,
+            self.manifest["digests"]["prototypes"],
+            self._arrays(results.PROTOTYPES),
         )
 
     @property
@@ -130,6 +161,7 @@ class Run:
 
     def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
         """Return the fingerprints of the files of each array of a store of the run."""
+        require_files_of(self.path, self.manifest, store)
         manifest.require_files(self.path, self.manifest, _documents(self.manifest, store))
         return {
             name.removeprefix(f"{store}/"): tuple(marks)
@@ -139,9 +171,15 @@ class Run:
 
     @property
     def predictions(self) -> Any:
-        """The predictions as a dask data frame, a row per sample and metric."""
-        options = options_of(self._folder)
-        return dd.read_parquet(str(self._folder / PREDICTIONS), storage_options=options)
+        """The predictions as a dask data frame, a row per sample and metric.
+
+        Raises
+        ------
+        DamagedError
+            Where a table of them is missing, was changed, or there is one too many.
+        """
+        parts = [str(self._folder / name) for name in self._require_parts()]
+        return dd.read_parquet(parts, storage_options=options_of(self._folder))
 
     @property
     def images(self) -> Path:
@@ -189,9 +227,11 @@ def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     ------
     StoreError
         Where the folder is no run, or was never finished.
+    DamagedError
+        Where files of it are missing.
     """
     run = Run(locate(path, storage_options), storage_options or {})
-    _ = run.manifest
+    run.require_complete()
     return run
 
 
@@ -212,9 +252,14 @@ def _documents(content: Mapping[str, Any], store: str) -> list[str]:
 
 def list_run_files(path: Path, parts: int, distances: bool) -> dict[str, Any]:
     """Return what the manifest of a run says of its files."""
-    tables_of_run = [f"{PREDICTIONS}/{part_name(index)}" for index in range(parts)]
+    tables_of_run = part_names(parts)
     names = [METRICS_FILE, HIGHLIGHTS_FILE, *tables_of_run]
-    found: dict[str, Any] = {"files": manifest.file_hashes(path, names), "arrays": {}}
+    sizes = {f"{PREDICTIONS}/{k}": size for k, size in sizes_below(path / PREDICTIONS).items()}
+    found: dict[str, Any] = {
+        "files": manifest.file_hashes(path, names),
+        "arrays": {},
+        "sizes": {name: sizes[name] for name in tables_of_run},
+    }
     axes = {DISTANCE.name: 1}
     for store in [results.PROTOTYPES, *([results.DISTANCES] if distances else [])]:
         for kind, entries in list_files(path / store, {}, (), axes).items():
@@ -263,7 +308,7 @@ def digest_run(path: Path) -> RunDigests:
         if written:
             block = results.read_distances(path / results.DISTANCES, part["start"], part["stop"])
             distances.update(distance_columns(block, metrics))
-    found = results.open_prototypes(path / results.PROTOTYPES)
+    found = results.open_prototypes(path / results.PROTOTYPES, content["digests"]["prototypes"])
     return RunDigests(
         prototypes_digest(found),
         distances.result(header) if written else None,

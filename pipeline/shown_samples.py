@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from pipeline import manifest, results
 from pipeline.chunked import StoreArray
+from pipeline.completeness import require_tables
 from pipeline.errors import DamagedError, PixsimError, RemoteError
 from pipeline.exact import Float64Array
-from pipeline.places import exists
 from pipeline.recorded import read_checked
 from pipeline.samples import SAMPLES, sources_of
 from pipeline.schema import DISTANCE, SAMPLE
@@ -75,8 +75,9 @@ class ImageSet:
     def sources(self, wanted: Iterable[Key]) -> dict[Key, str]:
         """Return where samples came from, where the image set is small enough to look it up."""
         count = sum(split["count"] for split in self.content["splits"].values())
-        if count > MAX_LISTED or not exists(self.path / SAMPLES):
+        if count > MAX_LISTED or SAMPLES not in self.content["files"]:
             return {}
+        require_tables(self.path, self.content, SAMPLES)
         return sources_of(self.path, set(wanted))
 
 

@@ -6,7 +6,6 @@ number it writes the same.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,9 +28,10 @@ from pipeline.predictions import ROW, predict_block
 from pipeline.recorded import read_checked
 from pipeline.runs import DIGESTED, distance_columns, part_path, prototypes_digest
 from pipeline.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
+from pipeline.threads import OwnLock
 
 # Writing takes copies of all distances of a task; one task of a process takes them at a time.
-_WRITING = threading.Lock()
+_WRITING = OwnLock()
 
 # Bytes of distances that are predicted from at once.
 _BLOCK_BYTES = 4 * 2**20
@@ -76,7 +76,7 @@ class EvaluatePartition:
         if distance is not None:
             columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)
-            with _WRITING:
+            with _WRITING.held():
                 results.write_distances(self.output / results.DISTANCES, start, columns)
                 notes["distances"] = distances_digest(columns, self.metrics)
             del distance, columns
@@ -191,7 +191,7 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = results.open_prototypes(output / results.PROTOTYPES)
+    found = results.open_prototypes(output / results.PROTOTYPES, digest)
     fractions = found[[NUMERATOR.name, DENOMINATOR.name]].load()
     if prototypes_digest(fractions) != digest:
         raise DamagedError(

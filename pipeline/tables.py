@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, RemoteError, StoreError
 from pipeline.files import replaced
-from pipeline.places import is_remote, read_bytes
+from pipeline.places import is_remote, open_binary, read_bytes
 
 _PREFIX = "pixsim."
 
@@ -66,10 +66,15 @@ def _repetitive(schema: Any) -> list[str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a table with checksums verified; whatever is wrong with it is a `DamagedError`."""
+def _opened(path: Path, whole: bool = True) -> Iterator[Any]:
+    """Open a table with checksums verified; whatever is wrong with it is a `DamagedError`.
+
+    `whole` says that most of it will be read.
+    """
     try:
-        place = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        place: Any = path
+        if is_remote(path):
+            place = pa.BufferReader(read_bytes(path)) if whole else open_binary(path)
         with pq.ParquetFile(place, page_checksum_verification=True) as file:
             yield file
     except RemoteError:
@@ -81,12 +86,24 @@ def _opened(path: Path) -> Iterator[Any]:
 def read_notes(path: Path) -> dict[str, str]:
     """Return the notes of a part, or nothing where it is missing or torn."""
     try:
-        with _opened(path) as file:
-            metadata = file.schema_arrow.metadata or {}
-            found = {key.decode(): text.decode() for key, text in metadata.items()}
+        return read_end(path)[1]
     except DamagedError:
         return {}
-    return {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
+
+
+def read_end(path: Path) -> tuple[int, dict[str, str]]:
+    """Return how many rows a part has, and its notes; nothing but its end is read.
+
+    Raises
+    ------
+    DamagedError
+        Where it is missing or torn.
+    """
+    with _opened(path, whole=False) as file:
+        metadata = file.schema_arrow.metadata or {}
+        found = {key.decode(): text.decode() for key, text in metadata.items()}
+        notes = {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
+        return file.metadata.num_rows, notes
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:

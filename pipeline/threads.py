@@ -8,18 +8,44 @@ threading layer may not be entered by two tasks at once.
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+class OwnLock:
+    """A lock of the threads of one process: in a forked one nobody holds it.
+
+    Whoever held it at the fork is not there to give it back, and all would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._start_anew()
+        os.register_at_fork(after_in_child=self._start_anew)
+
+    def _start_anew(self) -> None:
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it, alone."""
+        with self._lock:
+            yield
+
+
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "pixsim-kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads stay with the parent
 
 
 def in_ranges(threads: int, count: int, function: Callable[[int, int], object]) -> None:
@@ -60,12 +86,17 @@ def read_ahead(function: Callable[[int], T], count: int, ahead: int = 2) -> Iter
     ahead
         How many may be made before they are taken.
     """
-    with ThreadPoolExecutor(ahead, "pixsim-read") as pool:
+    process, pool = os.getpid(), ThreadPoolExecutor(ahead, "pixsim-read")
+    try:
         waiting = deque(pool.submit(function, number) for number in range(min(ahead, count)))
-        for number in range(ahead, count + ahead):
-            if not waiting:
-                return
+        for number in range(count):
+            if os.getpid() != process:  # forked meanwhile: nobody makes what it waits for
+                yield function(number)
+                continue
             found = waiting.popleft().result()
-            if number < count:
-                waiting.append(pool.submit(function, number))
+            if number + ahead < count:
+                waiting.append(pool.submit(function, number + ahead))
             yield found
+    finally:
+        if os.getpid() == process:
+            pool.shutdown()

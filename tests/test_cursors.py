@@ -135,6 +135,17 @@ def test_close_closes_those_of_a_key_and_of_tuples_that_begin_with_it(streams):
     assert all(stream.closed for stream in streams)
 
 
+def test_a_stream_of_another_version_is_closed_and_not_read(streams):
+    def of(version, start):
+        with borrowed(Path("a"), start, Stream, version) as cursor:
+            return cursor.stream
+
+    first = of(1, 0)
+    assert of(1, 0) is first
+    assert of(2, 0) is not first
+    assert [stream.closed for stream in streams] == [True, False]
+
+
 def test_threads_read_right_and_never_share_a_stream(streams):
     order = np.random.default_rng(0).permutation(400).tolist()
     busy: set[int] = set()
@@ -161,7 +172,7 @@ def test_threads_read_right_and_never_share_a_stream(streams):
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_process_shares_neither_the_streams_nor_the_lock(streams):
     read("a", 0, 5)
-    with borrowed("b", 0, Stream), cursors._pool._lock:  # held at the fork
+    with borrowed("b", 0, Stream), cursors._idle._lock:  # held at the fork
         child = os.fork()
         if child == 0:
             try:

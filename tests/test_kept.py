@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from forks_for_tests import in_fork
 
-from pipeline.sources.kept import Kept
+from pipeline.errors import SourceError
+from pipeline.sources.kept import Kept, unchanged
+from pipeline.versions import version_of
 
 
 def test_a_key_is_opened_once_until_it_is_closed():
@@ -54,12 +57,61 @@ def test_threads_share_one():
     assert len(found) == len(opened) == 1
 
 
-def test_another_process_opens_its_own_and_leaves_the_parents_open(monkeypatch):
+def test_of_another_version_the_one_before_is_closed():
+    closed = []
+    kept = Kept(closed.append)
+    assert [kept.get("a", lambda n=n: n, version) for n, version in enumerate("xxyx")] == [
+        0,
+        0,
+        2,
+        3,
+    ]
+    assert closed == [0, 2]
+
+
+def test_what_was_used_longest_ago_is_closed():
+    closed = []
+    kept = Kept(closed.append, most=2)
+    for key in "abaca":
+        kept.get(key, lambda key=key: key)
+    assert closed == ["b"]
+
+
+def test_a_forked_process_opens_its_own_and_leaves_the_parents_open():
     closed = []
     kept = Kept(closed.append)
     kept.put("a", "parent's")
-    mine = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: mine + 1)  # as after a fork
-    assert kept.get("a", lambda: "child's") == "child's"
-    kept.close(lambda key: True)
-    assert closed == ["child's"]
+    with kept._lock:  # by another thread of the parent, as it may be
+
+        def child():
+            assert kept.get("a", lambda: "child's") == "child's"
+            kept.close(lambda key: True)
+            assert closed == ["child's"]
+
+        in_fork(child)
+    assert kept.get("a", pytest.fail) == "parent's"
+
+
+@pytest.mark.parametrize("stamp", ["", "recorded"])
+@pytest.mark.parametrize("moment", ["before", "meanwhile", "meanwhile and it fails"])
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(tmp_path, stamp, moment):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    recorded = version_of(path).stamp if stamp else ""
+    with unchanged(path, recorded) as version:
+        pass
+    if moment == "before":
+        path.write_bytes(b"new one")
+        with contextlib.nullcontext() if not stamp else refused(), unchanged(path, recorded) as now:
+            assert now != version
+        return
+    with refused(), unchanged(path, recorded):
+        path.write_bytes(b"new one")
+        if moment.endswith("fails"):
+            raise EOFError
+
+
+def refused():
+    return pytest.raises(
+        SourceError, match=r"x: is another file \(7 bytes\).*run the command again"
+    )

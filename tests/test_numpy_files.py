@@ -557,7 +557,9 @@ def test_a_file_that_was_cut_after_it_was_opened_is_an_error(tmp_path, cut):
     source = open_numpy({None: [tmp_path / "images.npy"]}, NAMES)
     data = (tmp_path / "images.npy").read_bytes()
     (tmp_path / "images.npy").write_bytes(data[:-cut])
-    with pytest.raises(SourceError, match=rf"images\.npy: ends too soon, {cut} bytes"):
+    with pytest.raises(
+        SourceError, match=r"images\.npy: is another file .*than when it was opened"
+    ):
         source.read("train", 0, COUNT)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import pickle
@@ -12,12 +13,20 @@ import sys
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
 from pipeline import chunked, errors, files, manifest, places, store
 from pipeline.errors import ConfigError, RemoteError, StoreError
+from pipeline.patterns import matching
 from pipeline.places import locate
+from pipeline.sources import groups
+from pipeline.sources.folder import folder_reader
+from pipeline.sources.layout import expand
+from pipeline.sources.listing import Notes
 from pipeline.urls import shown
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
@@ -523,3 +532,103 @@ def test_an_open_file_is_tried_again_and_fails_as_one_error(pauses):
     with pytest.raises(RemoteError, match=r"memory://.*access was refused"):
         file.read(4)
     assert file.read() == b"456789"
+
+
+# what cannot be listed -------------------------------------------------------------------------
+
+
+BROKEN: set[str] = set()
+
+
+@pytest.fixture
+def failing(pauses, monkeypatch):
+    """A place with fsspec's own searches; what `BROKEN` names cannot be listed."""
+
+    def but_broken(function):
+        def call(self, path, *arguments, **keywords):
+            if self._strip_protocol(path).strip("/") in BROKEN:
+                raise OSError(errno.EIO, "the network is down")
+            return function(self, path, *arguments, **keywords)
+
+        return call
+
+    for name in ("find", "isdir", "exists"):
+        monkeypatch.setattr(MemoryFileSystem, name, getattr(AbstractFileSystem, name))
+    for name in ("ls", "info"):
+        monkeypatch.setattr(MemoryFileSystem, name, but_broken(getattr(MemoryFileSystem, name)))
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+    for name in ("set/a/x.png", "set/a/c/x.png", "set/b/x.png", "set/b/y.png", "set/z.tar"):
+        memory.pipe_file(f"/{name}", b"1234")
+    yield locate("memory://set")
+    BROKEN.clear()
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+def _listed(path):
+    reader = folder_reader({None: [path]})
+    return sorted(
+        origin for _, rows in reader.batches(Notes()) for origin in rows["origin"].to_pylist()
+    )
+
+
+SEARCHES = {
+    "sizes": lambda path: places.sizes_below(path),
+    "names": lambda path: sorted(places.files_below(path)),
+    "folder": lambda path: places.is_folder(path / "b"),
+    "there": lambda path: places.exists(path / "b"),
+    "list": lambda path: places.list_folder(path / "b"),
+    "glob": lambda path: expand(f"{path}/*/?.png"),
+    "deep glob": lambda path: expand(f"{path}/**/x.png"),
+    "all": lambda path: expand(f"{path}/b/**"),
+    "zarr": lambda path: list(groups._files_below(path)),
+    "images": _listed,
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_cannot_be_listed_is_an_error_and_never_left_out(search, failing, monkeypatch):
+    whole = SEARCHES[search](failing)
+    assert whole
+    BROKEN.add("set/b")
+    with pytest.raises(RemoteError, match="the network is down"):
+        SEARCHES[search](failing)
+    monkeypatch.setattr(places.time, "sleep", lambda _: BROKEN.clear())  # it passes
+    assert SEARCHES[search](failing) == whole
+
+
+def test_patterns_of_urls_match_as_those_of_paths(failing, tmp_path):
+    for file in fsspec.filesystem("memory").store:
+        put(tmp_path / file.lstrip("/"), b"1234")
+    for pattern in (
+        "*", "*/*", "*/?.png", "a/**/x.png", "**/x.png", "[ab]/[!x].png", "*.tar", "?/c/*", "n/*",
+    ):  # fmt: skip
+        found = [name.removeprefix("memory://set/") for name in matching(f"{failing}/{pattern}")]
+        expected = glob.glob(pattern, root_dir=tmp_path / "set", recursive=True)  # noqa: PTH207
+        assert found == sorted(expected), pattern
+
+
+def test_a_local_folder_that_cannot_be_listed_is_an_error_too(tmp_path, monkeypatch):
+    put(tmp_path / "a" / "x", b"1")
+    put(tmp_path / "b" / "x", b"1")
+    scan = os.scandir
+
+    def fail(path):
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    assert places.sizes_below(tmp_path) == {"a/x": 1, "b/x": 1}
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(PermissionError):
+        places.sizes_below(tmp_path)
+
+
+def test_file_systems_with_searches_of_their_own_are_known(monkeypatch):
+    assert places._leaves_out(fsspec.filesystem("http"))
+    assert not places._leaves_out(fsspec.filesystem("memory"))
+    assert not places._leaves_out(fsspec.filesystem("s3", anon=True))
+    monkeypatch.setattr(MemoryFileSystem, "find", AbstractFileSystem.find)
+    assert places._leaves_out(fsspec.filesystem("memory"))

@@ -19,12 +19,14 @@ import urllib.parse
 from pathlib import Path
 from typing import ClassVar
 
+import dask
 import distributed
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xarray as xr
+from forks_for_tests import in_fork
 from moto.s3.models import s3_backends
 from object_store import BUCKET, KEY, SECRET, object_store
 from PIL import Image
@@ -194,6 +196,22 @@ def local_run(pictures, tmp_path_factory):
 
 
 # image sets --------------------------------------------------------------------------------------
+
+
+def test_a_forked_process_has_connections_of_its_own(remote, local):
+    url = remote.put(local, "a.zarr")
+    path = places.locate(url, remote.options)
+    found = pipeline.open_images(url, "test", remote.options)
+    expected = found.image.values.tolist()
+    names = places.list_folder(path)
+
+    def child():
+        assert places.list_folder(path) == names
+        with dask.config.set(scheduler="synchronous"):
+            assert found.image.values.tolist() == expected
+
+    in_fork(child)
+    assert places.list_folder(path) == names
 
 
 def test_an_image_set_in_a_bucket_is_the_one_on_a_disk(remote, local):

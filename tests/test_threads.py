@@ -6,10 +6,11 @@ import itertools
 import threading
 
 import pytest
+from forks_for_tests import in_fork
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.threads import in_ranges, read_ahead
+from pipeline.threads import OwnLock, in_ranges, read_ahead
 
 
 @given(threads=st.integers(1, 9), count=st.integers(0, 60))
@@ -77,6 +78,54 @@ def test_reading_ahead_yields_all_in_order_and_never_too_far(count, ahead):
         taken.append(found)
         assert len(made) <= len(taken) + ahead
     assert taken == [number * number for number in range(count)]
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    in_ranges(3, 9, lambda start, stop: None)  # now they are there
+    found = []
+
+    def child():
+        in_ranges(3, 9, lambda start, stop: found.extend(range(start, stop)))
+        assert sorted(found) == list(range(9))
+        assert list(read_ahead(lambda number: number, 9)) == list(range(9))
+
+    in_fork(child)
+    in_ranges(3, 9, lambda start, stop: found.extend(range(start, stop)))
+    assert sorted(found) == list(range(9))
+
+
+def test_reading_ahead_goes_on_in_a_forked_process():
+    ahead = read_ahead(lambda number: number * number, 9, 3)
+    assert next(ahead) == 0
+
+    def child():
+        assert list(ahead) == [number * number for number in range(1, 9)]
+
+    in_fork(child)
+    assert next(ahead) == 1
+
+
+def test_a_lock_that_was_held_at_a_fork_is_free_there():
+    lock, ready, leave = OwnLock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock.held():
+            ready.set()
+            leave.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    ready.wait(20)
+
+    def child():
+        with lock.held():
+            pass
+
+    try:
+        in_fork(child)
+    finally:
+        leave.set()
+        holder.join()
 
 
 def test_what_fails_ahead_is_raised_in_its_place():

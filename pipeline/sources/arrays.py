@@ -18,10 +18,11 @@ from pipeline.classes import check_labels
 from pipeline.digests import array_digest
 from pipeline.errors import LabelError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
-from pipeline.places import is_remote, version_tag
+from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import Block, SplitInfo
+from pipeline.versions import Version
 
 _MOST_CODES = 10**6  # without names; one code more is more likely an error than a class
 _MOST_CLASSES = 2**31 - 1  # codes are int32
@@ -199,12 +200,9 @@ def _text_labelling(texts: set[str], class_names: Sequence[str] | None) -> Label
     return Labelling(names, {name: code for code, name in enumerate(names)})
 
 
-def version_of(path: Path) -> dict[str, Any]:
-    """Return what tells another file of the same name and size apart, without reading it."""
-    if not is_remote(path):
-        return {"mtime_ns": path.stat().st_mtime_ns}
-    found = path.fs.info(path.path)  # type: ignore[attr-defined]
-    return {"version": version_tag(found)}
+def described(path: Path, version: Version) -> dict[str, Any]:
+    """Return what tells another file of the same name and size apart, for the provenance."""
+    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
 
 
 def in_parts(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.sources.kept import Kept
 
 IDLE_OF_A_KEY = 4
 IDLE_IN_ALL = 32
@@ -45,54 +46,14 @@ class Cursor:
             self.stream.close()
 
 
-class _Pool:
-    """The idle cursors, those given back longest ago first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[Cursor] = []
-
-    def take(self, key: Hashable, position: int) -> Cursor | None:
-        with self._lock:
-            before = [c for c in self._idle if c.key == key and c.place <= position]
-            if not before:
-                return None
-            nearest = max(before, key=lambda cursor: cursor.place)
-            self._idle.remove(nearest)
-            return nearest
-
-    def give_back(self, cursor: Cursor) -> None:
-        with self._lock:
-            self._idle.append(cursor)
-            of_key = [idle for idle in self._idle if idle.key == cursor.key]
-            dropped = of_key[:-IDLE_OF_A_KEY] or self._idle[:-IDLE_IN_ALL]
-            for idle in dropped:
-                self._idle.remove(idle)
-        for idle in dropped:
-            idle.close()
-
-    def close(self, wanted: Callable[[Cursor], bool]) -> None:
-        with self._lock:
-            dropped = [cursor for cursor in self._idle if wanted(cursor)]
-            self._idle = [cursor for cursor in self._idle if not wanted(cursor)]
-        for cursor in dropped:
-            cursor.close()
-
-
-_pool = _Pool()
-
-
-def _start_anew() -> None:
-    # the parent's lock may have been held at the fork, and its streams stay its own
-    global _pool
-    _pool = _Pool()
-
-
-os.register_at_fork(after_in_child=_start_anew)
+# the idle cursors, those given back longest ago first
+_idle: Kept[Hashable, Cursor] = Kept(Cursor.close, IDLE_IN_ALL, IDLE_OF_A_KEY)
 
 
 @contextlib.contextmanager
-def borrowed(key: Hashable, position: int, open_stream: Callable[[], Any]) -> Iterator[Cursor]:
+def borrowed(
+    key: Hashable, position: int, open_stream: Callable[[], Any], version: Hashable = ()
+) -> Iterator[Cursor]:
     """Give a cursor of `key` that stands at or before `position`, to one user at a time.
 
     That is the nearest idle one of this process, else a fresh one at place 0. It is kept for the
@@ -106,26 +67,31 @@ def borrowed(key: Hashable, position: int, open_stream: Callable[[], Any]) -> It
         The place wanted, in the units of `Cursor.place`.
     open_stream
         Opens the stream at its begin.
+    version
+        Of the file, as `unchanged` gives it: streams of another one are closed.
     """
-    cursor = _pool.take(key, position) or Cursor(key, open_stream())
+
+    def rank(idle: Cursor) -> int | None:
+        return idle.place if idle.place <= position else None
+
+    cursor = _idle.take(key, version, rank) or Cursor(key, open_stream())
     try:
         yield cursor
     except BaseException:
         cursor.close()
         raise
     if cursor.process == os.getpid():
-        _pool.give_back(cursor)
+        _idle.put(key, cursor, version)
 
 
 def close(keys: Collection[Hashable] | None = None) -> None:
     """Close the idle streams of some keys, of tuples that begin with one of them, or of all."""
 
-    def wanted(cursor: Cursor) -> bool:
-        key = cursor.key
+    def wanted(key: Hashable) -> bool:
         first = key[0] if isinstance(key, tuple) and key else key
         return keys is None or key in keys or first in keys
 
-    _pool.close(wanted)
+    _idle.close(wanted)
 
 
 atexit.register(close)

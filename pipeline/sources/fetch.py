@@ -13,16 +13,19 @@ import importlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.errors import PixsimError, RemoteError, SourceError
-from pipeline.places import is_remote, remote_errors, tried, version_tag
+from pipeline.places import file_system, is_remote, remote_errors, tried
 from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.sources.kept import unchanged
 from pipeline.sources.listing import File, Rows
 from pipeline.urls import is_url, shown
+from pipeline.versions import version_in, version_of
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -125,11 +128,6 @@ def read_range(file: int, offset: int, size: int) -> bytes | Problem:
 
 def _short(found: int, expected: int) -> Problem:
     return Problem(TRUNCATED, f"holds {found:,} bytes, expected {expected:,}; fetch it again")
-
-
-def file_system(path: Path) -> Any:
-    """Return the fsspec file system of a remote path."""
-    return cast(Any, path).fs
 
 
 def _stretches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
@@ -260,20 +258,18 @@ def stamp_of(path: Path) -> tuple[int, str]:
         Where it cannot be found.
     """
     try:
-        if is_remote(path):
-            return info_stamp(tried(path, file_system(path).info, cast(Any, path).path))
-        status = path.stat()
+        found = version_of(path)
     except OSError as error:
         if isinstance(error, PixsimError):
             raise
         raise failed(path, error) from None
-    return status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+    return found.size, found.stamp
 
 
 def info_stamp(info: Any) -> tuple[int, str]:
     """Return size and stamp of a remote file as fsspec describes it."""
-    size = info.get("size")
-    return (-1 if size is None else int(size)), f"{size} {version_tag(info)}"
+    found = version_in(info)
+    return found.size, found.stamp
 
 
 def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -290,6 +286,55 @@ def describe(path: Path, roots: Sequence[Path]) -> File:
         Where it is not there.
     """
     return File(roots.index(path.parent), path.name, stamp_of(path)[1])
+
+
+class Recorded:
+    """The files of a listing while some of them are read: each must be the one that was listed.
+
+    Parameters
+    ----------
+    roots
+        The folders of the files.
+    files
+        Root, name and stamp of each file, as the listing has them.
+    stack
+        At its end the files are looked at once more.
+    """
+
+    def __init__(
+        self, roots: Sequence[Path], files: Sequence[Sequence[Any]], stack: ExitStack
+    ) -> None:
+        self._roots, self._files, self._stack = roots, files, stack
+        self._known: dict[int, tuple[Path, Hashable]] = {}
+
+    def open(self, file: int) -> tuple[Path, Hashable]:
+        """Return the path of a file, and the version to keep it open for.
+
+        Raises
+        ------
+        SourceError
+            Where it is gone, or another file has taken its place.
+        """
+        if file not in self._known:
+            root, name, *stamp = self._files[file]
+            path = self._roots[root] / name
+            self._known[file] = path, self._stack.enter_context(_listed(path, *stamp))
+        return self._known[file]
+
+
+@contextmanager
+def _listed(path: Path, stamp: str = "") -> Iterator[Hashable]:
+    try:
+        with unchanged(path, stamp) as version:
+            yield version
+    except OSError as error:
+        if isinstance(error, PixsimError):
+            raise
+        # without the cause: its own text may hold keys
+        raise SourceError(
+            f"{shown(path)}: cannot be read: {unreadable(error).detail}; put it back, and run the "
+            "same command again"
+        ) from None
 
 
 def title_of(path: Path) -> str:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote, tried
+from pipeline.places import file_system, is_remote, tried
 from pipeline.sources import UNREADABLE
 from pipeline.sources.fetch import (
     FileFetcher,
-    file_system,
     info_stamp,
     not_regular,
     title_of,
@@ -156,6 +155,7 @@ def _walked_remote(files: Any, root: str, folder: bytes, notes: Notes) -> Iterat
     """Yield the image files below a remote folder; memory holds one folder's names."""
     path = "/".join([root.rstrip("/"), *([folder.decode()] if folder else [])])
     url = files.unstrip_protocol(path)
+    files.invalidate_cache(path)  # what is remembered may be of before
     try:
         entries = tried(url, files.ls, path, detail=True)
     except (FileNotFoundError, NotADirectoryError):

@@ -11,15 +11,17 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
-from pipeline.errors import ChecksumError, ShapeError, SourceError
+from pipeline.errors import ChecksumError, PixsimError, ShapeError, SourceError
 from pipeline.sources import Block, SplitInfo, cursors
+from pipeline.sources.kept import unchanged
 
 _UNSIGNED_BYTE = 0x08
 _READ_BYTES = 2**20
@@ -103,10 +105,10 @@ def _check_room(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-def _read_bytes(path: Path, offset: int, size: int, last: bool) -> bytes:
+def _read_bytes(path: Path, offset: int, size: int, last: bool, version: Hashable) -> bytes:
     """Return `size` bytes from `offset` on of a file's unpacked content; `last`: the last ones."""
     try:
-        with cursors.borrowed(path, offset, lambda: open_plain(path)) as cursor:
+        with cursors.borrowed(path, offset, lambda: open_plain(path), version) as cursor:
             cursor.stream.seek(offset)
             data: bytes = cursor.stream.read(size)
             cursor.place = offset + len(data)
@@ -134,12 +136,15 @@ class IdxSource:
         The name of each label code.
     provenance
         Where they come from.
+    stamps
+        What was recorded of the files when they were checked, where they were.
     """
 
     files: Mapping[str, tuple[Path, Path]]
     class_names: tuple[str, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     full_scale: int = 255
+    stamps: Mapping[Path, str] = field(default_factory=dict)
 
     def splits(self) -> dict[str, SplitInfo]:
         found = {}
@@ -157,17 +162,28 @@ class IdxSource:
 
     def read(self, split: str, start: int, stop: int) -> Block:
         images, labels = self.files[split]
-        count, *shape = read_header(images)
-        size = int(np.prod(shape))
-        header = 4 + 4 * (1 + len(shape))
-        last = stop == count
-        pixels = _read_bytes(images, header + start * size, (stop - start) * size, last)
-        codes = _read_bytes(labels, 8 + start, stop - start, last)
+        with self._unchanged(images) as version:
+            count, *shape = read_header(images)
+            size = int(np.prod(shape))
+            first, last = 4 + 4 * (1 + len(shape)) + start * size, stop == count
+            pixels = _read_bytes(images, first, (stop - start) * size, last, version)
+        with self._unchanged(labels) as version:
+            codes = _read_bytes(labels, 8 + start, stop - start, last, version)
         return Block(
             np.frombuffer(pixels, np.uint8).reshape(stop - start, *shape),
             np.frombuffer(codes, np.uint8).astype(np.int32),
             [f"{images.name}[{index}]" for index in range(start, stop)],
         )
+
+    @contextmanager
+    def _unchanged(self, path: Path) -> Iterator[Hashable]:
+        try:
+            with unchanged(path, self.stamps.get(path, "")) as version:
+                yield version
+        except PixsimError:
+            raise
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
 
     def close(self) -> None:
         cursors.close({path for pair in self.files.values() for path in pair})

@@ -17,7 +17,7 @@ import xarray as xr
 from pipeline.errors import LabelError, SourceError
 from pipeline.schema import UNLABELLED
 from pipeline.sources.arrays import Labelling, scale_of, survey_labels
-from pipeline.sources.groups import ROOT, Group, groups_in, reading
+from pipeline.sources.groups import ROOT, Group, find_group, groups_in, reading
 from pipeline.sources.labelled_parts import LabelledPart, Names, fills_of, find_image, make_part
 from pipeline.sources.parts import PartedSource, check_parts, label_blocks, without
 from pipeline.urls import shown
@@ -99,16 +99,16 @@ def _splits_in(path: Path, name: str | None, default: str, variables: Names) -> 
             dataset.close()
     named = {group.strip("/").replace("/", "_"): group for group in fitting if group != ROOT}
     if not named:
-        return {name or default: Group(path)}
+        return {name or default: find_group(path)}
     if name is None:
-        return {split: Group(path, group) for split, group in named.items()}
+        return {split: find_group(path, group) for split, group in named.items()}
     if name in named:
-        return {name: Group(path, named[name])}
+        return {name: find_group(path, named[name])}
     if len(named) > 1 and ROOT not in fitting:
         raise SourceError(
             f"{shown(path)}: has the groups {', '.join(named)}, expected '{name}' or one only"
         )
-    return {name: Group(path, ROOT if ROOT in fitting else next(iter(named.values())))}
+    return {name: find_group(path, ROOT if ROOT in fitting else next(iter(named.values())))}
 
 
 def _make_source(

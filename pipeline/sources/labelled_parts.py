@@ -92,6 +92,9 @@ class LabelledPart:
         values = np.ascontiguousarray(self._computed(variable, start, stop))
         if self.dtype != values.dtype and self.dtype.kind == "u" and values.dtype.kind == "i":
             values = values.view(self.dtype.newbyteorder(values.dtype.byteorder))
+        if isinstance(self.place, Group):  # labels are read before the images that they belong to
+            with reading(self.title):
+                self.place.require_unchanged()
         for fill in fills_of(variable) if values.dtype.kind == "f" else ():
             values = np.where(values == fill, np.nan, values).astype(values.dtype)
         return as_pixels(values)

@@ -7,16 +7,17 @@ by part, which for valid names is the order of Python's text.
 from __future__ import annotations
 
 import glob
-import importlib
 import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.places import is_folder, list_folder, remote_errors, tried
+from pipeline.patterns import matching
+from pipeline.places import is_folder, list_folder
 from pipeline.urls import is_url, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -161,17 +162,9 @@ def _matches(text: str, options: Mapping[str, Any] | None) -> list[str]:
     is_query = text.startswith(("http://", "https://"))  # whose "?" begins a query
     if not set(text.partition("?")[0] if is_query else text) & set("*?["):
         return [text]
-    if not is_url(text):
-        found = glob.glob(text, recursive=True)  # noqa: PTH207 (keeps the text as it was given)
-    else:
-        protocol, _, rest = text.partition("://")
-        with remote_errors(text):
-            files, path = importlib.import_module("fsspec").core.url_to_fs(text, **(options or {}))
-        matching = tried(text, files.glob, path)
-        names = (files.unstrip_protocol(name).partition("://")[2] for name in matching)
-        # written as the pattern is: "s3a" stays "s3a"
-        root = "/" if rest.startswith("/") else ""
-        found = [f"{protocol}://{root}{name.lstrip('/')}" for name in names]
+    # pathlib would not keep the text as it was given
+    local = partial(glob.glob, recursive=True)
+    found = matching(text, options) if is_url(text) else local(text)
     if not found:
         raise SourceError(f"{shown(text)}: nothing matches this pattern; correct it")
     return sorted(found)

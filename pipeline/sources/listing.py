@@ -7,10 +7,8 @@ the whole (files, labels that occur, digest) lies beside it in a small JSON.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,9 @@ from pipeline.errors import DamagedError, LabelError
 from pipeline.files import read_json, storage_errors, write_json
 from pipeline.places import is_remote, open_binary
 from pipeline.sources import OK
+from pipeline.sources.kept import Kept
+from pipeline.threads import OwnLock
+from pipeline.versions import Version, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
@@ -193,7 +194,7 @@ class ListingWriter:
         parts = {split: digest.result(header) for split, digest in self._digests.items()}
         content = {
             "splits": [[split, self._counts[split]] for split in self._writers],
-            "files": [[item.root, item.name] for item in notes.files],
+            "files": [[item.root, item.name, item.stamp] for item in notes.files],
             "labels": sorted(self._labels),
             "integers": self._integers,
             "labels_are_text": notes.labels_are_text,
@@ -240,27 +241,15 @@ def _hashable(name: str, column: Any) -> Mapping[str, npt.NDArray[Any]]:
 # reading -----------------------------------------------------------------------------------------
 
 _MOST_OPEN = 16
-_opened: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-_lock = threading.RLock()
-
-
-def _cached(path: Path, open_it: Callable[[Path], Any]) -> Any:
-    """Return what `open_it` made of a file; a process keeps a few, and notices another file."""
-    key: tuple[Any, ...] = (os.getpid(), str(path))
-    if not is_remote(path):
-        status = path.stat()
-        key = (*key, status.st_ino, status.st_size, status.st_mtime_ns)
-    if key not in _opened:
-        _opened[key] = open_it(path)
-        while len(_opened) > _MOST_OPEN:
-            _close(_opened.popitem(last=False)[1])
-    _opened.move_to_end(key)
-    return _opened[key]
+_reading = OwnLock()
 
 
 def _close(opened: Any) -> None:
     if isinstance(opened, pq.ParquetFile):
         opened.close(force=True)
+
+
+_opened: Kept[tuple[Path, str], Any] = Kept(_close, _MOST_OPEN)
 
 
 def _open_table(path: Path) -> Any:
@@ -280,12 +269,17 @@ def index(folder: Path) -> Mapping[str, Any]:
     DamagedError
         Where there is no whole listing.
     """
+    return _index(folder)[0]
+
+
+def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
+    """Return the index of a listing, and its version; it is written last, so that of the whole."""
     try:
-        with _lock:
-            found: Mapping[str, Any] = _cached(folder / INDEX, read_json)
+        version = version_of(folder / INDEX)
+        found = _opened.get((folder, INDEX), lambda: read_json(folder / INDEX), version)
     except (OSError, ValueError) as error:
         raise _damaged(folder / INDEX, error) from None
-    return found
+    return found, version
 
 
 def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
@@ -296,15 +290,18 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
     DamagedError
         Where the listing is missing, torn, or a page fails its checksum.
     """
-    names = [name for name, _ in index(folder)["splits"]]
+    content, version = _index(folder)
+    names = [name for name, _ in content["splits"]]
     path = folder / f"{names.index(split)}.parquet"
     if stop <= start:
         return _as_rows(SCHEMA.empty_table())
     first = start // ROWS_PER_GROUP
     groups = range(first, (stop - 1) // ROWS_PER_GROUP + 1)
     try:
-        with _lock:  # a file's reader is not for several threads at once
-            table = _cached(path, _open_table).read_row_groups(list(groups), use_threads=False)
+        version = version if is_remote(path) else version_of(path)
+        with _reading.held():  # a file's reader is not for several threads at once
+            file = _opened.get((folder, path.name), lambda: _open_table(path), version)
+            table = file.read_row_groups(list(groups), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
     return _as_rows(table.slice(start - first * ROWS_PER_GROUP, stop - start))
@@ -321,6 +318,5 @@ def take(rows: Rows, places: Sequence[int]) -> Rows:
 
 def close(folder: Path) -> None:
     """Close what reading the listing left open in this process."""
-    with _lock:
-        for key in [key for key in _opened if key[1].rpartition("/")[0] == str(folder)]:
-            _close(_opened.pop(key))
+    with _reading.held():
+        _opened.close(lambda key: key[0] == folder)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, LabelError, RemoteError, SourceError
-from pipeline.places import is_remote
+from pipeline.places import file_system, is_remote
 from pipeline.sources import UNREADABLE, Problem
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
@@ -32,9 +33,9 @@ from pipeline.sources.columns import (
 from pipeline.sources.cursors import borrowed
 from pipeline.sources.cursors import close as close_cursors
 from pipeline.sources.fetch import (
+    Recorded,
     Wanted,
     describe,
-    file_system,
     read_local,
     read_remote,
     roots_of,
@@ -288,17 +289,20 @@ class ParquetFetcher:
         SourceError
             Where a file is gone, or a row group is damaged.
         """
-        for place, (file, key, row) in enumerate(
-            zip(rows.file, rows.key, rows.offset, strict=True)
-        ):
-            root = self.roots[files[file][0]]
-            value = self._value(root, root / files[file][1], int(key), row)
-            yield place, _content(value, root, most)
+        with ExitStack() as stack:
+            tables = Recorded(self.roots, files, stack)
+            for place, (file, key, row) in enumerate(
+                zip(rows.file, rows.key, rows.offset, strict=True)
+            ):
+                root = self.roots[files[file][0]]
+                path, version = tables.open(file)
+                value = self._value(root, path, int(key), row, version)
+                yield place, _content(value, root, most)
 
-    def _value(self, root: Path, path: Path, group: int, row: int) -> Any:
+    def _value(self, root: Path, path: Path, group: int, row: int, version: Hashable) -> Any:
         key = (str(root), path.name, group)
         try:
-            with borrowed(key, row, lambda: _Images(path, group, self.column)) as cursor:
+            with borrowed(key, row, lambda: _Images(path, group, self.column), version) as cursor:
                 cursor.stream.skip(row - cursor.place)
                 value = cursor.stream.take()
                 cursor.place = row + 1

@@ -13,9 +13,10 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,8 +27,10 @@ from numpy.lib import format as npy_format
 from pipeline.errors import InputError, RemoteError, SourceError
 from pipeline.places import is_remote, open_binary
 from pipeline.sources import cursors
-from pipeline.sources.arrays import version_of
+from pipeline.sources.arrays import described
+from pipeline.sources.kept import unchanged
 from pipeline.urls import shown
+from pipeline.versions import version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20
@@ -90,6 +93,8 @@ class StoredArray:
         As the header says.
     identity
         Tells other content apart: checksum and size, or size and time.
+    stamp
+        Of the file when it was opened: another one is not read.
     """
 
     path: Path
@@ -100,6 +105,7 @@ class StoredArray:
     dtype: np.dtype[Any]
     fortran: bool
     identity: Mapping[str, Any]
+    stamp: str = ""
 
     @property
     def title(self) -> str:
@@ -113,22 +119,24 @@ class StoredArray:
         SourceError
             Where the file is gone, or ends too soon.
         """
-        with _reading(self.path):
+        with _reading(self.path), unchanged(self.path, self.stamp) as version:
             if self.fortran and len(self.shape) > 1:
                 mapped: npt.NDArray[Any] = np.memmap(
                     self.path, self.dtype, "r", self.offset, self.shape, "F"
                 )
                 return np.array(mapped[start:stop], order="C")
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
-            data = self._bytes(self.offset + start * row, (stop - start) * row)
+            data = self._bytes(self.offset + start * row, (stop - start) * row, version)
             return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
-    def _bytes(self, offset: int, size: int) -> bytes:
+    def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
         if not self.packed:
-            with cursors.borrowed((self.path, None), 0, lambda: open_binary(self.path)) as cursor:
+            plain, open_it = (self.path, None), partial(open_binary, self.path)
+            with cursors.borrowed(plain, 0, open_it, version) as cursor:
                 cursor.stream.seek(offset)  # place stays 0: this stream can go back
                 return self._whole(_read_exactly(cursor.stream, size), size)
-        with cursors.borrowed((self.path, self.member), offset, self._open_member) as cursor:
+        member = self.path, self.member
+        with cursors.borrowed(member, offset, self._open_member, version) as cursor:
             while cursor.place < offset:
                 skipped = cursor.stream.read(min(offset - cursor.place, _READ_BYTES))
                 self._whole(skipped, 1)
@@ -204,11 +212,13 @@ def open_array(path: Path) -> StoredArray:
     SourceError
         Where it is missing, damaged, or no such file.
     """
-    with _reading(path), open_binary(path) as file:
-        found = path.stat()
-        shape, dtype, fortran, offset = _read_header(file, path.name, found.st_size)
-    identity = {"name": path.name, "bytes": found.st_size, **version_of(path)}
-    return _checked(StoredArray(path, None, False, offset, shape, dtype, fortran, identity))
+    with _reading(path):
+        found = version_of(path)
+        with open_binary(path) as file:
+            shape, dtype, fortran, offset = _read_header(file, path.name, found.size)
+    identity = {"name": path.name, "bytes": found.size, **described(path, found)}
+    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, found.stamp)
+    return _checked(array)
 
 
 def _checked(array: StoredArray) -> StoredArray:
@@ -234,8 +244,10 @@ class Archive:
         What the arrays in it are called, and what else is in it.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> None:
-        self.path, self._file, self._archive = path, file, archive
+    def __init__(
+        self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str = ""
+    ) -> None:
+        self.path, self._file, self._archive, self._stamp = path, file, archive, stamp
         listed = archive.namelist()
         self.names = [n.removesuffix(ARRAY_SUFFIX) for n in listed if n.endswith(ARRAY_SUFFIX)]
         self.others = [n for n in listed if not n.endswith(ARRAY_SUFFIX)]
@@ -252,8 +264,11 @@ class Archive:
         if not packed:
             offset += self._content_start(info, title)
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        array = StoredArray(self.path, name, packed, offset, shape, dtype, fortran, identity)
-        return _checked(array)
+        return _checked(
+            StoredArray(
+                self.path, name, packed, offset, shape, dtype, fortran, identity, self._stamp
+            )
+        )
 
     def _content_start(self, info: zipfile.ZipInfo, title: str) -> int:
         """Return where in the file the content of a plain member begins."""
@@ -276,10 +291,11 @@ class Archive:
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """Open an `.npz` file; whatever fails while it is open is a `SourceError` that names it."""
-    cursors.close({path})  # the file may be another one than before
-    with _reading(path), open_binary(path) as file, zipfile.ZipFile(file) as archive:
-        _check_count(path, archive, file)
-        yield Archive(path, file, archive)
+    with _reading(path):
+        stamp = version_of(path).stamp
+        with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+            _check_count(path, archive, file)
+            yield Archive(path, file, archive, stamp)
 
 
 def _check_count(path: Path, archive: zipfile.ZipFile, file: IO[bytes]) -> None:

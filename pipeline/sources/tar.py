@@ -12,21 +12,21 @@ and listed as unreadable, so that nothing is missing in silence.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote
+from pipeline.places import file_system, is_remote
 from pipeline.sources import LABEL_UNKNOWN, OK, Problem
 from pipeline.sources.cursors import borrowed
 from pipeline.sources.cursors import close as close_cursors
 from pipeline.sources.fetch import (
+    Recorded,
     Wanted,
     describe,
-    file_system,
     read_range,
     read_remote,
     roots_of,
@@ -202,22 +202,24 @@ class TarFetcher:
             Where an archive is gone, or changed since it was listed.
         """
         remote: dict[int, list[Wanted]] = {}
-        with ExitStack() as stack:
+        with ExitStack() as checks, ExitStack() as stack:
             opened: dict[int, int] = {}
+            archives = Recorded(self.roots, files, checks)
             for place, (file, offset) in enumerate(zip(rows.file, rows.offset, strict=True)):
                 root, size = files[file][0], rows.size[place]
-                path = self.roots[root] / files[file][1]
+                path, version = archives.open(file)
                 if rows.key[place]:
-                    yield place, _streamed(self.roots[root], path, rows.key[place], offset, size)
+                    data = _streamed(self.roots[root], path, rows.key[place], offset, size, version)
+                    yield place, data
                 elif is_remote(path):
                     wanted = Wanted(place, str(cast(Any, path).path), offset, offset + size)
                     remote.setdefault(root, []).append(wanted)
                 else:
                     yield place, _ranged(path, opened, file, stack, offset, size)
-        for root, parts in remote.items():
-            # in the order of the archive, so that neighbours come in one request
-            parts.sort(key=lambda part: (part.path, part.start))
-            yield from read_remote(file_system(self.roots[root]), parts, most, archives=True)
+            for root, parts in remote.items():
+                # in the order of the archive, so that neighbours come in one request
+                parts.sort(key=lambda part: (part.path, part.start))
+                yield from read_remote(file_system(self.roots[root]), parts, most, archives=True)
 
     def close(self) -> None:
         """Close the archives that are read forward."""
@@ -248,11 +250,13 @@ def _ranged(
         ) from error
 
 
-def _streamed(root: Path, path: Path, compression: bytes, offset: int, size: int) -> bytes:
+def _streamed(
+    root: Path, path: Path, compression: bytes, offset: int, size: int, version: Hashable
+) -> bytes:
     """Read a member of a compressed archive, from the nearest place before it."""
     try:
         key = (str(root), path.name)
-        with borrowed(key, offset, lambda: Unpacked(path, compression)) as cursor:
+        with borrowed(key, offset, lambda: Unpacked(path, compression), version) as cursor:
             while cursor.place < offset:
                 skipped = _read(cursor.stream, min(READ_BYTES, offset - cursor.place))
                 cursor.place += len(skipped)

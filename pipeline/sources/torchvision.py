@@ -20,6 +20,7 @@ from torchvision import datasets
 
 from pipeline.conversion import Conversion
 from pipeline.decoding_parts import RefusedError, check_fits
+from pipeline.digests import json_digest
 from pipeline.errors import ConfigError, InputError, ShapeError, SourceError
 from pipeline.schema import UNLABELLED
 from pipeline.sources import WRONG_SIZE, Block, Problem, SplitInfo
@@ -132,7 +133,7 @@ class TorchvisionSource:
             Where the files are gone, or a target is not one whole number.
         """
         info = self.infos[split]
-        opened = self._open_again(self.arguments[split])
+        opened = self._open_again(split)
         images = np.zeros((stop - start, *info.shape), info.dtype)
         codes = np.full(stop - start, UNLABELLED, np.int32)
         sizes = np.zeros((stop - start, 2), np.int32)
@@ -148,15 +149,31 @@ class TorchvisionSource:
         origins = [f"{self.name}/{split}[{index}]" for index in range(start, stop)]
         return Block(images, codes, origins, problems, sizes)
 
-    def _open_again(self, arguments: Mapping[str, Any]) -> OpenedSplit:
+    def _open_again(self, split: str) -> OpenedSplit:
         """Return a split, opened once in each process."""
+        arguments = self.arguments[split]
         key = _key(self.name, self.root, arguments)
+        recorded = self.provenance["splits"][split]
         try:
             return _opened.get(
-                key, lambda: open_split(construct(find_class(self.name), self.root, arguments))
+                key, lambda: self._constructed(split, recorded), json_digest(recorded)
             )
         except OPEN_ERRORS as error:
             raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
+
+    def _constructed(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
+        """Open a split in this process, and make sure that it holds what was recorded."""
+        arguments = self.arguments[split]
+        opened = open_split(construct(find_class(self.name), self.root, arguments))
+        same = len(opened) == recorded["count"]
+        if same and opened.is_described_at_once:
+            same = describe_content(opened, self.root)[0] == recorded
+        if not same:
+            raise SourceError(
+                f"{self.name}: the files of '{split}' are others than when it was opened; run the "
+                "command again to read these, or bring back those before"
+            )
+        return opened
 
     def _converted(self, image: npt.NDArray[Any], info: SplitInfo) -> npt.NDArray[Any]:
         height, width = image.shape[:2]
@@ -218,9 +235,13 @@ def open_torchvision(
     arguments = split_arguments(found, given)
     places = [Path(given["root"])] if "root" in given else list(roots)
     root, opened = _open_splits(found, places, arguments, download)
+    source = _make_source(
+        found.__name__, root, arguments, given, opened, conversion or Conversion()
+    )
     for split, dataset in opened.items():
-        _opened.put(_key(found.__name__, root, arguments[split]), dataset)
-    return _make_source(found.__name__, root, arguments, given, opened, conversion or Conversion())
+        recorded = json_digest(source.provenance["splits"][split])
+        _opened.put(_key(found.__name__, root, arguments[split]), dataset, recorded)
+    return source
 
 
 def _open_splits(

@@ -50,6 +50,14 @@ class OpenedSplit:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def is_described_at_once(self) -> bool:
+        """Whether `describe_content` reads no images one by one."""
+        in_memory = self.targets is not None and hasattr(
+            getattr(self.dataset, "data", None), "__array__"
+        )
+        return in_memory or self.files is not None
+
     def sample(self, index: int) -> tuple[npt.NDArray[Any], int]:
         """Return the pixels and the code of one sample.
 
