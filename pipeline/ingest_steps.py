@@ -31,6 +31,7 @@ from pipeline.compaction import (
     is_compacted,
 )
 from pipeline.content import read_records, records_digest, summarise
+from pipeline.decoders import recorded
 from pipeline.digests import SAMPLE_RECORD, sample_records
 from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
@@ -92,6 +93,10 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
     if isinstance(source, EncodedSource):
+        begun = manifest.read_plan(path, manifest.IMAGES)["plan"]
+        source = source.decoded_by(recorded(begun["source"]))
+        if source.decoders is not None:
+            source.decoders.require()
         source = with_listing_in(source, listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
@@ -202,6 +207,7 @@ class IngestPartition:
         records = np.empty(partition.count, SAMPLE_RECORD)
         origins: dict[int, Sequence[str]] = {}
         problems: dict[int, Problem] = {}
+        remarks: dict[int, str] = {}
 
         def read(start: int, stop: int) -> None:
             first = partition.start + start
@@ -216,10 +222,11 @@ class IngestPartition:
             records[mine] = sample_records(block.images, block.labels, block.hashes)
             origins[start] = block.origins
             problems.update({start + place: p for place, p in block.problems.items()})
+            remarks.update({start + place: text for place, text in block.remarks.items()})
 
         in_ranges(self.threads, partition.count, read)
         named = [name for start in sorted(origins) for name in origins[start]]
-        return Block(images, labels, named, problems, sizes), records
+        return Block(images, labels, named, problems, sizes, remarks=remarks), records
 
     def _checked(self, split: str, start: int, stop: int) -> Block:
         """Read samples of a split; labels without a class become problems."""
@@ -291,7 +298,7 @@ def finish(
     BadSamplesError
         Where more samples cannot be used than `allowed_bad`.
     """
-    fingerprints = _require_all(plan, path)
+    fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
@@ -315,6 +322,8 @@ def finish(
     duplicates = write_duplicates(path, counts, hashes)
     if duplicates:
         reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
+    if several:
+        reporter.say(f"of {several:,} images the first of several frames was taken: see {SAMPLES}")
     if found.bad:
         reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
     consolidate(path)
@@ -322,13 +331,17 @@ def finish(
     _write_manifest(plan, path, templates, parts, found, duplicates, files)
 
 
-def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
-    """Check that every partition is written; return the fingerprints of their files."""
-    missing, written = [], []
+def _require_all(plan: IngestPlan, path: Path) -> tuple[dict[str, list[str]], int]:
+    """Check that every partition is written; return fingerprints, and how many remarks there are.
+
+    The fingerprints are those of their files.
+    """
+    missing, written, remarks = [], [], 0
     for partition in plan.table:
         notes = tables.read_notes(part_path(path, partition.index))
         if notes.get("identity") == plan.identity and "fingerprints" in notes:
             written.append((partition.split, notes["fingerprints"].split()))
+            remarks += int(notes.get("remarks", 0))
         else:
             missing.append(partition.index)
     if missing:
@@ -337,7 +350,7 @@ def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
             f"{path}: {len(missing):,} of {len(plan.table):,} partitions are not written "
             f"({listed}); write them, then finish again"
         )
-    return store.by_array(plan.templates, written)
+    return store.by_array(plan.templates, written), remarks
 
 
 def _write_manifest(

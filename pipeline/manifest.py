@@ -50,6 +50,7 @@ MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
 APPEND = ".append"
+DECODERS = "decoders"
 Continues = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
 
@@ -259,7 +260,15 @@ def repair_cure(path: Path) -> str:
 
 
 def identity(content: Mapping[str, Any]) -> str:
-    """Return a digest of what decides a result; equal plans make equal results."""
+    """Return a digest of what decides a result; equal plans make equal results.
+
+    The libraries that decode (`DECODERS` of the source) are recorded and decide nothing: a store
+    is known again where they are newer, or where it was made before they were recorded.
+    """
+    source = content.get("source")
+    if isinstance(source, Mapping) and DECODERS in source:
+        kept = {key: value for key, value in source.items() if key != DECODERS}
+        return json_digest({**content, "source": kept})
     return json_digest(dict(content))
 
 
