@@ -19,13 +19,13 @@ from pipeline.decoding_jpeg import open_jpeg
 from pipeline.decoding_parts import Opened, RefusedError, check_fits, refusal
 from pipeline.decoding_pillow import (
     GIF_MAGICS,
-    PCX_MAGICS,
     PNM_MAGICS,
+    QOI_MAGIC,
     READERS,
     SGI_MAGIC,
     open_gif,
-    open_pcx,
     open_pnm,
+    open_qoi,
     open_sgi,
     open_simple,
     open_webp,
@@ -48,10 +48,10 @@ _OPENERS: dict[bytes, Opener] = {
     **dict.fromkeys(PNM_MAGICS, open_pnm),
     **dict.fromkeys(JP2_MAGICS, open_jpeg_2000),
     **dict.fromkeys(READERS, open_simple),
-    **dict.fromkeys(PCX_MAGICS, open_pcx),
+    QOI_MAGIC: open_qoi,
     SGI_MAGIC: open_sgi,
 }
-FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, QOI, PCX, SGI or Sun"
+FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, QOI, SGI or Sun raster"
 _SHOWN_BYTES = 16
 
 

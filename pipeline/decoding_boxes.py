@@ -66,9 +66,13 @@ def open_avif(data: bytes, max_pixels: int) -> Opened:
     """
     if not _brands(data) & _AVIF_BRANDS:
         raise RefusedError(UNREADABLE, "is a HEIC image, which is not read; convert it to JPEG")
-    for _, _, end in _boxes(data):
+    names = set()
+    for name, _, end in _boxes(data):
+        names.add(name)
         if end > len(data):
-            raise RefusedError(TRUNCATED, f"the AVIF ends at byte {len(data):,} of {end:,}")
+            raise RefusedError(TRUNCATED, f"the AVIF is truncated: {name!r} ends at byte {end:,}")
+    if b"mdat" not in names and b"idat" not in data:
+        raise RefusedError(TRUNCATED, "the AVIF is truncated: it has no picture")
     _check_avif_depth(data)
     image = _avif_reader()(io.BytesIO(data))
     width, height = image.size

@@ -26,7 +26,9 @@ COLOURS = 3
 ORIENTATIONS = range(1, 9)
 _METADATA = ("exif", "xmp")
 # What Pillow and libtiff say, in parts, where a file ends too early.
-_ENDED = ("truncated", "end of file", "end-of-file", "only got", "not enough image data")
+_ENDED = (
+    "truncated", "end of file", "end-of-file", "only got", "not enough image data", "reached eof",
+)  # fmt: skip
 
 
 class RefusedError(Exception):
@@ -148,8 +150,8 @@ def refusal(error: Exception) -> RefusedError:
         return RefusedError(TOO_LARGE, "the image does not fit into memory")
     text = str(error) or type(error).__name__
     ended = any(part in text.lower() for part in _ENDED)
-    # while Pillow reads a header, either means that there was nothing more to read
-    ended |= isinstance(error.__cause__, IndexError | EOFError | struct.error)
+    # while a header is read, these mean that there was nothing more to read
+    ended |= isinstance(error.__cause__ or error, IndexError | EOFError | struct.error)
     return RefusedError(TRUNCATED if ended else UNREADABLE, f"cannot be decoded: {text}")
 
 

@@ -10,7 +10,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     ImageFile,
-    PcxImagePlugin,
     PpmImagePlugin,
     QoiImagePlugin,
     SgiImagePlugin,
@@ -34,14 +33,13 @@ PNM_MAGICS = tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in
 # Formats that need no more than Pillow's reader.
 READERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     b"BM": BmpImagePlugin.BmpImageFile,
-    b"qoif": QoiImagePlugin.QoiImageFile,
     b"\x59\xa6\x6a\x95": SunImagePlugin.SunImageFile,
 }
+QOI_MAGIC = b"qoif"
 SGI_MAGIC = b"\x01\xda"
-PCX_MAGICS = tuple(b"\x0a%c\x01" % version for version in (2, 3, 5))
+_QOI_END = bytes(7) + b"\1"
 _RIFF_HEAD = 8
 _GIF_LAST, _GIF_IMAGE, _GIF_EXTENSION = b"\0", b",", b"!"
-_PCX_PALETTE = 769
 
 
 def open_simple(data: bytes, max_pixels: int) -> Opened:
@@ -91,13 +89,11 @@ def open_sgi(data: bytes, max_pixels: int) -> Opened:
     return _opened(image, max_pixels)
 
 
-def open_pcx(data: bytes, max_pixels: int) -> Opened:
-    """Read the header of a PCX file; its palette, at the very end, tells whether it is whole."""
-    image = PcxImagePlugin.PcxImageFile(io.BytesIO(data))
-    has_palette = (data[1], data[3], data[65]) == (5, 8, 1)
-    if has_palette and data[-_PCX_PALETTE : 1 - _PCX_PALETTE] != b"\x0c":
-        raise RefusedError(TRUNCATED, "the PCX is truncated: its palette is not at its end")
-    return _opened(image, max_pixels)
+def open_qoi(data: bytes, max_pixels: int) -> Opened:
+    """Read the header of a QOI file."""
+    if not data.endswith(_QOI_END):
+        raise RefusedError(TRUNCATED, "the QOI is truncated: its last bytes are missing")
+    return _opened(QoiImagePlugin.QoiImageFile(io.BytesIO(data)), max_pixels)
 
 
 # GIF -------------------------------------------------------------------------------------------

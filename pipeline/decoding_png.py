@@ -74,14 +74,14 @@ class _Chunks:
         The chunks that Pillow gets, whole, from IHDR to IEND.
     exif
         The content of eXIf; empty where there is none.
-    frames
-        Of an animation; 1 where it is none.
+    several
+        Whether frames of an animation follow.
     """
 
     start: _Start
     picture: tuple[Chunk, ...]
     exif: bytes
-    frames: int = 1
+    several: bool
 
 
 def open_png(data: bytes, max_pixels: int) -> Opened:
@@ -93,7 +93,7 @@ def open_png(data: bytes, max_pixels: int) -> Opened:
     channels = 1 if start.colour in (_GREY, _GREY_ALPHA) else 3
     dtype = "uint16" if start.depth == 16 else "uint8"
     header = make_header((start.width, start.height), channels, dtype, orientation)
-    return Opened(header, lambda: turned(_pixels(chunks, header), orientation), chunks.frames > 1)
+    return Opened(header, lambda: turned(_pixels(chunks, header), orientation), chunks.several)
 
 
 def _read_start(data: bytes) -> _Start:
@@ -135,12 +135,12 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _collect(data: bytes, start: _Start) -> _Chunks:
-    picture, exif, names, frames = [], b"", [], 1
+    picture, exif, names, several = [], b"", [], False
     for name, chunk in _walk(data):
         if name == b"eXIf":
             exif = bytes(chunk[_HEAD:-_TAIL])
-        elif name == b"acTL":
-            frames = int.from_bytes(chunk[_HEAD : _HEAD + 4])
+        elif name == b"fdAT":
+            several = True
         elif name in _PICTURE:
             names.append(name)
             picture.append(chunk)
@@ -152,7 +152,7 @@ def _collect(data: bytes, start: _Start) -> _Chunks:
         raise RefusedError(UNREADABLE, "the PNG has no image data, or its chunks are out of order")
     if start.colour == _PALETTE and b"PLTE" not in names:
         raise RefusedError(UNREADABLE, "the PNG has colours by number, but no palette")
-    return _Chunks(start, tuple(picture), exif, frames)
+    return _Chunks(start, tuple(picture), exif, several)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

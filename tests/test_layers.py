@@ -64,10 +64,11 @@ ONLY_IN = {
     "jinja2": {"report"},
     "cyclopts": {"cli"},
 }  # fmt: skip
-# what the readers of images use of torchvision, which only some images need
+# what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
     "conversion": {"torchvision.transforms.v2"},
     "decoding_jpeg": {"torch", "torchvision.io"},
+    "decoding_boxes": {"PIL.AvifImagePlugin"},
 }
 OPERATIONS = {
     "classes", "reduction", "prototype", "median", "distance", "predictions", "metrics",

@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo",
     ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs",
     ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c",
-    ".qoi", ".pcx", ".sgi", ".ras",
+    ".qoi", ".sgi", ".ras",
 )  # fmt: skip
 SPLIT_WORDS = (
     "training", "train", "testing", "test", "validation", "valid", "val", "dev", "eval",
