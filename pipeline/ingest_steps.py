@@ -92,12 +92,11 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
+    decoders = recorded(manifest.read_plan(path, manifest.IMAGES)["plan"]["source"])
+    if decoders is not None:
+        decoders.require()
     if isinstance(source, EncodedSource):
-        begun = manifest.read_plan(path, manifest.IMAGES)["plan"]
-        source = source.decoded_by(recorded(begun["source"]))
-        if source.decoders is not None:
-            source.decoders.require()
-        source = with_listing_in(source, listing_place(path))
+        source = with_listing_in(source.decoded_by(decoders), listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
     return replace(plan, source=source)
