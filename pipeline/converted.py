@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.conversion import Conversion
+from pipeline.errors import ShapeError
 from pipeline.sources import Block, Source, SplitInfo
 
 
@@ -33,7 +34,9 @@ class ConvertedSource:
 
     @property
     def full_scale(self) -> int:
-        return self.source.full_scale
+        """That of the source, or of the depth that its images are brought to."""
+        depth = self.conversion.depth
+        return self.source.full_scale if depth is None else 2**depth - 1
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -47,14 +50,19 @@ class ConvertedSource:
 
     def splits(self) -> dict[str, SplitInfo]:
         return {
-            name: replace(info, shape=self.conversion.output(info.shape))
+            name: replace(
+                info,
+                shape=self.conversion.output(info.shape),
+                dtype=self.conversion.output_type(info.dtype),
+            )
             for name, info in self.source.splits().items()
         }
 
     def read(self, split: str, start: int, stop: int) -> Block:
         block = self.source.read(split, start, stop)
         count, *shape = block.images.shape
-        images = np.zeros((count, *self.conversion.output(shape)), block.images.dtype)
+        dtype = self.conversion.output_type(str(block.images.dtype))
+        images = np.zeros((count, *self.conversion.output(shape)), dtype)
         for number, image in enumerate(block.images):
             if number not in block.problems:  # its zeros stay, whatever is done
                 images[number] = self.conversion.apply(image)
@@ -65,3 +73,28 @@ class ConvertedSource:
 
     def close(self) -> None:
         self.source.close()
+
+
+def converted(source: Source, conversion: Conversion) -> ConvertedSource:
+    """Return a source with a conversion applied to each image.
+
+    Raises
+    ------
+    ShapeError
+        Where its images cannot be converted so.
+    """
+    splits = source.splits()
+    for name, info in splits.items():
+        try:
+            conversion.output(info.shape)
+            conversion.output_type(info.dtype)
+        except ShapeError as error:
+            raise ShapeError(f"split '{name}': {error}") from None
+    if conversion.depth is not None:
+        full = max(int(np.iinfo(info.dtype).max) for info in splits.values())
+        if source.full_scale != full:
+            raise ShapeError(
+                f"depth: {conversion.depth} is for images whose full scale is {full}, it is "
+                f"{source.full_scale} here; leave the depth out"
+            )
+    return ConvertedSource(source, conversion)

@@ -1,4 +1,4 @@
-"""JPEG: decoded by torchvision where that is at hand, else by Pillow, to the same bits.
+"""JPEG: decoded by Pillow or by torchvision, whichever a job has chosen; see `decoders`.
 
 torchvision takes three quarters of Pillow's time, and leaves more of it to other threads. The
 header of a file with anything unusual is read by Pillow; CMYK is decoded by it too, and so is
@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 import io
 import struct
-import sys
-import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -34,9 +32,6 @@ from pipeline.sources import TRUNCATED, UNREADABLE
 MAGIC = b"\xff\xd8\xff"
 Decoder = Callable[[bytes], npt.NDArray[np.uint8] | None]
 
-# Importing torchvision takes as long as it saves on about this many pixels.
-PATIENCE_PIXELS = 2**31
-
 _START_OF_SCAN, _EXIF_OR_XMP, _ADOBE = 0xDA, 0xE1, 0xEE
 _PLAIN_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all with Huffman codes
 _TABLES = (0xC4, 0xDB, 0xDD)
@@ -46,18 +41,18 @@ _FRAME = struct.Struct(">BHHB")
 _PLAIN_CHANNELS = (1, 3)
 
 
-def open_jpeg(data: bytes, max_pixels: int) -> Opened:
-    """Read the header of a JPEG file."""
+def open_jpeg(data: bytes, max_pixels: int, torchvision: bool = False) -> Opened:
+    """Read the header of a JPEG file; `torchvision` tells whether that decodes its pixels."""
     header = _plain_header(data)
     if header is not None:
         check_pixels(header.width, header.height, max_pixels)
-        return Opened(header, lambda: _pixels(data, header))
+        return Opened(header, lambda: _pixels(data, header, torchvision))
     image = _open(data)
     check_pixels(*image.size, max_pixels)
     if image.mode == "CMYK":
         return open_pillow(image, lambda: _pillow_pixels(data, image, 3))
     said = Header(*image.size, len(image.getbands()), "uint8")
-    return open_pillow(image, lambda: _pixels(data, said))
+    return open_pillow(image, lambda: _pixels(data, said, torchvision))
 
 
 def _plain_header(data: bytes) -> Header | None:
@@ -84,9 +79,9 @@ def _plain_header(data: bytes) -> Header | None:
         return None
 
 
-def _pixels(data: bytes, header: Header) -> npt.NDArray[Any]:
+def _pixels(data: bytes, header: Header, torchvision: bool) -> npt.NDArray[Any]:
     """Decode grey or RGB as it lies in the file, before its orientation is followed."""
-    decoder = _decoder(header.width * header.height)
+    decoder = torchvision_decoder() if torchvision else None
     if decoder is not None:
         found = decoder(data)
         if found is not None and found.shape == (header.height, header.width, header.channels):
@@ -124,35 +119,13 @@ def _refusal(error: Exception, data: bytes) -> RefusedError:
 # torchvision -----------------------------------------------------------------------------------
 
 
-class _Patience:
-    """How many pixels this process still decodes before it imports torchvision for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left = PATIENCE_PIXELS
-
-    def ends_with(self, pixels: int) -> bool:
-        with self._lock:
-            self._left -= pixels
-            return self._left < 0
-
-
-_patience = _Patience()
-
-
-def _decoder(pixels: int) -> Decoder | None:
-    """Return torchvision's decoder where it is there already, or has become worth its import."""
-    if "torchvision.io" in sys.modules or _patience.ends_with(pixels):
-        return _torchvision_decoder()
-    return None
-
-
 @cache
-def _torchvision_decoder() -> Decoder | None:
-    """Return a decoder to [y, x, channel]; None where torchvision has no decoder any more.
+def torchvision_decoder() -> Decoder | None:
+    """Return a decoder to [y, x, channel]; None where torchvision is not there or has none.
 
-    It runs in the thread that calls it, and leaves Python's lock to the others meanwhile. Its
-    Python wrapper announces that it will go, which is nothing that users could act on.
+    Loading it takes seconds. It runs in the thread that calls it, and leaves Python's lock to the
+    others meanwhile. Its Python wrapper announces that it will go, which is nothing that users
+    could act on.
     """
     try:
         torch = importlib.import_module("torch")

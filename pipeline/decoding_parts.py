@@ -21,10 +21,14 @@ from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Probl
 
 LONGEST_DETAIL = 200
 GREYS = ("1", "L", "LA", "La")  # the modes of Pillow of one channel, alpha left out
+WIDE_GREYS = ("I", "I;16", "I;16B", "I;16L")  # of 16 bits, where its reader scales to all of them
+COLOURS = 3
 ORIENTATIONS = range(1, 9)
 _METADATA = ("exif", "xmp")
 # What Pillow and libtiff say, in parts, where a file ends too early.
-_ENDED = ("truncated", "end of file", "end-of-file", "only got", "not enough image data")
+_ENDED = (
+    "truncated", "end of file", "end-of-file", "only got", "not enough image data", "reached eof",
+)  # fmt: skip
 
 
 class RefusedError(Exception):
@@ -64,10 +68,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image file of which only the header was read; `load` gives its pixels."""
+    """An image file of which only the header was read; `load` gives its pixels.
+
+    `several` tells whether it holds more frames or pages than the first, which is the image.
+    """
 
     header: Header
     load: Callable[[], npt.NDArray[Any]]
+    several: bool = False
 
 
 def make_header(size: tuple[int, int], channels: int, dtype: str, orientation: int) -> Header:
@@ -101,11 +109,30 @@ def check_fits(
     if found != expected:
         raise RefusedError(
             WRONG_SIZE,
-            f"has shape {found[0]} and {found[1]}, expected {expected[0]} and {expected[1]}; "
-            "resize, crop, pad and mode bring images to one shape",
+            f"is {_kind(*found)}, expected {_kind(*expected)} (height x width); set "
+            f"{', '.join(_cures(found, expected))} to bring all to one",
             width,
             height,
         )
+
+
+def _kind(shape: tuple[int, ...], dtype: str) -> str:
+    """Say size, mode and depth of images as the settings call them."""
+    channels = {(): "grey", (COLOURS,): "RGB"}.get(shape[2:])
+    mode = channels or f"{shape[2]} channels"
+    return f"{shape[0]} x {shape[1]}, {mode}, {np.dtype(dtype).itemsize * 8} bits"
+
+
+def _cures(found: tuple[tuple[int, ...], str], expected: tuple[tuple[int, ...], str]) -> list[str]:
+    """Return the settings that make of an image one as expected."""
+    cures = []
+    if found[0][:2] != expected[0][:2]:
+        cures.append("resize (or crop and pad)")
+    if found[0][2:] != expected[0][2:]:
+        cures.append("mode: RGB" if expected[0][2:] == (COLOURS,) else "mode: L")
+    if found[1] != expected[1]:
+        cures.append(f"depth: {np.dtype(expected[1]).itemsize * 8}")
+    return cures
 
 
 def _in_32_bits(width: int, height: int) -> tuple[int, int]:
@@ -117,12 +144,14 @@ def refusal(error: Exception) -> RefusedError:
     """Say why an image cannot be used from what a reader raised."""
     if isinstance(error, RefusedError):
         return error
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return RefusedError(TOO_LARGE, f"cannot be decoded: {error}")
     if isinstance(error, MemoryError):
         return RefusedError(TOO_LARGE, "the image does not fit into memory")
     text = str(error) or type(error).__name__
     ended = any(part in text.lower() for part in _ENDED)
-    # while Pillow reads a header, either means that there was nothing more to read
-    ended |= isinstance(error.__cause__, IndexError | struct.error)
+    # while a header is read, these mean that there was nothing more to read
+    ended |= isinstance(error.__cause__ or error, IndexError | EOFError | struct.error)
     return RefusedError(TRUNCATED if ended else UNREADABLE, f"cannot be decoded: {text}")
 
 
@@ -153,9 +182,11 @@ def turned(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
 
 
 def open_pillow(
-    image: ImageFile.ImageFile, load: Callable[[], npt.NDArray[Any]] | None = None
+    image: ImageFile.ImageFile,
+    load: Callable[[], npt.NDArray[Any]] | None = None,
+    several: bool = False,
 ) -> Opened:
-    """Return an 8-bit image that Pillow has opened.
+    """Return an image that Pillow has opened, of 8 bits or of 16 of grey.
 
     Parameters
     ----------
@@ -163,12 +194,15 @@ def open_pillow(
         The image.
     load
         Gives its pixels, grey or RGB, before it is turned; default: as Pillow loads them.
+    several
+        Whether there are more frames than this one.
     """
     orientation = _orientation(image)
-    channels = 1 if image.mode in GREYS else 3
-    header = make_header(image.size, channels, "uint8", orientation)
+    wide = image.mode in WIDE_GREYS
+    channels = 1 if wide or image.mode in GREYS else 3
+    header = make_header(image.size, channels, "uint16" if wide else "uint8", orientation)
     pixels = load or (lambda: as_grey_or_colour(image, channels))
-    return Opened(header, lambda: turned(pixels(), orientation))
+    return Opened(header, lambda: turned(pixels(), orientation), several)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
@@ -182,7 +216,9 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def as_grey_or_colour(image: Image.Image, channels: int) -> npt.NDArray[Any]:
-    """Return an 8-bit image as [y, x] for 1 channel, [y, x, 3] for 3; alpha is dropped."""
+    """Return an image as [y, x] for 1 channel, [y, x, 3] for 3; alpha is dropped."""
+    if image.mode in WIDE_GREYS:
+        return np.asarray(image).astype(np.uint16, copy=False)
     if image.mode == "La":  # alpha multiplied in
         image = image.convert("LA")
     mode = "L" if channels == 1 else "RGB"

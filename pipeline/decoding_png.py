@@ -74,11 +74,14 @@ class _Chunks:
         The chunks that Pillow gets, whole, from IHDR to IEND.
     exif
         The content of eXIf; empty where there is none.
+    several
+        Whether frames of an animation follow.
     """
 
     start: _Start
     picture: tuple[Chunk, ...]
     exif: bytes
+    several: bool
 
 
 def open_png(data: bytes, max_pixels: int) -> Opened:
@@ -90,7 +93,7 @@ def open_png(data: bytes, max_pixels: int) -> Opened:
     channels = 1 if start.colour in (_GREY, _GREY_ALPHA) else 3
     dtype = "uint16" if start.depth == 16 else "uint8"
     header = make_header((start.width, start.height), channels, dtype, orientation)
-    return Opened(header, lambda: turned(_pixels(chunks, header), orientation))
+    return Opened(header, lambda: turned(_pixels(chunks, header), orientation), chunks.several)
 
 
 def _read_start(data: bytes) -> _Start:
@@ -132,10 +135,12 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _collect(data: bytes, start: _Start) -> _Chunks:
-    picture, exif, names = [], b"", []
+    picture, exif, names, several = [], b"", [], False
     for name, chunk in _walk(data):
         if name == b"eXIf":
             exif = bytes(chunk[_HEAD:-_TAIL])
+        elif name == b"fdAT":
+            several = True
         elif name in _PICTURE:
             names.append(name)
             picture.append(chunk)
@@ -147,7 +152,7 @@ def _collect(data: bytes, start: _Start) -> _Chunks:
         raise RefusedError(UNREADABLE, "the PNG has no image data, or its chunks are out of order")
     if start.colour == _PALETTE and b"PLTE" not in names:
         raise RefusedError(UNREADABLE, "the PNG has colours by number, but no palette")
-    return _Chunks(start, tuple(picture), exif)
+    return _Chunks(start, tuple(picture), exif, several)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -40,7 +40,8 @@ _TAG = ExifTags.Base
 
 def open_tiff(data: bytes, max_pixels: int) -> Opened:
     """Read the directory of the first page of a TIFF file."""
-    image = TiffImagePlugin.TiffImageFile(io.BytesIO(_only_first_page(data)))
+    page, several = _only_first_page(data)
+    image = TiffImagePlugin.TiffImageFile(io.BytesIO(page))
     width, height = image.tag_v2[_TAG.ImageWidth], image.tag_v2[_TAG.ImageLength]
     check_pixels(width, height, max_pixels)
     _check_depth(image)
@@ -50,11 +51,13 @@ def open_tiff(data: bytes, max_pixels: int) -> Opened:
     wide = image.mode.startswith("I;16")
     channels = 1 if wide or image.mode in ("1", "L", "LA", "La") else 3
     header = make_header((width, height), channels, "uint16" if wide else "uint8", turn)
-    return Opened(header, lambda: _pixels(image, header, len(data)))
+    return Opened(header, lambda: _pixels(image, header, len(data)), several)
 
 
-def _only_first_page(data: bytes) -> bytes:
-    """Return the file without the way to its next page, since Pillow would look at every page.
+def _only_first_page(data: bytes) -> tuple[bytes, bool]:
+    """Return the file without the way to its next page, and whether it has one.
+
+    Pillow would look at every page.
 
     Raises
     ------
@@ -74,8 +77,8 @@ def _only_first_page(data: bytes) -> bytes:
         detail = f"the TIFF is truncated: its directory is not in its {len(data):,} bytes"
         raise RefusedError(TRUNCATED, detail) from None
     if any(following):
-        return data[:end] + bytes(len(following)) + data[end + offset.size :]
-    return data
+        return data[:end] + bytes(len(following)) + data[end + offset.size :], True
+    return data, False
 
 
 def _check_tags(data: bytes, form: str, place: int, count: int) -> int:

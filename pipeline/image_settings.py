@@ -118,9 +118,12 @@ class ImageSettings(Settings):
     resize
         [height, width] that every image is resized to; one number: the shorter side.
     crop, pad
-        [height, width] that larger images are cut, and smaller ones filled up to, at the centre.
+        [height, width] that larger images are cut, and smaller ones filled up to, at the centre;
+        both for images of both kinds.
     mode
         `L` (grey) or `RGB`: what every image is converted to.
+    depth
+        8 or 16: the bits that every image is converted to, the whole range to the whole range.
     value_range
         Of floats: [lowest, highest] value, for packing into 16 bits; default: measured.
     max_bad
@@ -148,6 +151,7 @@ class ImageSettings(Settings):
     crop: Sized = None
     pad: Sized = None
     mode: Literal["L", "RGB"] | None = None
+    depth: Literal[8, 16] | None = None
     value_range: tuple[float, float] | None = None
     max_bad: Annotated[int | str, BeforeValidator(_share)] = 0
     max_pixels: PositiveInt = 50_000_000

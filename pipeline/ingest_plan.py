@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import manifest, store
-from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.errors import ConfigError, LabelError, ShapeError, SourceError
 from pipeline.partitions import PartitionTable, choose_layout, image_bytes
 from pipeline.samples import SAMPLES
 from pipeline.sources import Source
@@ -85,6 +87,8 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
     ------
     LabelError, SourceError
         Where classes or splits have no proper names, or there is no image.
+    ShapeError
+        Where the pixels of one split are on another scale than those of another.
     """
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
@@ -94,6 +98,7 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
         _check_split(name)
         layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
         templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
+    _check_depths(templates, source.full_scale)
     plan = IngestPlan(source, templates)
     if not plan.count:
         raise SourceError(f"{path}: the source holds no image, expected one at least")
@@ -107,6 +112,17 @@ def _check_names(names: Sequence[str]) -> None:
     if doubled or not names:
         found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
         raise LabelError(f"{found}, expected one name for each label code; name them apart")
+
+
+def _check_depths(templates: Mapping[str, store.SplitTemplate], full_scale: int) -> None:
+    """Raise `ShapeError` where one split has 8 bits, and the scale is that of another's 16."""
+    bits = {name: np.dtype(template.dtype).itemsize * 8 for name, template in templates.items()}
+    if len(set(bits.values())) > 1 and full_scale >= 2 ** min(bits.values()):
+        found = ", ".join(f"'{name}' {count}" for name, count in bits.items())
+        raise ShapeError(
+            f"images of several depths: {found} bits, expected one for all splits; depth: 8 or "
+            "depth: 16 brings them together"
+        )
 
 
 def _check_split(name: str) -> None:

@@ -33,6 +33,7 @@ from pipeline.compaction import (
     is_compacted,
 )
 from pipeline.content import read_records, records_digest, summarise
+from pipeline.decoders import recorded
 from pipeline.digests import SAMPLE_RECORD, sample_records
 from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
@@ -101,8 +102,11 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
+    decoders = recorded(manifest.read_plan(path, manifest.IMAGES)["plan"]["source"])
+    if decoders is not None:
+        decoders.require()
     if isinstance(source, EncodedSource):
-        source = with_listing_in(source, listing_place(path))
+        source = with_listing_in(source.decoded_by(decoders), listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
         _token(path, plan.identity).issue()
@@ -255,6 +259,7 @@ class IngestPartition:
         records = np.empty(partition.count, SAMPLE_RECORD)
         origins: dict[int, Sequence[str]] = {}
         problems: dict[int, Problem] = {}
+        remarks: dict[int, str] = {}
 
         def read(start: int, stop: int) -> None:
             first = partition.start + start
@@ -269,10 +274,11 @@ class IngestPartition:
             records[mine] = sample_records(block.images, block.labels, block.hashes)
             origins[start] = block.origins
             problems.update({start + place: p for place, p in block.problems.items()})
+            remarks.update({start + place: text for place, text in block.remarks.items()})
 
         in_ranges(self.threads, partition.count, read)
         named = [name for start in sorted(origins) for name in origins[start]]
-        return Block(images, labels, named, problems, sizes), records
+        return Block(images, labels, named, problems, sizes, remarks=remarks), records
 
     def _checked(self, split: str, start: int, stop: int) -> Block:
         """Read samples of a split; labels without a class become problems."""
@@ -353,7 +359,7 @@ def finish(
     BadSamplesError
         Where more samples cannot be used than `allowed_bad`.
     """
-    fingerprints = _require_all(plan, path)
+    fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
@@ -378,6 +384,8 @@ def finish(
     duplicates = write_duplicates(path, counts, hashes)
     if duplicates:
         reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
+    if several:
+        reporter.say(f"of {several:,} images the first of several frames was taken: see {SAMPLES}")
     if found.bad:
         reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
     consolidate(path)
@@ -385,9 +393,12 @@ def finish(
     _write_manifest(plan, path, templates, parts, found, duplicates, files)
 
 
-def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
-    """Check that every partition is written; return the fingerprints of their files."""
-    missing, written = [], []
+def _require_all(plan: IngestPlan, path: Path) -> tuple[dict[str, list[str]], int]:
+    """Check that every partition is written; return fingerprints, and how many remarks there are.
+
+    The fingerprints are those of their files.
+    """
+    missing, written, remarks = [], [], 0
     arrays: dict[str, list[StoreArray]] = {}
     if not is_remote(path) and not is_compacted(path, plan.identity):
         arrays = {
@@ -402,6 +413,7 @@ def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
         mine = notes.get("identity") == plan.identity and marks
         if mine and all(_is_file(array, number, mark) for array, mark in files):
             written.append((partition.split, marks))
+            remarks += int(notes.get("remarks", 0))
         else:
             missing.append(partition.index)
     if missing:
@@ -410,7 +422,7 @@ def _require_all(plan: IngestPlan, path: Path) -> dict[str, list[str]]:
             f"{path}: {len(missing):,} of {len(plan.table):,} partitions are not written "
             f"({listed}); write them, then finish again"
         )
-    return store.by_array(plan.templates, written)
+    return store.by_array(plan.templates, written), remarks
 
 
 def _is_file(array: StoreArray, number: int, mark: str) -> bool:

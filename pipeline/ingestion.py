@@ -20,12 +20,13 @@ from pipeline.cluster import Executor, open_executor
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.config import load_environment, make_images
 from pipeline.datasets import load_catalog
+from pipeline.decoders import difference
 from pipeline.errors import ConfigError, JobInterruptedError
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_plan import IngestPlan, plan_source
 from pipeline.ingest_steps import begun, finish, listing_place, write_partitions
 from pipeline.locks import held
-from pipeline.opening import TORCHVISION, open_source, packed, release
+from pipeline.opening import TORCHVISION, decoded, open_source, packed, release
 from pipeline.places import exists, locate
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Source
@@ -94,9 +95,7 @@ def ingest(
     listener = reporter or SilentReporter()
     with _interruptible(work.path), open_executor(cluster, listener, profile) as executor:
         if append:
-            return append_images(
-                work.path, lambda place: _fill(work, place, executor, listener), executor, listener
-            )
+            return _append(work, executor, listener)
         return _fill(work, work.path, executor, listener)
 
 
@@ -111,13 +110,18 @@ class _Work:
 
     @contextmanager
     def planned(
-        self, path: Path, executor: Executor, begun: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        executor: Executor,
+        begun: Mapping[str, Any] | None = None,
+        base: Mapping[str, Any] | None = None,
     ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store; what was begun knows the listing and the range."""
+        """Open the source and plan its store, as what was `begun` says, or to add to a `base`."""
         listing = listing_place(path) if begun is not None else None
         opened = open_source(self.settings, listing) if self.source is None else self.source
         try:
             ready = packed(opened, self.settings, executor, begun and begun["plan"]["source"])
+            ready = decoded(ready, begun and begun["plan"]["source"], base)
             yield replace(plan_source(ready, path, self.shard), settings=self._recorded())
         finally:
             release(opened)
@@ -150,9 +154,7 @@ def make_store(
     """Ingest images into a store at a place, or add them to the one there."""
     work = _Work(None, images, path, images.shard)
     if append:
-        return append_images(
-            path, lambda place: _fill(work, place, executor, reporter), executor, reporter
-        )
+        return _append(work, executor, reporter)
     return _fill(work, path, executor, reporter)
 
 
@@ -187,9 +189,28 @@ def _interruptible(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _fill(work: _Work, path: Path, executor: Executor, reporter: Reporter) -> Path:
-    """Make the store at a place, or what is missing of it."""
-    with work.planned(path, executor) as plan, begun(plan, path, reporter) as ready:
+def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
+    """Add what there is to the image set at the place of the store."""
+
+    def fill(place: Path) -> Path:
+        base = manifest.read_manifest(work.path, manifest.IMAGES)["provenance"]
+        return _fill(work, place, executor, reporter, base)
+
+    return append_images(work.path, fill, executor, reporter)
+
+
+def _fill(
+    work: _Work,
+    path: Path,
+    executor: Executor,
+    reporter: Reporter,
+    base: Mapping[str, Any] | None = None,
+) -> Path:
+    """Make the store at a place, or what is missing of it; `base`: what it is added to."""
+    with work.planned(path, executor, base=base) as plan, begun(plan, path, reporter) as ready:
+        remark = difference(base or {}, plan.content["source"])
+        if remark:
+            reporter.say(f"{shown(work.path)} and what is added have other decoders{remark}")
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path

@@ -54,6 +54,7 @@ MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
 APPEND = ".append"
+DECODERS = "decoders"
 _SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
 
@@ -301,7 +302,15 @@ def repair_cure(path: Path) -> str:
 
 
 def identity(content: Mapping[str, Any]) -> str:
-    """Return a digest of what decides a result; equal plans make equal results."""
+    """Return a digest of what decides a result; equal plans make equal results.
+
+    The libraries that decode (`DECODERS` of the source) are recorded and decide nothing: a store
+    is known again where they are newer, or where it was made before they were recorded.
+    """
+    source = content.get("source")
+    if isinstance(source, Mapping) and DECODERS in source:
+        kept = {key: value for key, value in source.items() if key != DECODERS}
+        return json_digest({**content, "source": kept})
     return json_digest(dict(content))
 
 

@@ -24,6 +24,7 @@ from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
 from pipeline.config import make_images
 from pipeline.content import partition_table, records_digest
+from pipeline.decoders import difference
 from pipeline.digests import SAMPLE_RECORD, sample_hashes
 from pipeline.duplicates import DUPLICATES, write_duplicates
 from pipeline.errors import ConfigError, DamagedError, SourceError
@@ -142,12 +143,13 @@ def _mend_samples(
         images = _settings(path, segment, options)
         with _its_source(path):
             make_store(images, aside, executor, reporter, append=number > 0)
-    found = manifest.read_manifest(aside, manifest.IMAGES)["digest"]
-    if found != content["digest"]:
+    made = manifest.read_manifest(aside, manifest.IMAGES)
+    if made["digest"] != content["digest"]:
+        remark = difference(content["provenance"], made["provenance"])
         raise SourceError(
-            f"{shown(path)}: its source holds other images now (digest {found}) than when it was "
-            f"ingested ({content['digest']}), so {SAMPLES} cannot be made again; bring it back, or "
-            "ingest what it holds now to another place"
+            f"{shown(path)}: its source holds other images now (digest {made['digest']}) than when "
+            f"it was ingested ({content['digest']}){remark}, so {SAMPLES} cannot be made again; "
+            "bring it back, or ingest what it holds now to another place"
         )
     copy_file(aside / SAMPLES, path / SAMPLES)
 
@@ -242,10 +244,13 @@ def _mend_partitions(
             stack.callback(release, opened)
             ready = packed(opened, images, executor, segments[number]["provenance"])
             if isinstance(ready, EncodedSource):
+                ready = ready.decoded_by(ready.chosen_decoders(segments[number]["provenance"]))
                 ready = with_listing_in(ready, listing_place(path) / str(number))
             sources[number] = ready
         token = Token(path.absolute() / manifest.WORK, manifest.identity(content), "repair")
-        task = MendPartition(path.absolute(), sources, tuple(orders), token)
+        remarks = (difference(segments[n]["provenance"], s.provenance) for n, s in sources.items())
+        remark = next(filter(None, remarks), "")
+        task = MendPartition(path.absolute(), sources, tuple(orders), token, remark)
         with reporter.phase("repair", len(orders)) as phase, token.issued():
             executor.map(task, len(orders), phase)
 
@@ -318,12 +323,15 @@ class MendPartition:
         What is to be made.
     token
         Lets it write.
+    remark
+        Where other libraries decode them than did then, which.
     """
 
     path: Path
     sources: Mapping[int, Source]
     orders: tuple[_Order, ...]
     token: Token
+    remark: str = ""
 
     def __call__(self, number: int) -> None:
         """Write the shards of order `number`."""
@@ -361,8 +369,8 @@ class MendPartition:
         if len(wrong):
             raise SourceError(
                 f"{shown(self.path)}: '{order.split}' sample {order.start + int(wrong[0]):,} is "
-                "another image in its source now than the one that was ingested; bring back the "
-                "files that it had, or ingest what it holds now to another place"
+                f"another image in its source now than the one that was ingested{self.remark}; "
+                "bring back the files that it had, or ingest what it holds now to another place"
             )
         if records_digest(found) != order.digest:
             raise DamagedError(

@@ -13,8 +13,9 @@ from typing import Any, cast
 from pipeline.cluster import Executor
 from pipeline.config import load_environment, make_images
 from pipeline.conversion import Conversion
-from pipeline.converted import ConvertedSource
+from pipeline.converted import converted
 from pipeline.datasets import load_catalog, open_dataset
+from pipeline.decoders import recorded as recorded_decoders
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
 from pipeline.packing import pack_floats, pack_measured
@@ -72,7 +73,7 @@ def open_source(
     if kind == "torchvision":  # its images may be of all sizes
         return _open_torchvision(settings, wanted)
     source = _open_arrays(kind, settings)
-    return source if wanted is None else ConvertedSource(source, wanted)
+    return source if wanted is None else converted(source, wanted)
 
 
 def release(source: Source) -> None:
@@ -100,8 +101,18 @@ def packed(
         Where the range is measured, unless it is given; without one it is taken to be 0 to 1.
     recorded
         The provenance of the same source, packed: its range is taken.
+
+    Raises
+    ------
+    ConfigError
+        Where a range is given, and there are no floats, of what is not recorded.
     """
-    if all(not info.dtype.startswith("float") for info in source.splits().values()):
+    types = sorted({info.dtype for info in source.splits().values()})
+    if not any(name.startswith("float") for name in types):
+        if settings.value_range is not None and recorded is None:
+            raise ConfigError(
+                f"value_range is for images of floats, these are {', '.join(types)}; leave it out"
+            )
         return source
     if recorded is not None and recorded.get("packing", {}).get("measured"):
         return pack_measured(source, *recorded["packing"]["range"])
@@ -111,6 +122,30 @@ def packed(
     return pack_floats(source, settings.value_range, mapped)
 
 
+def decoded(
+    source: Source,
+    begun: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return a source with the libraries that decode its image files, where it has such.
+
+    Parameters
+    ----------
+    source
+        What was opened.
+    begun
+        Its provenance in a plan that was begun: what that recorded is taken, also where that is
+        nothing; default: they are chosen now.
+    base
+        The provenance of images that these are added to; see `decoders.choose`.
+    """
+    if not isinstance(source, EncodedSource):
+        return source
+    if begun is not None:
+        return source.decoded_by(recorded_decoders(begun))
+    return source.decoded_by(source.chosen_decoders(base))
+
+
 def _map(executor: Executor, function: Callable[[int], Any], count: int) -> list[Any]:
     return executor.map(function, count, SilentPhase())
 
@@ -118,7 +153,12 @@ def _map(executor: Executor, function: Callable[[int], Any], count: int) -> list
 def make_conversion(settings: ImageSettings) -> Conversion:
     """Return how a job brings its images to one shape."""
     return Conversion(
-        settings.resize, settings.crop, settings.pad, settings.mode, settings.max_pixels
+        settings.resize,
+        settings.crop,
+        settings.pad,
+        settings.mode,
+        settings.max_pixels,
+        settings.depth,
     )
 
 

@@ -73,6 +73,7 @@ def write_part(
         "identity": identity,
         "digest": records_digest(records),
         "fingerprints": " ".join(fingerprints),
+        "remarks": str(len(block.remarks)),
     }
     tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
 
@@ -86,7 +87,7 @@ def _columns(
 ) -> dict[str, Any]:
     count = partition.count
     sizes = _sizes(block)
-    status, details = np.full(count, OK, np.int32), {}
+    status, details = np.full(count, OK, np.int32), dict(block.remarks)
     for place, problem in block.problems.items():
         status[place], details[place] = problem.status, problem.detail
         sizes[place] = problem.width, problem.height

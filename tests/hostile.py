@@ -192,6 +192,31 @@ def bombs() -> Iterator[Hostile]:
     canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\xff\xff" * 2 + webp[12:]
     riff = b"RIFF" + struct.pack("<I", len(canvas) + 4) + b"WEBP" + canvas
     yield Hostile("webp-canvas", riff, (TOO_LARGE,))
+    gif = saved(picture(), "GIF")
+    yield Hostile("gif-screen", patched(gif, 6, b"\xff" * 4), (TOO_LARGE,))
+    frame = patched(gif, gif.index(b",", 13 + 768) + 5, b"\xff" * 4)
+    yield Hostile("gif-frame", frame, (TOO_LARGE,))
+    yield Hostile("pgm-large", b"P5 99999 99999 255\n" + bytes(99), (TOO_LARGE,))
+    yield Hostile("ppm-negative", b"P6 -9 -9 255\n" + bytes(99), (UNREADABLE,))
+    yield Hostile("pbm-comment", b"P1 #" + b"a" * 10_000, BAD)
+    for name, options in (("jp2", {}), ("j2k", {"no_jp2": True})):
+        jp2 = saved(picture(), "JPEG2000", **options)
+        place = jp2.index(b"\xff\x4f\xff\x51") + 8
+        large = patched(jp2, place, struct.pack(">2I", 99_999, 99_999))
+        yield Hostile(f"{name}-stream-large", large, (TOO_LARGE,))
+    head = saved(picture(), "JPEG2000").index(b"ihdr") + 4
+    large = patched(saved(picture(), "JPEG2000"), head, struct.pack(">2I", 99_999, 99_999))
+    yield Hostile("jp2-header-large", large, (UNREADABLE,))
+    said = patched(saved(picture(), "SGI"), 6, b"\xff" * 4)
+    yield Hostile("sgi-large", said, (TOO_LARGE,))
+    qoi = saved(picture(), "QOI")
+    yield Hostile("qoi-large", patched(qoi, 4, struct.pack(">2I", 99_999, 99_999)), (TOO_LARGE,))
+    sun = struct.pack(">8I", 0x59A66A95, 99_999, 99_999, 24, 99, 1, 0, 0) + bytes(99)
+    yield Hostile("sun-large", sun, (TOO_LARGE,))
+    avif = saved(picture(), "AVIF")
+    ispe = avif.index(b"ispe") + 8
+    said = patched(avif, ispe, struct.pack(">2I", 20_000, 20_000))
+    yield Hostile("avif-large", said, (TOO_LARGE, UNREADABLE))
     tiles = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
     tiles += [(322, 4, 1, 2**16), (323, 4, 1, 2**15), (324, 4, 1, 8), (325, 4, 1, 8)]
     yield Hostile("tiff-tiles", tiff_of(tiles), (TOO_LARGE,))
@@ -241,6 +266,12 @@ def truncated() -> Iterator[Hostile]:
         ("BMP", {}),
         ("TIFF", {}),
         ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+        ("AVIF", {}),
+        ("JPEG2000", {}),
+        ("JPEG2000", {"no_jp2": True}),
+        ("SGI", {}),
+        ("QOI", {}),
     ):
         data = saved(picture(), kind, **options)
         name = "-".join((kind.lower(), *map(str, options)))
@@ -264,7 +295,11 @@ def others() -> Iterator[Hostile]:
         "zip": archive.getvalue(),
         "gzip": gzip.compress(saved(picture(), "PNG")),
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(id) run\n",
-        "gif": saved(picture(channels=1), "GIF"),
+        "tga": saved(picture(), "TGA"),
+        "ico": saved(picture(), "ICO"),
+        "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+        "pam": b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 1\nMAXVAL 255\nENDHDR\n" + bytes(4),
+        "pfm": b"Pf 2 2 -1.0\n" + bytes(16),
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
         "escape": b"\x1b]0;owned\x07" * 9,
         "riff-wave": b"RIFF" + struct.pack("<I", 30) + b"WAVEfmt " + bytes(24),
@@ -321,7 +356,7 @@ def unusual() -> Iterator[Hostile]:
         data = png_of(start(32, 24, 16, colour), (b"IDAT", rows_of(pixels)), END)
         yield Hostile(f"png-16-bit-{channels}", data, (OK,))
     frames = [Image.fromarray(picture(24, 32, 3) // part) for part in (1, 2, 3)]
-    for kind in ("PNG", "WEBP", "TIFF"):
+    for kind in ("PNG", "WEBP", "TIFF", "GIF", "AVIF"):
         many = saved(frames[0], kind, save_all=True, append_images=frames[1:])
         yield Hostile(f"{kind.lower()}-frames", many, (OK,))
     floats = Image.fromarray(picture(channels=1).astype(np.float32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import struct
@@ -48,14 +47,14 @@ MEMORY_BOUND = 400 * 2**20
 ALL = slice(None)
 
 
-def pixels_of(data, conversion=AS_IT_IS, expected=None):
-    found = decode(data, conversion, expected)
+def pixels_of(data, conversion=AS_IT_IS, expected=None, torchvision=False):
+    found = decode(data, conversion, expected, torchvision)
     assert isinstance(found, Decoded), found
     return found.image
 
 
-def problem_of(data, conversion=AS_IT_IS, expected=None):
-    found = decode(data, conversion, expected)
+def problem_of(data, conversion=AS_IT_IS, expected=None, torchvision=False):
+    found = decode(data, conversion, expected, torchvision)
     assert isinstance(found, Problem), found
     return found
 
@@ -67,14 +66,8 @@ def by_pillow(data, mode):
 
 @pytest.fixture
 def torchvision_at_hand():
-    importlib.import_module("torchvision.io")
-    assert decoding_jpeg._torchvision_decoder() is not None
-
-
-@pytest.fixture
-def no_torchvision(monkeypatch):
-    """Decode as in a process that has not imported torchvision yet."""
-    monkeypatch.setattr(decoding_jpeg, "_decoder", lambda pixels: None)
+    """Load torchvision's decoder, which takes seconds."""
+    assert decoding_jpeg.torchvision_decoder() is not None
 
 
 # Kinds of images -------------------------------------------------------------------------------
@@ -152,6 +145,159 @@ def test_the_first_of_several_frames_is_the_image():
         assert np.array_equal(pixels_of(data), picture()), kind
     several = saved(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert np.array_equal(pixels_of(several), by_pillow(saved(frames[0], "JPEG"), "RGB"))
+
+
+# More formats ----------------------------------------------------------------------------------
+
+LOSSLESS = {
+    "PPM": {}, "JPEG2000": {"irreversible": False}, "SGI": {}, "QOI": {}, "GIF": {}, "AVIF": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(24, 32), (1, 1), (17, 3)])
+def test_what_pillow_reads_is_read(kind, channels, size):
+    image = picture(*size, 3 if kind == "QOI" else channels)
+    data = saved(image, kind, **LOSSLESS[kind])
+    always_colour = kind in ("GIF", "QOI")
+    found = decode(data, AS_IT_IS)
+    expected = by_pillow(data, "L" if channels == 1 and not always_colour else "RGB")
+    assert np.array_equal(found.image, expected)
+    assert (found.height, found.width, found.several) == (*size, False)
+    assert probe(data, AS_IT_IS) == (found.image.shape, "uint8")
+    if kind not in ("GIF", "AVIF"):
+        assert np.array_equal(found.image, image)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_their_limit_is_on_what_the_file_says(kind):
+    data = saved(picture(), kind)
+    assert pixels_of(data, Conversion(max_pixels=32 * 24)).shape == (24, 32, 3)
+    found = problem_of(data, Conversion(max_pixels=32 * 24 - 1))
+    assert (found.status, found.width, found.height) == (TOO_LARGE, 32, 24)
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, "GIF89"])
+def test_every_cut_of_them_is_found(kind):
+    options = {"transparency": 3} if kind == "GIF89" else {}
+    data = saved(picture(9, 11), kind.removesuffix("89"), **options)
+    # what says the format, and a trailer after whole pixels
+    first, spare = 12 if kind == "AVIF" else 1, 1 if kind.startswith("GIF") else 0
+    for stop in range(first, len(data) - spare):
+        assert problem_of(data[:stop]).status == TRUNCATED, (kind, stop)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_flipped_bit_of_them_ends_as_an_image_or_a_problem(kind):
+    data = saved(picture(), kind)
+    rng = np.random.default_rng(1)
+    for place in (*range(min(200, len(data))), *rng.integers(0, len(data), 100)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert isinstance(decode(bytes(flipped), AS_IT_IS), Decoded | Problem)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P1 2 2 1 0 0 1", [[0, 255], [255, 0]]),
+        (b"P1\n# made by hand\n2 2\n10\n01", [[0, 255], [255, 0]]),
+        (b"P2\n2 1\n255\n7 200", [[7, 200]]),
+        (b"P2 2 1 3 1 3", [[85, 255]]),
+        (b"P3 1 1 255 1 2 3", [[[1, 2, 3]]]),
+        (b"P4\t8 1\n\xf0", [[0] * 4 + [255] * 4]),
+        (b"P5 2 1 255\n\x07\xc8", [[7, 200]]),
+        (b"P5 2 1 65535\n\x01\x02\xff\xff", [[258, 65535]]),
+        (b"P5 2 1 4095\n\x00\x00\x0f\xff", [[0, 65535]]),
+        (b"P6 1 1 255\n\x01\x02\x03", [[[1, 2, 3]]]),
+    ],
+)
+def test_portable_any_maps_are_stretched_to_the_whole_range(data, expected):
+    found = pixels_of(data)
+    assert found.tolist() == expected
+    assert probe(data, AS_IT_IS) == (found.shape, found.dtype)
+
+
+def test_a_16_bit_grey_jpeg_2000_keeps_its_bits():
+    image = picture(channels=1, dtype="uint16")
+    found = pixels_of(saved(image, "JPEG2000"))
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, image)
+
+
+def avif_of_bits(flags):
+    data = bytearray(saved(picture(), "AVIF"))
+    data[data.index(b"av1C") + 6] |= flags
+    return bytes(data)
+
+
+def jpeg_2000_of_bits(depth):
+    data = bytearray(saved(picture(), "JPEG2000"))
+    data[data.index(b"\xff\x4f\xff\x51") + 42] = depth
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"P6 1 1 65535\n" + bytes(6), "colours up to 65535, expected up to 255"),
+        (b"P3 1 1 1023 1 2 3", "colours up to 1023, expected up to 255"),
+        (avif_of_bits(0x40), "the AVIF has 10 bits, expected 8"),
+        (avif_of_bits(0x60), "the AVIF has 12 bits, expected 8"),
+        (jpeg_2000_of_bits(15), "3 channels of 16 bits, expected up to 8"),
+        (jpeg_2000_of_bits(0x87), "without sign"),
+    ],
+)
+def test_what_would_be_cut_down_is_refused_with_the_cure(data, words):
+    found = problem_of(data)
+    assert found.status == UNREADABLE
+    assert words in found.detail
+    assert "convert the images to 16-bit PNG, or to .npy" in found.detail
+
+
+def test_a_heic_image_is_named():
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    assert problem_of(data).detail == "is a HEIC image, which is not read; convert it to JPEG"
+
+
+def test_an_avif_without_pillows_reader_says_what_to_install(monkeypatch):
+    from PIL import AvifImagePlugin
+
+    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
+    assert "install Pillow 11.3" in problem_of(saved(picture(), "AVIF")).detail
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_orientation_of_an_avif_is_followed(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = saved(picture(24, 40), "AVIF", exif=exif)
+    found = decode(data, AS_IT_IS)
+    assert np.array_equal(found.image, by_pillow(data, "RGB"))
+    assert (found.width, found.height) == ((40, 24) if turn < 5 else (24, 40))
+
+
+def test_a_gif_is_in_colour_whatever_its_palette_is():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    data = saved(ramp, "GIF")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "L"  # as Pillow calls it for this palette only
+    assert np.array_equal(pixels_of(data), np.stack([ramp] * 3, axis=2))
+    assert np.array_equal(pixels_of(data, Conversion(mode="L")), ramp)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "AVIF", "WEBP", "PNG", "TIFF"])
+def test_more_frames_than_the_first_are_told(kind):
+    frames = [Image.fromarray(picture() // part) for part in (1, 2, 3)]
+    several = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    one = saved(frames[0], kind)
+    first = decode(several, AS_IT_IS)
+    assert first.several
+    assert not decode(one, AS_IT_IS).several
+    assert np.array_equal(first.image, by_pillow(several, "RGB"))
 
 
 # 16 bits ---------------------------------------------------------------------------------------
@@ -269,7 +415,7 @@ def test_the_exif_orientation_is_followed(kind, turn, torchvision_at_hand):
     exif = Image.Exif()
     exif[0x0112] = turn
     data = saved(picture(24, 40), kind, exif=exif)
-    found = decode(data, AS_IT_IS)
+    found = decode(data, AS_IT_IS, torchvision=True)
     assert np.array_equal(found.image, by_pillow(data, "RGB"))
     assert (found.width, found.height) == ((40, 24) if turn < 5 else (24, 40))
     assert probe(data, AS_IT_IS) == (found.image.shape, "uint8")
@@ -313,7 +459,7 @@ def jpegs():
 
 
 def test_torchvision_and_pillow_give_the_same_bits(torchvision_at_hand):
-    decoder = decoding_jpeg._torchvision_decoder()
+    decoder = decoding_jpeg.torchvision_decoder()
     count = 0
     for data in jpegs():
         with Image.open(io.BytesIO(data)) as image:
@@ -321,50 +467,46 @@ def test_torchvision_and_pillow_give_the_same_bits(torchvision_at_hand):
         ours = decoder(data)
         assert np.array_equal(ours.reshape(expected.shape), expected)
         assert np.array_equal(pixels_of(data), expected)
+        assert np.array_equal(pixels_of(data, torchvision=True), expected)
         count += 1
     assert count == 142
 
 
 def test_torchvision_decodes_what_it_can_and_pillow_the_rest(monkeypatch, torchvision_at_hand):
     asked = []
-    decoder = decoding_jpeg._torchvision_decoder()
+    decoder = decoding_jpeg.torchvision_decoder()
 
     def note(data):
         asked.append(data)
         return decoder(data)
 
-    monkeypatch.setattr(decoding_jpeg, "_torchvision_decoder", lambda: note)
+    monkeypatch.setattr(decoding_jpeg, "torchvision_decoder", lambda: note)
     grey, colour = saved(picture(channels=1), "JPEG"), saved(picture(), "JPEG")
     turned = with_exif(colour, orientation(6))
     cmyk = saved(Image.fromarray(picture()).convert("CMYK"), "JPEG")
     for data in (grey, colour, cmyk, turned):
-        assert np.array_equal(pixels_of(data), by_pillow(data, "L" if data is grey else "RGB"))
-    assert asked == [grey, colour, turned]
+        expected = by_pillow(data, "L" if data is grey else "RGB")
+        assert np.array_equal(pixels_of(data), expected)
+        assert asked == []  # however much of it this process has imported
+        assert np.array_equal(pixels_of(data, torchvision=True), expected)
+        asked, before = [], asked
+        assert before == ([] if data is cmyk else [data])
 
 
 def test_a_decoder_that_gives_another_shape_is_not_believed(monkeypatch):
     for wrong in (None, np.zeros((3, 3, 3), np.uint8)):
-        monkeypatch.setattr(decoding_jpeg, "_decoder", lambda p, wrong=wrong: lambda d: wrong)
+        monkeypatch.setattr(
+            decoding_jpeg, "torchvision_decoder", lambda wrong=wrong: lambda data: wrong
+        )
         data = saved(picture(), "JPEG")
-        assert np.array_equal(pixels_of(data), by_pillow(data, "RGB"))
-
-
-def test_torchvision_is_imported_when_it_has_become_worth_it(monkeypatch):
-    monkeypatch.setattr(decoding_jpeg, "_torchvision_decoder", lambda: "decoder")
-    monkeypatch.delitem(sys.modules, "torchvision.io", raising=False)
-    monkeypatch.setattr(decoding_jpeg, "_patience", decoding_jpeg._Patience())
-    most = decoding_jpeg.PATIENCE_PIXELS
-    assert [decoding_jpeg._decoder(most // 2) for _ in range(3)] == [None, None, "decoder"]
-    monkeypatch.setattr(decoding_jpeg, "_patience", decoding_jpeg._Patience())
-    monkeypatch.setitem(sys.modules, "torchvision.io", object())
-    assert decoding_jpeg._decoder(1) == "decoder"
+        assert np.array_equal(pixels_of(data, torchvision=True), by_pillow(data, "RGB"))
 
 
 def test_threads_decode_the_same(torchvision_at_hand):
     files = [*jpegs(), saved(picture(), "PNG"), saved(picture(), "TIFF")]
     alone = [pixels_of(data) for data in files]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(pixels_of, files))
+        together = list(pool.map(lambda data: pixels_of(data, torchvision=True), files))
     assert all(map(np.array_equal, alone, together))
 
 
@@ -377,12 +519,12 @@ def test_another_shape_or_type_is_told_from_the_header(monkeypatch):
 
     files = [saved(picture(), kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")]
     monkeypatch.setattr(Image.Image, "load", never)
-    monkeypatch.setattr(decoding_jpeg, "_decoder", never)
+    monkeypatch.setattr(decoding_jpeg, "torchvision_decoder", never)
     for data in files:
         for expected in (((24, 32), "uint8"), ((24, 31, 3), "uint8"), ((24, 32, 3), "uint16")):
-            found = problem_of(data, AS_IT_IS, expected)
+            found = problem_of(data, AS_IT_IS, expected, torchvision=True)
             assert (found.status, found.width, found.height) == (WRONG_SIZE, 32, 24)
-            assert f"has shape (24, 32, 3) and uint8, expected {expected[0]}" in found.detail
+            assert "is 24 x 32, RGB, 8 bits, expected 24 x " in found.detail
         assert probe(data, AS_IT_IS) == ((24, 32, 3), "uint8")
 
 
@@ -427,7 +569,7 @@ def test_pillows_own_limit_neither_stops_nor_warns(kind, monkeypatch):
         assert pixels_of(saved(picture(), kind)).shape == (24, 32, 3)
 
 
-def test_what_does_not_fit_into_memory_is_too_large(monkeypatch, no_torchvision):
+def test_what_does_not_fit_into_memory_is_too_large(monkeypatch):
     def full(*arguments, **options):
         raise MemoryError
 
@@ -521,7 +663,8 @@ def test_every_cut_of_a_png_is_found():
 def test_every_cut_of_a_jpeg_is_found(progressive, torchvision_at_hand):
     data = saved(picture(), "JPEG", progressive=progressive)
     for stop in (*range(1, 200), *range(200, len(data), 23), len(data) - 2, len(data) - 1):
-        assert problem_of(data[:stop]).status == TRUNCATED, stop
+        for torchvision in (False, True):
+            assert problem_of(data[:stop], torchvision=torchvision).status == TRUNCATED, stop
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "BMP", "TIFF"])
@@ -574,7 +717,7 @@ def test_a_tiff_leads_nowhere_beyond_its_first_page(monkeypatch):
     ("data", "words"),
     [
         (b"", "the file is empty"),
-        (b"<html>", "begins with b'<html>', expected a PNG, JPEG, WebP, BMP or TIFF image"),
+        (b"<html>", "begins with b'<html>', expected a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF"),
         (b"\x1b[2J", r"begins with b'\x1b[2J'"),
     ],
 )
@@ -586,8 +729,9 @@ def test_what_is_no_image_is_told_by_how_it_begins(data, words):
 
 def test_only_the_formats_that_are_named_are_opened(monkeypatch):
     monkeypatch.setattr(Image, "open", None)
-    for kind in ("GIF", "PPM", "ICO", "TGA", "PCX", "SGI", "JPEG2000"):
-        assert problem_of(saved(picture(), kind)).status == UNREADABLE
+    for kind in ("ICO", "TGA", "DDS", "IM", "XBM", "EPS"):
+        image = picture(channels=1) > 99 if kind == "XBM" else picture()
+        assert problem_of(saved(image, kind)).status == UNREADABLE
 
 
 def test_decoding_changes_nothing_of_pillow():

@@ -19,8 +19,8 @@ LAYERS = """
     errors urls places versions patterns processes files lock_files lock_holders locks memory
     threads schema settings yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress fencing durability manifest classes objects
-    sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
-    decoding
+    sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
+    decoding_tiff decoding decoders
     sources.kept sources.cursors sources.layout sources.listing sources.fetch sources.tree
     sources.columns sources.encoded sources.folder sources.tar_streams sources.tar_members
     sources.webdataset sources.tar sources.parquet sources.lists
@@ -53,9 +53,9 @@ ONLY_IN = {
     "numcodecs": {"shards"},
     "google_crc32c": {"shards"},
     "PIL": {
-        "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_png",
-        "decoding_tiff", "sources.torchvision_splits", "pictures", "grids", "markup",
-        "report_pictures",
+        "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_boxes",
+        "decoding_png", "decoding_tiff", "decoders", "sources.torchvision_splits", "pictures",
+        "grids", "markup", "report_pictures",
     },
     "matplotlib": {
         "plot_style", "image_plots", "result_plots", "matrix_plots", "explained",
@@ -64,10 +64,11 @@ ONLY_IN = {
     "jinja2": {"report"},
     "cyclopts": {"cli"},
 }  # fmt: skip
-# what the readers of images use of torchvision, which only some images need
+# what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
     "conversion": {"torchvision.transforms.v2"},
     "decoding_jpeg": {"torch", "torchvision.io"},
+    "decoding_boxes": {"PIL.AvifImagePlugin"},
 }
 OPERATIONS = {
     "classes", "reduction", "prototype", "median", "distance", "predictions", "metrics",

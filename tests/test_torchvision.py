@@ -265,7 +265,7 @@ def test_images_that_cannot_be_used_are_problems(folder):
     }
     found = block.problems[1]
     assert (found.width, found.height) == (8, 4)
-    assert "(4, 8, 3)" in found.detail
+    assert "is 4 x 8, RGB, 8 bits, expected 6 x 8, RGB, 8 bits" in found.detail
     assert "expected (6, 8, 3)" in found.detail
     assert block.labels.tolist() == [0, -1, -1, -1, 1]
     assert not block.images[1:4].any()

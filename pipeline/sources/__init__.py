@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 STATUSES = ("ok", "unreadable", "truncated", "wrong size", "too large", "label unknown")
+SEVERAL_FRAMES = "the first of several frames or pages"
 OK, UNREADABLE, TRUNCATED, WRONG_SIZE, TOO_LARGE, LABEL_UNKNOWN = range(len(STATUSES))
 
 
@@ -70,6 +71,8 @@ class Block:
         those of the images.
     hashes
         [sample]; the SHA-256 of the pixels of each image, 32 bytes, where reading took it.
+    remarks
+        For the place of each sample that can be used, but of which there is something to say, what.
     """
 
     images: npt.NDArray[Any]
@@ -78,6 +81,7 @@ class Block:
     problems: Mapping[int, Problem] = field(default_factory=dict)
     sizes: npt.NDArray[np.int32] | None = None
     hashes: npt.NDArray[np.void] | None = None
+    remarks: Mapping[int, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

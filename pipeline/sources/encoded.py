@@ -19,12 +19,22 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.conversion import Conversion
-from pipeline.decoding import Decoded, decode, probe
+from pipeline.decoders import Decoders, choose
+from pipeline.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.digests import json_digest, sample_hashes
 from pipeline.errors import SourceError
+from pipeline.manifest import DECODERS
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
-from pipeline.sources import LABEL_UNKNOWN, OK, Block, Problem, SplitInfo, listing
+from pipeline.sources import (
+    LABEL_UNKNOWN,
+    OK,
+    SEVERAL_FRAMES,
+    Block,
+    Problem,
+    SplitInfo,
+    listing,
+)
 from pipeline.sources.fetch import too_large
 from pipeline.sources.listing import Notes, Rows
 
@@ -93,6 +103,10 @@ class EncodedSource:
         codes also where names are digits.
     provenance
         Kind, place, digest of the listing, conversion.
+    jpeg_pixels
+        How many pixels of all are decoded from JPEG, about.
+    decoders
+        What decodes them, where that was chosen; else Pillow.
     """
 
     listing: Path
@@ -104,6 +118,8 @@ class EncodedSource:
     dtype: str
     labels_are_codes: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    jpeg_pixels: int = 0
+    decoders: Decoders | None = None
 
     @property
     def full_scale(self) -> int:
@@ -117,18 +133,38 @@ class EncodedSource:
         """Return the same source with its listing in another folder."""
         return dataclasses.replace(self, listing=folder)
 
+    def chosen_decoders(self, like: Mapping[str, Any] | None = None) -> Decoders:
+        """Choose what is to decode its images; `like` as `decoders.choose` takes it."""
+        return choose(self.jpeg_pixels, self.conversion.resize is not None, like)
+
+    def decoded_by(self, decoders: Decoders | None) -> EncodedSource:
+        """Return the same source with what decodes its images, and that in its provenance."""
+        plain = {key: value for key, value in self.provenance.items() if key != DECODERS}
+        if decoders is not None:
+            plain[DECODERS] = decoders.describe()
+        return dataclasses.replace(self, decoders=decoders, provenance=plain)
+
     def read(self, split: str, start: int, stop: int) -> Block:
         images = np.empty((stop - start, *self.shape), self.dtype)
         return self.read_into(images, split, start)
 
     def read_into(self, images: npt.NDArray[Any], split: str, start: int) -> Block:
-        """Read samples of a split from `start` on into `images`, as many as that has."""
+        """Read samples of a split from `start` on into `images`, as many as that has.
+
+        Raises
+        ------
+        ConfigError
+            Where other libraries than those that were chosen decode in this process.
+        """
+        if self.decoders is not None:
+            self.decoders.require()
         rows = listing.read_rows(self.listing, split, start, start + len(images))
         images = images[: len(rows)]
         sizes = np.zeros((len(rows), 2), np.int32)
         # an image is hashed while it is in the processor's cache
         hashes = np.empty(len(rows), "V32")
         labels, problems = _labels(rows, self.class_names, self.labels_are_codes)
+        remarks: dict[int, str] = {}
         for place, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
             found = self._decoded(data)
             if isinstance(found, Problem):
@@ -136,17 +172,21 @@ class EncodedSource:
             else:
                 images[place], sizes[place] = found.image, (found.width, found.height)
                 hashes[place : place + 1] = sample_hashes(images[place : place + 1])
+                if found.several:
+                    remarks[place] = SEVERAL_FRAMES
         for place, problem in problems.items():
             labels[place], sizes[place] = UNLABELLED, (problem.width, problem.height)
             images[place] = 0
         bad = sorted(problems)
         hashes[bad] = sample_hashes(images[bad])
-        return Block(images, labels, rows.origin, {n: problems[n] for n in bad}, sizes, hashes)
+        wrong = {number: problems[number] for number in bad}
+        return Block(images, labels, rows.origin, wrong, sizes, hashes, remarks)
 
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
             return data
-        return decode(data, self.conversion, (self.shape, self.dtype))
+        torchvision = self.decoders is not None and self.decoders.torchvision
+        return decode(data, self.conversion, (self.shape, self.dtype), torchvision)
 
     def close(self) -> None:
         """Close the files that reading left open in this process."""
@@ -214,7 +254,7 @@ def reopen_encoded(
     named = tuple(class_names or known["class_names"] or ())
     names = named or tuple(_found_names(known))
     fetcher = reader.fetcher()
-    shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
+    shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
         "kind": reader.kind,
         "place": reader.title,
@@ -223,8 +263,10 @@ def reopen_encoded(
         "ignored": known["ignored"],
     }
     codes = bool(named) and known["integers"]
+    count = sum(count for _, count in known["splits"])
+    pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
-        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance
+        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance, pixels
     )
 
 
@@ -293,11 +335,11 @@ def _fetched(
 
 def _find_shape(
     title: str, folder: Path, fetcher: Fetcher, conversion: Conversion, most: int
-) -> tuple[tuple[int, ...], str]:
-    """Return shape and dtype of most of the first samples that can be read."""
+) -> tuple[tuple[int, ...], str, float]:
+    """Return shape and dtype of most of the first samples, and which part of them is JPEG."""
     found: Counter[tuple[tuple[int, ...], str]] = Counter()
     reasons: list[str] = []
-    tried = 0
+    tried = jpegs = 0
     for split, start, stop in _first_ranges(folder):
         rows = listing.read_rows(folder, split, start, stop)
         wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
@@ -308,17 +350,18 @@ def _find_shape(
                 reasons.append(f"{rows.origin[place]} {shape.detail}")
             else:
                 found[shape] += 1
+                jpegs += is_jpeg(data)
             if found.total() == _PROBED:
-                return found.most_common(1)[0][0]
+                break
         tried += len(rows)
-        if tried >= _MOST_PROBED:
+        if tried >= _MOST_PROBED or found.total() == _PROBED:
             break
     if not found:
         raise SourceError(
             f"{title}: none of the first {tried:,} images can be read: "
             f"{'; '.join(reasons[:_REASONS])}"
         )
-    return found.most_common(1)[0][0]
+    return *found.most_common(1)[0][0], jpegs / found.total()
 
 
 def _first_ranges(folder: Path) -> Iterator[tuple[str, int, int]]:

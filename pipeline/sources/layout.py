@@ -20,7 +20,13 @@ from pipeline.patterns import matching
 from pipeline.places import is_folder, list_folder
 from pipeline.urls import is_url, shown
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# of files that `decoding` reads; what one holds is told by its content
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo",
+    ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs",
+    ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c",
+    ".qoi", ".sgi", ".ras",
+)  # fmt: skip
 SPLIT_WORDS = (
     "training", "train", "testing", "test", "validation", "valid", "val", "dev", "eval",
 )  # fmt: skip

@@ -19,9 +19,11 @@ import numpy.typing as npt
 from torchvision import datasets
 
 from pipeline.conversion import Conversion
+from pipeline.decoders import Decoders, installed
 from pipeline.decoding_parts import RefusedError, check_fits
 from pipeline.digests import json_digest
 from pipeline.errors import ConfigError, InputError, ShapeError, SourceError
+from pipeline.manifest import DECODERS
 from pipeline.schema import UNLABELLED
 from pipeline.sources import WRONG_SIZE, Block, Problem, SplitInfo
 from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
@@ -110,6 +112,8 @@ class TorchvisionSource:
         As every source has them.
     conversion
         What is done to every image.
+    decoders
+        What decodes its files, which torchvision leaves to Pillow; None where it has arrays.
     """
 
     name: str
@@ -120,6 +124,7 @@ class TorchvisionSource:
     full_scale: int
     provenance: Mapping[str, Any]
     conversion: Conversion
+    decoders: Decoders | None = None
 
     def splits(self) -> dict[str, SplitInfo]:
         return dict(self.infos)
@@ -131,7 +136,11 @@ class TorchvisionSource:
         ------
         SourceError
             Where the files are gone, or a target is not one whole number.
+        ConfigError
+            Where another Pillow decodes in this process.
         """
+        if self.decoders is not None:
+            self.decoders.require()
         info = self.infos[split]
         opened = self._open_again(split)
         images = np.zeros((stop - start, *info.shape), info.dtype)
@@ -303,8 +312,12 @@ def _make_source(
     }
     if conversion.describe():
         provenance["conversion"] = conversion.describe()
+    decoders = None
+    if any(found.images is None for found in opened.values()):
+        decoders = installed(torchvision=False)
+        provenance[DECODERS] = decoders and decoders.describe()
     return TorchvisionSource(
-        name, root, arguments, infos, names, max(scales), provenance, conversion
+        name, root, arguments, infos, names, max(scales), provenance, conversion, decoders
     )
 
 
@@ -333,7 +346,9 @@ def _info(
                 f"{name}: images of {image.dtype} and shape {image.shape}, expected uint8, uint16 "
                 "or floats, [y, x] or [y, x, channel]"
             )
-        return SplitInfo(count, conversion.output(image.shape), dtype), scale_of(image.dtype)
+        info = SplitInfo(count, conversion.output(image.shape), conversion.output_type(dtype))
+        depth = conversion.depth
+        return info, scale_of(image.dtype) if depth is None else 2**depth - 1
     raise SourceError(
         f"{name}: none of the first {min(count, _FIRST_TRIED)} images of split '{split}' can be "
         "read; fetch its files again"
