@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import manifest, results
 from pipeline.cluster import Executor, open_executor
 from pipeline.cluster_settings import ClusterSettings
+from pipeline.completeness import FOREIGN
 from pipeline.config import make_job
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.files import write_json
@@ -124,7 +125,10 @@ def _mend_run(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Make the damaged files of a run again; return its manifest."""
-    files = {damage.file for damage in damages}
+    foreign = {damage.file for damage in damages if damage.reason == FOREIGN}
+    for file in foreign:
+        remove_tree(path / file)
+    files = {damage.file for damage in damages} - foreign
     if files <= {manifest.MANIFEST, manifest.COPY, REPORT_FILE}:
         whole = dict(content)
         if REPORT_FILE in files:
