@@ -14,17 +14,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.classes import check_labels
 from pipeline.digests import array_digest
-from pipeline.errors import LabelError, ShapeError, SourceError
+from pipeline.errors import ShapeError, SourceError
 from pipeline.exact import largest_pixel
 from pipeline.places import is_remote, version_tag
-from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
 from pipeline.sources import Block, SplitInfo
+from pipeline.sources.labels import Labelling, Survey, check_form
 
-_MOST_CODES = 10**6  # without names; one code more is more likely an error than a class
-_MOST_CLASSES = 2**31 - 1  # codes are int32
 _FLOAT_BYTES = 8
 _BLOCK_BYTES = 2**24
 
@@ -84,119 +80,13 @@ def check_shapes(
     where: str, images: Sequence[int], labels: Sequence[int] | None, dtype: np.dtype[Any]
 ) -> None:
     """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many."""
-    many = labels is None or tuple(labels) in ((*images[:1],), (*images[:1], 1))
-    if len(images) not in (3, 4) or not many:
+    if len(images) not in (3, 4):
         raise ShapeError(
-            f"{where}: images of shape {tuple(images)} and labels of "
-            f"{'none' if labels is None else tuple(labels)}; expected (sample, y, x) or "
-            "(sample, y, x, channel), and one label for each image"
+            f"{where}: images of shape {tuple(images)}, expected (sample, y, x) or "
+            "(sample, y, x, channel)"
         )
-    if labels is not None and dtype.kind not in "iuUS":
-        raise SourceError(f"{where}: labels of {dtype}, expected integer codes or text")
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """How the labels of a source become codes.
-
-    Attributes
-    ----------
-    class_names
-        The name of each code.
-    codes
-        The code of each text or value; None: the values are the codes.
-    """
-
-    class_names: tuple[str, ...]
-    codes: Mapping[Any, int] | None = None
-
-    def apply(self, labels: Array) -> npt.NDArray[np.int32]:
-        """Return the code of each label.
-
-        Raises
-        ------
-        LabelError
-            Where a label is none of the classes.
-        """
-        if self.codes is None:
-            check_labels(labels, len(self.class_names))
-            return labels.astype(np.int32)
-        values, places = np.unique(as_text(labels), return_inverse=True)
-        for value in values.tolist():
-            if value not in self.codes:
-                known = [str(known) for known in self.codes]
-                raise LabelError(
-                    f"label '{value}' is none of the classes; {nearest(str(value), known)}"
-                )
-        codes = [self.codes[value] for value in values.tolist()]
-        return np.array(codes, np.int32)[places]
-
-
-def as_text(labels: Array) -> Array:
-    """Return text labels given as bytes as text, other labels as they are.
-
-    Raises
-    ------
-    SourceError
-        Where the bytes are not UTF-8.
-    """
-    if labels.dtype.kind != "S":
-        return labels
-    try:
-        return np.char.decode(labels, "utf-8")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"labels of bytes that are not UTF-8: {error}") from None
-
-
-def survey_labels(
-    blocks: Iterable[tuple[int, Array]], class_names: Sequence[str] | None
-) -> Labelling:
-    """Look at all labels once and say how they become codes.
-
-    Parameters
-    ----------
-    blocks
-        Of all splits: the number of the first sample in its split, and [sample]; integer codes or
-        texts.
-    class_names
-        The name of each code; default: the texts, sorted, or the codes themselves as text.
-
-    Raises
-    ------
-    LabelError
-        Where a label is outside the classes, or some are codes and some texts.
-    """
-    texts: set[str] = set()
-    largest, kinds = UNLABELLED, set()
-    most = _MOST_CLASSES if class_names is None else len(class_names)
-    for first, block in blocks:
-        kinds.add("codes" if block.dtype.kind in "iu" else "texts")
-        if block.dtype.kind in "iu":
-            check_labels(block, most, first)
-            largest = max(largest, int(block.max()) if len(block) else UNLABELLED)
-        else:
-            texts.update(np.unique(as_text(block)).tolist())
-        if class_names is None and max(largest, len(texts) - 1) >= _MOST_CODES:
-            raise LabelError(
-                f"label {largest} or {len(texts)} different texts, expected at most {_MOST_CODES} "
-                "classes without names; correct the labels or give class_names"
-            )
-    if len(kinds) > 1:
-        raise LabelError("some labels are codes and some texts, expected one kind in all splits")
-    if "texts" in kinds:
-        return _text_labelling(texts, class_names)
-    names = map(str, range(largest + 1)) if class_names is None else class_names
-    return Labelling(tuple(names))
-
-
-def _text_labelling(texts: set[str], class_names: Sequence[str] | None) -> Labelling:
-    names = tuple(sorted(texts)) if class_names is None else tuple(class_names)
-    unknown = sorted(texts - set(names))
-    if unknown:
-        raise LabelError(
-            f"label '{unknown[0]}' is none of the classes; {nearest(unknown[0], names)}"
-        )
-    return Labelling(names, {name: code for code, name in enumerate(names)})
+    if labels is not None:
+        check_form(where, images[0], labels, dtype)
 
 
 def version_of(path: Path) -> dict[str, Any]:
@@ -265,6 +155,13 @@ class ArraySource:
         """Nothing is left open."""
 
 
+def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
+    """Return the code of each label; codes as they are, so that their digest stays theirs."""
+    if labelling.codes is None and labels.dtype.kind in "iu":
+        return labels.reshape(-1)
+    return labelling.apply(labels, where)
+
+
 def from_arrays(
     arrays: Arrays,
     class_names: Sequence[str] | None = None,
@@ -298,11 +195,13 @@ def from_arrays(
         check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
         if pixel_type(images.dtype) is None:
             refuse_pixels(f"split '{name}'", images.dtype, [images])
-    flat = {name: labels.reshape(-1) for name, (_, labels) in arrays.items()}
-    labelling = survey_labels(((0, labels) for labels in flat.values()), class_names)
+    survey = Survey("the labels", class_names)
+    for name, (_, labels) in arrays.items():
+        survey.add(labels, f"split '{name}'")
+    labelling = survey.labelling()
     coded = {
-        name: (images, flat[name] if labelling.codes is None else labelling.apply(flat[name]))
-        for name, (images, _) in arrays.items()
+        name: (images, _coded(labelling, labels, f"split '{name}'"))
+        for name, (images, labels) in arrays.items()
     }
     if full_scale is None:
         full_scale = max(scale_of(images.dtype) for images, _ in arrays.values())

@@ -6,20 +6,19 @@ are stored; their `scale_factor` and `add_offset` are carried on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from pipeline.errors import LabelError, SourceError
 from pipeline.schema import UNLABELLED
-from pipeline.sources.arrays import Labelling, scale_of, survey_labels
+from pipeline.sources.arrays import scale_of
 from pipeline.sources.groups import ROOT, Group, groups_in, reading
 from pipeline.sources.labelled_parts import LabelledPart, Names, fills_of, find_image, make_part
-from pipeline.sources.parts import PartedSource, check_parts, label_blocks, without
+from pipeline.sources.labels import Labelling
+from pipeline.sources.parts import PartedSource, check_parts, label_blocks, survey_parts, without
 from pipeline.urls import shown
 
 
@@ -149,14 +148,9 @@ def _find_labelling(
     if names is None:
         names = _attribute_names(everything) if flags is None else list(flags)
     unlabelled = _unlabelled(everything, None if names is None else len(names), flags)
-    blocks = (
-        (start, without(block, unlabelled))
-        for several in parts.values()
-        for start, block in label_blocks(several)
-    )
     if flags is None:
-        return survey_labels(blocks, names), unlabelled
-    return _flag_labelling(flags, names or [], blocks), unlabelled
+        return survey_parts(parts, names, unlabelled).labelling(), unlabelled
+    return _flag_labelling(flags, names or [], everything, unlabelled), unlabelled
 
 
 def _attribute_names(parts: Sequence[LabelledPart]) -> list[str] | None:
@@ -187,14 +181,16 @@ def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
 def _flag_labelling(
     flags: Mapping[str, int],
     names: Sequence[str],
-    blocks: Iterator[tuple[int, npt.NDArray[Any]]],
+    parts: Sequence[LabelledPart],
+    unlabelled: frozenset[int],
 ) -> Labelling:
     if len(names) != len(flags):
         raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
     codes = {value: code for code, value in enumerate(flags.values())}
     labelling = Labelling(tuple(names), {UNLABELLED: UNLABELLED, **codes})
-    for _, block in blocks:
-        labelling.apply(block)
+    for part in parts:
+        for start, block in label_blocks([part]):
+            labelling.apply(without(block, unlabelled), part.title, start)
     return labelling
 
 

@@ -97,26 +97,9 @@ class LabelledPart:
         return as_pixels(values)
 
     def read_labels(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read labels [sample]: integers, as stored, or texts.
-
-        Raises
-        ------
-        SourceError
-            Where they are neither.
-        """
+        """Read labels [sample], or [sample, class], as they are stored."""
         assert self.labels is not None  # noqa: S101 # else there is no `label_dtype`
-        values = self._computed(self.labels, start, stop)
-        if values.dtype.kind in "OT":
-            if not all(isinstance(value, str) for value in values.tolist()):
-                raise SourceError(
-                    f"{self.title}: {self.label} holds objects, expected codes or text"
-                )
-            values = values.astype(str)
-        if values.dtype.kind not in "iuUS":
-            raise SourceError(
-                f"{self.title}: {self.label} holds {values.dtype}, expected integer codes or text"
-            )
-        return values
+        return self._computed(self.labels, start, stop)
 
     def _computed(self, variable: xr.Variable, start: int, stop: int) -> npt.NDArray[Any]:
         with reading(self.title):

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import SourceError
-from pipeline.sources.arrays import scale_of, survey_labels
+from pipeline.sources.arrays import scale_of
 from pipeline.sources.layout import files_in
 from pipeline.sources.numpy_splits import Found
-from pipeline.sources.parts import PartedSource, check_parts, label_blocks
+from pipeline.sources.parts import PartedSource, check_parts, survey_parts
 from pipeline.sources.stored_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
 from pipeline.urls import shown
 
@@ -69,8 +69,8 @@ def _make_source(found: Found, class_names: Sequence[str] | None) -> PartedSourc
     if not everything:
         raise SourceError("no .npz or .npy file was given, expected one at least")
     check_parts(found.pairs)
-    blocks = (block for pairs in found.pairs.values() for block in label_blocks(pairs))
-    labelling = survey_labels(blocks, found.class_names if class_names is None else class_names)
+    names = found.class_names if class_names is None else class_names
+    labelling = survey_parts(found.pairs, names).labelling()
     scale = max(scale_of(pair.dtype) for pair in everything)
     kinds = {pair.images.path.suffix.lower()[1:] for pair in everything}
     provenance = {

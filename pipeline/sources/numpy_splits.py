@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from pipeline.errors import SourceError
 from pipeline.places import exists
-from pipeline.sources.arrays import as_pixels, as_text, check_shapes
+from pipeline.sources.arrays import as_pixels, check_shapes
+from pipeline.sources.labels import decoded
 from pipeline.sources.stored_arrays import Archive, StoredArray, open_archive, open_array
 from pipeline.urls import shown
 
@@ -54,7 +55,7 @@ class Pair:
 
     def read_labels(self, start: int, stop: int) -> npt.NDArray[Any]:
         assert self.labels is not None  # noqa: S101 # else there is no `label_dtype`
-        return self.labels.read(start, stop).reshape(-1)
+        return self.labels.read(start, stop)
 
     def close(self) -> None:
         for array in (self.images, self.labels):
@@ -155,7 +156,9 @@ class Found:
                 f"{array.title}: has shape {array.shape} and {size} bytes, expected one name a "
                 "class"
             )
-        names = tuple(str(name) for name in as_text(array.read(0, array.shape[0])).tolist())
+        names = tuple(
+            str(name) for name in decoded(array.read(0, array.shape[0]), array.title).tolist()
+        )
         if self.class_names not in (None, names):
             raise SourceError(f"{shown(array.path)}: names other classes than the file before it")
         self.class_names = names

@@ -17,14 +17,8 @@ import numpy.typing as npt
 from pipeline.errors import ShapeError
 from pipeline.schema import UNLABELLED
 from pipeline.sources import Block, SplitInfo
-from pipeline.sources.arrays import (
-    Labelling,
-    block_length,
-    in_parts,
-    joined,
-    pixel_type,
-    refuse_pixels,
-)
+from pipeline.sources.arrays import block_length, in_parts, joined, pixel_type, refuse_pixels
+from pipeline.sources.labels import Labelling, Survey
 
 Array = npt.NDArray[Any]
 
@@ -57,7 +51,7 @@ class Part(Protocol):
         ...
 
     def read_labels(self, start: int, stop: int) -> Array:
-        """Read labels [sample], where there are any: integers, as stored, or texts."""
+        """Read labels [sample], or [sample, class], where there are any, as they are stored."""
         ...
 
     def close(self) -> None:
@@ -117,7 +111,7 @@ class PartedSource:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         if part.label_dtype is not None:
             labels = without(part.read_labels(start, stop), self.unlabelled)
-            codes = self.labelling.apply(labels)
+            codes = self.labelling.apply(labels, part.title, start)
         origins = [f"{part.title}[{index}]" for index in range(start, stop)]
         return Block(part.read_pixels(start, stop), codes, origins)
 
@@ -154,6 +148,29 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
                     f"{part.title}: images of shape {part.shape[1:]} and {part.dtype}, expected "
                     f"{first.shape[1:]} and {first.dtype} as in {first.title}"
                 )
+
+
+def survey_parts(
+    parts: Mapping[str, Sequence[Part]],
+    class_names: Sequence[str] | None,
+    unlabelled: frozenset[int] = frozenset(),
+) -> Survey:
+    """Look at all labels of all splits once.
+
+    Raises
+    ------
+    LabelError
+        Where one is no label, or outside the classes.
+    """
+    titles = list(dict.fromkeys(part.title for several in parts.values() for part in several))
+    survey = Survey(titles[0] if len(titles) == 1 else f"{titles[0]}, ...", class_names)
+    for several in parts.values():
+        before = 0
+        for part in several:
+            for start, block in label_blocks([part]):
+                survey.add(without(block, unlabelled), part.title, before + start)
+            before += part.shape[0]
+    return survey
 
 
 def pixel_blocks(part: Part) -> Iterator[Array]:
