@@ -208,7 +208,9 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "catalog":
         return open_dataset(str(settings.source))
     if kind == "numpy":
-        return open_numpy(_places(settings), settings.class_names, settings.split)
+        return open_numpy(
+            _places(settings), settings.class_names, settings.split, settings.variables
+        )
     reader = importlib.import_module("pipeline.sources.labelled")
     names = settings.variables, settings.dims, settings.class_names, settings.split
     return cast(Source, reader.open_labelled(_places(settings), *names))

@@ -24,8 +24,10 @@ LAYERS = """
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
     sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
     sources.tar sources.parquet sources.lists
-    sources.arrays converted packing sources.parts sources.stored_arrays sources.numpy_splits
-    sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
+    sources.arrays converted packing sources.parts sources.stored_arrays sources.array_names
+    sources.numpy_splits
+    sources.numpy_files sources.idx sources.kept sources.groups sources.meaning
+    sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables checkpoints

@@ -1,13 +1,13 @@
 """Images that are labelled arrays already: Zarr stores, NetCDF files, `xarray.Dataset` objects.
 
-Names are mapped to those that pixsim uses, and ranges are read lazily. Packed integers stay as they
-are stored; their `scale_factor` and `add_offset` are carried on.
+Names are mapped to those that pixsim uses, and ranges are read lazily.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,8 +16,9 @@ from pipeline.errors import LabelError, SourceError
 from pipeline.schema import UNLABELLED
 from pipeline.sources.arrays import scale_of
 from pipeline.sources.groups import ROOT, Group, groups_in, reading
-from pipeline.sources.labelled_parts import LabelledPart, Names, fills_of, find_image, make_part
+from pipeline.sources.labelled_parts import LabelledPart, Names, find_image, left_out, make_part
 from pipeline.sources.labels import Labelling
+from pipeline.sources.meaning import FILLS, PACKED
 from pipeline.sources.parts import PartedSource, check_parts, label_blocks, survey_parts, without
 from pipeline.urls import shown
 
@@ -121,8 +122,9 @@ def _make_source(
     different = [e for e in encodings if e != encodings[0]]
     if different:
         raise SourceError(
-            f"{everything[0].title}: is packed with {encodings[0] or 'nothing'}, another split "
-            f"with {different[0] or 'nothing'}; pack all splits alike"
+            f"{everything[0].title}: is packed with {encodings[0] or 'nothing'}, "
+            f"{everything[encodings.index(different[0])].title} with "
+            f"{different[0] or 'nothing'}; pack all splits alike, or decode them with xarray"
         )
     labelling, unlabelled = _find_labelling(parts, class_names)
     scales = [part.dataset.attrs.get("full_scale") for part in everything]
@@ -132,7 +134,12 @@ def _make_source(
         "kind": "xarray",
         "splits": {name: [part.describe() for part in several] for name, several in parts.items()},
     }
-    return PartedSource(parts, labelling, scale, provenance, encodings[0], unlabelled)
+    remarks = [
+        f"{p.title}: left out {', '.join(rest)}" for p in everything if (rest := left_out(p))
+    ]
+    return PartedSource(
+        parts, labelling, scale, provenance, encodings[0], unlabelled, tuple(remarks)
+    )
 
 
 # classes -----------------------------------------------------------------------------------------
@@ -140,14 +147,14 @@ def _make_source(
 
 def _find_labelling(
     parts: Mapping[str, Sequence[LabelledPart]], class_names: Sequence[str] | None
-) -> tuple[Labelling, frozenset[int]]:
+) -> tuple[Labelling, frozenset[Any]]:
     """Return how labels become codes, and which stored labels stand for none."""
     everything = [part for several in parts.values() for part in several]
     flags = _flags(everything)
     names = class_names
     if names is None:
         names = _attribute_names(everything) if flags is None else list(flags)
-    unlabelled = _unlabelled(everything, None if names is None else len(names), flags)
+    unlabelled = _unlabelled(everything, flags)
     if flags is None:
         return survey_parts(parts, names, unlabelled).labelling(), unlabelled
     return _flag_labelling(flags, names or [], everything, unlabelled), unlabelled
@@ -182,7 +189,7 @@ def _flag_labelling(
     flags: Mapping[str, int],
     names: Sequence[str],
     parts: Sequence[LabelledPart],
-    unlabelled: frozenset[int],
+    unlabelled: frozenset[Any],
 ) -> Labelling:
     if len(names) != len(flags):
         raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
@@ -194,24 +201,17 @@ def _flag_labelling(
     return labelling
 
 
-def _unlabelled(
-    parts: Sequence[LabelledPart], classes: int | None, flags: Mapping[str, int] | None
-) -> frozenset[int]:
-    """Return the fill values of labels that cannot be classes.
+def _unlabelled(parts: Sequence[LabelledPart], flags: Mapping[str, int] | None) -> frozenset[Any]:
+    """Return the fill values of labels, but for those that are flags.
 
     0, which Zarr fills with where nothing else is said, is a class like any other.
     """
-    found = set()
+    found: set[Any] = set()
     for part in parts:
         variable = part.labels
-        if variable is None or variable.dtype.kind not in "iu":
+        if variable is None or PACKED & set(variable.attrs):
             continue
-        for fill in fills_of(variable):
-            outside = fill < 0 or fill == np.iinfo(variable.dtype).max
-            if flags is not None:
-                outside = fill not in flags.values()
-            elif classes is not None:
-                outside = fill < 0 or fill >= classes
-            if outside:
-                found.add(int(fill))
+        known = () if flags is None else flags.values()
+        fills = [v for key in FILLS for v in np.ravel(variable.attrs.get(key, ())).tolist()]
+        found |= {fill for fill in fills if fill != 0 and fill == fill and fill not in known}
     return frozenset(found)

@@ -208,7 +208,8 @@ def _from_columns(values: Array, where: str, first: int | None) -> Array:
             found = f"has {values.shape[1]} columns: {sample} is {_row(values[at])}"
             cure = "of probabilities take labels.argmax(axis=1)"
         raise LabelError(f"{where}: {found}, expected a single 1 in each row, its class; {cure}")
-    return np.argmax(values == 1, axis=1).astype(np.int64)
+    codes: Array = np.argmax(values == 1, axis=1).astype(np.int64)
+    return codes
 
 
 def _row(values: Array) -> str:

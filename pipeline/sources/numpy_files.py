@@ -24,13 +24,14 @@ def open_numpy(
     places: Mapping[str | None, Sequence[Path]],
     class_names: Sequence[str] | None = None,
     split: str = "train",
+    variables: Mapping[str, str] | None = None,
 ) -> PartedSource:
     """Open images in `.npz` and `.npy` files.
 
     An archive holds `SPLIT_images` and `SPLIT_labels`, or `x_SPLIT` and `y_SPLIT` as Keras has it,
-    and optionally `class_names`. A `.npy` file holds the images of one split, named like
-    `train_images.npy`; its labels lie beside it as `train_labels.npy`, or are given with it. A file
-    `class_names.npy` may be among those given.
+    or arrays of other usual names (see `array_names`), and optionally `class_names`. A `.npy` file
+    holds the images of one split, named like `train_images.npy`; its labels lie beside it as
+    `train_labels.npy`, or are given with it. A file `class_names.npy` may be among those given.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ def open_numpy(
         else the codes themselves.
     split
         The split of files of None whose names tell of none.
+    variables
+        What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def open_numpy(
     LabelError
         Where a label is outside the classes.
     """
-    found = Found(split)
+    found = Found(split, variables or {})
     for name, paths in files_in(places, _SUFFIXES).items():
         kinds = {path: path.suffix.lower() for path in paths}
         for path, kind in kinds.items():
@@ -77,7 +80,7 @@ def _make_source(found: Found, class_names: Sequence[str] | None) -> PartedSourc
         "kind": kinds.pop() if len(kinds) == 1 else "numpy",
         "arrays": {split: [p.describe() for p in pairs] for split, pairs in found.pairs.items()},
     }
-    return PartedSource(found.pairs, labelling, scale, provenance)
+    return PartedSource(found.pairs, labelling, scale, provenance, remarks=tuple(found.remarks))
 
 
 def read_npz(path: Path) -> PartedSource:

@@ -17,7 +17,17 @@ import numpy.typing as npt
 from pipeline.errors import ShapeError
 from pipeline.schema import UNLABELLED
 from pipeline.sources import Block, SplitInfo
-from pipeline.sources.arrays import block_length, in_parts, joined, pixel_type, refuse_pixels
+from pipeline.sources.arrays import (
+    Gaps,
+    block_length,
+    check_alike,
+    finished,
+    has_lone_channel,
+    in_parts,
+    joined,
+    pixel_type,
+    refuse_pixels,
+)
 from pipeline.sources.labels import Labelling, Survey
 
 Array = npt.NDArray[Any]
@@ -39,6 +49,11 @@ class Part(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the images as they are stored."""
+        ...
+
+    @property
+    def gaps(self) -> Gaps:
+        """What stands for missing pixels."""
         ...
 
     @property
@@ -77,6 +92,8 @@ class PartedSource:
         `scale_factor` and `add_offset` of packed integers, by the CF conventions.
     unlabelled
         Stored labels that stand for none.
+    remarks
+        What was decided by guess, or left out: lines for the user.
     """
 
     parts: Mapping[str, Sequence[Part]]
@@ -84,17 +101,25 @@ class PartedSource:
     full_scale: int
     provenance: Mapping[str, Any]
     encoding: Mapping[str, float] = field(default_factory=dict)
-    unlabelled: frozenset[int] = frozenset()
+    unlabelled: frozenset[Any] = frozenset()
+    remarks: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.labelling.class_names
 
+    @property
+    def drops_channel(self) -> bool:
+        """Whether some images are [y, x] and others [y, x, 1], which are given as [y, x]."""
+        return has_lone_channel(p.shape[1:] for several in self.parts.values() for p in several)
+
     def splits(self) -> dict[str, SplitInfo]:
-        found = {}
+        found, sides = {}, 2 if self.drops_channel else 3
         for name, parts in self.parts.items():
             count = sum(part.shape[0] for part in parts)
-            found[name] = SplitInfo(count, parts[0].shape[1:], pixel_type(parts[0].dtype) or "")
+            found[name] = SplitInfo(
+                count, parts[0].shape[1:][:sides], pixel_type(parts[0].dtype) or ""
+            )
         return found
 
     def read(self, split: str, start: int, stop: int) -> Block:
@@ -113,7 +138,10 @@ class PartedSource:
             labels = without(part.read_labels(start, stop), self.unlabelled)
             codes = self.labelling.apply(labels, part.title, start)
         origins = [f"{part.title}[{index}]" for index in range(start, stop)]
-        return Block(part.read_pixels(start, stop), codes, origins)
+        pixels = part.read_pixels(start, stop)
+        if self.drops_channel and pixels.ndim > len(part.shape[:3]):
+            pixels = pixels.reshape(pixels.shape[:3])
+        return finished(pixels, codes, origins, part.gaps)
 
     def close(self) -> None:
         for parts in self.parts.values():
@@ -121,11 +149,16 @@ class PartedSource:
                 part.close()
 
 
-def without(labels: Array, unlabelled: frozenset[int]) -> Array:
-    """Return labels with -1 for those that stand for none."""
-    if not unlabelled or labels.dtype.kind not in "iu":
+def without(labels: Array, unlabelled: frozenset[Any]) -> Array:
+    """Return labels with -1, or "", for those that stand for none."""
+    kind = labels.dtype.kind
+    fills = [v for v in unlabelled if isinstance(v, str) == (kind in "USOT")]
+    if not fills or labels.ndim > 1:
         return labels
-    return np.where(np.isin(labels, list(unlabelled)), UNLABELLED, labels.astype(np.int64))
+    hidden = np.isin(labels, fills)
+    if kind in "USOT":
+        return np.where(hidden, "", labels)
+    return np.where(hidden, UNLABELLED, labels if kind == "f" else labels.astype(np.int64))
 
 
 def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
@@ -134,7 +167,7 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
     Raises
     ------
     SourceError
-        Where they are of a type that cannot be used.
+        Where they are of a type that cannot be used, or of types that mean other things.
     ShapeError
         Where the parts of a split do not fit together.
     """
@@ -148,12 +181,13 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
                     f"{part.title}: images of shape {part.shape[1:]} and {part.dtype}, expected "
                     f"{first.shape[1:]} and {first.dtype} as in {first.title}"
                 )
+    check_alike({several[0].title: several[0].dtype for several in parts.values()})
 
 
 def survey_parts(
     parts: Mapping[str, Sequence[Part]],
     class_names: Sequence[str] | None,
-    unlabelled: frozenset[int] = frozenset(),
+    unlabelled: frozenset[Any] = frozenset(),
 ) -> Survey:
     """Look at all labels of all splits once.
 
