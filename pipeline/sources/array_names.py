@@ -8,7 +8,6 @@ over; any other array that is left out is said.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 
 from pipeline.errors import SourceError
 from pipeline.settings import nearest
-from pipeline.sources.layout import is_split_word
+from pipeline.sources.layout import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it
 _WORDS = {
@@ -112,7 +111,7 @@ def _rest(low: str, name: str, word: str) -> str | None:
 
 
 def _is_split(name: str) -> bool:
-    return is_split_word(os.fsencode(name))
+    return name.lower() in SPLIT_WORDS
 
 
 def belongs(image: Role, label: Role) -> bool:

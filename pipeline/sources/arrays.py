@@ -303,6 +303,11 @@ class ArraySource:
     full_scale: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no image has a label, so that there are no classes."""
+        return not self.class_names
+
     def splits(self) -> dict[str, SplitInfo]:
         return {
             name: SplitInfo(len(images), images.shape[1:], pixel_type(images.dtype) or "")

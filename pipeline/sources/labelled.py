@@ -19,7 +19,14 @@ from pipeline.sources.groups import ROOT, Group, groups_in, reading
 from pipeline.sources.labelled_parts import LabelledPart, Names, find_image, left_out, make_part
 from pipeline.sources.labels import Labelling
 from pipeline.sources.meaning import FILLS, PACKED
-from pipeline.sources.parts import PartedSource, check_parts, label_blocks, survey_parts, without
+from pipeline.sources.parts import (
+    PartedSource,
+    check_parts,
+    label_blocks,
+    remarks_on,
+    survey_parts,
+    without,
+)
 from pipeline.urls import shown
 
 
@@ -126,7 +133,7 @@ def _make_source(
             f"{everything[encodings.index(different[0])].title} with "
             f"{different[0] or 'nothing'}; pack all splits alike, or decode them with xarray"
         )
-    labelling, unlabelled = _find_labelling(parts, class_names)
+    labelling, fills = _find_labelling(parts, class_names)
     scales = [part.dataset.attrs.get("full_scale") for part in everything]
     given = [int(scale) for scale in scales if isinstance(scale, int | np.integer)]
     scale = max(given or [scale_of(part.dtype) for part in everything])
@@ -137,9 +144,8 @@ def _make_source(
     remarks = [
         f"{p.title}: left out {', '.join(rest)}" for p in everything if (rest := left_out(p))
     ]
-    return PartedSource(
-        parts, labelling, scale, provenance, encodings[0], unlabelled, tuple(remarks)
-    )
+    remarks += remarks_on(parts, labelling)
+    return PartedSource(parts, labelling, scale, provenance, encodings[0], fills, tuple(remarks))
 
 
 # classes -----------------------------------------------------------------------------------------
@@ -154,10 +160,10 @@ def _find_labelling(
     names = class_names
     if names is None:
         names = _attribute_names(everything) if flags is None else list(flags)
-    unlabelled = _unlabelled(everything, flags)
+    fills = _label_fills(everything, flags)
     if flags is None:
-        return survey_parts(parts, names, unlabelled).labelling(), unlabelled
-    return _flag_labelling(flags, names or [], everything, unlabelled), unlabelled
+        return survey_parts(parts, names, fills).labelling(), fills
+    return _flag_labelling(flags, names or [], everything, fills), fills
 
 
 def _attribute_names(parts: Sequence[LabelledPart]) -> list[str] | None:
@@ -189,7 +195,7 @@ def _flag_labelling(
     flags: Mapping[str, int],
     names: Sequence[str],
     parts: Sequence[LabelledPart],
-    unlabelled: frozenset[Any],
+    fills: frozenset[Any],
 ) -> Labelling:
     if len(names) != len(flags):
         raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
@@ -197,11 +203,11 @@ def _flag_labelling(
     labelling = Labelling(tuple(names), {UNLABELLED: UNLABELLED, **codes})
     for part in parts:
         for start, block in label_blocks([part]):
-            labelling.apply(without(block, unlabelled), part.title, start)
+            labelling.apply(without(block, fills), part.label_title, start)
     return labelling
 
 
-def _unlabelled(parts: Sequence[LabelledPart], flags: Mapping[str, int] | None) -> frozenset[Any]:
+def _label_fills(parts: Sequence[LabelledPart], flags: Mapping[str, int] | None) -> frozenset[Any]:
     """Return the fill values of labels, but for those that are flags.
 
     0, which Zarr fills with where nothing else is said, is a class like any other.

@@ -91,6 +91,10 @@ class LabelledPart:
         return self.meaning.encoding
 
     @property
+    def label_title(self) -> str:
+        return f"{self.title}: {self.label}"
+
+    @property
     def labels(self) -> xr.Variable | None:
         return None if self.label is None else self.dataset.variables[self.label]
 

@@ -13,7 +13,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.arrays import scale_of
 from pipeline.sources.layout import files_in
 from pipeline.sources.numpy_splits import Found
-from pipeline.sources.parts import PartedSource, check_parts, survey_parts
+from pipeline.sources.parts import PartedSource, check_parts, remarks_on, survey_parts
 from pipeline.sources.stored_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
 from pipeline.urls import shown
 
@@ -80,7 +80,8 @@ def _make_source(found: Found, class_names: Sequence[str] | None) -> PartedSourc
         "kind": kinds.pop() if len(kinds) == 1 else "numpy",
         "arrays": {split: [p.describe() for p in pairs] for split, pairs in found.pairs.items()},
     }
-    return PartedSource(found.pairs, labelling, scale, provenance, remarks=tuple(found.remarks))
+    remarks = (*found.remarks, *remarks_on(found.pairs, labelling))
+    return PartedSource(found.pairs, labelling, scale, provenance, remarks=remarks)
 
 
 def read_npz(path: Path) -> PartedSource:

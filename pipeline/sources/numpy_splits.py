@@ -55,6 +55,10 @@ class Pair:
         return self.images.title
 
     @property
+    def label_title(self) -> str:
+        return self.title if self.labels is None else self.labels.title
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return image_shape(self.images.shape, self.channels_first)
 

@@ -30,6 +30,8 @@ from pipeline.sources.arrays import (
 )
 from pipeline.sources.labels import Labelling, Survey
 
+_SHOWN = 3
+
 Array = npt.NDArray[Any]
 
 
@@ -39,6 +41,11 @@ class Part(Protocol):
     @property
     def title(self) -> str:
         """How the place is named in messages and origins."""
+        ...
+
+    @property
+    def label_title(self) -> str:
+        """How the labels are named in messages."""
         ...
 
     @property
@@ -90,7 +97,7 @@ class PartedSource:
         Where they come from.
     encoding
         `scale_factor` and `add_offset` of packed integers, by the CF conventions.
-    unlabelled
+    fills
         Stored labels that stand for none.
     remarks
         What was decided by guess, or left out: lines for the user.
@@ -101,12 +108,17 @@ class PartedSource:
     full_scale: int
     provenance: Mapping[str, Any]
     encoding: Mapping[str, float] = field(default_factory=dict)
-    unlabelled: frozenset[Any] = frozenset()
+    fills: frozenset[Any] = frozenset()
     remarks: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.labelling.class_names
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no image has a label, so that there are no classes."""
+        return not self.class_names
 
     @property
     def drops_channel(self) -> bool:
@@ -135,8 +147,8 @@ class PartedSource:
     def _read_part(self, part: Part, start: int, stop: int) -> Block:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         if part.label_dtype is not None:
-            labels = without(part.read_labels(start, stop), self.unlabelled)
-            codes = self.labelling.apply(labels, part.title, start)
+            labels = without(part.read_labels(start, stop), self.fills)
+            codes = self.labelling.apply(labels, part.label_title, start)
         origins = [f"{part.title}[{index}]" for index in range(start, stop)]
         pixels = part.read_pixels(start, stop)
         if self.drops_channel and pixels.ndim > len(part.shape[:3]):
@@ -187,24 +199,34 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
 def survey_parts(
     parts: Mapping[str, Sequence[Part]],
     class_names: Sequence[str] | None,
-    unlabelled: frozenset[Any] = frozenset(),
+    fills: frozenset[Any] = frozenset(),
 ) -> Survey:
-    """Look at all labels of all splits once.
+    """Look at all labels of all splits once; `fills` stand for none.
 
     Raises
     ------
     LabelError
         Where one is no label, or outside the classes.
     """
-    titles = list(dict.fromkeys(part.title for several in parts.values() for part in several))
-    survey = Survey(titles[0] if len(titles) == 1 else f"{titles[0]}, ...", class_names)
+    everything = [part for several in parts.values() for part in several]
+    titles = [part.label_title for part in everything if part.label_dtype is not None]
+    survey = Survey(", ".join(titles[:_SHOWN]) or everything[0].title, class_names)
     for several in parts.values():
         before = 0
         for part in several:
             for start, block in label_blocks([part]):
-                survey.add(without(block, unlabelled), part.title, before + start)
+                survey.add(without(block, fills), part.label_title, before + start)
             before += part.shape[0]
     return survey
+
+
+def remarks_on(parts: Mapping[str, Sequence[Part]], labelling: Labelling) -> list[str]:
+    """Return what to tell of images without labels."""
+    bare = [p.title for several in parts.values() for p in several if p.label_dtype is None]
+    found = [f"no labels for {', '.join(bare)}: kept as unlabelled images"] if bare else []
+    if not labelling.class_names and len(bare) < sum(map(len, parts.values())):
+        found.append("no image has a label")
+    return found
 
 
 def pixel_blocks(part: Part) -> Iterator[Array]:
