@@ -325,7 +325,7 @@ class ArraySource:
 
 def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
     """Return the code of each label; codes as they are, so that their digest stays theirs."""
-    if labelling.codes is None and labels.dtype.kind in "iu":
+    if labelling.codes is None and labels.dtype.kind in "iu" and labels.size == len(labels):
         return labels.reshape(-1)
     return labelling.apply(labels, where)
 

@@ -24,7 +24,7 @@ from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import LABEL_UNKNOWN, OK, Block, Problem, SplitInfo, listing
 from pipeline.sources.fetch import too_large
-from pipeline.sources.labels import class_names_of, code_of
+from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.listing import Notes, Rows
 
 MAX_BYTES = 2**28
@@ -210,6 +210,8 @@ def reopen_encoded(
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
     named = tuple(class_names or known["class_names"] or ())
+    if named and not known["labels_are_text"]:
+        check_named(known["labels"], named, reader.title)
     names = named or class_names_of(known["labels"], reader.title, known["labels_are_text"])
     fetcher = reader.fetcher()
     shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)

@@ -120,7 +120,7 @@ class LabelledPart:
     def _computed(self, variable: xr.Variable, start: int, stop: int) -> npt.NDArray[Any]:
         with reading(self.title):
             part = variable.isel({self.dims[0]: slice(start, stop)})
-            ordered = part.transpose(*(dim for dim in self.dims if dim in part.dims))
+            ordered = part.transpose(*(dim for dim in self.dims if dim in part.dims), ...)
             # one task reads one block: threads within it would be too many
             found: npt.NDArray[Any] = ordered.compute(scheduler="synchronous").values
             return found

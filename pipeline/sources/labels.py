@@ -329,6 +329,24 @@ def class_names_of(labels: Collection[str], where: str, as_names: bool = False) 
     return tuple(str(code) for code in sorted(codes - {UNLABELLED}))
 
 
+def check_named(labels: Collection[str], class_names: Sequence[str], where: str) -> None:
+    """Raise `LabelError` where labels that all are numbers do not mean the classes that are given.
+
+    Parameters
+    ----------
+    labels
+        Each label of all splits once.
+    class_names
+        The name of each code.
+    where
+        What to call their place in messages.
+    """
+    numbers = {whole_number(label) for label in labels if label.lower() not in _MISSING and label}
+    codes = {number for number in numbers if number is not None}
+    if None not in numbers and not codes & set(map(whole_number, class_names)):
+        check_codes(codes, where, class_names)
+
+
 def check_codes(
     codes: Collection[int], where: str, class_names: Sequence[Any] | None = None
 ) -> None:
@@ -418,11 +436,13 @@ class Labelling:
         return np.array(codes, np.int32)[places]
 
     def _code(self, value: Any, where: str) -> int:
-        if self.codes is not None and value in self.codes:
-            return self.codes[value]
         if value in (UNLABELLED, ""):
             return UNLABELLED
-        code = code_of(str(value), self.class_names) if self.codes is None else None
+        if self.codes is None:
+            code = code_of(str(value), self.class_names)
+        else:
+            number = whole_number(value) if isinstance(value, str) else None
+            code = self.codes.get(value, self.codes.get(number))
         if code is None:
             known = self.class_names if self.codes is None else [str(k) for k in self.codes]
             raise LabelError(
