@@ -193,6 +193,8 @@ def _fill(work: _Work, path: Path, executor: Executor, reporter: Reporter) -> Pa
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
+        for remark in getattr(ready.source, "remarks", ()):
+            reporter.say(remark)
         write_partitions(ready, path, executor, reporter)
         finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
     return path
