@@ -105,12 +105,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_SHOWN]) + more
 
 
-def no_label(title: str, names: Sequence[str]) -> ConfigError:
+def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
     """Return the error of a table none of whose columns is known to hold the labels."""
     return ConfigError(
-        f"{title}: none of the columns {listed(names)} is known to hold the labels (looked for "
-        f"{listed(LABEL_COLUMNS)}); say which does with columns: {{label: {names[0]}}}, or that "
-        "none does with columns: {label: null}"
+        f"{title}: has no column {listed(LABEL_COLUMNS)}, but {listed(names)}; say which one holds "
+        f"the labels, such as columns: {{label: {likeliest}}}, or that none does with "
+        "columns: {label: null}"
     )
 
 

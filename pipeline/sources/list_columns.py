@@ -97,11 +97,14 @@ class Sample:
         Of its columns.
     rows
         [row][column].
+    cure
+        What else helps where no column is known.
     """
 
     title: str
     names: Sequence[str]
     rows: Sequence[Sequence[str]] = ()
+    cure: str = ""
 
     def values(self, name: str) -> list[str]:
         """Return what stands in a column."""
@@ -177,7 +180,8 @@ def decide(
         wanted = {"path": wanted["image"], **wanted}
     path = _path(sample, wanted)
     split, flag, said = (None, None, []) if split_given else split_column(sample, wanted)
-    rest = [n for n in sample.names if n not in (path, split) and plain(n) not in _INDEX]
+    splits = split_names(sample.names) if split_given else [split]
+    rest = [n for n in sample.names if n not in (path, *splits) and plain(n) not in _INDEX]
     if "label" in wanted:
         named = wanted["label"]
         if named is not None and plain(named) not in map(plain, sample.names) and known():
@@ -197,16 +201,21 @@ def decide(
         said.append(f"{sample.title}: the columns {listed(rest)} are taken as one class each")
         return Roles(path, None, split, tuple(rest), flag=flag, said=tuple(said))
     if rest and not known() >= {plain(name) for name in rest}:
-        raise no_label(sample.title, rest)
+        raise no_label(sample.title, rest, min(rest, key=lambda name: _variety(sample, name)))
     return Roles(path, None, split, flag=flag, said=tuple(said))
+
+
+def _variety(sample: Sample, name: str) -> tuple[bool, int]:
+    """Return what is least where a column is likeliest one of labels."""
+    values = {value for value in sample.values(name) if value}
+    return all(not value.isalpha() for value in values), len(values)
 
 
 def has_labels(sample: Sample, wanted: Columns) -> bool:
     """Tell whether a table has a column of labels, or one for each class."""
     if wanted.get("label"):
         return plain(str(wanted["label"])) in map(plain, sample.names)
-    roles = (PATH_COLUMNS, SPLIT_COLUMNS, _SPLIT_COLUMNS, tuple(_FLAGS), _INDEX)
-    taken = {plain(name) for names in roles for name in names}
+    taken = {*map(plain, PATH_COLUMNS), *_INDEX, *map(plain, split_names(sample.names))}
     rest = [name for name in sample.names if plain(name) not in taken]
     return bool(candidates(sample.names, LABEL_COLUMNS)) or _is_one_hot(sample, rest)
 
@@ -233,17 +242,22 @@ def _no_path(sample: Sample) -> ConfigError:
             "write them with numpy.savez as arrays x_train [sample, y, x] and y_train [sample], "
             "and ingest that .npz file"
         )
-    if len(names) == 1 and all(len(row) == 1 for row in sample.rows):
+    if len(names) == 1 and sample.cure:
         return ConfigError(
             f"{title}: has a single value on each line, such as '{names[0]}', and none names an "
             "image; labels alone do not say which image each is of: write the path before each, "
             "such as 'val/0001.jpg,7'"
         )
+    named = next((name for name in names if any(map(_is_path, sample.values(name)))), names[0])
     return ConfigError(
-        f"{title}: none of the columns {listed(names)} is known to name the images (looked for "
-        f"{listed(PATH_COLUMNS)}); say which does with columns: {{path: {names[0]}}}, or write "
-        "names of columns as the first line if it has none"
+        f"{title}: has no column {listed(PATH_COLUMNS)}, but {listed(names)}; say which one names "
+        f"the images, such as columns: {{path: {named}}}{sample.cure}"
     )
+
+
+def split_names(names: Sequence[str]) -> list[str]:
+    """Return the columns that may hold splits, by their names."""
+    return candidates(names, SPLIT_COLUMNS) + split_candidates(names)
 
 
 def split_candidates(names: Sequence[str]) -> list[str]:

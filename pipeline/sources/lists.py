@@ -290,7 +290,8 @@ def _as_field(value: Any) -> str:
 class _CsvTable:
     def __init__(self, table: TextTable, names: Sequence[str], header: bool) -> None:
         self._table, self._header = table, header
-        self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS])
+        cure = ", or write names of columns as the first line if it has none" * header
+        self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS], cure)
         taken = ", ".join(f"'{name}'" for name in names)
         self.said = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
 

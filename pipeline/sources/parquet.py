@@ -23,7 +23,6 @@ from pipeline.places import is_remote
 from pipeline.sources import UNREADABLE, Problem
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
-    SPLIT_COLUMNS,
     Agreement,
     Columns,
     candidates,
@@ -53,6 +52,7 @@ from pipeline.sources.list_columns import (
     Sample,
     split_candidates,
     split_column,
+    split_names,
     splits_of,
 )
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
@@ -180,10 +180,9 @@ class ParquetReader:
             return label, [name for name in others if name != label]
         images = [name for name in names if _is_encoded(schema.field(names.index(name)).type)]
         rest = [name for name in names if name not in images and name != image]
-        splits = candidates(rest, SPLIT_COLUMNS) or split_candidates(rest)
-        rest = [name for name in rest if name not in splits]
+        rest = [name for name in rest if name not in split_names(rest)]
         if rest and "label" not in columns and not self._labelled >= set(map(plain, rest)):
-            raise no_label(title, rest)
+            raise no_label(title, rest, rest[0])
         return None, []
 
 
@@ -226,8 +225,8 @@ def _check_image(schema: Any, columns: Columns, title: str) -> str:
     cure = f"columns: {{image: {holding[0] if holding else 'NAME'}}}"
     if name is None and holding:
         raise ConfigError(
-            f"{title}: none of the columns {listed(names)} is known to hold the images (looked for "
-            f"{listed(IMAGE_COLUMNS)}), but {listed(holding)} may; say which does with {cure}"
+            f"{title}: has no column {listed(IMAGE_COLUMNS)}, but {listed(names)}; say which one "
+            f"holds the images, such as {cure}"
         )
     if name is None:
         raise ConfigError(
