@@ -23,11 +23,10 @@ LAYERS = """
     conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
     sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
-    sources.tar sources.parquet sources.lists
-    sources.arrays converted packing sources.parts sources.stored_arrays sources.array_names
-    sources.numpy_splits
-    sources.numpy_files sources.idx sources.kept sources.groups sources.meaning
-    sources.labelled_parts
+    sources.tar sources.list_paths sources.list_columns sources.parquet sources.text_tables
+    sources.lists sources.arrays converted packing sources.parts sources.stored_arrays
+    sources.array_names sources.numpy_splits sources.numpy_files sources.idx sources.kept
+    sources.groups sources.meaning sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables checkpoints
@@ -47,6 +46,7 @@ ONLY_IN = {
     "zarr": {"chunked", "objects"},
     "pyarrow": {
         "tables", "sources.columns", "sources.listing", "sources.lists", "sources.parquet",
+        "sources.list_columns", "sources.text_tables",
     },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_classes"},

@@ -111,6 +111,12 @@ class EncodedSource:
         found = listing.index(self.listing)["splits"]
         return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was decided, or left out, when the samples were listed: a line each."""
+        found: Sequence[str] = listing.index(self.listing).get("remarks", ())
+        return found
+
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
         return dataclasses.replace(self, listing=folder)
