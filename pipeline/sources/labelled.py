@@ -179,6 +179,11 @@ def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
     """Return the stored value of each class where labels have CF `flag_meanings`."""
     for part in parts:
         attributes = {} if part.labels is None else part.labels.attrs
+        if "flag_masks" in attributes:
+            raise LabelError(
+                f"{part.title}: {part.label} has flag_masks, bits that several of may be set; "
+                "expected one class for each image: write the code of one class instead"
+            )
         if "flag_meanings" in attributes:
             meanings = str(attributes["flag_meanings"]).split()
             values = np.ravel(attributes.get("flag_values", range(len(meanings)))).tolist()

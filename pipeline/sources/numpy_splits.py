@@ -173,13 +173,16 @@ class Found:
         if given and not images:
             raise SourceError(f"{shown(given[0])}: holds labels, expected images as well")
         used: set[Path | None] = set()
+        split_of = {p: r.split for p, r in roles.items() if r is not None}
         for path in images:
             labels = _labels_beside(path, given)
+            alike = [p for p in given if p in split_of and split_of[p] == split_of.get(path)]
             if labels is None and len(images) == len(given) == 1:
                 labels = given[0]
+            elif labels is None and len(alike) == 1:
+                labels = alike[0]
             used.add(labels)
-            role = roles[path]
-            part = split or (role.split if role else "") or self.default
+            part = split or split_of.get(path) or self.default
             self._add(part, open_array(path), None if labels is None else open_array(labels))
         self._check_files(images, [p for p in images if roles[p] is None], given, used)
 
