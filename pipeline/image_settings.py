@@ -6,11 +6,13 @@ given out again: neither by `repr` nor in a dump.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -81,6 +83,16 @@ def _resize(value: object) -> int | Size | None:
         raise ValueError(f"{error}, or the length of the shorter side") from None
 
 
+def _encoding(value: str) -> str:
+    try:
+        known = codecs.lookup(value)
+    except LookupError:
+        known = None
+    if known is None or not known._is_text_encoding:
+        raise ValueError("expected the name of an encoding, such as utf-8, latin-1 or cp1252")
+    return value
+
+
 Sized = Annotated[Size | None, BeforeValidator(_pair)]
 Resized = Annotated[int | Size | None, BeforeValidator(_resize)]
 Places = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(one_or_many)]
@@ -106,7 +118,9 @@ class ImageSettings(Settings):
         The classes in the order of their codes; default: what the source says, else the labels
         that occur.
     columns
-        Of tables: which column is the `image`, `path`, `label`, `split`.
+        Of tables: which column is the `image`, `path`, `label`, `split`; null: none is.
+    encoding
+        Of lists of text: such as `latin-1`; default: what a mark says, else UTF-8.
     root
         Of lists: the folder that paths are relative to; default: that of the list.
     variables, dims
@@ -141,7 +155,8 @@ class ImageSettings(Settings):
     split: Name = "train"
     store: str | None = None
     class_names: Names | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = None
     root: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     dims: dict[str, str] = Field(default_factory=dict)

@@ -33,6 +33,7 @@ from pipeline.sources import Source
 from pipeline.store import is_own_store
 from pipeline.urls import shown
 
+_MOST_REMARKS = 20
 Images = Source | ImageSettings | str | Mapping[str, Any]
 
 
@@ -214,6 +215,11 @@ def _fill(
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
+        remarks = getattr(ready.source, "remarks", ())
+        for remark in remarks[:_MOST_REMARKS]:
+            reporter.say(remark)
+        if len(remarks) > _MOST_REMARKS:
+            reporter.say(f"and {len(remarks) - _MOST_REMARKS:,} more of this kind")
         write_partitions(ready, path, executor, reporter)
         finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
     return path

@@ -30,12 +30,14 @@ from pipeline.sources.lists import list_reader
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.tar import tar_reader
+from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
 from pipeline.urls import shown
 
 TORCHVISION = "torchvision:"
 _KIND_OF_SUFFIX = {
-    ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy", ".csv": "list",
+    ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy",
     ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
+    **dict.fromkeys(TEXT_SUFFIXES, "list"),
 }  # fmt: skip
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
@@ -177,8 +179,9 @@ def find_kind(settings: ImageSettings) -> str:
     first = next(iter(_places(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = first.suffix.lower()
-    if suffix == ".gz" and first.name.lower().endswith(".tar.gz"):
-        return "tar"
+    if suffix == ".gz":
+        unpacked = Path(first.name).with_suffix("").suffix.lower()
+        suffix = unpacked if unpacked in (".tar", *TEXT_SUFFIXES) else suffix
     if suffix == ".parquet":
         columns = dict(settings.columns)
         return "parquet" if holds_images(first, columns) else "list"
@@ -230,7 +233,7 @@ def _open_encoded(
     places, split, columns = _places(settings), settings.split, dict(settings.columns)
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
-        reader: Any = list_reader(places, columns, root, split)
+        reader: Any = list_reader(places, columns, root, split, settings.encoding)
     elif kind == "parquet":
         reader = parquet_reader(places, columns, split)
     else:
@@ -248,7 +251,9 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "catalog":
         return open_dataset(str(settings.source))
     if kind == "numpy":
-        return open_numpy(_places(settings), settings.class_names, settings.split)
+        return open_numpy(
+            _places(settings), settings.class_names, settings.split, settings.variables
+        )
     reader = importlib.import_module("pipeline.sources.labelled")
     names = settings.variables, settings.dims, settings.class_names, settings.split
     return cast(Source, reader.open_labelled(_places(settings), *names))

@@ -7,8 +7,6 @@ each. What is wrong with one sample never stops the others; it is a `Problem` of
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +34,7 @@ from pipeline.sources import (
     listing,
 )
 from pipeline.sources.fetch import too_large
+from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.listing import Notes, Rows
 
 MAX_BYTES = 2**28
@@ -45,7 +44,6 @@ _MOST_PROBED = 4096
 _REASONS = 3
 _SHOWN_CLASSES = 20
 _SHOWN_LABEL = 100
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # longer ones are text: no code is so large
 
 
 class Fetcher(Protocol):
@@ -128,6 +126,12 @@ class EncodedSource:
     def splits(self) -> dict[str, SplitInfo]:
         found = listing.index(self.listing)["splits"]
         return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was decided, or left out, when the samples were listed: a line each."""
+        found: Sequence[str] = listing.index(self.listing).get("remarks", ())
+        return found
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
@@ -252,7 +256,9 @@ def reopen_encoded(
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
     named = tuple(class_names or known["class_names"] or ())
-    names = named or tuple(_found_names(known))
+    if named and not known["labels_are_text"]:
+        check_named(known["labels"], named, reader.title)
+    names = named or class_names_of(known["labels"], reader.title, known["labels_are_text"])
     fetcher = reader.fetcher()
     shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
@@ -270,24 +276,11 @@ def reopen_encoded(
     )
 
 
-def _found_names(known: Mapping[str, Any]) -> list[str]:
-    """Return the labels that occur, as class names: numbers by value, else sorted as text."""
-    labels = [label for label in known["labels"] if label]
-    numbers = not known["labels_are_text"] and all(_INTEGER.fullmatch(text) for text in labels)
-    return sorted((t for t in labels if t != str(UNLABELLED)), key=int) if numbers else labels
-
-
-@functools.lru_cache(maxsize=8)
-def _codes(class_names: tuple[str, ...]) -> Mapping[str, int]:
-    return {name: code for code, name in enumerate(class_names)}
-
-
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:
     """Return the code of a label: its name's, unless it is an integer, else the number it is."""
-    if not integers and label in _codes(class_names):
-        return _codes(class_names)[label]
-    if _INTEGER.fullmatch(label) and UNLABELLED <= int(label) < len(class_names):
-        return int(label)
+    code = code_of(label, class_names, by_index=integers)
+    if code is not None:
+        return code
     label = label if len(label) <= _SHOWN_LABEL else f"{label[:_SHOWN_LABEL]}..."
     known = nearest(label, class_names[:_SHOWN_CLASSES])
     return Problem(

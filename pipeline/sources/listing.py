@@ -98,12 +98,15 @@ class Notes:
         Labels are names also where all of them look like numbers.
     class_names
         Where the input names its classes.
+    remarks
+        What was decided without being told, or left out: a line each, for the output.
     """
 
     files: list[File] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     labels_are_text: bool = False
     class_names: tuple[str, ...] | None = None
+    remarks: list[str] = field(default_factory=list)
 
 
 def make_rows(count: int, **columns: Any) -> pa.Table:
@@ -201,6 +204,7 @@ class ListingWriter:
             "class_names": notes.class_names,
             "ignored": dict(sorted(notes.ignored.items())),
             "digests": parts,
+            "remarks": notes.remarks,
         }
         write_json(self._folder / INDEX, content, indent=None)
 
