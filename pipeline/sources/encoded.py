@@ -242,7 +242,7 @@ def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
         splits, classes = len(known["splits"]), len(names)
         parts = [f"{splits} split{'' if splits == 1 else 's'}"]
         if known["unlabelled"]:
-            parts.append("no labels")
+            parts.append("no labels: the images lie in no folders of classes")
         else:
             what = f"{classes:,} class{'' if classes == 1 else 'es'}"
             parts.append(f"{what} from {known['labels_from']}")

@@ -28,7 +28,7 @@ from pipeline.files import read_json, storage_errors, write_json
 from pipeline.places import is_folder, is_remote, list_folder, open_binary
 from pipeline.sources import OK
 from pipeline.sources.layout import as_text, is_hidden, suffix_of
-from pipeline.sources.words import may_be_labels
+from pipeline.sources.words import may_be_labels, may_be_sidecar
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
@@ -100,6 +100,8 @@ class Notes:
         Suffix -> the first of these files.
     tables
         Some of these files that may hold labels.
+    sidecars
+        Suffix -> how many of these files may each be of one image.
     left_out
         What else was left out, in words.
     labels_from
@@ -116,6 +118,7 @@ class Notes:
     ignored: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     tables: list[bytes] = field(default_factory=list)
+    sidecars: Counter[str] = field(default_factory=Counter)
     left_out: list[str] = field(default_factory=list)
     labels_from: str = ""
     remarks: list[str] = field(default_factory=list)
@@ -130,6 +133,8 @@ class Notes:
         self.examples.setdefault(suffix, as_text(path))
         if len(self.tables) < MOST_TABLES and may_be_labels(path):
             self.tables.append(path)
+        if may_be_sidecar(path):
+            self.sidecars[suffix] += 1
 
 
 def counted(notes: Notes) -> str:

@@ -139,14 +139,7 @@ class TarReader:
                         tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
             tree.keep_last()
             streamed = [file for file, name in enumerate(compressions) if name]
-            splits = tree.arrange(streamed)
-            if self.doubts and ".cls" in notes.ignored:
-                raise SourceError(
-                    f"{self.title}: has {notes.ignored['.cls']:,} .cls members, but not next to "
-                    "the images of their names; pack it again with its members sorted by name "
-                    "('tar --sort=name'), or say kind=tar, which takes folders as they are"
-                )
-            for split, in_order in splits:
+            for split, in_order in tree.arrange(streamed):
                 for rows in tree.batches(split, in_order, titles, compressions):
                     yield split, rows
 

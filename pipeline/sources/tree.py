@@ -1,8 +1,8 @@
 """Puts image files of folders and archives in order: `SPLIT/CLASS/FILE` or `CLASS/FILE`.
 
-Which of the two it is can only be told when every name is known (see `tree_layout`), and so can the
-order. The names wait in an SQLite database without a file name, which is private and goes to the temporary folder
-where it outgrows a few megabytes: ten million names need no memory.
+Which of the two it is can only be told when every name is known (see `tree_layout`), and so can
+the order. The names wait in an SQLite database without a file name, which is private and goes to
+the temporary folder where it outgrows a few megabytes: ten million names need no memory.
 """
 
 from __future__ import annotations
@@ -135,15 +135,16 @@ class Tree:
             "WHERE later IS NOT NULL)"
         ).rowcount
         if count:
-            self._notes.left_out.append(
-                f"{count:,} members whose names come again later in their archive"
+            members = (
+                "1 member whose name comes" if count == 1 else f"{count:,} members whose names come"
             )
+            self._notes.left_out.append(f"{members} again later in the archive")
 
     def _find_layouts(self) -> None:
         """Find what the folders of each group mean, and ask whether that is plausible."""
         for number, group in enumerate(self.groups):
             if not self._folders.holds(number, b""):
-                refuse_no_images(group, self._notes)
+                refuse_no_images(group, self._kind, self._notes)
             self._layouts.append(decide(self._folders, number, group))
         loose, deeper = self._find_classes()
         without = sorted({split for layout in self._layouts for split in layout.unlabelled})

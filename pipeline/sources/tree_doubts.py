@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.layout import IMAGE_SUFFIXES, as_text
+from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, suffix_of
 from pipeline.sources.listing import Notes, counted
 from pipeline.sources.tree_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
 from pipeline.sources.words import (
-    SIDECARS,
     SPLIT_OF_WORD,
     by_likelihood,
     is_plain,
-    may_be_labels,
     splits_in,
     words_of,
 )
@@ -30,32 +29,37 @@ _DATA = (
     ".txt .csv .tsv .json .jsonl .ndjson .xml .yml .yaml .toml .ini .cfg .md .rst .html .htm .css "
     ".js .py .pyc .ipynb .m .sh .bat .r .c .cpp .h .pdf .doc .docx .xls .xlsx .ppt .pptx .tex .bib "
     ".log .db .sqlite .pkl .pickle .joblib .mat .npy .npz .h5 .hdf5 .nc .zarr .parquet .feather "
-    ".arrow .tfrecord .record .pt .pth .onnx .ckpt .lst .dat .bin .idx .cls .svg .zip .tar .gz .tgz "
-    ".bz2 .xz .7z .rar .lock .cache .md5 .sha256 .url .lnk .mp3 .wav .geojson .kml"
+    ".arrow .tfrecord .record .pt .pth .onnx .ckpt .lst .dat .bin .idx .cls .svg .zip .tar .gz "
+    ".tgz .bz2 .xz .7z .rar .lock .cache .md5 .sha256 .url .lnk .mp3 .wav .geojson .kml"
 )
 _NO_IMAGES = frozenset(_DATA.split())
 _TABLES = (".csv", ".tsv", ".parquet")
 _MOVE = "put them as SPLIT/CLASS/FILE or CLASS/FILE, such as train/cat/1.png"
-_TABLE = "name the images in a CSV table with the columns path, label and split"
+_TABLE = "make a CSV table with the columns path, label and split, and ingest that"
+_UNPACK = "unpack it, and give the folder"
 _CURES = {
-    ".zip": "unpack it, and give the folder", ".7z": "unpack it, and give the folder",
-    ".rar": "unpack it, and give the folder", ".tar": "give that archive, or its folder",
-    ".tgz": "give that archive, or its folder", ".gz": "unpack these files",
-    ".parquet": "give that file, or its folder", ".npy": "give that file, or make PNG files of it",
-    ".npz": "give that file", ".csv": "give that file",
-}  # fmt: skip
+    **dict.fromkeys((".zip", ".7z", ".rar"), _UNPACK),
+    **dict.fromkeys((".tar", ".tgz", ".parquet", ".npz"), "give the file, or its folder"),
+    ".gz": "unpack these files, and give the folder",
+    ".npy": "give the file, or make PNG files of it",
+    ".csv": "give the file, where it is a list of images",
+}
 _SHOWN = 3
 
 
-def refuse_no_images(group: Group, notes: Notes) -> None:
+def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
     """Raise `SourceError` for a place without images, with what is there."""
-    suffixes = ", ".join(IMAGE_SUFFIXES)
     found = f"; left out: {counted(notes)}" if notes.ignored else ""
-    cure = next((f"; {cure}" for suffix, cure in _CURES.items() if suffix in notes.ignored), "")
+    cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
+    cure = next(cures, "correct the place")
+    if kind == "tar" and ".npy" in notes.ignored:
+        cure = "make PNG files of its arrays"
+    elif kind == "tar":
+        cure = _UNPACK
     raise SourceError(
-        f"{group.title}: no image found, expected {group.expected}, such as "
-        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, files ending in {suffixes}"
-        f"{found}{cure}"
+        f"{group.title}: no image found; expected {group.expected}, such as "
+        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, files ending in "
+        f"{', '.join(IMAGE_SUFFIXES)}{found}; {cure}"
     )
 
 
@@ -97,77 +101,88 @@ class Doubts:
         """
         title = groups[0].title
         without = sorted({split for layout in layouts for split in layout.unlabelled})
-        self._check_classes(title, layouts)
+        self._check_classes(title, layouts, notes)
+        if self._kind == "tar" and ".cls" in notes.ignored:
+            self._refuse(
+                title,
+                f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
+                "names",
+                "pack it again with its members sorted by name ('tar --sort=name')",
+            )
         if without:
-            self._check_labels(title, without, loose, notes)
+            self._check_labels(title, without, sum(loose[split] for split in without), notes)
             self._check_archives(groups, layouts)
         if not all(group.given for group in groups):
             self._check_common(title)
         for number, layout in enumerate(layouts):
             self._check_lost(groups[number].title, number, layout)
 
-    def _check_classes(self, title: str, layouts: Sequence[Layout]) -> None:
+    def _check_classes(self, title: str, layouts: Sequence[Layout], notes: Notes) -> None:
+        """Refuse names that are none of classes."""
         names = [
-            n.encode() for (n,) in self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
+            str(name).encode()
+            for (name,) in self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
         ]
-        inner = any(layout.homes and any(layout.homes.values()) for layout in layouts)
+        what, cure = "", _MOVE
+        inner = self._container(layouts)
         if not names and inner:
-            self._refuse(
-                title,
-                f"all images of its splits lie in {self._containers(layouts)}, which is no class",
-                f"{_TABLE}, or give the folders themselves as splits",
+            what = f"all images lie in folders such as '{inner}', which is no class"
+            cure = "give these folders themselves as splits"
+        elif len(names) == 1 and is_plain(names[0]):
+            what = f"the only class would be '{as_text(names[0])}'"
+            cure = f"give the folder '{as_text(names[0])}' itself where there are no labels"
+        elif names_no_classes(names):
+            what = (
+                f"the classes would be {_listed(map(as_text, names))}, words for splits or images"
             )
-        if len(names) == 1 and is_plain(names[0]):
-            name = as_text(names[0])
-            self._refuse(
-                title,
-                f"the only class would be '{name}'",
-                f"give the folder '{name}' itself where its images have no labels, or {_TABLE}",
-            )
-        if names_no_classes(names):
-            self._refuse(
-                title,
-                f"the classes would be {_listed(map(as_text, names))}, which are words for splits "
-                "or images",
-                f"{_MOVE}, or {_TABLE}",
-            )
+        if what:
+            found = by_likelihood(notes.tables)
+            beside = f", and {_listed(map(as_text, found))} would be ignored" if found else ""
+            table = self._read_tables(title, found, ()) if found else _TABLE
+            self._refuse(title, what + beside, f"{cure}, or {table}")
 
-    def _containers(self, layouts: Sequence[Layout]) -> str:
+    def _container(self, layouts: Sequence[Layout]) -> str:
+        """Return a folder in that of a split that is no class, if there is one."""
         for number, layout in enumerate(layouts):
             for home, inner in (layout.homes or {}).items():
                 if inner:
                     below = self._folders.below(number, layout.prefix + home + SEPARATOR)
-                    return f"'{as_text(home)}/{as_text(below.names[0])}'"
-        return "a folder"
+                    return as_text(home + b"/" + below.names[0])
+        return ""
 
-    def _check_labels(
-        self, title: str, without: Sequence[str], loose: Mapping[str, int], notes: Notes
-    ) -> None:
-        """Refuse tables of labels, or a file for each image, beside images without a class."""
-        labelled = self._query("SELECT 1 FROM classes LIMIT 1")
-        found = [path for path in notes.tables if may_be_labels(path)]
-        if labelled:
+    def _check_labels(self, title: str, without: Sequence[str], count: int, notes: Notes) -> None:
+        """Refuse tables of labels, or a file for each image, beside `count` images without."""
+        found = by_likelihood(notes.tables)
+        if self._query("SELECT 1 FROM classes LIMIT 1"):
             found = [path for path in found if _concerns(path, without)]
-        who = _listed(f"'{split}'" for split in without)
-        images = f"the images of {who} lie in no folders of classes"
+        quoted = _listed(f"'{split}'" for split in without)
+        images = f"the images of {quoted} lie in no folders of classes"
         if found:
-            found = by_likelihood(found)
             named = _listed(map(as_text, found))
-            first = as_text(found[0])
-            cure = f"{_TABLE} from it, and ingest that"
-            if first.lower().endswith(_TABLES) and self._kind == "folder":
-                cure = f"read it as a table, 'pixsim ingest {title}/{first}'"
-                cure += ", with root=FOLDER where its paths are relative to another folder"
-                cure += f"; where it has other columns, {_TABLE} from it"
+            cure = self._read_tables(title, found, without)
             self._refuse(title, f"{images}, and {named} would be ignored", cure)
-        count = sum(loose[split] for split in without)
-        for suffix in SIDECARS:
-            if 0 < count <= 2 * notes.ignored[suffix]:
-                cure = f"{_TABLE} from them"
+        for suffix, number in notes.sidecars.items():
+            if count <= 2 * number:
+                cure = _TABLE
                 if self._kind == "tar":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
-                number = f"{notes.ignored[suffix]:,} {suffix} files"
-                self._refuse(title, f"{images}, and {number} beside them would be ignored", cure)
+                beside = f"{number:,} {suffix} files beside them would be ignored"
+                self._refuse(title, f"{images}, and {beside}", cure)
+
+    def _read_tables(self, title: str, found: Sequence[bytes], without: Sequence[str]) -> str:
+        """Return how tables of labels are read."""
+        tables = [as_text(path) for path in found if suffix_of(path) in _TABLES]
+        if not tables or self._kind != "folder" or ", " in title:
+            return _TABLE
+        places = {part: path for path in tables for part in path.split("/") if part in without}
+        if places:
+            named = ", ".join(f"{split}: {title}/{path}" for split, path in places.items())
+            return f"read them in a job with 'images: {{splits: {{{named}}}}}', or {_TABLE}"
+        return (
+            f"read the table, 'pixsim ingest {title}/{tables[0]}' ('--set root=FOLDER' where its "
+            "paths are relative to another folder, 'columns.path=NAME columns.label=NAME' where "
+            f"its columns have other names), or {_TABLE}"
+        )
 
     def _check_archives(self, groups: Sequence[Group], layouts: Sequence[Layout]) -> None:
         """Refuse archives of a class each."""
@@ -175,15 +190,14 @@ class Doubts:
             if group.places > 1 and group.strip and layout.homes is None and layout.unlabelled:
                 self._refuse(
                     group.title,
-                    f"{group.places:,} archives hold images in no folders and without labels; if "
-                    "each is of one class",
-                    "unpack each into a folder of its own, and give the folder above",
+                    f"{group.places:,} archives hold images in no folders and without labels",
+                    "where each is a class, unpack each into a folder of its name, and give the "
+                    "folder above",
                 )
 
     def _check_common(self, title: str) -> None:
         """Refuse splits that share no class with any other."""
-        splits = self._query("SELECT count(DISTINCT split) FROM classes")[0][0]
-        if splits < 2:
+        if len(self._query("SELECT DISTINCT split FROM classes")) < 2:
             return
         apart = self._query(
             "SELECT split, min(class), count(*) FROM classes GROUP BY split HAVING sum(class IN "
@@ -195,7 +209,7 @@ class Doubts:
             self._refuse(
                 title,
                 f"split '{split}' has no class in common with the other splits ({what})",
-                f"give the classes the same names in all splits, or {_TABLE}",
+                f"give classes the same names in all splits, or {_TABLE}",
             )
 
     def _check_lost(self, title: str, number: int, layout: Layout) -> None:
@@ -228,7 +242,7 @@ class Doubts:
         if last is not None:
             yield last, found
 
-    def _query(self, sql: str) -> list[tuple[object, ...]]:
+    def _query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql).fetchall()
 
     def _refuse(self, title: str, what: str, cure: str) -> None:
@@ -237,8 +251,8 @@ class Doubts:
         )
 
 
-def _listed(names: object) -> str:
-    several = list(names)  # type: ignore[call-overload]
+def _listed(names: Iterable[str]) -> str:
+    several = list(names)
     more = len(several) - _SHOWN
     return ", ".join(several[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -44,8 +44,8 @@ class Fields:
     image
         The field of the image, such as `input.png`; None: by rule.
     label
-        That of the label: `cls`, `txt` or another; or `json.KEY`, a key of the `.json` member; None:
-        by rule.
+        That of the label: `cls`, `txt` or another; or `json.KEY`, a key of the `.json` member;
+        None: by rule.
     """
 
     image: str | None = None

@@ -35,7 +35,10 @@ _LABEL_WORDS = frozenset(_LABELS.split())
 # a table beside images is one of labels by its suffix alone; a text needs a word for it
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".mat", ".feather")
 _TEXTS = (".txt", ".json", ".xml", ".lst", ".pkl", ".yml", ".yaml")
-SIDECARS = (".txt", ".json", ".xml", ".cls", ".mat", ".csv")
+_SIDECARS = (".txt", ".json", ".xml", ".cls", ".mat", ".csv")
+_REMARKS = frozenset(
+    ("readme", "license", "licence", "notice", "changelog", "credits", "requirements", "about")
+)
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\WA-Za-z]+")
 
@@ -105,10 +108,16 @@ def may_be_labels(path: bytes) -> bool:
     base = path.rpartition(b"/")[2]
     suffix = suffix_of(base)
     words = set(words_of(base.rpartition(b".")[0]))
-    if "submission" in words or "readme" in words:
+    if "submission" in words or not words.isdisjoint(_REMARKS):
         return False
     says = not words.isdisjoint(_LABEL_WORDS) or not words.isdisjoint(SPLIT_OF_WORD)
     return suffix in _TABLES or (suffix in _TEXTS and says)
+
+
+def may_be_sidecar(path: bytes) -> bool:
+    """Tell whether a file may say something of one image."""
+    base = path.rpartition(b"/")[2]
+    return suffix_of(base) in _SIDECARS and _REMARKS.isdisjoint(words_of(base))
 
 
 def by_likelihood(paths: Iterable[bytes]) -> list[bytes]:
