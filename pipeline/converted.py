@@ -36,6 +36,10 @@ class ConvertedSource:
         return self.source.full_scale
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "remarks", ()))
+
+    @property
     def provenance(self) -> Mapping[str, Any]:
         return {**self.source.provenance, "conversion": self.conversion.describe()}
 

@@ -91,6 +91,10 @@ class EncodedSource:
         codes also where names are digits.
     provenance
         Kind, place, digest of the listing, conversion.
+    remarks
+        What was decided by the layout of the place, and what was left out; a line each.
+    unlabelled
+        There are no labels at all, and none are missing.
     """
 
     listing: Path
@@ -102,6 +106,8 @@ class EncodedSource:
     dtype: str
     labels_are_codes: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    unlabelled: bool = False
 
     @property
     def full_scale(self) -> int:
@@ -110,12 +116,6 @@ class EncodedSource:
     def splits(self) -> dict[str, SplitInfo]:
         found = listing.index(self.listing)["splits"]
         return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        """What was decided, or left out, when the samples were listed: a line each."""
-        found: Sequence[str] = listing.index(self.listing).get("remarks", ())
-        return found
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
@@ -230,8 +230,28 @@ def reopen_encoded(
     }
     codes = bool(named) and known["integers"]
     return EncodedSource(
-        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance
-    )
+        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
+        _remarks(known, names), known.get("unlabelled", False),
+    )  # fmt: skip
+
+
+def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """Return what a reader decided by what it saw, and what it left out; a line each."""
+    lines = []
+    if known.get("labels_from"):
+        splits, classes = len(known["splits"]), len(names)
+        parts = [f"{splits} split{'' if splits == 1 else 's'}"]
+        if known["unlabelled"]:
+            parts.append("no labels: the images lie in no folders of classes")
+        else:
+            what = f"{classes:,} class{'' if classes == 1 else 'es'}"
+            parts.append(f"{what} from {known['labels_from']}")
+        lines.append("; ".join([", ".join(parts), *known["remarks"]]))
+    else:
+        lines += known.get("remarks", ())
+    if known.get("left_out"):
+        lines.append(f"left out: {known['left_out']}")
+    return tuple(lines)
 
 
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:
