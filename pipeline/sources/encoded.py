@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.conversion import Conversion
 from pipeline.decoding import Decoded, decode, probe
 from pipeline.digests import json_digest, sample_hashes
-from pipeline.errors import SourceError
+from pipeline.errors import LabelError, SourceError
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import LABEL_UNKNOWN, OK, Block, Problem, SplitInfo, listing
@@ -211,6 +211,8 @@ def reopen_encoded(
     ------
     SourceError
         Where there are no samples, or the first ones cannot be read.
+    LabelError
+        Where labels are to be, and there are none.
     """
     known = listing.index(folder)
     if not known["splits"]:
@@ -219,6 +221,11 @@ def reopen_encoded(
     if named and not known["labels_are_text"]:
         check_named(known["labels"], named, reader.title)
     names = named or class_names_of(known["labels"], reader.title, known["labels_are_text"])
+    if not names and not known.get("unlabelled", False):
+        raise LabelError(
+            f"{reader.title}: none of its samples has a label, so that there are no classes; write "
+            "labels where they are to be, or say with class_names which classes there are"
+        )
     fetcher = reader.fetcher()
     shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
