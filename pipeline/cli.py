@@ -120,7 +120,7 @@ def _ingest_step(
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
     if step == "plan":
-        number = pipeline.plan_ingest(images, output, shard, settings)
+        number = pipeline.plan_ingest(images, output, shard, settings, reporter)
         print(f"{_number(number, 'partition')} to write" if number else "finished already")
         return
     if step == "finish":

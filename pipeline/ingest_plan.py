@@ -31,11 +31,14 @@ class IngestPlan:
         Split -> what it will hold, in the order of the source.
     settings
         What opens the source again, in plain values; None where it is an object in memory.
+    remarks
+        What was decided by the layout of the source, and what was left out; to be told.
     """
 
     source: Source
     templates: Mapping[str, store.SplitTemplate]
     settings: Mapping[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def table(self) -> PartitionTable:
@@ -92,7 +95,9 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
     """
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
-    _check_names(source.class_names)
+    # images of which none has a label need no classes
+    if source.class_names or not getattr(source, "unlabelled", False):
+        _check_names(source.class_names)
     templates = {}
     for name, info in source.splits().items():
         _check_split(name)

@@ -33,7 +33,6 @@ from pipeline.sources import Source
 from pipeline.store import is_own_store
 from pipeline.urls import shown
 
-_MOST_REMARKS = 20
 Images = Source | ImageSettings | str | Mapping[str, Any]
 
 
@@ -123,7 +122,9 @@ class _Work:
         try:
             ready = packed(opened, self.settings, executor, begun and begun["plan"]["source"])
             ready = decoded(ready, begun and begun["plan"]["source"], base)
-            yield replace(plan_source(ready, path, self.shard), settings=self._recorded())
+            plan = plan_source(ready, path, self.shard)
+            remarks = tuple(getattr(opened, "remarks", ()))
+            yield replace(plan, settings=self._recorded(), remarks=remarks)
         finally:
             release(opened)
 
@@ -215,11 +216,8 @@ def _fill(
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
-        remarks = getattr(ready.source, "remarks", ())
-        for remark in remarks[:_MOST_REMARKS]:
+        for remark in plan.remarks:
             reporter.say(remark)
-        if len(remarks) > _MOST_REMARKS:
-            reporter.say(f"and {len(remarks) - _MOST_REMARKS:,} more of this kind")
         write_partitions(ready, path, executor, reporter)
         finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
     return path
@@ -230,6 +228,7 @@ def plan_ingest(
     output: Path | str | None = None,
     shard_samples: int | None = None,
     cluster: ClusterSettings | None = None,
+    reporter: Reporter | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> int:
@@ -245,12 +244,15 @@ def plan_ingest(
         As `ingest`.
     """
     work = _work(source, output, shard_samples, storage_options)
+    listener = reporter or SilentReporter()
     with (
         open_executor(cluster) as executor,
         _interruptible(work.path),
         work.planned(work.path, executor) as plan,
-        begun(plan, work.path, SilentReporter()) as ready,
+        begun(plan, work.path, listener) as ready,
     ):
+        for remark in plan.remarks:
+            listener.say(remark)
         return 0 if ready is None else len(ready.table)
 
 

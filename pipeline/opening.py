@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,7 @@ from pipeline.conversion import Conversion
 from pipeline.converted import converted
 from pipeline.datasets import load_catalog, open_dataset
 from pipeline.decoders import recorded as recorded_decoders
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, SourceError
 from pipeline.image_settings import ImageSettings
 from pipeline.packing import pack_floats, pack_measured
 from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate
@@ -24,13 +26,16 @@ from pipeline.progress import SilentPhase
 from pipeline.settings import nearest
 from pipeline.sources import Source
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
-from pipeline.sources.folder import folder_reader
-from pipeline.sources.layout import expand
+from pipeline.sources.folder import folder_reader, has_images
+from pipeline.sources.layout import expand, is_hidden, is_image
+from pipeline.sources.listing import left_beside
 from pipeline.sources.lists import list_reader
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import tar_reader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
+from pipeline.sources.words import splits_in
 from pipeline.urls import shown
 
 TORCHVISION = "torchvision:"
@@ -38,7 +43,11 @@ _KIND_OF_SUFFIX = {
     ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy",
     ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
     **dict.fromkeys(TEXT_SUFFIXES, "list"),
+    **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"),
 }  # fmt: skip
+_PACKED = {".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
+_FOLDERS_OF = {"parquet": (".parquet",), "tar": TAR_SUFFIXES, "numpy": (".npy", ".npz")}
+_MOST_LOOKED_INTO = 100
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
 # the listings of sources that were opened and not yet written to a store
@@ -178,10 +187,9 @@ def find_kind(settings: ImageSettings) -> str:
         return "catalog"
     first = next(iter(_places(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
-    suffix = first.suffix.lower()
-    if suffix == ".gz":
-        unpacked = Path(first.name).with_suffix("").suffix.lower()
-        suffix = unpacked if unpacked in (".tar", *TEXT_SUFFIXES) else suffix
+    suffix = _suffix(first)
+    if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
+        return "tar"
     if suffix == ".parquet":
         columns = dict(settings.columns)
         return "parquet" if holds_images(first, columns) else "list"
@@ -190,6 +198,11 @@ def find_kind(settings: ImageSettings) -> str:
             return _KIND_OF_SUFFIX[suffix]
     elif is_folder(first):
         return _kind_of_folder(first)
+    if suffix in _PACKED and exists(first):
+        raise ConfigError(
+            f"images '{shown(text)}': archives of kind {suffix} are not read; unpack it "
+            f"('{_PACKED[suffix]} {first.name}') and give the folder, or pack it as .tar"
+        )
     if is_remote(first):
         with suppress(FileNotFoundError):
             file_size(first)  # says that access was refused, where it was
@@ -200,18 +213,52 @@ def find_kind(settings: ImageSettings) -> str:
     )
 
 
+def _suffix(path: Path) -> str:
+    """Return the suffix of a place in lower case; of a table of text that was packed, its own."""
+    unpacked = Path(path.name.lower().removesuffix(".gz")).suffix
+    return unpacked if unpacked in TEXT_SUFFIXES else path.suffix.lower()
+
+
 def _kind_of_folder(path: Path) -> str:
-    if any(exists(path / name) for name in _ZARR_FILES):
+    """Tell what a folder holds: files of data, such as archives, or images.
+
+    Where there are both, the others are stray ones: images win where they are more, or lie in
+    several folders or in that of a split.
+    """
+    names = list_folder(path)
+    if any(name in _ZARR_FILES for name in names):
         return "xarray"
-    suffixes = {Path(name).suffix.lower() for name in list_folder(path)}
-    for kind, known in (
-        ("parquet", {".parquet"}),
-        ("tar", {".tar", ".tgz"}),
-        ("numpy", {".npy", ".npz"}),
-    ):
-        if suffixes & known:
-            return kind
-    return "folder"
+    data = {
+        kind: [name for name in names if name.lower().endswith(suffixes)]
+        for kind, suffixes in _FOLDERS_OF.items()
+    }
+    tables = data["parquet"]
+    if tables and (data["tar"] or data["numpy"]) and not _is_image_table(path / tables[0]):
+        data["parquet"] = []
+    kind = max(data, key=lambda kind: len(data[kind]))
+    images = sum(is_image(os.fsencode(name)) for name in names)
+    if images > len(data[kind]) or not data[kind] or _has_image_folders(path, names):
+        return "folder"
+    return kind
+
+
+def _is_image_table(path: Path) -> bool:
+    try:
+        return holds_images(path)
+    except SourceError:  # none that can be read
+        return False
+
+
+def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
+    """Tell whether images lie in several folders of a folder, or in that of a split."""
+    known = (*(suffix for several in _FOLDERS_OF.values() for suffix in several), ".zarr")
+    found = 0
+    for name in [n for n in names if not n.lower().endswith(known)][:_MOST_LOOKED_INTO]:
+        if not is_hidden(os.fsencode(name)) and is_folder(path / name) and has_images(path / name):
+            found += 2 if splits_in(os.fsencode(name)) else 1
+            if found > 1:
+                return True
+    return False
 
 
 def _places(settings: ImageSettings) -> dict[str | None, list[Path]]:
@@ -231,20 +278,25 @@ def _open_encoded(
     kind: str, settings: ImageSettings, conversion: Conversion, listing: Path | None
 ) -> EncodedSource:
     places, split, columns = _places(settings), settings.split, dict(settings.columns)
+    doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
         reader: Any = list_reader(places, columns, root, split, settings.encoding)
     elif kind == "parquet":
         reader = parquet_reader(places, columns, split)
+    elif kind == "tar":
+        named = {role: name for role, name in columns.items() if name is not None}
+        reader = tar_reader(places, split, named, doubts=doubts)
     else:
-        reader = {"folder": folder_reader, "tar": tar_reader}[kind](places, split)
+        reader = folder_reader(places, split, doubts=doubts)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
     folder = tempfile.TemporaryDirectory(prefix="pixsim-")
     source = open_encoded(reader, Path(folder.name), *arguments)
     _temporary[source.listing] = folder
-    return source
+    stray = left_beside(places, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
+    return replace(source, remarks=(*source.remarks, *([f"left out: {stray}"] if stray else [])))
 
 
 def _open_arrays(kind: str, settings: ImageSettings) -> Source:

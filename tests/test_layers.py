@@ -22,10 +22,11 @@ LAYERS = """
     sources sources.labels
     conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
     decoding_tiff decoding decoders
-    sources.kept sources.cursors sources.layout sources.listing sources.fetch sources.tree
-    sources.columns sources.encoded sources.folder sources.tar_streams sources.tar_members
-    sources.webdataset sources.tar sources.list_paths sources.list_columns sources.parquet
-    sources.text_tables sources.lists
+    sources.kept sources.cursors sources.layout sources.words sources.listing sources.fetch
+    sources.tree_layout sources.tree_doubts sources.tree sources.columns
+    sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
+    sources.tar sources.list_paths sources.list_columns sources.parquet sources.text_tables
+    sources.lists
     sources.arrays converted packing sources.parts sources.stored_arrays sources.array_names
     sources.numpy_splits sources.numpy_files sources.idx sources.groups sources.meaning
     sources.labelled_parts

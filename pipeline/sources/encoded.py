@@ -20,7 +20,7 @@ from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders, choose
 from pipeline.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.digests import json_digest, sample_hashes
-from pipeline.errors import SourceError
+from pipeline.errors import LabelError, SourceError
 from pipeline.manifest import DECODERS
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
@@ -101,6 +101,10 @@ class EncodedSource:
         codes also where names are digits.
     provenance
         Kind, place, digest of the listing, conversion.
+    remarks
+        What was decided by the layout of the place, and what was left out; a line each.
+    unlabelled
+        There are no labels at all, and none are missing.
     jpeg_pixels
         How many pixels of all are decoded from JPEG, about.
     decoders
@@ -116,6 +120,8 @@ class EncodedSource:
     dtype: str
     labels_are_codes: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    unlabelled: bool = False
     jpeg_pixels: int = 0
     decoders: Decoders | None = None
 
@@ -126,12 +132,6 @@ class EncodedSource:
     def splits(self) -> dict[str, SplitInfo]:
         found = listing.index(self.listing)["splits"]
         return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        """What was decided, or left out, when the samples were listed: a line each."""
-        found: Sequence[str] = listing.index(self.listing).get("remarks", ())
-        return found
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
@@ -251,6 +251,8 @@ def reopen_encoded(
     ------
     SourceError
         Where there are no samples, or the first ones cannot be read.
+    LabelError
+        Where labels are to be, and there are none.
     """
     known = listing.index(folder)
     if not known["splits"]:
@@ -259,6 +261,11 @@ def reopen_encoded(
     if named and not known["labels_are_text"]:
         check_named(known["labels"], named, reader.title)
     names = named or class_names_of(known["labels"], reader.title, known["labels_are_text"])
+    if not names and not known.get("unlabelled", False):
+        raise LabelError(
+            f"{reader.title}: none of its samples has a label, so that there are no classes; write "
+            "labels where they are to be, or say with class_names which classes there are"
+        )
     fetcher = reader.fetcher()
     shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
@@ -272,8 +279,28 @@ def reopen_encoded(
     count = sum(count for _, count in known["splits"])
     pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
-        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance, pixels
-    )
+        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
+        _remarks(known, names), known.get("unlabelled", False), pixels,
+    )  # fmt: skip
+
+
+def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """Return what a reader decided by what it saw, and what it left out; a line each."""
+    lines = []
+    if known.get("labels_from"):
+        splits, classes = len(known["splits"]), len(names)
+        parts = [f"{splits} split{'' if splits == 1 else 's'}"]
+        if known["unlabelled"]:
+            parts.append("no labels: the images lie in no folders of classes")
+        else:
+            what = f"{classes:,} class{'' if classes == 1 else 'es'}"
+            parts.append(f"{what} from {known['labels_from']}")
+        lines.append("; ".join([", ".join(parts), *known["remarks"]]))
+    else:
+        lines += known.get("remarks", ())
+    if known.get("left_out"):
+        lines.append(f"left out: {known['left_out']}")
+    return tuple(lines)
 
 
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:

@@ -9,7 +9,6 @@ images, or in a folder for images beside the list.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -23,22 +22,14 @@ from pipeline.places import is_remote
 from pipeline.sources import OK, UNREADABLE
 from pipeline.sources.fetch import not_regular, unreadable
 from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
+from pipeline.sources.words import is_container, splits_in, words_of
 from pipeline.urls import shown
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
 )  # fmt: skip
-_SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-_WORD_OF = {word: split for split, words in _SPLITS.items() for word in words}
-_IMAGES = frozenset((
-    "image", "images", "img", "imgs", "jpg", "jpgs", "jpeg", "jpegs", "jpegimages", "png", "pngs",
-    "photo", "photos", "picture", "pictures", "pic", "pics", "file", "files", "data", "seg", "set",
-    "stage", "x", "px",
-))  # fmt: skip
+# folders of what belongs to images, of the same names
+_NO_IMAGES = frozenset(("mask", "masks", "label", "labels", "annotation", "annotations"))
 _MOST_SHOWN = 3
 _MOST_FOLDERS = 4096  # that are remembered
 _MOST_TRIED = 200  # folders, for a hint
@@ -71,9 +62,8 @@ def split_word(text: str) -> str | None:
     >>> split_word("seg_train"), split_word("PublicTest"), split_word("Validation"), split_word("x")
     ('train', 'test', 'val', None)
     """
-    spread = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    words = re.findall(r"[a-z]+", spread.lower())
-    return next((_WORD_OF[word] for word in words if word in _WORD_OF), None)
+    found = splits_in(text.encode("utf-8", "surrogateescape"))
+    return next(iter(found)) if len(found) == 1 else None
 
 
 class PathFinder:
@@ -236,8 +226,7 @@ def _looked(path: bytes) -> _Folder:
 
 
 def _is_for_images(name: bytes) -> bool:
-    words = re.findall(r"[a-z]+", as_text(name).lower())
-    return bool(words) and all(word in _IMAGES or word in _WORD_OF for word in words)
+    return (is_container(name) or bool(splits_in(name))) and _NO_IMAGES.isdisjoint(words_of(name))
 
 
 def _folders_in(path: bytes) -> list[bytes]:

@@ -46,6 +46,7 @@ from pipeline.sources.text_tables import (
 from pipeline.urls import shown
 
 _SHOWN = 100
+_MOST_SAID = 20
 
 
 @dataclass(frozen=True)
@@ -100,24 +101,29 @@ class ListReader:
         LabelError
             Where two columns of labels contradict each other, or an image has several.
         """
-        repeats = Repeats()
+        repeats, said, labelled = Repeats(), [], False
         for number, (split, given, path) in enumerate(self._tables):
             notes.files.append(File(number, "", f"{path.name} {stamp_of(path)[1]}"))
             table = self._open(path)
             roles = decide(table.sample, self.columns, given, self._labelled)
-            notes.remarks += [*table.said, *roles.said]
+            said += [*table.said, *roles.said]
+            labelled |= roles.label is not None or bool(roles.classes)
             word = split_word(split) if given or split_of(path.name) else None
             part = _Part(number, path, roles, self._finder(path), split, word)
             for batch in table.batches(roles):
                 keys, rows = part.rows(batch, notes)
                 repeats.add(self._root(path), keys)
                 yield from rows
-            notes.remarks += part.said()
+            said += part.said()
         if repeats.count:
-            notes.remarks.append(
+            said.append(
                 f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
                 "each is a sample"
             )
+        notes.unlabelled = not labelled
+        said += [f"{self.title}: no column of labels, so these are images without"] * (not labelled)
+        more = f"and {len(said) - _MOST_SAID:,} more remarks on tables"
+        notes.remarks += [*said[:_MOST_SAID], *([more] if len(said) > _MOST_SAID else [])]
 
     def _finder(self, path: Path) -> PathFinder:
         return PathFinder(self._root(path), not is_remote(path), beside=self.root is None)

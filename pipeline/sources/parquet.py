@@ -139,10 +139,13 @@ class ParquetReader:
             Where a column that was named is not there.
         """
         roots = self.fetcher().roots
+        notes.unlabelled = True
         for number, (split, given, path) in enumerate(self._files):
             notes.files.append(describe(path, roots))
             with opened(path) as file:
                 yield from self._file_batches(file, path, number, None if given else split, notes)
+        if notes.unlabelled:
+            notes.remarks.append(f"{self.title}: no column of labels, so these are images without")
 
     def _file_batches(
         self, file: Any, path: Path, number: int, split: str | None, notes: Notes
@@ -152,6 +155,7 @@ class ParquetReader:
         label, others = self._labels(schema, image, title)
         given = self._files[number][0]
         by_row, flag = _split(file, self.columns, title, notes) if split else (None, None)
+        notes.unlabelled &= label is None
         _note_names(schema, label, title, notes)
         agreement = Agreement(title, label or "")
         row = 0
