@@ -7,6 +7,7 @@ the whole (files, labels that occur, digest) lies beside it in a small JSON.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +27,10 @@ from pipeline.files import read_json, storage_errors, write_json
 from pipeline.places import is_folder, is_remote, list_folder, open_binary
 from pipeline.sources import OK
 from pipeline.sources.kept import Kept
-from pipeline.threads import OwnLock
-from pipeline.versions import Version, version_of
 from pipeline.sources.layout import as_text, is_hidden, suffix_of
 from pipeline.sources.words import may_be_labels, may_be_sidecar
+from pipeline.threads import OwnLock
+from pipeline.versions import Version, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
