@@ -7,7 +7,6 @@ key, the value and what was expected; nothing is guessed.
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
-from pipeline.places import locate, options_of
+from pipeline.places import is_place, locate, options_of
 from pipeline.schema import METRICS
 from pipeline.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.urls import shown
@@ -40,7 +39,7 @@ DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 
 def _place(value: object) -> Path:
     """Read a path or a URL."""
-    if value and (isinstance(value, str) or hasattr(value, "joinpath")):
+    if is_place(value):
         return locate(cast(Path, value))
     raise ValueError("expected a path or a URL")
 
@@ -116,6 +115,16 @@ class JobSettings(Settings):
         if isinstance(images, dict):
             content["images"] = {"storage_options": options} | images
         return content
+
+    def decides(self) -> dict[str, Any]:
+        """Return what of these settings decides the result of a run by itself."""
+        return {
+            "fit": self.fit,
+            "evaluate": list(self.evaluate),
+            "prototypes": self.prototypes,
+            "metrics": list(self.metrics),
+            "allow_empty_classes": self.allow_empty_classes,
+        }
 
     @property
     def named_cluster(self) -> ClusterSettings | None:
@@ -245,11 +254,6 @@ def make_images(
         return ImageSettings.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"images: {first_problem(error)}") from None
-
-
-def is_place(value: object) -> bool:
-    """Tell whether a value is a path or a text that may be one."""
-    return isinstance(value, str | os.PathLike) or hasattr(value, "joinpath")
 
 
 def require_mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.pictures import to_picture
 from pipeline.plot_style import (
@@ -40,6 +41,7 @@ LETTER = 0.58  # the width of a letter, in font sizes
 LINE = 1.5  # the height of a line, in font sizes
 
 
+@checked
 def image(
     pixels: npt.NDArray[Any], full_scale: float, *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -65,6 +67,7 @@ def image(
     return ax
 
 
+@checked
 def gallery(
     images: Sequence[npt.NDArray[Any]],
     captions: Sequence[str],
@@ -145,6 +148,7 @@ def _draw_gallery(
     return ax
 
 
+@checked
 def prototypes(
     run: Run | xr.Dataset,
     what: Literal["prototype", "std"] = "prototype",
@@ -171,6 +175,7 @@ def prototypes(
     return gallery(list(found[what].values), names, full_scale, ax=ax)
 
 
+@checked
 def pixel_values(
     pixels: npt.NDArray[Any],
     full_scale: float,
@@ -235,6 +240,7 @@ def _value(pixel: Any, full_scale: float) -> str:
     return "/".join(str(value) if isinstance(value, int) else f"{value:.3g}" for value in values)
 
 
+@checked
 def difference(
     pixels: npt.NDArray[Any],
     prototype: npt.NDArray[Any],

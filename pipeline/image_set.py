@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from pipeline import markup
+from pipeline.doors import checked
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.places import locate
 from pipeline.store import open_images
@@ -33,6 +34,9 @@ class ImageSet:
 
     path: Path
     storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", locate(self.path, self.storage_options or None))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -89,6 +93,7 @@ class ImageSet:
         return markup.table(["class", *splits], rows) + note
 
 
+@checked
 def open_store(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> ImageSet:
     """Open an image set, to see what it holds.
 

@@ -12,8 +12,8 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,13 @@ from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
     DamagedError,
     IncompleteError,
+    InUseError,
     ShapeError,
     SourceError,
 )
 from pipeline.files import copy_file
 from pipeline.ingest_plan import IngestPlan
+from pipeline.locks import held
 from pipeline.partitions import Partition, PartitionTable
 from pipeline.places import list_folder
 from pipeline.progress import Reporter
@@ -61,6 +63,8 @@ from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
 from pipeline.sources.encoded import EncodedSource
 from pipeline.threads import in_ranges
 
+Planned = Callable[..., AbstractContextManager[IngestPlan]]
+
 
 def listing_place(path: Path) -> Path:
     """Return where a store that is being made keeps the listing of its samples."""
@@ -68,8 +72,15 @@ def listing_place(path: Path) -> Path:
 
 
 @contextmanager
-def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
+def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
     """Hold a store and make it empty, as a plan says; what exists of the same one is kept.
+
+    Parameters
+    ----------
+    planned
+        Plans the store, given a folder for what is needed for a while, if there is one.
+    path, reporter
+        The store, and who is told.
 
     Yields
     ------
@@ -82,10 +93,28 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
     InUseError
         Where another process makes it.
     """
-    with manifest.claimed(
-        path, manifest.IMAGES, plan.content, reporter.say, continues=_continues
-    ) as done:
+    # what cannot be the store of any plan is refused before anything is listed
+    if manifest.could_hold(path, manifest.IMAGES, continues=lambda *_: True):
+        _compare(planned, path)
+        manifest.tidy(path)
+        yield None
+        return
+    with manifest.only_if_filled(path), ExitStack() as stack:
+        try:
+            stack.enter_context(held(path, "image set", reporter.say))
+        except InUseError:
+            _compare(planned, path)  # to wait for the other is of no use where it makes another
+            raise
+        plan = stack.enter_context(planned(path / manifest.WORK))
+        # another process may have had it in the meantime
+        done = manifest.start(path, manifest.IMAGES, plan.content, _continues)
         yield None if done is not None else _empty_store(plan, path)
+
+
+def _compare(planned: Planned, path: Path) -> None:
+    """Refuse a plan that is not that of what a folder holds; nothing is written there."""
+    with planned() as plan:
+        manifest.recognise(path, manifest.IMAGES, plan.content, _continues)
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:

@@ -37,6 +37,7 @@ from pipeline.places import (
     exists,
     files_below,
     is_folder,
+    is_remote,
     list_folder,
     open_binary,
     remove_tree,
@@ -297,7 +298,7 @@ def claimed(
     """
     done = recognise(path, kind, plan, continues, resume=resume)
     if done is not None:
-        _tidy(path)
+        tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
@@ -305,7 +306,7 @@ def claimed(
         yield start(path, kind, plan, continues, resume=resume)
 
 
-def _tidy(path: Path) -> None:
+def tidy(path: Path) -> None:
     """Remove what a process left that was killed after it wrote the manifest."""
     names = list_folder(path)
     if not any(name == WORK or is_lock(name) for name in names):
@@ -413,6 +414,48 @@ def recognise(
     return None
 
 
+def could_hold(path: Path, kind: str, continues: Continues | None = None) -> bool:
+    """Tell whether a folder is finished; refuse one in which no plan of a kind can be made.
+
+    Raises
+    ------
+    ConflictError
+        As `recognise`, whatever the plan is.
+    """
+    if exists(path / MANIFEST):
+        return True
+    recognise(path, kind, {}, continues)
+    return False
+
+
+def plan_there(path: Path, kind: str) -> dict[str, Any]:
+    """Return the plan of what a folder holds, finished or begun; nothing where there is none."""
+    if exists(path / MANIFEST):
+        return dict(read_manifest(path, kind).get("plan", {}))
+    record = path / WORK / "plan.json"
+    return dict(_read_record(record, path).get("plan", {})) if exists(record) else {}
+
+
+def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
+    """Raise `ConflictError` where a folder holds what differs from a plan in what is known of it.
+
+    As `recognise`, before all of the plan is known.
+    """
+    recognise(path, kind, {**plan_there(path, kind), **known})
+
+
+@contextmanager
+def only_if_filled(path: Path) -> Iterator[None]:
+    """Remove a local folder, and those made above it, where it was not there and is left empty."""
+    missing = [] if is_remote(path) else [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+
+
 def require_unused(path: Path) -> None:
     """Raise `ConflictError` where a folder holds anything."""
     if exists(path) and not _is_untouched(path):
@@ -462,7 +505,8 @@ def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[
 def _is_untouched(path: Path) -> bool:
     """Tell whether a folder holds no file but what a start that was cut short leaves."""
     return is_folder(path) and all(
-        name.endswith(PARTIAL_SUFFIX) or is_lock(name) for name in files_below(path)
+        is_lock(name) or any(part.endswith(PARTIAL_SUFFIX) for part in name.split("/"))
+        for name in files_below(path)
     )
 
 
@@ -471,9 +515,10 @@ def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str
     differing = [key for key in keys if plan.get(key) != other.get(key)] or ["kind"]
     key = differing[0]
     was, now_is = (_short(value) for value in (other.get(key), plan.get(key)))
+    cure = "ingest --output, or store of a job's images" if kind == IMAGES else "--output"
     return (
         f"{path}: holds another {kind.removeprefix('pixsim ')} ('{key}' there is {was}, "
-        f"here {now_is}); nothing in it was touched, choose another place or remove it"
+        f"here {now_is}); nothing in it was touched, choose another place ({cure}) or remove it"
     )
 
 

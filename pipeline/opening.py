@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,9 +13,11 @@ from pipeline.cluster import Executor
 from pipeline.config import load_environment, make_images
 from pipeline.conversion import Conversion
 from pipeline.converted import ConvertedSource
-from pipeline.datasets import load_catalog, open_dataset
+from pipeline.datasets import holds_entry, load_catalog, open_dataset
 from pipeline.errors import ConfigError
+from pipeline.files import make_scratch, remove_scratch
 from pipeline.image_settings import ImageSettings
+from pipeline.manifest import WORK
 from pipeline.packing import pack_floats, pack_measured
 from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate
 from pipeline.progress import SilentPhase
@@ -31,21 +32,21 @@ from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.tar import tar_reader
 from pipeline.urls import shown
 
-TORCHVISION = "torchvision:"
+TORCHVISION, CATALOG = "torchvision:", "catalog:"
 _KIND_OF_SUFFIX = {
     ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy", ".csv": "list",
     ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
 }  # fmt: skip
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
-# the listings of sources that were opened and not yet written to a store
-_temporary: dict[Path, tempfile.TemporaryDirectory[str]] = {}
 
 Places = Mapping[str | None, Sequence[Path]]
 
 
 def open_source(
-    images: str | Mapping[str, Any] | ImageSettings, listing: Path | None = None
+    images: str | Path | Mapping[str, Any] | ImageSettings,
+    listing: Path | None = None,
+    scratch: Path | None = None,
 ) -> Source:
     """Open a source: a name of the catalog, a path, a pattern or a URL, or a mapping of settings.
 
@@ -55,6 +56,9 @@ def open_source(
         See `ImageSettings`.
     listing
         The folder of a listing of its samples that was made before, which is taken as it is.
+    scratch
+        A folder in which a new listing may be put; default: in the data folder. It is removed by
+        `release`, at the end of the process, or, where that was killed, by the next one.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def open_source(
     kind = settings.kind or find_kind(settings)
     conversion = make_conversion(settings)
     if kind in _ENCODED:
-        return _open_encoded(kind, settings, conversion, listing)
+        return _open_encoded(kind, settings, conversion, listing, scratch)
     wanted = conversion if conversion.describe() else None
     if kind == "torchvision":  # its images may be of all sizes
         return _open_torchvision(settings, wanted)
@@ -79,9 +83,7 @@ def release(source: Source) -> None:
     """Close a source, and remove the listing that was made for it."""
     source.close()
     if isinstance(source, EncodedSource):
-        folder = _temporary.pop(source.listing, None)
-        if folder is not None:
-            folder.cleanup()
+        remove_scratch(source.listing)
 
 
 def packed(
@@ -132,9 +134,9 @@ def find_kind(settings: ImageSettings) -> str:
     """
     if settings.source is not None and settings.source.startswith(TORCHVISION):
         return "torchvision"
-    if settings.source is not None and settings.source in load_catalog():
+    if catalog_name(settings) is not None:
         return "catalog"
-    first = next(iter(_places(settings).values()))[0]
+    first = next(iter(places_of(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = first.suffix.lower()
     if suffix == ".gz" and first.name.lower().endswith(".tar.gz"):
@@ -157,6 +159,31 @@ def find_kind(settings: ImageSettings) -> str:
     )
 
 
+def catalog_name(settings: ImageSettings) -> str | None:
+    """Return the name of the catalog's data set that a source means; None where it means a place.
+
+    A folder of that name in the working directory is what is meant, unless it holds just the files
+    of the data set; `catalog:NAME` always means the data set.
+    """
+    text = settings.source
+    if text is None or settings.kind not in (None, "catalog"):
+        return None
+    if text.startswith(CATALOG) or settings.kind == "catalog":
+        return text.removeprefix(CATALOG)
+    entry = load_catalog().get(text)
+    if entry is None or (Path(text).is_dir() and not holds_entry(Path(text), entry)):
+        return None
+    return text
+
+
+def folder_note(settings: ImageSettings) -> str | None:
+    """Return a line that says that a folder stands before the catalog's data set of its name."""
+    text = settings.source
+    if settings.kind is not None or text not in load_catalog() or catalog_name(settings):
+        return None
+    return f"'{text}' is the folder of that name; {CATALOG}{text} is the catalog's data set"
+
+
 def _kind_of_folder(path: Path) -> str:
     if any(exists(path / name) for name in _ZARR_FILES):
         return "xarray"
@@ -171,7 +198,7 @@ def _kind_of_folder(path: Path) -> str:
     return "folder"
 
 
-def _places(settings: ImageSettings) -> dict[str | None, list[Path]]:
+def places_of(settings: ImageSettings) -> dict[str | None, list[Path]]:
     """Return the places of each split; None where the source is to tell of the splits."""
     found: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
     given: dict[str | None, Sequence[str]] = dict(found)
@@ -185,9 +212,13 @@ def _places(settings: ImageSettings) -> dict[str | None, list[Path]]:
 
 
 def _open_encoded(
-    kind: str, settings: ImageSettings, conversion: Conversion, listing: Path | None
+    kind: str,
+    settings: ImageSettings,
+    conversion: Conversion,
+    listing: Path | None,
+    scratch: Path | None,
 ) -> EncodedSource:
-    places, split, columns = _places(settings), settings.split, dict(settings.columns)
+    places, split, columns = places_of(settings), settings.split, dict(settings.columns)
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
         reader: Any = list_reader(places, columns, root, split)
@@ -198,20 +229,31 @@ def _open_encoded(
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
-    folder = tempfile.TemporaryDirectory(prefix="pixsim-")
-    source = open_encoded(reader, Path(folder.name), *arguments)
-    _temporary[source.listing] = folder
-    return source
+    folder = _make_scratch(scratch)
+    try:
+        return open_encoded(reader, folder, *arguments)
+    except BaseException:
+        remove_scratch(folder)
+        raise
+
+
+def _make_scratch(base: Path | None) -> Path:
+    """Make a local folder for a listing: in `base`, else the data folder, else the system's."""
+    known = [base] if base is not None and not is_remote(base) else []
+    for place in (*known, load_environment().data / WORK):
+        with suppress(OSError):  # it may be no place to write to
+            return make_scratch(place.absolute())
+    return make_scratch()
 
 
 def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "catalog":
-        return open_dataset(str(settings.source))
+        return open_dataset(catalog_name(settings) or "")
     if kind == "numpy":
-        return open_numpy(_places(settings), settings.class_names, settings.split)
+        return open_numpy(places_of(settings), settings.class_names, settings.split)
     reader = importlib.import_module("pipeline.sources.labelled")
     names = settings.variables, settings.dims, settings.class_names, settings.split
-    return cast(Source, reader.open_labelled(_places(settings), *names))
+    return cast(Source, reader.open_labelled(places_of(settings), *names))
 
 
 def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) -> Source:

@@ -63,7 +63,7 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     """
     if isinstance(text, Path):
         return Path(at_home(str(text))) if str(text).startswith("~") else text
-    if not (isinstance(text, str | os.PathLike) or hasattr(text, "joinpath")) or not str(text):
+    if not is_place(text):
         raise ConfigError(f"{text!r} ({type(text).__name__}): expected a path or a URL")
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
@@ -78,6 +78,11 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     # a worker that is sent the path learns what to conceal
     copyreg.pickle(type(path), _reduce)
     return cast(Path, path)
+
+
+def is_place(value: object) -> bool:
+    """Tell whether a value is a path, or a text that may be one or a URL."""
+    return (isinstance(value, str | os.PathLike) and bool(str(value))) or hasattr(value, "joinpath")
 
 
 def at_home(text: str) -> str:

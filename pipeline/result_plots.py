@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.explanation import Explanation
 from pipeline.plot_style import (
@@ -35,6 +36,7 @@ LINE_INCHES = 0.21  # height of a bar with its name
 SPLIT_COLOURS = (RIGHT, WRONG, ACCENT, MUTED)
 
 
+@checked
 def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) -> Axes:
     """Draw how far one image is from the prototypes, the nearest first.
 
@@ -83,6 +85,7 @@ def _name_bars(ax: Axes, names: Sequence[str]) -> None:
     open_frame(ax, "left")
 
 
+@checked
 def accuracy(
     metrics: Mapping[str, Any], *, metric: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -129,6 +132,7 @@ def accuracy(
     return ax
 
 
+@checked
 def margins(
     edges: npt.NDArray[Any],
     right: npt.NDArray[Any],
@@ -174,6 +178,7 @@ def margins(
     return ax
 
 
+@checked
 def agreement(
     both: int,
     only_first: int,
@@ -214,6 +219,7 @@ def agreement(
     return ax
 
 
+@checked
 def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = None) -> Axes:
     """Draw how many images each class has in each split.
 

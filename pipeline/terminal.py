@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.doors import checked
 from pipeline.errors import InputError, printable
 
 
@@ -72,6 +73,7 @@ def parse_pixels(text: str, shape: Sequence[int]) -> tuple[slice, slice]:
     return parse_range(rows, shape[0], "rows"), parse_range(columns, shape[1], "columns")
 
 
+@checked
 def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     """Print pixel values shaded by darkness, as the seed article shows them.
 

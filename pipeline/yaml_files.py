@@ -75,7 +75,7 @@ def nearest_file(name: str, files: Sequence[str]) -> str:
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of settings, less keys that begin with `x-` or a dot."""
+    """Read a YAML file that holds a mapping of settings; keys `x-NAME` and `.NAME` are none."""
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {describe(content)}, expected a mapping of settings")

@@ -16,17 +16,17 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
-    errors urls places processes files lock_files lock_holders locks memory threads schema settings
-    yaml_files image_settings cluster_settings config exact digests
+    errors urls places processes files lock_files lock_holders locks memory threads schema doors
+    settings yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress manifest classes objects
     sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff
     decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
     sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
     sources.tar sources.parquet sources.lists
-    sources.arrays converted packing sources.parts sources.stored_arrays sources.numpy_splits
-    sources.numpy_files sources.idx sources.kept sources.groups sources.labelled_parts
-    sources.labelled
+    sources.given sources.arrays converted packing sources.parts sources.stored_arrays
+    sources.numpy_splits sources.numpy_files sources.idx sources.kept sources.groups
+    sources.labelled_parts sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables checkpoints
     kernels.vectors kernels kernels.cpu kernels.torch

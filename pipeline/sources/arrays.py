@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from pipeline.classes import check_labels
 from pipeline.digests import array_digest
-from pipeline.errors import LabelError, ShapeError, SourceError
+from pipeline.errors import ConfigError, LabelError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
 from pipeline.places import is_remote, version_tag
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
 from pipeline.sources import Block, SplitInfo
+from pipeline.sources.given import as_names, as_scale, as_splits
+from pipeline.yaml_files import describe
 
 _MOST_CODES = 10**6  # without names; one code more is more likely an error than a class
 _MOST_CLASSES = 2**31 - 1  # codes are int32
@@ -266,7 +268,7 @@ class ArraySource:
 
 
 def from_arrays(
-    arrays: Arrays,
+    arrays: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
     full_scale: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -277,7 +279,8 @@ def from_arrays(
     ----------
     arrays
         Split name -> (images, labels). Images are uint8, uint16, bool (taken as 0 and 1) or
-        floats; labels integer codes or texts.
+        floats; labels integer codes or texts, or None. Lists, tensors and labelled arrays are
+        taken as the arrays that they stand for; so is a data set with `image` and `label`.
     class_names
         The name of each label code; default: the codes themselves, as text, or the texts, sorted.
     full_scale
@@ -294,18 +297,21 @@ def from_arrays(
         Where images are of another type, or labels neither codes nor texts, or outside the
         classes.
     """
-    for name, (images, labels) in arrays.items():
+    given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
+    for name, (images, labels) in given.items():
         check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
         if pixel_type(images.dtype) is None:
             refuse_pixels(f"split '{name}'", images.dtype, [images])
-    flat = {name: labels.reshape(-1) for name, (_, labels) in arrays.items()}
+    flat = {name: labels.reshape(-1) for name, (_, labels) in given.items()}
     labelling = survey_labels(((0, labels) for labels in flat.values()), class_names)
     coded = {
         name: (images, flat[name] if labelling.codes is None else labelling.apply(flat[name]))
-        for name, (images, _) in arrays.items()
+        for name, (images, _) in given.items()
     }
     if full_scale is None:
-        full_scale = max(scale_of(images.dtype) for images, _ in arrays.values())
+        full_scale = max((scale_of(images.dtype) for images, _ in given.values()), default=1)
+    if not isinstance(provenance, Mapping | None):
+        raise ConfigError(f"provenance: {describe(provenance)}, expected a mapping of plain values")
     if provenance is None:
         digests = {k: [array_digest(a) for a in pair] for k, pair in coded.items()}
         provenance = {"kind": "arrays", "sha256": digests}
