@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,13 +17,13 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union
 import numpy as np
 
 from pipeline.errors import SchemaError
-from pipeline.places import at_home, is_remote
+from pipeline.places import is_place, locate
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _NO = object()  # what a value becomes that is not what a hint says
 _MANY = (Sequence, Iterable, Collection, tuple, list)
-_TEXTS = (str, bytes)
+_NUMBERS = "biuf"
 _LONGEST = 60
 
 
@@ -71,7 +70,7 @@ def _fit(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _fit_one_of(value, inner)
     if origin is Literal:
-        return value if isinstance(value, str | int | None) and value in inner else _NO
+        return value if type(value) in map(type, inner) else _NO  # which it may be, it says itself
     if origin in _MANY:
         return _fit_many(value, inner)
     return _fit_kind(value, origin or hint)
@@ -79,9 +78,13 @@ def _fit(value: Any, hint: Any) -> Any:
 
 def _fit_one_of(value: Any, hints: tuple[Any, ...]) -> Any:
     """Return a value as the hint has it that takes it as it is, else as the first that takes it."""
-    found = [result for hint in hints if (result := _fit(value, hint)) is not _NO]
-    same = (result for result in found if result is value)
-    return next(same, found[0] if found else _NO)
+    best = _NO
+    for hint in sorted(hints, key=lambda hint: hint is not str):  # a text need be no path then
+        found = _fit(value, hint)
+        if found is value:
+            return found
+        best = found if best is _NO else best
+    return best
 
 
 def _fit_many(value: Any, inner: tuple[Any, ...]) -> Any:
@@ -93,9 +96,15 @@ def _fit_many(value: Any, inner: tuple[Any, ...]) -> Any:
         value = value.tolist()
     if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping):
         return _NO
-    if texts and isinstance(value, Sequence) and not all(isinstance(item, str) for item in value):
+    if not texts and not isinstance(value, list | tuple):
+        return value
+    items = value if isinstance(value, Sequence) else tuple(value)
+    kind = inner[0] if inner else Any
+    fitted = [_fit(item, kind) for item in items]
+    if any(item is _NO for item in fitted):
         return _NO
-    return value
+    same = all(new is old for new, old in zip(fitted, items, strict=True))
+    return items if same else fitted
 
 
 def _fit_kind(value: Any, kind: Any) -> Any:
@@ -103,9 +112,7 @@ def _fit_kind(value: Any, kind: Any) -> Any:
     if kind is None or kind is types.NoneType:
         return value if value is None else _NO
     if kind is Path:
-        if isinstance(value, os.PathLike | str) and str(value):
-            return value if str(value)[:1] != "~" else Path(at_home(str(value)))
-        return value if hasattr(value, "joinpath") and is_remote(value) else _NO
+        return locate(value) if is_place(value) else _NO
     if kind in (int, float):
         numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
         good = isinstance(value, numbers) and not isinstance(value, bool)
@@ -113,7 +120,7 @@ def _fit_kind(value: Any, kind: Any) -> Any:
     if kind is np.ndarray:
         if isinstance(value, list) or (hasattr(value, "__array__") and hasattr(value, "shape")):
             value = np.asarray(value)
-        return value if isinstance(value, np.ndarray) else _NO
+        return value if isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS else _NO
     if getattr(kind, "_is_protocol", False):
         names = [name for name in vars(kind) if not name.startswith("_")]
         return value if all(hasattr(value, name) for name in names) else _NO
@@ -132,8 +139,10 @@ def _spell(hint: Any) -> str:
     if typing.get_origin(hint) in _MANY:
         return "a list of texts" if inner and inner[0] is str else "a list"
     kind = typing.get_origin(hint) or hint
-    words = {Path: "a path", str: "a text", types.NoneType: "None", np.ndarray: "an array",
-             int: "a whole number", float: "a number", Mapping: "a mapping"}  # fmt: skip
+    words = {
+        Path: "a path", str: "a text", types.NoneType: "None", np.ndarray: "an array of numbers",
+        int: "a whole number", float: "a number", Mapping: "a mapping",
+    }  # fmt: skip
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
 

@@ -21,6 +21,7 @@ from pipeline.plot_style import (
     add_colour_bar,
     axes_of_size,
     ink_on,
+    metric_of,
     name_ticks,
     write_inside,
 )
@@ -54,7 +55,7 @@ def confusion(
     ax
         Where to draw; default: a new figure.
     """
-    found = metrics[metric]["confusion"]
+    found = metric_of(metrics, metric, "confusion")
     counts = np.asarray(found["counts"], np.int64)
     chosen = _order(order, len(counts))
     counts = counts[np.ix_(chosen, chosen)]

@@ -64,7 +64,8 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     if isinstance(text, Path):
         return Path(at_home(str(text))) if str(text).startswith("~") else text
     if not is_place(text):
-        raise ConfigError(f"{text!r} ({type(text).__name__}): expected a path or a URL")
+        said = " ".join(repr(text).split())[:100]
+        raise ConfigError(f"{said} ({type(text).__name__}): expected a path or a URL")
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
     if not separator or protocol in LOCAL:

@@ -23,6 +23,7 @@ from pipeline.plot_style import (
     WRONG,
     axes_of_size,
     bare,
+    metric_of,
     name_ticks,
     one_line,
     open_frame,
@@ -103,8 +104,8 @@ def accuracy(
     ax
         Where to draw; default: a new figure.
     """
-    metric = metric or next(iter(metrics))
-    per_class = metrics[metric]["per_class"]
+    metric = metric or next(iter(metrics), None)
+    per_class = metric_of(metrics, metric, "per_class")
     known = {name: entry["accuracy"] for name, entry in per_class.items()
              if entry["accuracy"] is not None}  # fmt: skip
     ranked = sorted(known, key=lambda name: -known[name])
@@ -199,6 +200,8 @@ def agreement(
     ax
         Where to draw; default: a new figure.
     """
+    if len(names) != 2:
+        raise InputError(f"{len(names)} names, expected those of two metrics")
     first, second = names
     total = max(both + only_first + only_second + neither, 1)
     ax = axes_of_size(ax, 3.6, 2.4)

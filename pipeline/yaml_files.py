@@ -99,7 +99,10 @@ _short.maxlevel = 3
 
 def describe(value: object) -> str:
     """Return a value and its type, in few words."""
-    return "nothing" if value is None else f"{_short.repr(value)} ({type(value).__name__})"
+    if value is None:
+        return "nothing"
+    lines = _short.repr(value).splitlines()  # of an array there are several
+    return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
 
 
 def _is_mapping(value: object) -> bool:
