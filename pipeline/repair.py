@@ -20,6 +20,7 @@ from pipeline.cluster import Executor, open_executor
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.completeness import FOREIGN
 from pipeline.config import make_job
+from pipeline.doors import checked
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.files import write_json
 from pipeline.job import EFFORT, redo
@@ -36,11 +37,12 @@ from pipeline.verification import Damage, examine, read_finished
 _SHOWN = 5
 
 
+@checked
 def verify(
     path: Path | str,
     *,
     repair: bool = False,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Damage]:

@@ -17,7 +17,7 @@ PACKAGE = Path(pipeline.__file__).parent
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
     errors urls places versions patterns processes files lock_files lock_holders locks memory
-    threads schema settings yaml_files image_settings cluster_settings config exact digests
+    threads schema doors settings yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress fencing durability manifest classes objects
     sources sources.labels
     conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
@@ -27,9 +27,9 @@ LAYERS = """
     sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
     sources.tar sources.list_paths sources.list_columns sources.parquet sources.text_tables
     sources.lists
-    sources.arrays converted packing sources.parts sources.stored_arrays sources.array_names
-    sources.numpy_splits sources.numpy_files sources.idx sources.groups sources.meaning
-    sources.labelled_parts
+    sources.given sources.arrays converted packing sources.parts sources.stored_arrays
+    sources.array_names sources.numpy_splits sources.numpy_files sources.idx sources.groups
+    sources.meaning sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables completeness checkpoints

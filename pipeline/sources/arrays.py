@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.digests import array_digest
-from pipeline.errors import ShapeError, SourceError
+from pipeline.errors import ConfigError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
 from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
 from pipeline.sources import UNREADABLE, Block, Problem, SplitInfo
+from pipeline.sources.given import as_names, as_scale, as_splits
 from pipeline.sources.labels import Labelling, Survey, check_form
 from pipeline.versions import Version
+from pipeline.yaml_files import describe
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8
@@ -329,7 +331,7 @@ def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
 
 
 def from_arrays(
-    arrays: Arrays,
+    arrays: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
     full_scale: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -340,7 +342,8 @@ def from_arrays(
     ----------
     arrays
         Split name -> (images, labels). Images are uint8, uint16, bool (taken as 0 and 1) or
-        floats; labels integer codes or texts.
+        floats; labels integer codes or texts, or None. Lists, tensors and labelled arrays are
+        taken as the arrays that they stand for; so is a data set with `image` and `label`.
     class_names
         The name of each label code; default: the codes themselves, as text, or the texts, sorted.
     full_scale
@@ -357,24 +360,27 @@ def from_arrays(
         Where images are of another type, or labels neither codes nor texts, or outside the
         classes.
     """
-    for name, (images, labels) in arrays.items():
+    given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
+    for name, (images, labels) in given.items():
         first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
         if pixel_type(images.dtype) is None:
             refuse_pixels(f"split '{name}'", images.dtype, [images])
-        arrays = {**arrays, name: (as_images(images, first), labels)}
-    check_alike({f"split '{name}'": images.dtype for name, (images, _) in arrays.items()})
-    if has_lone_channel(images.shape[1:] for images, _ in arrays.values()):
-        arrays = {n: (i.reshape(i.shape[:3]), labels) for n, (i, labels) in arrays.items()}
+        given = {**given, name: (as_images(images, first), labels)}
+    check_alike({f"split '{name}'": images.dtype for name, (images, _) in given.items()})
+    if has_lone_channel(images.shape[1:] for images, _ in given.values()):
+        given = {n: (i.reshape(i.shape[:3]), labels) for n, (i, labels) in given.items()}
     survey = Survey("the labels", class_names)
-    for name, (_, labels) in arrays.items():
+    for name, (_, labels) in given.items():
         survey.add(labels, f"split '{name}'")
     labelling = survey.labelling()
     coded = {
         name: (images, _coded(labelling, labels, f"split '{name}'"))
-        for name, (images, labels) in arrays.items()
+        for name, (images, labels) in given.items()
     }
     if full_scale is None:
-        full_scale = max(scale_of(images.dtype) for images, _ in arrays.values())
+        full_scale = max((scale_of(images.dtype) for images, _ in given.values()), default=1)
+    if not isinstance(provenance, Mapping | None):
+        raise ConfigError(f"provenance: {describe(provenance)}, expected a mapping of plain values")
     if provenance is None:
         digests = {k: [array_digest(a) for a in pair] for k, pair in coded.items()}
         provenance = {"kind": "arrays", "sha256": digests}
