@@ -97,7 +97,8 @@ class ImageSettings(Settings):
     splits
         Instead of `source`: for each split its place or places.
     kind
-        How to read the place; default: what its name and content say.
+        How to read the place; default: what its name and content say. Where it is given, folders
+        are taken as they are, however implausible.
     split
         The name of the split, where the place does not tell of any.
     store
@@ -106,7 +107,9 @@ class ImageSettings(Settings):
         The classes in the order of their codes; default: what the source says, else the labels
         that occur.
     columns
-        Of tables: which column is the `image`, `path`, `label`, `split`.
+        Of tables: which column is the `image`, `path`, `label`, `split`. Of the samples of
+        webdataset: which member is the `image` and the `label`, such as `input.png` and
+        `json.species`.
     root
         Of lists: the folder that paths are relative to; default: that of the list.
     variables, dims

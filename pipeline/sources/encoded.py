@@ -247,6 +247,8 @@ def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
             what = f"{classes:,} class{'' if classes == 1 else 'es'}"
             parts.append(f"{what} from {known['labels_from']}")
         lines.append("; ".join([", ".join(parts), *known["remarks"]]))
+    else:
+        lines += known.get("remarks", ())
     if known.get("left_out"):
         lines.append(f"left out: {known['left_out']}")
     return tuple(lines)
