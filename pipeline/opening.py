@@ -146,7 +146,7 @@ def find_kind(settings: ImageSettings) -> str:
     first = next(iter(_places(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = first.suffix.lower()
-    if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
+    if suffix in (".gz", ".bz2", ".xz") and first.name.lower().endswith(TAR_SUFFIXES):
         return "tar"
     if suffix == ".parquet":
         columns = dict(settings.columns)

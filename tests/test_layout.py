@@ -176,6 +176,7 @@ LABELLED = [f"train/{path}" for path in classes("cat", "dog")]
         ([*classes("cat", "dog"), "emu/1=", "emu/2=", "emu/3="], ["'emu'", "3 without suffix"]),
         ([*LABELLED, *(f"test/{p}" for p in classes("cat")), "test/dog/1.heic="], ["'test/dog'"]),
         ([*LABELLED, "test/dog/1.heic="], ["'test/dog'"]),
+        ([*LABELLED, "test/test.zip="], ["none of the files of 'test'", "1 .zip"]),
         ([*LABELLED, "test/1.heic="], ["none of the files of 'test'", "1 .heic"]),
         (["a.heic=", "b.heic="], ["no image found", "left out: 2 .heic"]),
         (["train.zip=", "test.zip="], ["no image found", "2 .zip", "unpack it"]),
@@ -407,6 +408,22 @@ def test_an_archive_for_each_class_is_refused(tmp_path):
     message = refusal(tmp_path / "set")
     assert "2 archives" in message
     assert "unpack each into a folder of its name" in message
+
+
+def test_archives_whose_names_speak_of_splits_in_other_words_are_not_merged(tmp_path):
+    for name in ("trn", "tst"):
+        write_tar(make(tmp_path / "set", "a.md=") / f"{name}.tar", webdataset(*PAIRS))
+    assert "splits: {train: FILES, test: FILES}" in refusal(tmp_path / "set")
+    places = {"train": str(tmp_path / "set/trn.tar"), "test": str(tmp_path / "set/tst.tar")}
+    assert held({"splits": places})[0] == {"train": {"1": 2}, "test": {"1": 2}}
+
+
+def test_unlabelled_images_can_be_added_to_labelled_ones(tmp_path):
+    store = pipeline.ingest(str(make(tmp_path / "a", *LABELLED)), tmp_path / "s.zarr")
+    more = str(make(tmp_path / "b", "test/1.png", "test/2.png"))
+    pipeline.ingest(more, store, append=True)
+    assert pipeline.open_images(store, "test").label.values.tolist() == [-1, -1]
+    assert pipeline.verify(store) == []
 
 
 @pytest.mark.parametrize("suffix", ["zip", "7z", "rar", "tar.zst"])

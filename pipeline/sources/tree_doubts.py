@@ -33,6 +33,8 @@ _DATA = (
     ".tgz .bz2 .xz .7z .rar .lock .cache .md5 .sha256 .url .lnk .mp3 .wav .geojson .kml"
 )
 _NO_IMAGES = frozenset(_DATA.split())
+# data that may be all of a split
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".npy", ".npz", ".parquet", ".tfrecord")
 _TABLES = (".csv", ".tsv", ".parquet")
 _MOVE = "put them as SPLIT/CLASS/FILE or CLASS/FILE, such as train/cat/1.png"
 _TABLE = "make a CSV table with the columns path, label and split, and ingest that"
@@ -231,6 +233,8 @@ class Doubts:
         last, found = None, Counter[str]()
         for folder, suffix, files in rows:
             data = suffix in _NO_IMAGES or b".zarr" + SEPARATOR in folder
+            if layout.homes is not None and suffix in _PACKED:
+                data = not splits_in(folder[len(layout.prefix) : -1])
             home = None if data else layout.class_folder(folder)
             if home is None or self._folders.holds(number, home):
                 continue
