@@ -316,7 +316,7 @@ PAIRS = [(f"{n}.{suffix}", data) for n in "01" for suffix, data in (("png", None
         # keys that collide
         (
             [(f"cam1.f{n}.{s}", d) for n in "012" for s, d in (("png", None), ("cls", n.encode()))],
-            ["the key 'cam1' has 3 images (f0.png, f1.png, f2.png)", "up to its first dot"],
+            ["the key 'cam1' has 3 images (f0.png, f1.png, f2.png)", "; rename the members"],
         ),
         (
             [("0.input.png", None), ("0.target.png", None), ("0.cls", b"1")],

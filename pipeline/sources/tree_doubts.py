@@ -46,6 +46,8 @@ _CURES = {
     ".npy": "give the file, or make PNG files of it",
     ".csv": "give the file, where it is a list of images",
 }
+_AS_THEY_ARE = "which takes folders as they are"
+_BARE = "which takes the images without labels"
 _SHOWN = 3
 
 
@@ -110,6 +112,7 @@ class Doubts:
                 f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
                 "names",
                 "pack it again with its members sorted by name ('tar --sort=name')",
+                _BARE,
             )
         if without:
             self._check_labels(title, without, sum(loose[split] for split in without), notes)
@@ -162,14 +165,14 @@ class Doubts:
         if found:
             named = _listed(map(as_text, found))
             cure = self._read_tables(title, found, without)
-            self._refuse(title, f"{images}, and {named} would be ignored", cure)
+            self._refuse(title, f"{images}, and {named} would be ignored", cure, _BARE)
         for suffix, number in notes.sidecars.items():
             if count <= 2 * number:
                 cure = _TABLE
                 if self._kind == "tar":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
                 beside = f"{number:,} {suffix} files beside them would be ignored"
-                self._refuse(title, f"{images}, and {beside}", cure)
+                self._refuse(title, f"{images}, and {beside}", cure, _BARE)
 
     def _read_tables(self, title: str, found: Sequence[bytes], without: Sequence[str]) -> str:
         """Return how tables of labels are read."""
@@ -249,10 +252,8 @@ class Doubts:
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql).fetchall()
 
-    def _refuse(self, title: str, what: str, cure: str) -> None:
-        raise SourceError(
-            f"{title}: {what}; {cure}; or say kind={self._kind}, which takes folders as they are"
-        )
+    def _refuse(self, title: str, what: str, cure: str, anyway: str = _AS_THEY_ARE) -> None:
+        raise SourceError(f"{title}: {what}; {cure}; or say kind={self._kind}, {anyway}")
 
 
 def _listed(names: Iterable[str]) -> str:

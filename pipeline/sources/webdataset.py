@@ -121,19 +121,22 @@ def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[S
         else:
             sample.labels[name] = entry.content
         if title and len(sample.images) + len(sample.labels) > _MOST_MEMBERS:
-            raise _collision(sample, list(sample.images) or list(sample.labels), "members", title)
+            raise _collision(sample, list(sample.images) or list(sample.labels), "member", title)
     if sample is not None:
         yield sample
 
 
 def _collision(sample: Sample, names: Sequence[str], what: str, title: str) -> SourceError:
+    """Return the error of a key with several images or labels: of one sample, or of several."""
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    column = f"say which one with columns.{what}, such as columns.{what}={names[0]}, or "
+    suffixes = Counter(name.rpartition(".")[2] for name in sample.labels)
+    several = what == "member" or max(suffixes.values(), default=0) > 1
+    rename = "rename the members so that no dot but that of the suffix is in their names"
+    choose = f"say which one counts with columns.{what}, such as columns.{what}={names[0]}"
     return SourceError(
         f"{title}: the key '{as_text(sample.key)}' has {len(names):,} {what}s ({shown}), expected "
         "one: a key is the name of a member up to its first dot; "
-        f"{column if what in ('image', 'label') else ''}rename the members so that their names "
-        "differ before the first dot"
+        f"{rename if several else choose}"
     )
 
 
