@@ -85,6 +85,11 @@ def select_classes(all_names: Sequence[str], wanted: Sequence[str] | None = None
         Where a name is not a class of the image set, or there is none.
     """
     names = tuple(all_names)
+    if not names:
+        raise LabelError(
+            "none of the images has a label, expected classes to compare; make the image set again "
+            "with labels"
+        )
     if wanted is None:
         return ClassSelection(names, tuple(range(len(names))))
     if not wanted:

@@ -110,7 +110,8 @@ class ImageSettings(Settings):
     splits
         Instead of `source`: for each split its place or places.
     kind
-        How to read the place; default: what its name and content say.
+        How to read the place; default: what its name and content say. Where it is given, folders
+        are taken as they are, however implausible.
     split
         The name of the split, where the place does not tell of any.
     store
@@ -119,7 +120,9 @@ class ImageSettings(Settings):
         The classes in the order of their codes; default: what the source says, else the labels
         that occur.
     columns
-        Of tables: which column is the `image`, `path`, `label`, `split`; null: none is.
+        Of tables: which column is the `image`, `path`, `label`, `split`; null: none is. Of the
+        samples of webdataset: which member is the `image` and the `label`, such as `input.png` and
+        `json.species`.
     encoding
         Of lists of text: such as `latin-1`; default: what a mark says, else UTF-8.
     root

@@ -107,8 +107,9 @@ class Notes:
     left_out
         What else was left out, in words.
     labels_from
-        Where the labels come from, in words; `remarks` says more of what was decided.
-        Without it each of these is a line.
+        Where the labels come from, in words, for a line with the numbers of splits and classes.
+    remarks
+        What else was decided, in words: on that line, or a line each.
     unlabelled
         There are no labels at all, and none are missing.
     labels_are_text

@@ -12,8 +12,6 @@ and listed as unreadable, so that nothing is missing in silence.
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -35,20 +33,23 @@ from pipeline.sources.fetch import (
     roots_of,
     titles_of,
 )
-from pipeline.sources.layout import as_text, files_in, flattened
+from pipeline.sources.layout import as_text, files_in, flattened, split_of
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 from pipeline.sources.tar_members import Entry, walk
 from pipeline.sources.tar_streams import READ_BYTES, Unpacked, compression_of
 from pipeline.sources.tree import Member, Tree
 from pipeline.sources.webdataset import (
     Fields,
+    Keys,
     Sample,
+    Tally,
     fields_of,
     image_of,
     is_labelled,
     label_of,
     samples_of,
 )
+from pipeline.sources.words import splits_in
 from pipeline.urls import shown
 
 SUFFIXES = (
@@ -98,6 +99,7 @@ class TarReader:
         SourceError
             Where an archive is not there, is none, or holds no images.
         """
+        self._check_names()
         roots = self.fetcher().roots
         compressions = []
         for _, _, path in self._archives:
@@ -108,6 +110,18 @@ class TarReader:
         else:
             notes.labels_are_text = True
             yield from self._tree_batches(compressions, notes)
+
+    def _check_names(self) -> None:
+        """Refuse archives whose names speak of several splits, in words that are not known."""
+        names = [os.fsencode(path.name) for _, given, path in self._archives if not given]
+        spoken = {frozenset(splits_in(name)) for name in names}
+        strange = [name for name in names if splits_in(name) and split_of(as_text(name)) is None]
+        if self.doubts and strange and len(spoken) > 1:
+            raise SourceError(
+                f"{self.title}: would all be of split '{self.split}' where their names tell no "
+                f"other, such as {as_text(strange[0])}; say in a job which are of which split, "
+                "with 'splits: {train: FILES, test: FILES}'"
+            )
 
     def _is_webdataset(self, compressions: Sequence[bytes]) -> bool:
         """Tell whether one of the first samples of the first archive has a label beside it."""
@@ -146,10 +160,10 @@ class TarReader:
     def _sample_batches(
         self, compressions: Sequence[bytes], notes: Notes
     ) -> Iterator[tuple[str, Any]]:
-        tally = _Tally(notes)
+        tally = Tally(notes)
         for file, (split, _, path) in enumerate(self._archives):
             rows: list[tuple[Any, ...]] = []
-            keys = _Keys(path.name)
+            keys = Keys(path.name)
             entries = tally.entries(walk(path, compressions[file], self.fields.suffixes))
             for sample in samples_of(entries, path.name):
                 keys.add(sample.key)
@@ -160,9 +174,9 @@ class TarReader:
                     rows = []
             keys.close()
             yield split, _as_rows(rows, file, compressions[file])
-        tally.finish(self)
+        tally.finish(self.fields)
 
-    def _sample_row(self, sample: Sample, archive: str, tally: _Tally) -> tuple[Any, ...] | None:
+    def _sample_row(self, sample: Sample, archive: str, tally: Tally) -> tuple[Any, ...] | None:
         """Return origin, offset, size, label, status and detail; None where there is no image."""
         image = image_of(sample, self.fields, archive)
         if image is None:
@@ -176,75 +190,6 @@ class TarReader:
         problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
         origin = f"{archive}:{as_text(image.name)}"
         return origin, image.offset, image.size, label, problem.status, problem.detail or None
-
-
-class _Tally:
-    """Counts what is left out of the samples of webdataset."""
-
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
-        self.others: Counter[str] = Counter()
-        self._imageless = 0
-        self._first = ""
-        self._fields: Counter[str] = Counter()
-
-    def entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
-        """Yield images and labels; note the others."""
-        for member in members:
-            if isinstance(member, Entry):
-                yield member
-            else:
-                self._notes.ignore(member)
-
-    def without_image(self, sample: Sample) -> None:
-        for name in [*sample.labels, *sample.images]:
-            self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
-        self._first = self._first or as_text(sample.key)
-        self._imageless += 1
-
-    def finish(self, reader: TarReader) -> None:
-        """Say where labels come from, and what was left out."""
-        label = reader.fields.label
-        self._notes.labels_from = f"'{label}'" if label else ".cls or .json members"
-        if self._imageless:
-            what = f"sample{'' if self._imageless == 1 else 's'} without an image"
-            self._notes.remarks.append(f"{self._imageless:,} {what}, first '{self._first}'")
-        self._notes.left_out += [f"{count:,} {name}" for name, count in self.others.items()]
-
-
-class _Keys:
-    """Sees to it that no key of an archive comes twice, in an SQLite database: there may be many.
-
-    Members of one key that are not next to each other would be two samples, each in part.
-    """
-
-    def __init__(self, archive: str) -> None:
-        self._archive = archive
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._database.execute("BEGIN")
-        self._waiting: list[tuple[bytes]] = []
-
-    def add(self, key: bytes) -> None:
-        self._waiting += [(key,)] if key else []
-        if len(self._waiting) >= _LOOKED_AT:
-            self._flush()
-
-    def _flush(self) -> None:
-        for key in self._waiting:
-            try:
-                self._database.execute("INSERT INTO keys VALUES (?)", key)
-            except sqlite3.IntegrityError:
-                raise SourceError(
-                    f"{self._archive}: members of the key '{as_text(key[0])}' are not next to each "
-                    "other, or come twice; unpack it, and pack it again with its members sorted by "
-                    "name ('tar --sort=name')"
-                ) from None
-        self._waiting = []
-
-    def close(self) -> None:
-        self._flush()
-        self._database.close()
 
 
 def tar_reader(

@@ -33,6 +33,8 @@ _DATA = (
     ".tgz .bz2 .xz .7z .rar .lock .cache .md5 .sha256 .url .lnk .mp3 .wav .geojson .kml"
 )
 _NO_IMAGES = frozenset(_DATA.split())
+# data that may be all of a split
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".npy", ".npz", ".parquet", ".tfrecord")
 _TABLES = (".csv", ".tsv", ".parquet")
 _MOVE = "put them as SPLIT/CLASS/FILE or CLASS/FILE, such as train/cat/1.png"
 _TABLE = "make a CSV table with the columns path, label and split, and ingest that"
@@ -44,6 +46,8 @@ _CURES = {
     ".npy": "give the file, or make PNG files of it",
     ".csv": "give the file, where it is a list of images",
 }
+_AS_THEY_ARE = "which takes folders as they are"
+_BARE = "which takes the images without labels"
 _SHOWN = 3
 
 
@@ -108,6 +112,7 @@ class Doubts:
                 f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
                 "names",
                 "pack it again with its members sorted by name ('tar --sort=name')",
+                _BARE,
             )
         if without:
             self._check_labels(title, without, sum(loose[split] for split in without), notes)
@@ -160,14 +165,14 @@ class Doubts:
         if found:
             named = _listed(map(as_text, found))
             cure = self._read_tables(title, found, without)
-            self._refuse(title, f"{images}, and {named} would be ignored", cure)
+            self._refuse(title, f"{images}, and {named} would be ignored", cure, _BARE)
         for suffix, number in notes.sidecars.items():
             if count <= 2 * number:
                 cure = _TABLE
                 if self._kind == "tar":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
                 beside = f"{number:,} {suffix} files beside them would be ignored"
-                self._refuse(title, f"{images}, and {beside}", cure)
+                self._refuse(title, f"{images}, and {beside}", cure, _BARE)
 
     def _read_tables(self, title: str, found: Sequence[bytes], without: Sequence[str]) -> str:
         """Return how tables of labels are read."""
@@ -231,6 +236,8 @@ class Doubts:
         last, found = None, Counter[str]()
         for folder, suffix, files in rows:
             data = suffix in _NO_IMAGES or b".zarr" + SEPARATOR in folder
+            if layout.homes is not None and suffix in _PACKED:
+                data = not splits_in(folder[len(layout.prefix) : -1])
             home = None if data else layout.class_folder(folder)
             if home is None or self._folders.holds(number, home):
                 continue
@@ -245,10 +252,8 @@ class Doubts:
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql).fetchall()
 
-    def _refuse(self, title: str, what: str, cure: str) -> None:
-        raise SourceError(
-            f"{title}: {what}; {cure}; or say kind={self._kind}, which takes folders as they are"
-        )
+    def _refuse(self, title: str, what: str, cure: str, anyway: str = _AS_THEY_ARE) -> None:
+        raise SourceError(f"{title}: {what}; {cure}; or say kind={self._kind}, {anyway}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources.layout import as_text
+from pipeline.sources.listing import Notes
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 
 _JSON_LABELS = ("label", "cls", "class")
 _MOST_MEMBERS = 1000
+_KEYS_AT_ONCE = 4096
 _SHOWN = 3
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _SORT = "pack the shard again with its members sorted by name ('tar --sort=name')"
@@ -117,19 +121,22 @@ def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[S
         else:
             sample.labels[name] = entry.content
         if title and len(sample.images) + len(sample.labels) > _MOST_MEMBERS:
-            raise _collision(sample, list(sample.images) or list(sample.labels), "members", title)
+            raise _collision(sample, list(sample.images) or list(sample.labels), "member", title)
     if sample is not None:
         yield sample
 
 
 def _collision(sample: Sample, names: Sequence[str], what: str, title: str) -> SourceError:
+    """Return the error of a key with several images or labels: of one sample, or of several."""
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    column = f"say which one with columns.{what}, such as columns.{what}={names[0]}, or "
+    suffixes = Counter(name.rpartition(".")[2] for name in sample.labels)
+    several = what == "member" or max(suffixes.values(), default=0) > 1
+    rename = "rename the members so that no dot but that of the suffix is in their names"
+    choose = f"say which one counts with columns.{what}, such as columns.{what}={names[0]}"
     return SourceError(
         f"{title}: the key '{as_text(sample.key)}' has {len(names):,} {what}s ({shown}), expected "
         "one: a key is the name of a member up to its first dot; "
-        f"{column if what in ('image', 'label') else ''}rename the members so that their names "
-        "differ before the first dot"
+        f"{rename if several else choose}"
     )
 
 
@@ -246,3 +253,71 @@ def is_labelled(sample: Sample) -> bool:
         for name, suffix in suffixes.items()
         if suffix in ("cls", "json")
     )
+
+
+class Tally:
+    """Counts what is left out of the samples of webdataset."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self.others: Counter[str] = Counter()
+        self._imageless = 0
+        self._first = ""
+
+    def entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
+        """Yield images and labels; note the others."""
+        for member in members:
+            if isinstance(member, Entry):
+                yield member
+            else:
+                self._notes.ignore(member)
+
+    def without_image(self, sample: Sample) -> None:
+        for name in [*sample.labels, *sample.images]:
+            self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
+        self._first = self._first or as_text(sample.key)
+        self._imageless += 1
+
+    def finish(self, fields: Fields) -> None:
+        """Say where labels come from, and what was left out."""
+        named = None if fields.label is None else f"'{fields.label}'"
+        self._notes.labels_from = named or ".cls or .json members"
+        if self._imageless:
+            what = f"sample{'' if self._imageless == 1 else 's'} without an image"
+            self._notes.remarks.append(f"{self._imageless:,} {what}, first '{self._first}'")
+        self._notes.left_out += [f"{count:,} {name}" for name, count in self.others.items()]
+
+
+class Keys:
+    """Sees to it that no key of an archive comes twice, in an SQLite database: there may be many.
+
+    Members of one key that are not next to each other would be two samples, each in part.
+    """
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._waiting: list[tuple[bytes]] = []
+
+    def add(self, key: bytes) -> None:
+        self._waiting += [(key,)] if key else []
+        if len(self._waiting) >= _KEYS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        for key in self._waiting:
+            try:
+                self._database.execute("INSERT INTO keys VALUES (?)", key)
+            except sqlite3.IntegrityError:
+                raise SourceError(
+                    f"{self._archive}: members of the key '{as_text(key[0])}' are not next to each "
+                    "other, or come twice; unpack it, and pack it again with its members sorted by "
+                    "name ('tar --sort=name')"
+                ) from None
+        self._waiting = []
+
+    def close(self) -> None:
+        self._flush()
+        self._database.close()
