@@ -355,6 +355,22 @@ def test_an_append_of_several_sizes_is_made_anew_with_resize(tmp_path):
     assert content(path)["digest"] == digest_images(path)
 
 
+def test_samples_that_are_half_added_are_completed_by_their_own_command(tmp_path, monkeypatch):
+    path = pipeline.ingest(from_arrays(make_arrays({"train": 9}), NAMES), tmp_path / "s", SHARD)
+    half = from_arrays(make_arrays({"train": 4}, seed=2), NAMES)
+    more = from_arrays(make_arrays({"train": 5}, seed=3), NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.appending._commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.ingest(half, path, append=True)
+    with pytest.raises(ConflictError, match="run that command again, to complete it"):
+        pipeline.ingest(more, path, append=True)
+    for samples in (half, more):
+        pipeline.ingest(samples, path, append=True)
+    assert content(path)["splits"]["train"]["count"] == 18
+    assert content(path)["digest"] == digest_images(path)
+
+
 def test_what_keeps_other_samples_waiting_may_be_removed_as_the_message_says(tmp_path):
     path = pipeline.ingest(from_arrays(make_arrays({"train": 9}), NAMES), tmp_path / "s", SHARD)
     with pytest.raises(BadSamplesError):
