@@ -85,9 +85,12 @@ def _append(
     try:
         fill(place)
     except ConflictError:
+        # once they are ingested, some of them may be in the image set already
+        ingested = exists(place / manifest.MANIFEST)
+        cure = "to complete it" if ingested else f"or remove {shown(place.parent)}"
         raise ConflictError(
             f"{shown(path)}: other samples were begun to be added to it and not finished; run that "
-            f"command again, or remove {shown(place.parent)}"
+            f"command again, {cure}"
         ) from None
     added = manifest.read_manifest(place, manifest.IMAGES)
     if added["identity"] in _identities(base):

@@ -12,7 +12,6 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
 from pipeline.compaction import (
     compact,
-    forget_compaction,
     good_templates,
     is_compacted,
 )
@@ -43,18 +41,15 @@ from pipeline.errors import (
     LabelError,
     ShapeError,
     SourceError,
-    hide_in,
 )
-from pipeline.fencing import Token
-from pipeline.files import PARTIAL_SUFFIX, copy_file
+from pipeline.files import copy_file
 from pipeline.ingest_plan import IngestPlan
 from pipeline.locks import held
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import is_remote, list_folder, remove_tree
+from pipeline.places import is_remote, list_folder
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import (
-    BAD_SAMPLES,
     SAMPLES,
     Parts,
     Tally,
@@ -68,11 +63,8 @@ from pipeline.samples import (
 from pipeline.schema import UNLABELLED
 from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
 from pipeline.sources.encoded import EncodedSource
+from pipeline.succession import Successor, ingest_token
 from pipeline.threads import in_ranges
-from pipeline.urls import shown
-
-# what lies in a store that is being made, beside its splits
-_FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
 Planned = Callable[..., AbstractContextManager[IngestPlan]]
 
@@ -114,20 +106,23 @@ def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPl
         try:
             stack.enter_context(held(path, "image set", reporter.say))
         except InUseError:
-            _compare(
-                planned, path, reporter
-            )  # to wait for the other is of no use where it makes another
+            # to wait for the other is of no use where it makes another
+            _compare(planned, path, reporter)
             raise
         plan = stack.enter_context(planned(path / manifest.WORK))
         # another process may have had it in the meantime
-        done = manifest.start(path, manifest.IMAGES, plan.content, _Successor(plan, reporter))
+        done = manifest.start(
+            path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
+        )
         yield None if done is not None else _empty_store(plan, path)
 
 
 def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
     """Refuse a plan that is not that of what a folder holds; nothing is written there."""
     with planned() as plan:
-        manifest.recognise(path, manifest.IMAGES, plan.content, _Successor(plan, reporter))
+        manifest.recognise(
+            path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
+        )
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
@@ -140,13 +135,8 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
         source = with_listing_in(source.decoded_by(decoders), listing_place(path))
     if not is_compacted(path, plan.identity):
         store.create_images(path, plan.attributes, plan.templates, plan.encoding)
-        _token(path, plan.identity).issue()
+        ingest_token(path, plan.identity).issue()
     return replace(plan, source=source)
-
-
-def _token(path: Path, identity: str) -> Token:
-    """Return what lets the partitions of a plan be written."""
-    return Token(path / manifest.WORK, identity, "ingest")
 
 
 def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
@@ -155,53 +145,6 @@ def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
         for name in list_folder(source.listing):
             copy_file(source.listing / name, place / name)
     return source.moved(place)
-
-
-@dataclass(frozen=True)
-class _Successor:
-    """Lets a plan take the place of another one of the same source that was not finished.
-
-    So what a failed ingest tells to change can be changed: files are mended, removed or replaced,
-    images are resized, a full scale is given. Nothing that was written is of use then.
-    """
-
-    plan: IngestPlan
-    reporter: Reporter
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """The place of the source; of an object in memory nothing."""
-        settings = self.plan.settings or {}
-        return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
-
-    def follows(self, begun: Mapping[str, Any]) -> bool:
-        """Tell whether what was begun has the same source."""
-        origin, plan = json.loads(json.dumps(hide_in([self.origin, self.plan.content])))
-        other = begun.get("plan", {})
-        if origin and begun.get("origin"):
-            return bool(origin == begun["origin"])
-        places = [content.get("source", {}).get("place") for content in (plan, other)]
-        if places[0] is not None:
-            return bool(places[0] == places[1])
-        return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
-
-    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
-        """Remove what was written of it: first what says that something is written."""
-        self.reporter.say(
-            f"{shown(path)} was begun from other files or with other settings and not finished: "
-            "it is made anew"
-        )
-        work = path / manifest.WORK
-        _token(path, begun["identity"]).revoke()
-        forget_compaction(path)
-        for name in list_folder(work):
-            kept = name in ("plan.json", listing_place(path).name) or name.endswith(PARTIAL_SUFFIX)
-            if not kept:  # the last are what this process works with
-                remove_tree(work / name)
-        made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
-        for name in list_folder(path):
-            if name in made:
-                remove_tree(path / name)
 
 
 def write_partitions(
@@ -263,7 +206,7 @@ class IngestPartition:
         part = part_path(self.path, partition.index)
         if self._is_done(partition, part):
             return False
-        token = _token(self.path, self.identity)
+        token = ingest_token(self.path, self.identity)
         token.require()
         block, records = self._read(partition)
         token.require()
@@ -395,7 +338,7 @@ def finish(
     parts = Parts(path, plan.table)
     found = tally(parts, plan.table)
     refuse_bad_samples(path, plan.table, found, allowed_bad)
-    _token(path, plan.identity).revoke()
+    ingest_token(path, plan.identity).revoke()
     templates = plan.templates
     if found.bad:
         templates = good_templates(plan.templates, found)

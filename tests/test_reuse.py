@@ -294,7 +294,7 @@ def test_stopped_while_it_is_made_anew_either_plan_goes_on(tmp_path, monkeypatch
         place, left = tmp_path / f"{number}-{len(str(cure))}", iter(range(number))
         with pytest.raises(BadSamplesError):
             pipeline.ingest({"source": str(tmp_path / "set")}, place)
-        removed = pipeline.ingest_steps.remove_tree
+        removed = pipeline.succession.remove_tree
 
         def stop(path, left=left, removed=removed):
             if next(left, None) is None:
@@ -302,7 +302,7 @@ def test_stopped_while_it_is_made_anew_either_plan_goes_on(tmp_path, monkeypatch
             removed(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.ingest_steps.remove_tree", stop)
+            patch.setattr("pipeline.succession.remove_tree", stop)
             with pytest.raises(SourceError, match="the power went"):
                 pipeline.ingest({"source": str(tmp_path / "set")} | new, place)
         pipeline.ingest({"source": str(tmp_path / "set")} | cure, place)
@@ -352,6 +352,22 @@ def test_an_append_of_several_sizes_is_made_anew_with_resize(tmp_path):
         pipeline.ingest(str(tmp_path / "more"), path, append=True)
     pipeline.ingest({"source": str(tmp_path / "more"), "resize": [5, 4]}, path, append=True)
     assert content(path)["splits"]["train"]["count"] == 19
+    assert content(path)["digest"] == digest_images(path)
+
+
+def test_samples_that_are_half_added_are_completed_by_their_own_command(tmp_path, monkeypatch):
+    path = pipeline.ingest(from_arrays(make_arrays({"train": 9}), NAMES), tmp_path / "s", SHARD)
+    half = from_arrays(make_arrays({"train": 4}, seed=2), NAMES)
+    more = from_arrays(make_arrays({"train": 5}, seed=3), NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.appending._commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.ingest(half, path, append=True)
+    with pytest.raises(ConflictError, match="run that command again, to complete it"):
+        pipeline.ingest(more, path, append=True)
+    for samples in (half, more):
+        pipeline.ingest(samples, path, append=True)
+    assert content(path)["splits"]["train"]["count"] == 18
     assert content(path)["digest"] == digest_images(path)
 
 
