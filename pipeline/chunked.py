@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, StorePath
 
 from pipeline import shards
 from pipeline.errors import DamagedError, OtherFileError, StoreError
@@ -290,19 +290,25 @@ class StoreArray:
     expected
         The fingerprints of its files, in order along the axis, as they were written; an empty one,
         or none at all, is not checked.
+    metadata
+        What its `zarr.json` should say, where that file is damaged.
     """
 
     path: Path
     name: str
     axis: int = 0
     expected: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        return _open(self.path, self.name)
+        if self.metadata is None:
+            return _open(self.path, self.name)
+        files = PlaceStore(self.path) if is_remote(self.path) else FolderStore(self.path)
+        return zarr.Array.from_dict(StorePath(files, self.name), dict(self.metadata))
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = ("path", "name", "axis", "expected")
+        fields = ("path", "name", "axis", "expected", "metadata")
         return {field: getattr(self, field) for field in fields}
 
     @property
@@ -333,6 +339,8 @@ class StoreArray:
 
     @cached_property
     def _rows(self) -> shards.Rows | None:
+        if self.metadata is not None:
+            return shards.find_rows(self.path / self.name, self.metadata)
         return _find_rows(self.path, self.name)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
@@ -447,6 +455,29 @@ def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
         return False
     whole = zip(keys[1:], shape[1:], strict=False)
     return all(key.indices(size) == (0, size, 1) for key, size in whole)
+
+
+def gathered_metadata(path: Path, name: str, broken: Container[str]) -> dict[str, Any] | None:
+    """Return what the groups above an array have gathered of its metadata; see `consolidate`.
+
+    Parameters
+    ----------
+    path, name
+        The folder of a store, and the array in it.
+    broken
+        Documents of the store that are damaged, and not read.
+    """
+    parts = name.split("/")
+    for depth in range(len(parts) - 1, -1, -1):
+        document = "/".join([*parts[:depth], "zarr.json"])
+        if document in broken:
+            continue
+        try:
+            gathered = read_json(path / document)["consolidated_metadata"]["metadata"]
+            return dict(gathered["/".join(parts[depth:])])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a group that has gathered nothing
+    return None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from pipeline.errors import (
 )
 
 MAX_ROWS = 20
+_HERE = ("threads", "local", "gpus")
+_LONGEST = 500  # characters of a message that is not ours
 
 app = App(
     name="pixsim",
@@ -90,16 +92,18 @@ def ingest(
     shard
         Images per shard; default: some MB's worth.
     cluster
-        threads, local, a scheduler's address, or a file of workflows/clusters.
+        threads, local, a scheduler's address, or a file of workflows/clusters; default: the
+        job's. Steps run where they are called, unless it is given.
     profile
         An HTML file for dask's performance report.
     override
         KEY=VALUE of the job's images: mode=RGB max_bad=1%.
     """
-    images = _images(source, override or ())
-    settings = None if cluster is None else pipeline.make_cluster(cluster, Path(source).parent)
+    images, settings = _images(source, override or (), cluster)
     reporter = pipeline.make_reporter()
     if only is not None:
+        if cluster is None and settings is not None and settings.kind not in _HERE:
+            settings = None  # the steps are what a cluster runs
         _ingest_step(only, images, output, shard, settings, reporter)
         return
     path = pipeline.ingest(
@@ -108,11 +112,14 @@ def ingest(
     _print_images(pipeline.describe(path))
 
 
-def _images(source: str, overrides: Sequence[str]) -> Any:
-    """Return what a source or the images of a job file say, with overrides."""
-    if source.endswith((".yml", ".yaml")):
-        return pipeline.load_images(Path(source), overrides)
-    return pipeline.make_images(source, overrides)
+def _images(source: str, overrides: Sequence[str], cluster: str | None) -> tuple[Any, Any]:
+    """Return what a source or a job file says of images, with overrides, and of the cluster."""
+    if source.lower().endswith((".yml", ".yaml")):
+        inner = [f"images.{text}" for text in overrides]
+        job = pipeline.load_job(source, inner, cluster=cluster)
+        return job.images, job.named_cluster
+    settings = None if cluster is None else pipeline.make_cluster(cluster, Path(source).parent)
+    return pipeline.make_images(source, overrides), settings
 
 
 def _ingest_step(
@@ -120,7 +127,7 @@ def _ingest_step(
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
     if step == "plan":
-        number = pipeline.plan_ingest(images, output, shard, settings)
+        number = pipeline.plan_ingest(images, output, shard, settings, reporter)
         print(f"{_number(number, 'partition')} to write" if number else "finished already")
         return
     if step == "finish":
@@ -500,9 +507,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{text} See 'pixsim --help'.", InputError.exit_code, debug)
     except KeyboardInterrupt:
         return _stopped("interrupted", debug)
-    except OSError as error:
-        return _fail(str(error), 1, debug)
+    except Exception as error:  # one line, whatever it is: the traceback is for --debug
+        return _fail(_unforeseen(error), 1, debug)
     return 0
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return what is said of an error that is none of ours: its kind, its message, a cure."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    said = f"{kinds[0]}: {text}" if text else kinds[0]
+    kept = "what is written is kept"
+    if "OutOfMemoryError" in kinds or "cuda out of memory" in text.lower():
+        return f"{said}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
+    if isinstance(error, MemoryError):
+        return f"{said}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
+    if isinstance(error, OSError):
+        return str(error) or said
+    return f"{said}; pixsim --debug shows where it comes from"
 
 
 def _print_bad_samples(error: BadSamplesError) -> None:

@@ -47,6 +47,16 @@ class Workers:
     memory: int
     apart: bool = False
 
+    @property
+    def at_once(self) -> int:
+        """Tasks that all of them run at once."""
+        return max(1, self.processes) * self.tasks
+
+    def threads_for(self, count: int) -> int:
+        """Return how many cores each of `count` tasks may use, so that all are used once."""
+        share = max(1, self.cores // max(1, min(self.at_once, count)))
+        return min(share, self.tasks) if self.apart else share
+
 
 def find_workers(settings: ClusterSettings | None = None) -> Workers:
     """Tell what a cluster offers; a scheduler is asked, nothing is started.

@@ -12,9 +12,9 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,13 +28,15 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.clients import (
     Workers,
     current_client,
+    find_workers,
     local_workers,
     open_client,
     remote_workers,
 )
 from pipeline.cluster_kinds import dashboard_link
-from pipeline.cluster_settings import ClusterSettings
+from pipeline.cluster_settings import ClusterSettings, make_cluster
 from pipeline.computing import PREFIX, compute_here, compute_there, one_task
+from pipeline.doors import checked
 from pipeline.exact import Int64Array
 from pipeline.memory import peak_memory
 from pipeline.profiling import profiled, refuse_profile
@@ -142,12 +144,7 @@ class _DaskExecutor:
     client: Any = None
 
     def threads_for(self, count: int) -> int:
-        share = max(1, self.layout.cores // max(1, min(self._at_once, count)))
-        return min(share, self.layout.tasks) if self.layout.apart else share
-
-    @property
-    def _at_once(self) -> int:
-        return max(1, self.layout.processes) * self.layout.tasks
+        return self.layout.threads_for(count)
 
     def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
         if not count:
@@ -171,7 +168,10 @@ class _DaskExecutor:
                 pieces = kept.find(count) if kept else []
                 if pieces:
                     phase.advance(sum(size_of(piece.numbers) for piece in pieces))
-                copies, shares = self.client is not None, share_out(count, self._at_once, pieces)
+                copies, shares = (
+                    self.client is not None,
+                    share_out(count, self.layout.at_once, pieces),
+                )
                 lanes = [
                     Lane(function, watch, shape, kept, f"{topic}-{lane}", given, numbers, copies)
                     for lane, (given, numbers) in enumerate(shares)
@@ -215,9 +215,10 @@ class _DaskExecutor:
                 self.client.unsubscribe_topic(topic)
 
 
+@checked
 @contextmanager
 def open_executor(
-    settings: ClusterSettings | None = None,
+    settings: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     profile: Path | None = None,
 ) -> Iterator[Executor]:
@@ -226,8 +227,8 @@ def open_executor(
     Parameters
     ----------
     settings
-        What a job file's `cluster` says; default: the dask client that this process has opened,
-        which stays open, else threads.
+        What a job file's `cluster` says, also as a text; default: the dask client that this process
+        has opened, which stays open, else threads.
     reporter
         Told of the dashboard's address, and of what is waited for.
     profile
@@ -240,7 +241,7 @@ def open_executor(
     ClusterError
         Where it cannot be had, or no worker comes.
     """
-    chosen, listener = settings or ClusterSettings(), reporter or SilentReporter()
+    chosen, listener = _as_settings(settings), reporter or SilentReporter()
     client = current_client() if settings is None else None
     if profile is not None:
         refuse_profile(profile, chosen.kind if client is None else "scheduler")
@@ -256,6 +257,81 @@ def open_executor(
                 listener.say(f"dashboard at {link}")
             with profiled(opened, profile, listener):
                 yield _on_workers(opened, layout, chosen)
+
+
+@contextmanager
+def deferred_executor(
+    settings: ClusterSettings | str | None = None,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+) -> Iterator[Executor]:
+    """Give an executor whose cluster is opened by the first task, and close it at the end.
+
+    What a job can be refused for without a worker is refused before one is waited for, and what is
+    finished needs none. Parameters and errors are those of `open_executor`; what a cluster is said
+    to be is checked now.
+    """
+    chosen = _as_settings(settings)
+    client = current_client() if settings is None else None
+    asked = client is not None or chosen.kind == "scheduler"
+    if profile is not None:
+        refuse_profile(profile, "scheduler" if client is not None else chosen.kind)
+    offered = None if asked else find_workers(chosen)
+    with ExitStack() as stack:
+        yield _Deferred(
+            lambda: stack.enter_context(open_executor(settings and chosen, reporter, profile)),
+            offered,
+        )
+
+
+def _as_settings(settings: ClusterSettings | str | None) -> ClusterSettings:
+    return make_cluster(settings) if isinstance(settings, str) else settings or ClusterSettings()
+
+
+class _Deferred:
+    """An executor that is opened when it is used.
+
+    Parameters
+    ----------
+    open_it
+        Opens it.
+    offered
+        What its workers will be; None where only they can tell.
+    """
+
+    def __init__(self, open_it: Callable[[], Executor], offered: Workers | None) -> None:
+        self._open_it, self._offered = open_it, offered
+
+    @cached_property
+    def _opened(self) -> Executor:
+        return self._open_it()
+
+    @property
+    def description(self) -> str:
+        return self._opened.description
+
+    @property
+    def layout(self) -> Workers:
+        return self._offered or self._opened.layout
+
+    def threads_for(self, count: int) -> int:
+        return self.layout.threads_for(count)
+
+    def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
+        return self._opened.map(function, count, phase) if count else []
+
+    def add(
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
+    ) -> Int64Array:
+        return self._opened.add(function, count, shape, phase, kept)
+
+    def peak_memory(self) -> int | None:
+        return self._opened.peak_memory()
 
 
 def _on_threads(settings: ClusterSettings) -> Executor:

@@ -6,6 +6,7 @@ file in a folder `workflows/clusters`, or the path of such a file; or as a mappi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,9 @@ from pydantic import (
 )
 
 from pipeline.errors import ConfigError
-from pipeline.settings import Settings, as_bytes, nearest
-from pipeline.yaml_files import first_problem, load_mapping, refuse_unknown
+from pipeline.places import at_home
+from pipeline.settings import LocalPath, Settings, as_bytes, nearest
+from pipeline.yaml_files import describe, first_problem, load_mapping, refuse_unknown
 
 FOLDER = Path("workflows", "clusters")
 """Where files of clusters lie: in the working directory, and in the package."""
@@ -78,9 +80,9 @@ class TlsSettings(Settings):
         The certificate of this side and its key, PEM.
     """
 
-    ca_file: Path
-    cert: Path
-    key: Path
+    ca_file: LocalPath
+    cert: LocalPath
+    key: LocalPath
 
 
 class ClusterSettings(Settings):
@@ -130,7 +132,7 @@ class ClusterSettings(Settings):
     workers: PositiveInt | None = None
     threads_per_worker: PositiveInt = 1
     address: str | None = None
-    scheduler_file: Path | None = None
+    scheduler_file: LocalPath | None = None
     memory: Annotated[PositiveInt | None, BeforeValidator(as_bytes)] = None
     tls: TlsSettings | None = None
     walltime: Annotated[str | None, BeforeValidator(_as_walltime)] = None
@@ -183,7 +185,7 @@ def _listed(kinds: tuple[str, ...]) -> str:
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
-def make_cluster(text: str, beside: Path | None = None) -> ClusterSettings:
+def make_cluster(text: str | Path, beside: Path | None = None) -> ClusterSettings:
     """Return the settings of a cluster.
 
     Parameters
@@ -200,8 +202,10 @@ def make_cluster(text: str, beside: Path | None = None) -> ClusterSettings:
     ConfigError
         Where there is no such cluster, or its file holds unknown keys or wrong values.
     """
+    if not isinstance(text, str | os.PathLike):
+        raise ConfigError(f"cluster: {describe(text)}, expected a text or a path, such as 'local'")
     try:
-        return ClusterSettings.model_validate(cluster_mapping(text, beside))
+        return ClusterSettings.model_validate(cluster_mapping(str(text), beside))
     except ValidationError as error:
         raise ConfigError(f"cluster '{text}': {first_problem(error)}") from None
 
@@ -221,7 +225,7 @@ def cluster_mapping(text: str, beside: Path | None = None) -> dict[str, Any]:
 def _find_file(text: str, beside: Path | None) -> Path | None:
     """Return the file of a cluster; nothing for `threads` and `local`, which need none."""
     if "/" in text or text.endswith(_SUFFIXES):
-        return Path(text)
+        return Path(at_home(text))
     files = {path.stem: path for path in _files(beside)}
     if text in files:
         return files[text]

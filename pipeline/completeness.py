@@ -127,7 +127,7 @@ def _wrong_documents(
         if name not in sizes:
             yield name, MISSING
         elif sizes[name] != recorded.get(name, sizes[name]):
-            yield name, f"has {sizes[name]:,} bytes, {recorded[name]:,} were written"
+            yield name, f"has {sizes[name]:,} bytes, {recorded[name]:,} bytes were written"
 
 
 def _wrong_arrays(

@@ -28,9 +28,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
-from pipeline.places import locate
+from pipeline.places import is_place, locate, options_of
 from pipeline.schema import METRICS
-from pipeline.settings import Names, Settings, one_or_many, unique
+from pipeline.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.urls import shown
 from pipeline.yaml_files import describe, first_problem, load_mapping, refuse_unknown
 
@@ -39,10 +39,8 @@ DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 
 def _place(value: object) -> Path:
     """Read a path or a URL."""
-    if isinstance(value, str) and value:
-        return locate(value)
-    if value and hasattr(value, "joinpath"):
-        return cast(Path, value)
+    if is_place(value):
+        return locate(cast(Path, value))
     raise ValueError("expected a path or a URL")
 
 
@@ -118,6 +116,16 @@ class JobSettings(Settings):
             content["images"] = {"storage_options": options} | images
         return content
 
+    def decides(self) -> dict[str, Any]:
+        """Return what of these settings decides the result of a run by itself."""
+        return {
+            "fit": self.fit,
+            "evaluate": list(self.evaluate),
+            "prototypes": self.prototypes,
+            "metrics": list(self.metrics),
+            "allow_empty_classes": self.allow_empty_classes,
+        }
+
     @property
     def named_cluster(self) -> ClusterSettings | None:
         """The cluster that the job names; nothing where it leaves that to its caller."""
@@ -139,18 +147,21 @@ class Environment(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PIXSIM_", frozen=True)
 
-    datasets: Path | None = None
-    data: Path = Path("data")
-    catalog: Path | None = None
+    datasets: LocalPath | None = None
+    data: LocalPath = Path("data")
+    catalog: LocalPath | None = None
 
 
 def load_environment() -> Environment:
     """Read the environment variables `PIXSIM_*`."""
-    return Environment()
+    try:
+        return Environment()
+    except ValidationError as error:
+        raise ConfigError(f"environment variables PIXSIM_*: {first_problem(error)}") from None
 
 
 def load_job(
-    path: Path,
+    path: Path | str,
     overrides: Iterable[str] = (),
     output: Path | str | None = None,
     cluster: str | None = None,
@@ -174,13 +185,14 @@ def load_job(
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
+    path = locate(path)
     content = load_mapping(path)
     if cluster is not None:
         content["cluster"] = cluster
     content = _with_cluster(content, path.parent)
     content = _with_cluster(with_overrides(content, overrides), path.parent)
     if output is not None:
-        content["output"] = str(output)
+        content["output"] = output
     content.setdefault("name", path.stem)
     return make_job(content, where=str(path))
 
@@ -195,7 +207,7 @@ def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any
 
 def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """Validate the settings of a job given as a mapping."""
-    settings = _with_cluster(dict(content), None)
+    settings = _with_cluster(dict(require_mapping(content, where)), None)
     refuse_unknown(settings, JobSettings, where, "")
     models: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "images": ImageSettings}
     for key, model in models.items():
@@ -210,14 +222,14 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
 
 
 def make_images(
-    content: str | Mapping[str, Any] | ImageSettings, overrides: Iterable[str] = ()
+    content: str | Path | Mapping[str, Any] | ImageSettings, overrides: Iterable[str] = ()
 ) -> ImageSettings:
     """Validate what a job says of its images: a source as a text, or a mapping of settings.
 
     Parameters
     ----------
     content
-        The text or the mapping.
+        The text, or a path; or the mapping.
     overrides
         `key=value` texts that replace settings; see `load_job`.
 
@@ -232,7 +244,10 @@ def make_images(
             return content
         hidden = {"storage_options": content.storage_options}
         content = content.model_dump(exclude_unset=True) | hidden
-    settings = {"source": content} if isinstance(content, str) else dict(content)
+    if is_place(content):
+        options = options_of(cast(Path, content))
+        content = {"source": content} | ({"storage_options": options} if options else {})
+    settings = dict(require_mapping(content, "images"))
     settings = with_overrides(settings, changes)
     refuse_unknown(settings, ImageSettings, "images", "")
     try:
@@ -241,7 +256,27 @@ def make_images(
         raise ConfigError(f"images: {first_problem(error)}") from None
 
 
-def load_images(path: Path, overrides: Iterable[str] = ()) -> ImageSettings:
+def require_mapping(value: object, where: str) -> Mapping[str, Any]:
+    """Return settings that are given as a mapping, or raise `ConfigError`."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {describe(value)}, expected a mapping of settings")
+    return value
+
+
+def require_job(job: object) -> JobSettings:
+    """Return the settings of a job that is given as such, as a mapping, or as a job file.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither, or not as it should be.
+    """
+    if isinstance(job, JobSettings):
+        return job
+    return load_job(cast(Path, job)) if is_place(job) else make_job(cast(Any, job))
+
+
+def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSettings:
     """Read the images of a job file; overrides are keys of its `images`.
 
     Raises
@@ -249,6 +284,7 @@ def load_images(path: Path, overrides: Iterable[str] = ()) -> ImageSettings:
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
+    path = locate(path)
     content = load_mapping(path)
     images = content.get("images")
     content["images"] = with_overrides(

@@ -39,6 +39,10 @@ class ConvertedSource:
         return self.source.full_scale if depth is None else 2**depth - 1
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "remarks", ()))
+
+    @property
     def provenance(self) -> Mapping[str, Any]:
         return {**self.source.provenance, "conversion": self.conversion.describe()}
 

@@ -121,10 +121,12 @@ def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
         folders.append(Path(entry.system["folder"]))
     folders.append(environment.data / "downloads" / entry.name)
     folders = [folder.absolute() for folder in folders]  # workers may run elsewhere
-    # below each, where torchvision's own classes put them
-    return [
-        place for folder in folders for place in (folder, folder / str(entry.torchvision) / "raw")
-    ]
+    return [place for folder in folders for place in _beside(folder, entry)]
+
+
+def _beside(folder: Path, entry: CatalogEntry) -> tuple[Path, Path]:
+    """Return a folder, and where torchvision's own classes put files below it."""
+    return folder, folder / str(entry.torchvision) / "raw"
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -134,12 +136,19 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 def find_folder(entry: CatalogEntry, environment: Environment | None = None) -> Path | None:
     """Return the folder that holds all files of an entry, or None."""
-    for folder in _folders(entry, environment or load_environment()):
-        if entry.kind == "idx" and all(find_file(folder, name) for name in _files(entry)):
-            return folder
-        if entry.kind == "cifar10" and (folder / "cifar-10-batches-py").is_dir():
-            return folder
-    return None
+    folders = _folders(entry, environment or load_environment())
+    return next((folder for folder in folders if _has_files(folder, entry)), None)
+
+
+def holds_entry(folder: Path, entry: CatalogEntry) -> bool:
+    """Tell whether a folder holds the files of an entry, as downloads put them there."""
+    return any(_has_files(place, entry) for place in _beside(folder, entry))
+
+
+def _has_files(folder: Path, entry: CatalogEntry) -> bool:
+    if entry.kind == "idx":
+        return all(find_file(folder, name) for name in _files(entry))
+    return entry.kind == "cifar10" and (folder / "cifar-10-batches-py").is_dir()
 
 
 def list_datasets() -> list[tuple[CatalogEntry, str]]:

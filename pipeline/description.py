@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import manifest
 from pipeline.completeness import require_files_of, require_tables
 from pipeline.content import digest_images, partition_table
+from pipeline.doors import checked
 from pipeline.errors import DamagedError, StoreError
 from pipeline.partitions import image_bytes
 from pipeline.places import exists, is_folder, locate, sizes_below
@@ -22,6 +23,7 @@ def folder_bytes(path: Path) -> int:
     return sum(sizes_below(path).values())
 
 
+@checked
 def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe an image set or a run from its manifest.
 
@@ -125,6 +127,7 @@ def kind_or_refuse(path: Path) -> str:
     raise DamagedError(f"{path / manifest.MANIFEST}: cannot be read; make it anew")
 
 
+@checked
 def digest(
     path: Path | str, storage_options: Mapping[str, Any] | None = None
 ) -> dict[str, str | None]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline import kernels
+from pipeline.doors import checked
 from pipeline.errors import SchemaError, ShapeError
 from pipeline.exact import (
     Float64Array,
@@ -43,7 +44,7 @@ from pipeline.schema import (
     METRICS,
     NUMERATOR,
     SAMPLE,
-    check,
+    pick,
 )
 from pipeline.threads import in_ranges
 
@@ -197,6 +198,7 @@ def check_shapes(images: xr.Dataset, prototypes: xr.Dataset) -> None:
         )
 
 
+@checked
 def distances(
     images: xr.Dataset,
     prototypes: xr.Dataset,
@@ -230,8 +232,8 @@ def distances(
     """
     names = check_metrics(metrics)
     lazy = lazy_images(images)
-    check(prototypes[NUMERATOR.name], NUMERATOR)
-    check(prototypes[DENOMINATOR.name], DENOMINATOR)
+    pick(prototypes, NUMERATOR)
+    pick(prototypes, DENOMINATOR)
     check_shapes(images, prototypes)
     image = lazy[IMAGE.name]
     whole = dict.fromkeys(prototypes[NUMERATOR.name].dims, -1)

@@ -6,7 +6,6 @@ to hold some million samples, in files of a temporary folder; then each bucket i
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import tables
+from pipeline.files import scratch_folder
 from pipeline.manifest import WORK
 from pipeline.partitions import ceil_div
 from pipeline.places import remove_tree
@@ -101,8 +101,8 @@ def _buckets(hashes: Iterable[npt.NDArray[Any]], total: int) -> Iterator[npt.NDA
         pieces = list(_entries(hashes))
         yield np.concatenate(pieces) if pieces else np.empty(0, _ENTRY)
         return
-    with tempfile.TemporaryDirectory(prefix="pixsim-") as folder, ExitStack() as stack:
-        places = [Path(folder) / str(number) for number in range(buckets)]
+    with scratch_folder() as folder, ExitStack() as stack:
+        places = [folder / str(number) for number in range(buckets)]
         files = [stack.enter_context(place.open("wb")) for place in places]
         for entries in _entries(hashes):
             heads = np.ascontiguousarray(entries["sha256"]).view(">u4").reshape(-1, 8)[:, 0]

@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline import plots
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.explanation import Explanation
 from pipeline.files import replaced
@@ -26,6 +27,7 @@ KINDS = {".png": "png", ".svg": "svg"}
 DPI = 150
 
 
+@checked
 def draw_explanation(explanation: Explanation, picture: Path, pixels: str | None = None) -> None:
     """Draw an image, the nearest prototypes, where they differ, distances and pixel values.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline import manifest, store
 from pipeline.classes import select_classes
 from pipeline.distance import distances_block, make_reference
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.exact import Float64Array
 from pipeline.predictions import predict_block
@@ -74,6 +75,7 @@ def _ranked(distances: Float64Array) -> list[int]:
     return [int(position) for position in order if np.isfinite(distances[position])]
 
 
+@checked
 def explain(
     run: Path | str,
     split: str,

@@ -7,6 +7,7 @@ read by nobody, and swept away when the folder is taken up again, or finished.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def replaced(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     later with others, see `durability`, is flushed here only where it takes the place of another.
     """
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="pixsim-") as folder:
-            aside = Path(folder) / "content"
+        with scratch_folder() as folder:
+            aside = folder / "content"
             yield aside
             put_file(aside, path)
         return
@@ -149,6 +150,73 @@ def _may_live(name: str) -> bool:
     if len(mark) != 4 or not (mark[1].isdigit() and mark[2].isdigit()):
         return True
     return Process(mark[0], int(mark[1]), int(mark[2])).lives is not False
+
+
+_SCRATCH = "pixsim-scratch"
+_TRIES = 100
+# the folders that this process made for a while, by process: a fork's are not its parent's
+_made: dict[Path, tuple[int, list[Path]]] = {}
+_swept: set[Path] = set()  # where nothing is looked for again: small files are written often
+
+
+@contextmanager
+def scratch_folder(base: Path | None = None) -> Iterator[Path]:
+    """Give an empty local folder, and remove it; see `make_scratch`."""
+    folder = make_scratch(base)
+    try:
+        yield folder
+    finally:
+        remove_scratch(folder)
+
+
+def make_scratch(base: Path | None = None) -> Path:
+    """Make an empty local folder for what this process needs for a while.
+
+    It is removed by `remove_scratch`, or when the process ends. Its name says which process it is
+    of: those that killed processes left in `base` are removed now.
+
+    Parameters
+    ----------
+    base
+        The folder to make it in, made where it is missing; default: the system's for temporary
+        files.
+    """
+    home = Path(tempfile.gettempdir()) if base is None else base
+    if home not in _swept:
+        _swept.add(home)
+        with suppress(OSError):
+            for left in home.glob(f"{_SCRATCH}.*{PARTIAL_SUFFIX}"):
+                if not _may_live(left.name):
+                    shutil.rmtree(left, ignore_errors=True)
+    for last in range(_TRIES, 0, -1):
+        missing = [place for place in (home, *home.parents) if not place.exists()]
+        folder = aside_of(home / _SCRATCH)
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileNotFoundError:  # another process removed the folder above, being empty
+            if last == 1:
+                raise
+        else:
+            break
+    _made[folder] = (os.getpid(), missing)
+    return folder
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove a folder of `make_scratch`, and those above it that were made for it and are empty."""
+    process, parents = _made.pop(folder, (0, []))
+    if process != os.getpid():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        for parent in parents:
+            parent.rmdir()
+
+
+@atexit.register
+def _remove_all() -> None:
+    for folder in list(_made):
+        remove_scratch(folder)
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import manifest, store
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.places import locate
@@ -41,6 +42,7 @@ def grid_of_prototypes(path: Path) -> Image.Image:
     return draw_prototypes(open_run(path).prototypes)
 
 
+@checked
 def draw_grid(
     path: Path | str,
     picture: Path,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.pictures import to_picture
 from pipeline.plot_style import (
@@ -23,11 +24,12 @@ from pipeline.plot_style import (
     bare,
     ink_on,
     one_line,
+    require_image,
     write_inside,
     write_title,
 )
 from pipeline.runs import Run
-from pipeline.schema import CLASS, PROTOTYPE, SPREAD
+from pipeline.schema import CLASS, PROTOTYPE, SPREAD, pick
 
 CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,
 FEW_INCHES = 1.4  # and where there are few
@@ -40,6 +42,7 @@ LETTER = 0.58  # the width of a letter, in font sizes
 LINE = 1.5  # the height of a line, in font sizes
 
 
+@checked
 def image(
     pixels: npt.NDArray[Any], full_scale: float, *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -56,6 +59,7 @@ def image(
     ax
         Where to draw; default: a new figure.
     """
+    require_image(pixels)
     ax = axes_of_size(ax, 3, 3)
     picture = to_picture(pixels, full_scale, max(np.shape(pixels)[:2]))
     ax.imshow(np.asarray(picture), cmap=SHADES, vmin=0, vmax=255, interpolation="nearest")
@@ -65,6 +69,7 @@ def image(
     return ax
 
 
+@checked
 def gallery(
     images: Sequence[npt.NDArray[Any]],
     captions: Sequence[str],
@@ -98,6 +103,8 @@ def gallery(
             f"{len(images)} images and {len(captions)} captions, expected one caption for each "
             "image, and one image at least"
         )
+    for each in images:
+        require_image(each)
     limit = max(8, min(MAX_SIDE, math.isqrt(MAX_MOSAIC // len(images))))
     pictures = [
         np.asarray(to_picture(each, full_scale, min(max(each.shape[:2]), limit)).convert("RGBA"))
@@ -145,6 +152,7 @@ def _draw_gallery(
     return ax
 
 
+@checked
 def prototypes(
     run: Run | xr.Dataset,
     what: Literal["prototype", "std"] = "prototype",
@@ -166,11 +174,15 @@ def prototypes(
     if what not in (PROTOTYPE.name, SPREAD.name):
         raise InputError(f"what={what!r}, expected 'prototype' or 'std'")
     found = run.prototypes if isinstance(run, Run) else run
+    drawn = pick(found, SPREAD if what == SPREAD.name else PROTOTYPE)
+    if "full_scale" not in found.attrs:
+        raise InputError("prototypes without full_scale, expected what pipeline.prototypes returns")
     full_scale = float(found.attrs["full_scale"]) / (2 if what == SPREAD.name else 1)
     names = [str(name) for name in found[CLASS].values]
-    return gallery(list(found[what].values), names, full_scale, ax=ax)
+    return gallery(list(drawn.values), names, full_scale, ax=ax)
 
 
+@checked
 def pixel_values(
     pixels: npt.NDArray[Any],
     full_scale: float,
@@ -197,6 +209,7 @@ def pixel_values(
     InputError
         Where the part has no pixel, or more than a table can show.
     """
+    require_image(pixels)
     down = range(*(rows or slice(None)).indices(pixels.shape[0]))
     across = range(*(columns or slice(None)).indices(pixels.shape[1]))
     if not 0 < len(down) * len(across) <= MAX_CELLS:
@@ -235,6 +248,7 @@ def _value(pixel: Any, full_scale: float) -> str:
     return "/".join(str(value) if isinstance(value, int) else f"{value:.3g}" for value in values)
 
 
+@checked
 def difference(
     pixels: npt.NDArray[Any],
     prototype: npt.NDArray[Any],
@@ -261,6 +275,7 @@ def difference(
     InputError
         Where the two are not of one shape.
     """
+    require_image(pixels)
     if pixels.shape != prototype.shape:
         raise InputError(
             f"an image of shape {pixels.shape} and a prototype of {prototype.shape}, expected "

@@ -12,6 +12,7 @@ import xarray as xr
 
 from pipeline import markup
 from pipeline.completeness import require_tables
+from pipeline.doors import checked
 from pipeline.manifest import IMAGES, read_manifest
 from pipeline.places import locate
 from pipeline.samples import SAMPLES
@@ -35,6 +36,9 @@ class ImageSet:
 
     path: Path
     storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", locate(self.path, self.storage_options or None))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -91,6 +95,7 @@ class ImageSet:
         return markup.table(["class", *splits], rows) + note
 
 
+@checked
 def open_store(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> ImageSet:
     """Open an image set, to see what it holds.
 

@@ -6,11 +6,14 @@ given out again: neither by `repr` nor in a dump.
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -18,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.settings import Name, Names, Settings, as_bytes, one_or_many
+from pipeline.settings import Name, Names, Place, Settings, as_bytes, one_or_many
 from pipeline.urls import shown
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
@@ -81,9 +84,19 @@ def _resize(value: object) -> int | Size | None:
         raise ValueError(f"{error}, or the length of the shorter side") from None
 
 
+def _encoding(value: str) -> str:
+    try:
+        known = codecs.lookup(value)
+    except LookupError:
+        known = None
+    if known is None or not known._is_text_encoding:
+        raise ValueError("expected the name of an encoding, such as utf-8, latin-1 or cp1252")
+    return value
+
+
 Sized = Annotated[Size | None, BeforeValidator(_pair)]
 Resized = Annotated[int | Size | None, BeforeValidator(_resize)]
-Places = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(one_or_many)]
+Places = Annotated[tuple[Place, ...], Field(min_length=1), BeforeValidator(one_or_many)]
 
 
 class ImageSettings(Settings):
@@ -106,7 +119,9 @@ class ImageSettings(Settings):
         The classes in the order of their codes; default: what the source says, else the labels
         that occur.
     columns
-        Of tables: which column is the `image`, `path`, `label`, `split`.
+        Of tables: which column is the `image`, `path`, `label`, `split`; null: none is.
+    encoding
+        Of lists of text: such as `latin-1`; default: what a mark says, else UTF-8.
     root
         Of lists: the folder that paths are relative to; default: that of the list.
     variables, dims
@@ -135,14 +150,15 @@ class ImageSettings(Settings):
         Samples per shard; default: some MB's worth.
     """
 
-    source: Annotated[str, Field(min_length=1)] | None = None
-    splits: dict[Name, Places] | None = None
+    source: Place | None = None
+    splits: Annotated[dict[Name, Places], Field(min_length=1)] | None = None
     kind: Literal[KINDS] | None = None  # type: ignore[valid-type]
     split: Name = "train"
-    store: str | None = None
+    store: Place | None = None
     class_names: Names | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
-    root: str | None = None
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = None
+    root: Place | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     dims: dict[str, str] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -161,7 +177,7 @@ class ImageSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        return {"source": value} if isinstance(value, str) else value
+        return {"source": value} if isinstance(value, str | os.PathLike) else value
 
     @model_validator(mode="after")
     def _one_place(self) -> ImageSettings:

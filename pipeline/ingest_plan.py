@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +32,14 @@ class IngestPlan:
         Split -> what it will hold, in the order of the source.
     settings
         What opens the source again, in plain values; None where it is an object in memory.
+    remarks
+        What was decided by the layout of the source, and what was left out; to be told.
     """
 
     source: Source
     templates: Mapping[str, store.SplitTemplate]
     settings: Mapping[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def table(self) -> PartitionTable:
@@ -47,6 +51,15 @@ class IngestPlan:
     @property
     def count(self) -> int:
         return sum(template.count for template in self.templates.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it: classes whose names are easily taken for one."""
+        alike = _alike(self.source.class_names, str.casefold)
+        if alike is None:
+            return []
+        first, second = alike
+        return [f"classes '{first}' and '{second}' differ in case only; they stay two classes"]
 
     @property
     def encoding(self) -> dict[str, Any]:
@@ -92,10 +105,10 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
     """
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
-    _check_names(source.class_names)
+    splits = source.splits()
+    check_names(source.class_names, splits, getattr(source, "unlabelled", False))
     templates = {}
-    for name, info in source.splits().items():
-        _check_split(name)
+    for name, info in splits.items():
         layout = choose_layout(info.count, image_bytes(info.shape, info.dtype), shard_samples)
         templates[name] = store.SplitTemplate(info.count, info.shape, info.dtype, layout)
     _check_depths(templates, source.full_scale)
@@ -105,13 +118,57 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
     return plan
 
 
-def _check_names(names: Sequence[str]) -> None:
-    """Raise `LabelError` where two classes have one name, or there is none."""
-    seen: set[str] = set()
-    doubled = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    if doubled or not names:
-        found = f"two classes named '{doubled[0]}'" if doubled else "no class names"
-        raise LabelError(f"{found}, expected one name for each label code; name them apart")
+def check_names(
+    class_names: Sequence[str], splits: Iterable[str], unlabelled: bool = False
+) -> None:
+    """Raise where classes or splits cannot be told apart by their names, or have none.
+
+    Images of which none has a label, which are `unlabelled`, need no classes.
+
+    Raises
+    ------
+    LabelError
+        Where two classes have one name, or two spellings of one in Unicode, or there is none.
+    SourceError
+        Where no group of a store can have the name of a split, or two differ in case only: some
+        file systems take them for one.
+    """
+    if not class_names and not unlabelled:
+        raise LabelError("no class names, expected one name for each label code; name them")
+    doubled = _alike(class_names, normal)
+    if doubled is not None:
+        first, second = doubled
+        same = f"two classes named '{first}'"
+        if first != second:
+            same = f"classes {first!a} and {second!a} are one name, written in two ways in Unicode"
+        raise LabelError(
+            f"{same}, expected one name for each label code; name them apart, or write them alike"
+        )
+    names = list(splits)
+    for name in names:
+        _check_split(name)
+    alike = _alike(names, lambda name: normal(name).casefold())
+    if alike is not None:
+        raise SourceError(
+            f"splits {alike[0]!a} and {alike[1]!a} differ in case or in Unicode only, expected "
+            "names that all file systems tell apart; write them alike in the source, or name them "
+            "apart"
+        )
+
+
+def normal(name: str) -> str:
+    """Return the one spelling of a name that Unicode has for all that look the same (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(names: Iterable[str], key: Callable[[str], str]) -> tuple[str, str] | None:
+    """Return the first two names of one key."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if key(name) in seen:
+            return seen[key(name)], name
+        seen[key(name)] = name
+    return None
 
 
 def _check_depths(templates: Mapping[str, store.SplitTemplate], full_scale: int) -> None:
@@ -135,13 +192,15 @@ def _check_split(name: str) -> None:
         )
 
 
-def expected_content(source: Source) -> dict[str, Any]:
-    """Return what the manifest of a source's store will say, as far as it is known.
+def expected_content(plan: IngestPlan, *, least: bool = False) -> dict[str, Any]:
+    """Return what the manifest of a planned store will say, as far as it is known.
 
-    Labels are not: each class is given as many images as the split has, the most there can be.
+    Labels are not: each class is given as many images as the split has, the most there can be; or,
+    for what a job needs at `least`, one.
     """
-    content = plan_source(source, Path("images")).content
-    for split in content["splits"].values():
-        split["labels"] = [split["count"]] * len(content["class_names"])
-        split["unlabelled"] = 0
-    return content | {"digest": None}
+    content = {**plan.content, "splits": {}}
+    for name, split in plan.content["splits"].items():
+        count = 1 if least else split["count"]
+        labels = {"labels": [count] * len(content["class_names"]), "unlabelled": 0}
+        content["splits"][name] = {**split, **labels}
+    return content | {"digest": None, "provenance": plan.content["source"]}

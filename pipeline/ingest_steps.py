@@ -13,8 +13,8 @@ The three steps can run apart, on different machines that see the same store.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,14 +39,16 @@ from pipeline.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.errors import (
     DamagedError,
     IncompleteError,
+    InUseError,
     LabelError,
     ShapeError,
     SourceError,
     hide_in,
 )
 from pipeline.fencing import Token
-from pipeline.files import copy_file
+from pipeline.files import PARTIAL_SUFFIX, copy_file
 from pipeline.ingest_plan import IngestPlan
+from pipeline.locks import held
 from pipeline.partitions import Partition, PartitionTable
 from pipeline.places import is_remote, list_folder, remove_tree
 from pipeline.progress import Reporter
@@ -72,6 +74,8 @@ from pipeline.urls import shown
 # what lies in a store that is being made, beside its splits
 _FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
+Planned = Callable[..., AbstractContextManager[IngestPlan]]
+
 
 def listing_place(path: Path) -> Path:
     """Return where a store that is being made keeps the listing of its samples."""
@@ -79,8 +83,15 @@ def listing_place(path: Path) -> Path:
 
 
 @contextmanager
-def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
+def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
     """Hold a store and make it empty, as a plan says; what exists of the same one is kept.
+
+    Parameters
+    ----------
+    planned
+        Plans the store, given a folder for what is needed for a while, if there is one.
+    path, reporter
+        The store, and who is told.
 
     Yields
     ------
@@ -93,10 +104,30 @@ def begun(plan: IngestPlan, path: Path, reporter: Reporter) -> Iterator[IngestPl
     InUseError
         Where another process makes it.
     """
-    with manifest.claimed(
-        path, manifest.IMAGES, plan.content, reporter.say, _Successor(plan, reporter)
-    ) as done:
+    # what cannot be the store of any plan is refused before anything is listed
+    if manifest.could_hold(path, manifest.IMAGES):
+        _compare(planned, path, reporter)
+        manifest.tidy(path)
+        yield None
+        return
+    with manifest.only_if_filled(path), ExitStack() as stack:
+        try:
+            stack.enter_context(held(path, "image set", reporter.say))
+        except InUseError:
+            _compare(
+                planned, path, reporter
+            )  # to wait for the other is of no use where it makes another
+            raise
+        plan = stack.enter_context(planned(path / manifest.WORK))
+        # another process may have had it in the meantime
+        done = manifest.start(path, manifest.IMAGES, plan.content, _Successor(plan, reporter))
         yield None if done is not None else _empty_store(plan, path)
+
+
+def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
+    """Refuse a plan that is not that of what a folder holds; nothing is written there."""
+    with planned() as plan:
+        manifest.recognise(path, manifest.IMAGES, plan.content, _Successor(plan, reporter))
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
@@ -164,7 +195,8 @@ class _Successor:
         _token(path, begun["identity"]).revoke()
         forget_compaction(path)
         for name in list_folder(work):
-            if name not in ("plan.json", listing_place(path).name):
+            kept = name in ("plan.json", listing_place(path).name) or name.endswith(PARTIAL_SUFFIX)
+            if not kept:  # the last are what this process works with
                 remove_tree(work / name)
         made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
         for name in list_folder(path):

@@ -8,39 +8,53 @@ store, each task writes some of its partitions, the last step puts them together
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import manifest
-from pipeline.appending import append_images
-from pipeline.cluster import Executor, open_executor
+from pipeline.appending import append_images, plan_growth
+from pipeline.cluster import Executor, deferred_executor
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.config import load_environment, make_images
 from pipeline.datasets import load_catalog
 from pipeline.decoders import difference
-from pipeline.errors import ConfigError, JobInterruptedError
+from pipeline.doors import checked
+from pipeline.errors import ConfigError, JobInterruptedError, SourceError
 from pipeline.image_settings import ImageSettings
-from pipeline.ingest_plan import IngestPlan, plan_source
+from pipeline.ingest_plan import IngestPlan, check_names, plan_source
 from pipeline.ingest_steps import begun, finish, listing_place, write_partitions
 from pipeline.locks import held
-from pipeline.opening import TORCHVISION, decoded, open_source, packed, release
-from pipeline.places import exists, locate
+from pipeline.opening import (
+    CATALOG,
+    TORCHVISION,
+    catalog_name,
+    decoded,
+    folder_note,
+    open_source,
+    packed,
+    places_of,
+    release,
+)
+from pipeline.places import exists, is_place, locate
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.sources import Source
+from pipeline.sources import Source, is_source
 from pipeline.store import is_own_store
 from pipeline.urls import shown
+from pipeline.yaml_files import describe
 
-Images = Source | ImageSettings | str | Mapping[str, Any]
+Images = Source | ImageSettings | str | Path | Mapping[str, Any]
+Check = Callable[[IngestPlan], None]
 
 
+@checked
 def ingest(
     source: Images,
     output: Path | str | None = None,
     shard_samples: int | None = None,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     *,
     append: bool = False,
@@ -93,10 +107,25 @@ def ingest(
     """
     work = _work(source, output, shard_samples, storage_options, max_bad)
     listener = reporter or SilentReporter()
-    with _interruptible(work.path), open_executor(cluster, listener, profile) as executor:
+    with _interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
+        if _is_left(work, listener):
+            return work.path
         return _fill(work, work.path, executor, listener)
+
+
+def _is_left(work: _Work, reporter: Reporter) -> bool:
+    """Tell whether a store is finished whose source is not there any more, or needs no look."""
+    asked = work.settings.model_copy(update={"shard": work.shard})
+    if work.source is not None or not is_made(asked, work.path):
+        return False
+    named = catalog_name(asked) is not None  # the catalog's checksums decide what it holds
+    if named or _is_gone(asked):
+        gone = "" if named else "; its source is not there any more"
+        reporter.say(f"{shown(work.path)} is complete already{gone}")
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -113,39 +142,106 @@ class _Work:
         self,
         path: Path,
         executor: Executor,
-        begun: Mapping[str, Any] | None = None,
+        *,
+        listing: Path | None = None,
+        scratch: Path | None = None,
         base: Mapping[str, Any] | None = None,
     ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store, as what was `begun` says, or to add to a `base`."""
-        listing = listing_place(path) if begun is not None else None
-        opened = open_source(self.settings, listing) if self.source is None else self.source
+        """Open the source and plan its store; see `open_source`. `base`: what it is added to."""
+        opened = self.source or open_source(self.settings, listing, scratch)
         try:
-            ready = packed(opened, self.settings, executor, begun and begun["plan"]["source"])
-            ready = decoded(ready, begun and begun["plan"]["source"], base)
-            yield replace(plan_source(ready, path, self.shard), settings=self._recorded())
+            yield self._plan(opened, path, executor, listing is not None, base)
         finally:
             release(opened)
 
-    def _recorded(self) -> dict[str, Any] | None:
-        """Return what opens the source again from any working directory; see `repair`."""
-        if self.source is not None:
-            return None
-        plain = self.settings.model_dump(mode="json", exclude_unset=True, exclude={"store"})
-        for key in ("source", "root"):
-            if plain.get(key):
-                plain[key] = _absolute(plain[key])
-        if plain.get("splits"):
-            plain["splits"] = {
-                split: [_absolute(place) for place in places]
-                for split, places in plain["splits"].items()
-            }
-        return plain | ({} if self.shard is None else {"shard": self.shard})
+    def _plan(
+        self,
+        opened: Source,
+        path: Path,
+        executor: Executor,
+        planned: bool,
+        base: Mapping[str, Any] | None,
+    ) -> IngestPlan:
+        """Plan the store; of floats that it was begun with, or made of, the range is known.
+
+        Where it was `planned` before, the decoders are those of then.
+        """
+        there = manifest.plan_there(path, manifest.IMAGES)
+        known = there.get("source", {})
+        same = {key: value for key, value in known.items() if key != "packing"}
+        if manifest.identity(same) == manifest.identity(opened.provenance):
+            ready = packed(opened, self.settings, executor, known)
+        else:
+            ready = packed(opened, self.settings, executor)
+        ready = decoded(ready, known if planned else None, base)
+        recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
+        remarks = tuple(getattr(opened, "remarks", ()))
+        plan = plan_source(ready, path, self.shard)
+        return replace(plan, settings=recorded, remarks=remarks)
+
+
+def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:
+    """Return what opens a source again from any working directory; see `repair`."""
+    plain = images.model_dump(mode="json", exclude_unset=True, exclude={"store"})
+    name = catalog_name(images)
+    if name is not None:
+        plain["source"] = f"{CATALOG}{name}"
+    elif images.source is not None:
+        plain["source"] = _absolute(plain["source"])
+    if plain.get("root"):
+        plain["root"] = _absolute(plain["root"])
+    if plain.get("splits"):
+        plain["splits"] = {
+            split: [_absolute(place) for place in places]
+            for split, places in plain["splits"].items()
+        }
+    return plain | ({} if shard is None else {"shard": shard})
 
 
 def _absolute(place: str) -> str:
     """Return a place, a local one from the root; names of data sets and URLs as they are."""
-    local = "://" not in place and place not in load_catalog() and not place.startswith(TORCHVISION)
+    local = "://" not in place and not place.startswith(TORCHVISION)
     return str(Path(place).absolute()) if local else place
+
+
+def reopened_settings(recorded: Mapping[str, Any]) -> ImageSettings:
+    """Return settings that a manifest recorded; older ones name a set of the catalog by itself."""
+    source = recorded.get("source")
+    name = {"source": f"{CATALOG}{source}"} if source in load_catalog() else {}
+    return make_images({**recorded, **name})
+
+
+def is_made(images: ImageSettings, path: Path) -> bool:
+    """Tell whether a place holds a finished store that was asked for with the same settings.
+
+    What the source holds by now is not looked at.
+    """
+    if manifest.kind_of(path) != manifest.IMAGES:
+        return False
+    recorded = manifest.read_manifest(path, manifest.IMAGES).get("settings")
+    if recorded is None:
+        return False
+    try:
+        made = reopened_settings(recorded)
+    except ConfigError:
+        return False
+    return _decisive(made) == _decisive(make_images(recorded_settings(images, images.shard)))
+
+
+def _decisive(images: ImageSettings) -> dict[str, Any]:
+    """Return what of settings decides a finished store."""
+    return images.model_dump(mode="json", exclude={"store", "max_bad"})
+
+
+def _is_gone(images: ImageSettings) -> bool:
+    """Tell whether nothing is left of the source that settings name."""
+    if str(images.source).startswith(TORCHVISION):
+        return False
+    try:
+        places = [place for places in places_of(images).values() for place in places]
+    except SourceError:  # a pattern that nothing matches
+        return True
+    return not any(exists(place) for place in places)
 
 
 def make_store(
@@ -153,9 +249,29 @@ def make_store(
 ) -> Path:
     """Ingest images into a store at a place, or add them to the one there."""
     work = _Work(None, images, path, images.shard)
-    if append:
-        return _append(work, executor, reporter)
-    return _fill(work, path, executor, reporter)
+    return (_append if append else _fill_there)(work, executor, reporter)
+
+
+def _fill_there(work: _Work, executor: Executor, reporter: Reporter) -> Path:
+    return _fill(work, work.path, executor, reporter)
+
+
+def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
+    """Add samples to a store, once it is known that they fit it."""
+
+    def fill(place: Path) -> Path:
+        base = manifest.read_manifest(work.path, manifest.IMAGES)
+
+        def fits(plan: IngestPlan) -> None:
+            growth = plan_growth(work.path, base, plan.content)
+            check_names(growth.class_names, growth.templates, unlabelled=True)
+            remark = difference(base["provenance"], plan.content["source"])
+            if remark:
+                reporter.say(f"{shown(work.path)} and what is added have other decoders{remark}")
+
+        return _fill(work, place, executor, reporter, fits, base["provenance"])
+
+    return append_images(work.path, fill, executor, reporter)
 
 
 def _work(
@@ -165,17 +281,19 @@ def _work(
     storage_options: Mapping[str, Any] | None,
     max_bad: int | str | None = None,
 ) -> _Work:
-    given = source if isinstance(source, str | Mapping | ImageSettings) else "a source object"
+    named = isinstance(source, Mapping | ImageSettings) or is_place(source)
+    if not named and not is_source(source):
+        raise ConfigError(
+            f"images: {describe(source)}, expected a text or a path, a mapping of settings, or a "
+            "source such as from_arrays() returns"
+        )
     changes = [] if max_bad is None else [f"max_bad={max_bad}"]
-    settings = make_images(given, changes)
+    settings = make_images(cast(str, source) if named else "a source object", changes)
     options = settings.storage_options if storage_options is None else storage_options
-    place = output
-    if given is source and output is None:
-        place = store_place(settings, options)
-    elif output is None:
+    if output is None and not named:
         raise ConfigError("ingest() of a source object needs an output, the folder of the store")
-    opened = None if given is source else cast(Source, source)
-    path = locate(cast(Path, place), options)
+    path = store_place(settings, options) if output is None else locate(output, options)
+    opened = None if named else cast(Source, source)
     return _Work(opened, settings, path, settings.shard if shard is None else shard)
 
 
@@ -189,28 +307,19 @@ def _interruptible(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
-    """Add what there is to the image set at the place of the store."""
-
-    def fill(place: Path) -> Path:
-        base = manifest.read_manifest(work.path, manifest.IMAGES)["provenance"]
-        return _fill(work, place, executor, reporter, base)
-
-    return append_images(work.path, fill, executor, reporter)
-
-
 def _fill(
     work: _Work,
     path: Path,
     executor: Executor,
     reporter: Reporter,
+    check: Check | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Make the store at a place, or what is missing of it; `base`: what it is added to."""
-    with work.planned(path, executor, base=base) as plan, begun(plan, path, reporter) as ready:
-        remark = difference(base or {}, plan.content["source"])
-        if remark:
-            reporter.say(f"{shown(work.path)} and what is added have other decoders{remark}")
+    """Make the store at a place, or what is missing of it.
+
+    `check` may refuse the plan before; `base` is the provenance of what it is added to.
+    """
+    with _begun(work, path, executor, reporter, check, base) as ready:
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
@@ -219,11 +328,44 @@ def _fill(
     return path
 
 
+@contextmanager
+def _begun(
+    work: _Work,
+    path: Path,
+    executor: Executor,
+    reporter: Reporter,
+    check: Check | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Iterator[IngestPlan | None]:
+    """Plan a store and begin it; None where it is finished.
+
+    A store that is to be filled is held while its samples are listed: the listing goes below its
+    `.work`, where a process that was killed may leave it. Beside a finished one nothing is written.
+    """
+
+    @contextmanager
+    def planned(scratch: Path | None = None) -> Iterator[IngestPlan]:
+        with work.planned(path, executor, scratch=scratch, base=base) as plan:
+            if check is not None:
+                check(plan)
+            yield plan
+
+    note = None if work.source is not None else folder_note(work.settings)
+    if note is not None:
+        reporter.say(note)
+    with begun(planned, path, reporter) as ready:
+        for line in () if ready is None else (*ready.remarks, *ready.notes):
+            reporter.say(line)
+        yield ready
+
+
+@checked
 def plan_ingest(
     source: Images,
     output: Path | str | None = None,
     shard_samples: int | None = None,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
+    reporter: Reporter | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> int:
@@ -239,22 +381,23 @@ def plan_ingest(
         As `ingest`.
     """
     work = _work(source, output, shard_samples, storage_options)
+    listener = reporter or SilentReporter()
     with (
-        open_executor(cluster) as executor,
+        deferred_executor(cluster) as executor,
         _interruptible(work.path),
-        work.planned(work.path, executor) as plan,
-        begun(plan, work.path, SilentReporter()) as ready,
+        _begun(work, work.path, executor, listener) as ready,
     ):
         return 0 if ready is None else len(ready.table)
 
 
+@checked
 def ingest_partitions(
     source: Images,
     start: int,
     stop: int,
     output: Path | str | None = None,
     shard_samples: int | None = None,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
@@ -276,7 +419,7 @@ def ingest_partitions(
     work = _work(source, output, shard_samples, storage_options)
     with (
         _interruptible(work.path),
-        open_executor(cluster, reporter) as executor,
+        deferred_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
         if not 0 <= start < stop <= len(plan.table):
@@ -289,11 +432,12 @@ def ingest_partitions(
         )
 
 
+@checked
 def finish_ingest(
     source: Images,
     output: Path | str | None = None,
     shard_samples: int | None = None,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
@@ -312,7 +456,7 @@ def finish_ingest(
     work = _work(source, output, shard_samples, storage_options)
     with (
         _interruptible(work.path),
-        open_executor(cluster, reporter) as executor,
+        deferred_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
         listener, allowed = reporter or SilentReporter(), work.settings.allowed_bad(plan.count)
@@ -326,7 +470,7 @@ def finish_ingest(
 def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
     record = manifest.read_plan(work.path, manifest.IMAGES)
-    with work.planned(work.path, executor, record) as plan:
+    with work.planned(work.path, executor, listing=listing_place(work.path)) as plan:
         manifest.require_same(work.path, manifest.IMAGES, record, plan.content)
         yield plan
 
@@ -366,10 +510,10 @@ def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None)
             return path
         if exists(path / manifest.WORK) or is_own_store(path):
             manifest.read_manifest(path, manifest.IMAGES)  # says what is missing
-        target = store_place(images, options)
-        if images.source in load_catalog() and _holds_dataset(target, images.source):
-            return target  # the catalog's checksums decide the content; the files may be gone
-    return None
+    target, name = store_place(images, options), catalog_name(images)
+    if name in load_catalog() and _holds_dataset(target, str(name)):
+        return target  # the catalog's checksums decide the content; the files may be gone
+    return target if is_made(images, target) else None
 
 
 def prepare_images(
@@ -377,19 +521,23 @@ def prepare_images(
     executor: Executor,
     reporter: Reporter,
     options: Mapping[str, Any] | None = None,
+    check: Check | None = None,
 ) -> Path:
     """Return the store of what a job calls `images`, making it where it is missing.
 
     A store is used as it is. For a catalog name or another source the store is `store_place`,
-    made now where it does not exist or is incomplete.
+    made now where it does not exist or is incomplete; one that was made with the same settings is
+    used as it is too, whatever the source holds by now. `check` may refuse the plan of a store.
     """
     found = find_images(images, options)
     if found is not None:
+        if catalog_name(images) is None and shown(found) != images.title:
+            reporter.say(f"using {shown(found)}, made from {images.title}, which is not read again")
         return found
     target = store_place(images, options)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
-    return _fill(_Work(None, images, target, images.shard), target, executor, reporter)
+    return _fill(_Work(None, images, target, images.shard), target, executor, reporter, check)
 
 
 def _holds_dataset(path: Path, name: str) -> bool:

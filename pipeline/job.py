@@ -28,15 +28,16 @@ from pipeline import plan as planning
 from pipeline.chunked import consolidate
 from pipeline.classes import ClassSelection
 from pipeline.closeness import closest_classes
-from pipeline.cluster import Executor, open_executor
-from pipeline.config import JobSettings
+from pipeline.cluster import Executor, deferred_executor
+from pipeline.config import JobSettings, require_job
 from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
 from pipeline.fit import fit, forget
 from pipeline.highlights import Highlights
-from pipeline.ingestion import prepare_images
+from pipeline.ingest_plan import IngestPlan, expected_content
+from pipeline.ingestion import prepare_images, store_place
 from pipeline.metrics import confusion_counts, summarise
 from pipeline.places import exists, list_folder
 from pipeline.plan import JobPlan, plan_job
@@ -100,17 +101,33 @@ def run_job(
     JobInterruptedError
         Where the user stopped it; the same command goes on from there.
     """
-    listener = reporter or SilentReporter()
+    listener, settings = reporter or SilentReporter(), require_job(settings)
     if not resume:
         manifest.require_unused(settings.output)
+    manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
     try:
-        with open_executor(settings.named_cluster, listener, profile) as executor:
-            images = prepare_images(settings.images, executor, listener, settings.storage_options)
-            plan = plan_job(settings, images, executor.layout)
-            run_plan(plan, executor, listener, resume=resume)
+        with deferred_executor(settings.named_cluster, listener, profile) as executor:
+            images = prepare_images(
+                settings.images, executor, listener, settings.storage_options,
+                partial(_refuse_early, settings, executor),
+            )  # fmt: skip
+            outline = planning.outline_job(settings, images)
+            if manifest.recognise(outline.output, manifest.RUN, outline.decides(), resume=resume):
+                manifest.tidy(outline.output)
+                listener.say(f"{shown(settings.output)} is complete already")
+            else:
+                plan = plan_job(settings, images, executor.layout, outline)
+                run_plan(plan, executor, listener, resume=resume)
             return Run(settings.output, settings.images.storage_options)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
+
+
+def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan) -> None:
+    """Refuse a job on images that are about to be ingested, for what is known of them by now."""
+    content = expected_content(images, least=True)
+    place = store_place(settings.images, settings.storage_options)
+    planning.plan_content(settings, place, content, executor.layout)
 
 
 def _interrupted(output: Path) -> str:
@@ -125,13 +142,14 @@ def _interrupted(output: Path) -> str:
 
 def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
-    begun, held = time.monotonic(), executor.peak_memory()
+    begun = time.monotonic()
     with manifest.claimed(
         plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
     ) as done:
         if done is not None:
             reporter.say(f"{shown(plan.settings.output)} is complete already")
             return
+        held = executor.peak_memory()
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
         redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))

@@ -348,7 +348,7 @@ def claimed(
     """
     done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
-        _tidy(path)
+        tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
@@ -356,7 +356,7 @@ def claimed(
         yield start(path, kind, plan, successor, resume=resume)
 
 
-def _tidy(path: Path) -> None:
+def tidy(path: Path) -> None:
     """Remove what a process left that was killed after it wrote the manifest."""
     names = list_folder(path)
     if not any(name == WORK or is_lock(name) for name in names):
@@ -466,6 +466,52 @@ def recognise(
     return None
 
 
+def could_hold(path: Path, kind: str) -> bool:
+    """Tell whether a folder is finished; refuse one in which no plan of a kind can be made.
+
+    Raises
+    ------
+    ConflictError
+        As `recognise`, whatever the plan is.
+    """
+    if exists(path / MANIFEST):
+        return True
+    record = path / WORK / "plan.json"
+    if not exists(record):
+        recognise(path, kind, {})
+    elif _read_record(record, path)["kind"] != kind:
+        raise ConflictError(_conflict(path, kind, {}, {}))
+    return False
+
+
+def plan_there(path: Path, kind: str) -> dict[str, Any]:
+    """Return the plan of what a folder holds, finished or begun; nothing where there is none."""
+    if exists(path / MANIFEST):
+        return dict(read_manifest(path, kind).get("plan", {}))
+    record = path / WORK / "plan.json"
+    return dict(_read_record(record, path).get("plan", {})) if exists(record) else {}
+
+
+def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
+    """Raise `ConflictError` where a folder holds what differs from a plan in what is known of it.
+
+    As `recognise`, before all of the plan is known.
+    """
+    recognise(path, kind, {**plan_there(path, kind), **known})
+
+
+@contextmanager
+def only_if_filled(path: Path) -> Iterator[None]:
+    """Remove a local folder, and those made above it, where it was not there and is left empty."""
+    missing = [] if is_remote(path) else [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+
+
 def require_unused(path: Path) -> None:
     """Raise `ConflictError` where a folder holds anything."""
     if exists(path) and not _is_untouched(path):
@@ -515,7 +561,8 @@ def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[
 def _is_untouched(path: Path) -> bool:
     """Tell whether a folder holds no file but what a start that was cut short leaves."""
     return is_folder(path) and all(
-        name.endswith(PARTIAL_SUFFIX) or is_lock(name) for name in files_below(path)
+        is_lock(name) or any(part.endswith(PARTIAL_SUFFIX) for part in name.split("/"))
+        for name in files_below(path)
     )
 
 
@@ -524,9 +571,10 @@ def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str
         *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
     )
     key = " of ".join(f"'{key}'" for key in reversed(keys)) or "'kind'"
+    cure = "ingest --output, or store of a job's images" if kind == IMAGES else "--output"
     return (
         f"{path}: holds another {kind.removeprefix('pixsim ')} ({key} there is {was}, "
-        f"here {now_is}); nothing in it was touched, choose another place or remove it"
+        f"here {now_is}); nothing in it was touched, choose another place ({cure}) or remove it"
     )
 
 

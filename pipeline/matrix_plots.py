@@ -12,6 +12,7 @@ from matplotlib.colors import PowerNorm
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.exact import Float64Array
 from pipeline.plot_style import (
@@ -20,6 +21,7 @@ from pipeline.plot_style import (
     add_colour_bar,
     axes_of_size,
     ink_on,
+    metric_of,
     name_ticks,
     write_inside,
 )
@@ -29,6 +31,7 @@ MAX_NAMES = 40  # classes up to which each has its name
 MAX_OPTIMAL = 300  # classes up to which leaves are ordered best, which takes their cube
 
 
+@checked
 def confusion(
     metrics: Mapping[str, Any],
     metric: str,
@@ -52,7 +55,7 @@ def confusion(
     ax
         Where to draw; default: a new figure.
     """
-    found = metrics[metric]["confusion"]
+    found = metric_of(metrics, metric, "confusion")
     counts = np.asarray(found["counts"], np.int64)
     chosen = _order(order, len(counts))
     counts = counts[np.ix_(chosen, chosen)]
@@ -69,6 +72,7 @@ def row_shares(counts: npt.NDArray[Any]) -> Float64Array:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
+@checked
 def confusion_order(counts: npt.NDArray[Any]) -> list[int]:
     """Return positions of classes that put those next to each other which blur into each other.
 
@@ -94,6 +98,7 @@ def confusion_order(counts: npt.NDArray[Any]) -> list[int]:
     return [int(position) for position in hierarchy.leaves_list(tree)]
 
 
+@checked
 def class_distances(
     distances: npt.NDArray[Any],
     class_names: Sequence[str],

@@ -22,6 +22,7 @@ import xarray as xr
 
 from pipeline import kernels
 from pipeline.classes import ClassSelection, select_classes
+from pipeline.doors import checked
 from pipeline.exact import Int64Array, check_count_bound
 from pipeline.prototype import (
     class_names_of,
@@ -141,6 +142,7 @@ def median_numerators(high: Any, low: Any = None) -> Int64Array:
     return np.asarray(values.sum(axis=0))
 
 
+@checked
 def class_medians(
     images: xr.Dataset, classes: Sequence[str] | None = None, device: str = "auto"
 ) -> xr.Dataset:

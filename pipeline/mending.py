@@ -22,7 +22,6 @@ from pipeline import manifest, store, tables
 from pipeline.appending import stored_hashes
 from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
-from pipeline.config import make_images
 from pipeline.content import partition_table, records_digest
 from pipeline.decoders import difference
 from pipeline.digests import SAMPLE_RECORD, sample_hashes
@@ -32,7 +31,7 @@ from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_steps import listing_place, with_listing_in
-from pipeline.ingestion import make_store
+from pipeline.ingestion import make_store, reopened_settings
 from pipeline.opening import open_source, packed, release
 from pipeline.partitions import Layout
 from pipeline.places import remove_tree
@@ -168,7 +167,7 @@ def _settings(path: Path, segment: Mapping[str, Any], options: Mapping[str, Any]
             f"{shown(path)}: was made from arrays in memory, which cannot be opened again; make it "
             "anew from these arrays"
         )
-    return make_images(dict(segment["settings"]) | {"storage_options": dict(options)})
+    return reopened_settings(segment["settings"] | {"storage_options": dict(options)})
 
 
 @contextmanager
@@ -240,7 +239,7 @@ def _mend_partitions(
         for number in sorted(wanted):
             images = _settings(path, segments[number], options)
             with _its_source(path):
-                opened = open_source(images)
+                opened = open_source(images, scratch=path / manifest.WORK)
             stack.callback(release, opened)
             ready = packed(opened, images, executor, segments[number]["provenance"])
             if isinstance(ready, EncodedSource):

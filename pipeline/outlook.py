@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 from pipeline import results
-from pipeline.clients import find_workers
-from pipeline.config import JobSettings
+from pipeline.config import JobSettings, require_job
 from pipeline.fit import SUMS, kept_files
-from pipeline.ingest_plan import expected_content
+from pipeline.ingest_plan import expected_content, plan_source
 from pipeline.ingestion import find_images, store_place
 from pipeline.manifest import MANIFEST, WORK
-from pipeline.opening import open_source, packed, release
+from pipeline.opening import folder_note, open_source, packed, release
 from pipeline.partitions import ceil_div, image_bytes
 from pipeline.plan import JobPlan, plan_content, plan_job
 from pipeline.runs import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
@@ -46,20 +45,19 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     InputError
         Where the job cannot be run as it is; as `run_job`.
     """
-    workers = find_workers(settings.named_cluster)
+    settings = require_job(settings)
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
-        plan = plan_job(settings, path, workers)
-    else:
-        source = open_source(settings.images)
-        try:
-            content = expected_content(packed(source, settings.images))
-        finally:
-            release(source)
-        plan = plan_content(
-            settings, store_place(settings.images, settings.storage_options), content, workers
-        )
-    return _describe(plan, ingested=path is not None)
+        return _describe(plan_job(settings, path), ingested=True)
+    place = store_place(settings.images, settings.storage_options)
+    source = open_source(settings.images)
+    try:
+        planned = plan_source(packed(source, settings.images), place, settings.images.shard)
+        content = expected_content(planned)
+    finally:
+        release(source)
+    found = _describe(plan_content(settings, place, content), ingested=False)
+    return found | {"images": folder_note(settings.images) or found["images"]}
 
 
 def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:

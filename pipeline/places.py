@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from pipeline.errors import PixsimError, RemoteError, conceal
+from pipeline.errors import ConfigError, PixsimError, RemoteError, conceal
 from pipeline.urls import LOCAL, WEB, bare, secrets_of, shown
 
 TRIES = 5
@@ -59,15 +59,20 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
 
     Raises
     ------
+    ConfigError
+        Where it is no path and no text.
     RemoteError
         Where the package is missing that opens such a URL, or its options are wrong.
     """
     if isinstance(text, Path):
-        return text
+        return Path(at_home(str(text))) if str(text).startswith("~") else text
+    if not is_place(text):
+        said = " ".join(repr(text).split())[:100]
+        raise ConfigError(f"{said} ({type(text).__name__}): expected a path or a URL")
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
     if not separator or protocol in LOCAL:
-        return Path(rest if separator else url)
+        return Path(rest if separator else at_home(url))
     conceal(secrets_of(url, settings))
     if protocol in WEB:
         url, settings = bare(url, settings)
@@ -77,6 +82,20 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     # a worker that is sent the path learns what to conceal
     copyreg.pickle(type(path), _reduce)
     return cast(Path, path)
+
+
+def is_place(value: object) -> bool:
+    """Tell whether a value is a path, or a text that may be one or a URL."""
+    return (isinstance(value, str | os.PathLike) and bool(str(value))) or hasattr(value, "joinpath")
+
+
+def at_home(text: str) -> str:
+    """Return a local path with a leading `~` or `~user` replaced by the home folder it stands for.
+
+    Shells do so at the beginning of a word only: not in `--set images.store=~/a.zarr`, nor in files
+    of settings.
+    """
+    return os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111 (no Path)
 
 
 def _reduce(path: Any) -> tuple[Callable[..., Path], tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ _STEP_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class JobPlan:
-    """Everything that is known before a pixel is read.
+class Outline:
+    """What is known of a job before its workers are.
 
     Attributes
     ----------
@@ -51,18 +51,12 @@ class JobPlan:
         The classes.
     fit, evaluate
         The partitions of the two passes.
-    tiles
-        The ranges of pixels that the first pass takes one after the other.
     shape, dtype, full_scale
         Of one image.
     arithmetic
         The number type in which every sum is exact.
     write_distances
         Whether every distance is written.
-    workers
-        What the cluster offers.
-    footprint
-        The memory that the job takes at most.
     """
 
     settings: JobSettings
@@ -72,14 +66,11 @@ class JobPlan:
     selection: ClassSelection
     fit: PartitionTable
     evaluate: Concatenation
-    tiles: tuple[tuple[int, int], ...]
     shape: tuple[int, ...]
     dtype: str
     full_scale: int
     arithmetic: Arithmetic
     write_distances: bool
-    workers: Workers
-    footprint: Footprint
 
     @property
     def sample_bytes(self) -> int:
@@ -95,15 +86,6 @@ class JobPlan:
         return self.output / manifest.WORK
 
     @property
-    def tiling(self) -> str:
-        """One line that says why the pixels are taken in tiles."""
-        return (
-            f"the sums of {len(self.selection.codes):,} classes of {self.pixels:,} pixels are made "
-            f"in {len(self.tiles)} tiles of pixels, each in a pass of its own, to fit "
-            f"{self.workers.memory / 1e9:.3g} GB"
-        )
-
-    @property
     def counts_values(self) -> bool:
         """Whether the first pass counts values, for medians."""
         return self.settings.prototypes == "median"
@@ -115,18 +97,41 @@ class JobPlan:
 
     def decides(self) -> dict[str, Any]:
         """What decides the result and its files; a folder with another such plan is refused."""
-        settings = self.settings
         return {
             "images": self.content["digest"],
             "classes": list(self.selection.names),
-            "fit": settings.fit,
-            "evaluate": list(settings.evaluate),
-            "prototypes": settings.prototypes,
-            "metrics": list(settings.metrics),
+            **self.settings.decides(),
             "distances": "write" if self.write_distances else "skip",
-            "allow_empty_classes": settings.allow_empty_classes,
             "step": self.evaluate.step,
         }
+
+
+@dataclass(frozen=True)
+class JobPlan(Outline):
+    """Everything that is known before a pixel is read.
+
+    Attributes
+    ----------
+    tiles
+        The ranges of pixels that the first pass takes one after the other.
+    workers
+        What the cluster offers.
+    footprint
+        The memory that the job takes at most.
+    """
+
+    tiles: tuple[tuple[int, int], ...]
+    workers: Workers
+    footprint: Footprint
+
+    @property
+    def tiling(self) -> str:
+        """One line that says why the pixels are taken in tiles."""
+        return (
+            f"the sums of {len(self.selection.codes):,} classes of {self.pixels:,} pixels are made "
+            f"in {len(self.tiles)} tiles of pixels, each in a pass of its own, to fit "
+            f"{self.workers.memory / 1e9:.3g} GB"
+        )
 
 
 def passes_of(prototypes: str, dtype: str) -> int:
@@ -134,7 +139,12 @@ def passes_of(prototypes: str, dtype: str) -> int:
     return 2 if prototypes == "median" and dtype == "uint16" else 1
 
 
-def plan_job(settings: JobSettings, images: Path, workers: Workers | None = None) -> JobPlan:
+def plan_job(
+    settings: JobSettings,
+    images: Path,
+    workers: Workers | None = None,
+    outline: Outline | None = None,
+) -> JobPlan:
     """Work out a job on an image set, and refuse what cannot be.
 
     Parameters
@@ -145,6 +155,8 @@ def plan_job(settings: JobSettings, images: Path, workers: Workers | None = None
         The folder of the image set.
     workers
         What the cluster offers; default: what `find_workers` finds.
+    outline
+        What `outline_job` returned; default: it is made now.
 
     Raises
     ------
@@ -154,18 +166,28 @@ def plan_job(settings: JobSettings, images: Path, workers: Workers | None = None
     DamagedError
         Where what the image set says of itself was changed.
     """
+    return _fitted(outline or outline_job(settings, images), workers)
+
+
+def outline_job(settings: JobSettings, images: Path) -> Outline:
+    """Work out what of a job needs no workers to be known; see `plan_job`."""
     content = manifest.read_manifest(images, manifest.IMAGES)
-    plan = plan_content(settings, images, content, workers)
+    outline = outline_content(settings, images, content)
     splits = dict.fromkeys((settings.fit, *settings.evaluate))
     arrays = [name for split in splits for name in store.array_names(split)]
     manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
-    return plan
+    return outline
 
 
 def plan_content(
     settings: JobSettings, images: Path, content: Mapping[str, Any], workers: Workers | None = None
 ) -> JobPlan:
     """Work out a job on an image set from its manifest; see `plan_job`."""
+    return _fitted(outline_content(settings, images, content), workers)
+
+
+def outline_content(settings: JobSettings, images: Path, content: Mapping[str, Any]) -> Outline:
+    """Work out what of a job needs no workers from the manifest of its image set."""
     selection = select_classes(content["class_names"], settings.classes)
     fit = store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -178,56 +200,56 @@ def plan_content(
                 f"split '{name}' has images of {split['shape']} {split['dtype']}, expected those "
                 f"of '{settings.fit}', {fit['shape']} {fit['dtype']}; bring both to one shape"
             )
-    pixels, classes = math.prod(fit["shape"]), len(selection.codes)
     check_sum_bound(max(counts), fit["dtype"])
     if settings.prototypes == "median":
         check_count_bound(max(counts))
     denominator = 2 if settings.prototypes == "median" else max(counts)
-    arithmetic = choose_arithmetic(denominator, pixels, fit["dtype"])
-    shard = max(split["shard"] for split in evaluated.values())
-    row = 8 * len(settings.metrics) * classes
-    step = choose_step(shard, row, _STEP_BYTES)
+    row = 8 * len(settings.metrics) * len(selection.codes)
+    step = choose_step(max(split["shard"] for split in evaluated.values()), row, _STEP_BYTES)
     concatenation = Concatenation(tuple((n, s["count"]) for n, s in evaluated.items()), step)
     write = settings.distances == "write" or (
         settings.distances == "auto" and concatenation.total * row // 8 <= MAX_AUTO_DISTANCES
     )
-    offered = workers or find_workers(settings.named_cluster)
-    table = partition_table(content, [settings.fit])
-    load = Load(
-        classes=classes,
-        pixels=pixels,
-        sample_bytes=image_bytes(fit["shape"], fit["dtype"]),
-        shard=fit["shard"],
-        partitions=len(table),
-        tables=passes_of(settings.prototypes, fit["dtype"]) * (settings.prototypes == "median"),
-        digits=arithmetic.digits,
-        step=step,
-        evaluated_shard=shard,
-        steps=concatenation.steps,
-        metrics=len(settings.metrics),
-        splits=len(settings.evaluate),
-        write=write,
-    )
-    tiles = pixel_tiles(pixels, fitting_pixels(load, offered))
-    found = footprint(load, offered, tiles)
-    _refuse_what_does_not_fit(found, offered, settings, load)
-    return JobPlan(
+    return Outline(
         settings=settings,
         images=images.absolute(),
         content=content,
         output=settings.output.absolute(),
         selection=selection,
-        fit=table,
+        fit=partition_table(content, [settings.fit]),
         evaluate=concatenation,
-        tiles=tiles,
         shape=tuple(fit["shape"]),
         dtype=fit["dtype"],
         full_scale=content["full_scale"],
-        arithmetic=arithmetic,
+        arithmetic=choose_arithmetic(denominator, math.prod(fit["shape"]), fit["dtype"]),
         write_distances=write,
-        workers=offered,
-        footprint=found,
     )
+
+
+def _fitted(outline: Outline, workers: Workers | None) -> JobPlan:
+    """Fit a job to the memory of workers."""
+    settings, content = outline.settings, outline.content
+    offered = workers or find_workers(settings.named_cluster)
+    load = Load(
+        classes=len(outline.selection.codes),
+        pixels=outline.pixels,
+        sample_bytes=outline.sample_bytes,
+        shard=content["splits"][settings.fit]["shard"],
+        partitions=len(outline.fit),
+        tables=outline.passes * outline.counts_values,
+        digits=outline.arithmetic.digits,
+        step=outline.evaluate.step,
+        evaluated_shard=max(content["splits"][name]["shard"] for name in settings.evaluate),
+        steps=outline.evaluate.steps,
+        metrics=len(settings.metrics),
+        splits=len(settings.evaluate),
+        write=outline.write_distances,
+    )
+    tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
+    found = footprint(load, offered, tiles)
+    _refuse_what_does_not_fit(found, offered, settings, load)
+    known = {field.name: getattr(outline, field.name) for field in fields(Outline)}
+    return JobPlan(**known, tiles=tiles, workers=offered, footprint=found)
 
 
 def _refuse_what_does_not_fit(

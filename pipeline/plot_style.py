@@ -8,17 +8,18 @@ since the cell keeps its own too. Backgrounds are transparent.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
-from pipeline.errors import printable
+from pipeline.errors import InputError, printable
 
 INK = "#222222"  # what is read
 MUTED = "#707070"  # axes, and what stands back
@@ -35,6 +36,30 @@ TEXT, SMALL = 9.0, 8.0  # points
 THIN = 0.8  # points
 MAX_NAME = 28  # characters of a name beside a bar
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
+
+
+def metric_of(metrics: Mapping[str, Any], metric: str | None, what: str) -> Any:
+    """Return what metrics of a run say of one of them; default: of the first.
+
+    Raises
+    ------
+    InputError
+        Where they do not, or are none of a run.
+    """
+    chosen = next(iter(metrics), None) if metric is None else metric
+    entry = metrics.get(str(chosen))
+    if not isinstance(entry, Mapping) or what not in entry:
+        known = ", ".join(map(str, metrics)) or "none"
+        raise InputError(f"metrics: no '{what}' of {chosen!r} among {known}, expected Run.metrics")
+    return entry[what]
+
+
+def require_image(pixels: Any) -> None:
+    """Raise `InputError` unless pixels are those of one image."""
+    if np.ndim(pixels) not in (2, 3):
+        raise InputError(
+            f"an image of shape {np.shape(pixels)}, expected (y, x) or (y, x, channel)"
+        )
 
 
 def axes_of_size(ax: Axes | None, width: float, height: float) -> Axes:

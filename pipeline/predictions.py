@@ -13,6 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.classes import ClassSelection
+from pipeline.doors import checked
 from pipeline.exact import Float64Array
 from pipeline.schema import CLASS, CLASS_CODE, DISTANCE, LABEL, METRIC, SAMPLE, check
 
@@ -86,6 +87,7 @@ def _predict_from_arrays(
     return predict_block(distance, codes, selection.positions(labels))
 
 
+@checked
 def predict(distances: xr.DataArray) -> xr.Dataset:
     """Predict the class of every image: that of the nearest prototype, lazily.
 

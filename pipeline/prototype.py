@@ -18,6 +18,7 @@ import xarray as xr
 
 from pipeline import kernels
 from pipeline.classes import ClassSelection, select_classes
+from pipeline.doors import checked
 from pipeline.errors import EmptyClassError, SchemaError
 from pipeline.exact import Float64Array, Int64Array, check_sum_bound, finish_spread, largest_pixel
 from pipeline.reduction import add_up
@@ -35,6 +36,7 @@ from pipeline.schema import (
     SAMPLE,
     SPREAD,
     check,
+    pick,
 )
 
 PrototypeKind = Literal["mean", "median"]
@@ -116,6 +118,7 @@ def full_scale_of(images: xr.Dataset) -> int:
     return int(images.attrs.get("full_scale", largest_pixel(images[IMAGE.name].dtype)))
 
 
+@checked
 def class_sums(
     images: xr.Dataset, classes: Sequence[str] | None = None, device: str = "auto"
 ) -> xr.Dataset:
@@ -261,6 +264,7 @@ def class_attributes(selection: ClassSelection, images: xr.Dataset) -> dict[str,
     }
 
 
+@checked
 def prototypes(sums: xr.Dataset) -> xr.Dataset:
     """Make the mean image of each class from its sums, lazily.
 
@@ -276,9 +280,9 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
     images has denominator 0, and a prototype and deviation of NaN.
     """
-    check(sums[PIXEL_SUM.name], PIXEL_SUM)
-    check(sums[PIXEL_SQUARE_SUM.name], PIXEL_SQUARE_SUM)
-    check(sums[COUNT.name], COUNT)
+    pick(sums, PIXEL_SUM)
+    pick(sums, PIXEL_SQUARE_SUM)
+    pick(sums, COUNT)
     return label_prototypes(sums, sums[PIXEL_SUM.name], sums[COUNT.name], "mean")
 
 

@@ -18,7 +18,9 @@ from typing import Any
 from pipeline import manifest, results
 from pipeline.cluster import Executor, open_executor
 from pipeline.cluster_settings import ClusterSettings
+from pipeline.completeness import FOREIGN
 from pipeline.config import make_job
+from pipeline.doors import checked
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.files import write_json
 from pipeline.job import EFFORT, redo
@@ -35,11 +37,12 @@ from pipeline.verification import Damage, examine, read_finished
 _SHOWN = 5
 
 
+@checked
 def verify(
     path: Path | str,
     *,
     repair: bool = False,
-    cluster: ClusterSettings | None = None,
+    cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Damage]:
@@ -124,7 +127,10 @@ def _mend_run(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Make the damaged files of a run again; return its manifest."""
-    files = {damage.file for damage in damages}
+    foreign = {damage.file for damage in damages if damage.reason == FOREIGN}
+    for file in foreign:
+        remove_tree(path / file)
+    files = {damage.file for damage in damages} - foreign
     if files <= {manifest.MANIFEST, manifest.COPY, REPORT_FILE}:
         whole = dict(content)
         if REPORT_FILE in files:

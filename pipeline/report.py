@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from pipeline import manifest, plots, results
 from pipeline import report_content as say
+from pipeline.doors import checked
 from pipeline.errors import InputError, PixsimError, RemoteError
 from pipeline.files import write_text
 from pipeline.locks import held
@@ -35,6 +36,7 @@ EACH = 8  # images of a class in the grid of samples
 _GROUPS = 8  # disagreements that are shown, of each kind at most
 
 
+@checked
 def write_report(
     run: Path | str,
     output: Path | None = None,

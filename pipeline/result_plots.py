@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.explanation import Explanation
 from pipeline.plot_style import (
@@ -22,6 +23,7 @@ from pipeline.plot_style import (
     WRONG,
     axes_of_size,
     bare,
+    metric_of,
     name_ticks,
     one_line,
     open_frame,
@@ -35,6 +37,7 @@ LINE_INCHES = 0.21  # height of a bar with its name
 SPLIT_COLOURS = (RIGHT, WRONG, ACCENT, MUTED)
 
 
+@checked
 def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) -> Axes:
     """Draw how far one image is from the prototypes, the nearest first.
 
@@ -83,6 +86,7 @@ def _name_bars(ax: Axes, names: Sequence[str]) -> None:
     open_frame(ax, "left")
 
 
+@checked
 def accuracy(
     metrics: Mapping[str, Any], *, metric: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -100,8 +104,8 @@ def accuracy(
     ax
         Where to draw; default: a new figure.
     """
-    metric = metric or next(iter(metrics))
-    per_class = metrics[metric]["per_class"]
+    metric = metric or next(iter(metrics), None)
+    per_class = metric_of(metrics, metric, "per_class")
     known = {name: entry["accuracy"] for name, entry in per_class.items()
              if entry["accuracy"] is not None}  # fmt: skip
     ranked = sorted(known, key=lambda name: -known[name])
@@ -129,6 +133,7 @@ def accuracy(
     return ax
 
 
+@checked
 def margins(
     edges: npt.NDArray[Any],
     right: npt.NDArray[Any],
@@ -174,6 +179,7 @@ def margins(
     return ax
 
 
+@checked
 def agreement(
     both: int,
     only_first: int,
@@ -194,6 +200,8 @@ def agreement(
     ax
         Where to draw; default: a new figure.
     """
+    if len(names) != 2:
+        raise InputError(f"{len(names)} names, expected those of two metrics")
     first, second = names
     total = max(both + only_first + only_second + neither, 1)
     ax = axes_of_size(ax, 3.6, 2.4)
@@ -214,6 +222,7 @@ def agreement(
     return ax
 
 
+@checked
 def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = None) -> Axes:
     """Draw how many images each class has in each split.
 

@@ -15,6 +15,7 @@ import xarray as xr
 from pipeline import manifest, markup, results, tables
 from pipeline.completeness import require_files_of, require_parts
 from pipeline.digests import ColumnDigest, json_digest
+from pipeline.doors import checked
 from pipeline.errors import StoreError
 from pipeline.files import read_json
 from pipeline.pictures import draw_prototypes
@@ -64,6 +65,9 @@ class Run:
 
     path: Path
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", locate(self.path, self.storage_options or None))
 
     @property
     def _folder(self) -> Path:
@@ -213,6 +217,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+@checked
 def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> Run:
     """Open the folder of a finished run.
 

@@ -105,3 +105,12 @@ def check(array: LabelledArray, variable: Variable) -> None:
             f"'{variable.name}' has dtype {array.dtype}, expected "
             f"{' or '.join(variable.dtypes)}; use .astype() where no value is lost by it"
         )
+
+
+def pick(dataset: Any, variable: Variable) -> Any:
+    """Return a variable of a data set, checked; raise `SchemaError` where it has none."""
+    if variable.name not in dataset.variables:
+        known = ", ".join(f"'{name}'" for name in dataset.variables) or "none"
+        raise SchemaError(f"no variable '{variable.name}', expected it among those there: {known}")
+    check(dataset[variable.name], variable)
+    return dataset[variable.name]

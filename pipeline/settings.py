@@ -6,12 +6,16 @@ Values come from YAML or from Python, and are refused where they are wrong, neve
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.places import at_home
 
 
 def as_name(value: object) -> object:
@@ -20,7 +24,7 @@ def as_name(value: object) -> object:
 
 
 def one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | os.PathLike) else value
 
 
 def unique(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,6 +49,15 @@ def as_bytes(value: object) -> object:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
+def as_place(value: object) -> object:
+    """Let a place be a path as well as a text, with `~` for the home folder."""
+    if isinstance(value, os.PathLike) or hasattr(value, "joinpath"):
+        value = str(value)
+    return at_home(value) if isinstance(value, str) else value
+
+
+Place = Annotated[str, BeforeValidator(as_place), Field(min_length=1)]
+LocalPath = Annotated[Path, BeforeValidator(as_place)]
 Name = Annotated[str, BeforeValidator(as_name), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unique)]
 

@@ -30,6 +30,7 @@ from pipeline.chunked import (
     write_array,
     write_shard,
 )
+from pipeline.doors import checked
 from pipeline.errors import SchemaError, StoreError
 from pipeline.files import read_json
 from pipeline.manifest import IMAGES, read_manifest
@@ -220,6 +221,7 @@ def array_names(split: str) -> tuple[str, str]:
     return f"{split}/{IMAGE.name}", f"{split}/{LABEL.name}"
 
 
+@checked
 def open_images(
     store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
 ) -> xr.Dataset:

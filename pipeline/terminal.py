@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import InputError, printable
+from pipeline.doors import checked
+from pipeline.errors import InputError, ShapeError, printable
 
 
 def _console(stream: TextIO | None = None) -> Console:
@@ -72,6 +73,7 @@ def parse_pixels(text: str, shape: Sequence[int]) -> tuple[slice, slice]:
     return parse_range(rows, shape[0], "rows"), parse_range(columns, shape[1], "columns")
 
 
+@checked
 def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     """Print pixel values shaded by darkness, as the seed article shows them.
 
@@ -84,6 +86,8 @@ def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     ranges
         `ROWS,COLS`, each as in `parse_range`.
     """
+    if image.ndim not in (2, 3):
+        raise ShapeError(f"an image of shape {image.shape}, expected (y, x) or (y, x, channel)")
     rows_part, columns_part = parse_pixels(ranges, image.shape)
     part = image[rows_part, columns_part]
     table = Table(box=None, padding=0, show_edge=False)

@@ -8,7 +8,7 @@ image set must have their SHA-256 besides. What is not as it was is named, file 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ from typing import Any
 import numpy.typing as npt
 
 from pipeline import manifest, results, store
-from pipeline.chunked import StoreArray
+from pipeline.chunked import StoreArray, gathered_metadata
 from pipeline.cluster import Executor
+from pipeline.completeness import FOREIGN, foreign_parts
 from pipeline.content import records_digest
 from pipeline.digests import sample_records
 from pipeline.errors import DamagedError, IncompleteError, OtherFileError, StoreError
-from pipeline.places import exists, is_folder
+from pipeline.places import exists, is_folder, list_folder
 from pipeline.progress import Reporter
-from pipeline.runs import PREDICTIONS, part_name
+from pipeline.runs import PREDICTIONS, part_name, part_names
 from pipeline.schema import DISTANCE
 from pipeline.urls import shown
 
@@ -89,6 +90,8 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
     damages += _examine_files(path, content)
     broken = frozenset(damage.file for damage in damages)
     runs = content["kind"] == manifest.RUN
+    if runs:
+        damages += _foreign_tables(path, content)
     partitioned = run_arrays() if runs else image_arrays(content)
     for name in content["arrays"]:
         if name not in partitioned:
@@ -119,6 +122,13 @@ def _examine_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
             yield from _examine_file(path, name, digest)
 
 
+def _foreign_tables(path: Path, content: Mapping[str, Any]) -> list[Damage]:
+    """Return the tables among the predictions that whoever reads the folder takes for some."""
+    found = dict.fromkeys(f"{PREDICTIONS}/{name}" for name in list_folder(path / PREDICTIONS))
+    names = part_names(len(content["partitions"]))
+    return [Damage(name, FOREIGN) for name in foreign_parts(found, names)]
+
+
 def _examine_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
     try:
         if manifest.file_hash(path / name) != digest:
@@ -131,10 +141,8 @@ def _examine_array(
     path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
 ) -> Iterator[Damage]:
     """Check every file of an array that belongs to the whole."""
-    if _document(name) in broken:
-        return
-    array = _array(path, content, name)
-    for number in range(array.files):
+    array = _array(path, content, name, broken)
+    for number in range(0 if array is None else array.files):
         _, damages = _examine_shard(array, number, -1)
         yield from damages
 
@@ -143,20 +151,29 @@ def _document(array: str) -> str:
     return f"{array}/zarr.json"
 
 
-def _array(path: Path, content: Mapping[str, Any], name: str) -> StoreArray:
+def _array(
+    path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
+) -> StoreArray | None:
+    """Return an array, also where its metadata is damaged; None where that is nowhere else."""
     axis = 1 if name == f"{results.DISTANCES}/{DISTANCE.name}" else 0
-    return StoreArray(path, name, axis, tuple(content["arrays"][name]))
+    expected = tuple(content["arrays"][name])
+    if _document(name) not in broken:
+        return StoreArray(path, name, axis, expected)
+    metadata = gathered_metadata(path, name, broken)
+    return None if metadata is None else StoreArray(path, name, axis, expected, metadata)
 
 
 def _examine_shard(
-    array: StoreArray, number: int, partition: int
+    array: StoreArray | None, number: int, partition: int
 ) -> tuple[npt.NDArray[Any] | None, list[Damage]]:
     """Read a file of an array; return its values, where it can be read, and what is wrong."""
+    if array is None:
+        return None, []
     file = array.file(number)
     start, stop = number * array.shard, min((number + 1) * array.shard, array.shape[array.axis])
     reason = ""
     for expected in (array.expected, ()):  # a file of elsewhere may be read all the same
-        reader = StoreArray(array.path, array.name, array.axis, expected)
+        reader = replace(array, expected=expected)
         try:
             values = reader.samples(start, stop)
         except OtherFileError:
@@ -203,10 +220,9 @@ class ExamineImages:
         part = content["partitions"][index]
         number = part["start"] // content["splits"][part["split"]]["shard"]
         names = store.array_names(part["split"])
-        if any(_document(name) in self.broken for name in names):
-            return []
         count = part["stop"] - part["start"]
-        read = [_examine_shard(_array(self.path, content, n), number, index) for n in names]
+        arrays = [_array(self.path, content, name, self.broken) for name in names]
+        read = [_examine_shard(array, number, index) for array in arrays]
         damages = [damage for _, found in read for damage in found]
         images, labels = (values for values, _ in read)
         if images is None or labels is None:
@@ -216,7 +232,7 @@ class ExamineImages:
         if found == part["digest"]:
             return []
         reason = "holds other samples than were written"
-        files = [StoreArray(self.path, name).file(number) for name in names]
+        files = [array.file(number) for array in arrays if array is not None]
         return damages or [Damage(file, reason, index) for file in files]
 
 
@@ -234,7 +250,7 @@ class ExamineRun:
         name = f"{PREDICTIONS}/{part_name(index)}"
         damages = list(_examine_file(self.path, name, content["files"][name], index))
         for array in run_arrays():
-            if array in content["arrays"] and _document(array) not in self.broken:
-                _, found = _examine_shard(_array(self.path, content, array), index, index)
-                damages += found
+            if array in content["arrays"]:
+                opened = _array(self.path, content, array, self.broken)
+                damages += _examine_shard(opened, index, index)[1]
         return damages

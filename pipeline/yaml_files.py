@@ -21,15 +21,33 @@ from pipeline.settings import nearest
 _SECRETIVE = {"storage_options", "options", "dask"}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain types only, and no key twice: YAML's own loaders keep the last in silence."""
+_NAMELESS = ("x-", ".")
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_KEYS = 10_000  # merges of merges may grow without end
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} is given twice")
-        return super().construct_mapping(node, deep)
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain types only, and no key twice: YAML's own loaders keep the last in silence.
+
+    What a mapping merges (`<<: *other`) stands behind its own keys, and of several the first wins.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._merged: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put what a mapping merges before its own keys, which are looked at before, once."""
+        if id(node) not in self._merged:
+            self._merged.add(id(node))
+            own = [key for key, _ in node.value if key.tag != _MERGE]
+            keys = [self.construct_object(key, deep=True) for key in own]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"key {key!r} is given twice")
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.YAMLError(f"a mapping merges more than {_MOST_KEYS:,} keys")
 
 
 def load_yaml(path: Path) -> Any:
@@ -57,11 +75,12 @@ def nearest_file(name: str, files: Sequence[str]) -> str:
 
 
 def load_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of settings."""
+    """Read a YAML file that holds a mapping of settings; keys `x-NAME` and `.NAME` are none."""
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {describe(content)}, expected a mapping of settings")
-    return content
+    # of no meaning by themselves: what an anchor there names is merged elsewhere
+    return {key: content[key] for key in content if not str(key).startswith(_NAMELESS)}
 
 
 def refuse_unknown(
@@ -80,7 +99,10 @@ _short.maxlevel = 3
 
 def describe(value: object) -> str:
     """Return a value and its type, in few words."""
-    return "nothing" if value is None else f"{_short.repr(value)} ({type(value).__name__})"
+    if value is None:
+        return "nothing"
+    lines = _short.repr(value).splitlines()  # of an array there are several
+    return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
 
 
 def _is_mapping(value: object) -> bool:

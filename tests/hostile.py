@@ -877,8 +877,9 @@ def parquets() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     yield "labels.parquet", wrong, 6, {NO_LABEL: 2}
     large = parquet(images, [0, 1, 2**62, -(2**63), 0, 1, 0, 1])
     yield "large-labels.parquet", large, 6, {NO_LABEL: 2}
-    yield "halves.parquet", parquet(images, [0.5] * 8), None, "no whole numbers"
-    yield "lists.parquet", parquet(images, [[0]] * 8), None, "expected text"
+    yield "halves.parquet", parquet(images, [0.5] * 8), None, "expected a whole number"
+    yield "lists.parquet", parquet(images, [[0]] * 8), 8, {}
+    yield "boxes.parquet", parquet(images, [[3, 4, 9, 9]] * 8), None, "has 4 columns"
     odd = [None, {"bytes": None, "path": None}, {"bytes": None, "path": "../../../../etc/passwd"}]
     odd += [{"bytes": None, "path": path} for path in ("/etc/passwd", "file:///etc/passwd")]
     odd += [{"bytes": None, "path": path} for path in ("a\0b", "x" * 9_999, ".", "nowhere.png")]
@@ -941,18 +942,18 @@ def lists() -> Iterator[tuple[str, bytes, int | None, dict[str, int] | str]]:
     bad = [path + b",cat\n" for path in STRANGE_PATHS]
     yield "paths.csv", good + b"".join(bad), 2, {LOST: len(bad)}
     yield "long-line.csv", good + b"x" * 10**8 + b",cat\n", None, "no proper CSV table"
-    yield "long-header.csv", b"x" * 10**7, None, "has no column"
+    yield "long-header.csv", b"x" * 10**7, None, "first line of"
     yield "quotes.csv", good + b'"images/2.png,cat\n' * 9, None, ""
     yield "wide.csv", good + b"a,b,c,d\n", None, "no proper CSV table"
     yield "narrow.csv", good + b"a\n", None, "no proper CSV table"
     yield "no-rows.csv", b"path,label\n", None, "no samples"
     yield "nothing.csv", b"", None, "is empty"
     yield "line-ends.csv", b"\n\n\n", None, "is empty"
-    yield "binary.csv", bytes(range(256)) * 9, None, "has no column|CSV"
-    yield "numbers.csv", b"path,label\n1,2\n3,4\n", None, "none of the first"
+    yield "binary.csv", bytes(range(256)) * 9, None, "NUL bytes"
+    yield "numbers.csv", b"path,label\n7,2\n9,4\n", None, "none of the first"
     yield "two-paths.csv", good.replace(b"label", b"path"), None, "has 2 columns"
     yield "two-labels.csv", b"path,label,label\nimages/0.png,cat,dog\n", None, "has 2 columns"
-    yield "labels-bytes.csv", good + b"images/2.png,\xff\xfe\n", 3, {}
+    yield "labels-bytes.csv", good + b"images/2.png,\xff\xfe\n", None, "no UTF-8"
 
 
 def list_cases(root: Path) -> Iterator[Case]:

@@ -366,7 +366,7 @@ def list_of(tmp_path, labels, class_names=None):
         (pa.array(["01", "1", "2"]), ("01", "1", "2"), [0, 1, 2]),
         (pa.array([1.0, float("nan"), 0.0]), ("0", "1"), [1, -1, 0]),
         (pa.array([True, False]), ("false", "true"), [1, 0]),
-        (pa.array([b"z\xff", b"a"]), ("a", "z\\xff"), [1, 0]),
+        (pa.array(["z\xff".encode(), b"a"]), ("a", "z\xff"), [1, 0]),
     ],
 )
 def test_without_class_names_the_labels_name_the_classes(tmp_path, labels, names, codes):
@@ -405,8 +405,10 @@ def test_an_unknown_label_is_a_problem_that_says_which(tmp_path, label):
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path):
-    with pytest.raises(LabelError, match="no whole numbers"):
-        list_of(tmp_path, pa.array([0.5, 1.0]))
+    with pytest.raises(LabelError, match=r"sample 1 has the label 0\.5, expected a whole number"):
+        list_of(tmp_path, pa.array([1.0, 0.5]))
+    with pytest.raises(SourceError, match=r"z\\xff' is not UTF-8, in Latin-1 it reads 'z\xff'"):
+        list_of(tmp_path, pa.array([b"z\xff", b"a"]))
 
 
 # the listing -------------------------------------------------------------------------------------

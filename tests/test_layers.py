@@ -17,15 +17,19 @@ PACKAGE = Path(pipeline.__file__).parent
 # One line a layer: base, storage, kernels, operations, jobs, faces.
 LAYERS = """
     errors urls places versions patterns processes files lock_files lock_holders locks memory
-    threads schema settings yaml_files image_settings cluster_settings config exact digests
+    threads schema doors settings yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress fencing durability manifest classes objects
-    sources conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
+    sources sources.labels
+    conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
     decoding_tiff decoding decoders
-    sources.kept sources.cursors sources.layout sources.listing sources.fetch sources.tree
-    sources.columns sources.encoded sources.folder sources.tar_streams sources.tar_members
-    sources.webdataset sources.tar sources.parquet sources.lists
-    sources.arrays converted packing sources.parts sources.stored_arrays sources.numpy_splits
-    sources.numpy_files sources.idx sources.groups sources.labelled_parts
+    sources.kept sources.cursors sources.layout sources.words sources.listing sources.fetch
+    sources.tree_layout sources.tree_doubts sources.tree sources.columns
+    sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
+    sources.tar sources.list_paths sources.list_columns sources.parquet sources.text_tables
+    sources.lists
+    sources.given sources.arrays converted packing sources.parts sources.stored_arrays
+    sources.array_names sources.numpy_splits sources.numpy_files sources.idx sources.groups
+    sources.meaning sources.labelled_parts
     sources.labelled
     sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
     shards chunked store content recorded results tables completeness checkpoints
@@ -45,6 +49,7 @@ ONLY_IN = {
     "zarr": {"chunked", "objects"},
     "pyarrow": {
         "tables", "sources.columns", "sources.listing", "sources.lists", "sources.parquet",
+        "sources.list_columns", "sources.text_tables",
     },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_classes"},

@@ -133,6 +133,50 @@ def test_damage_to_several_files_at_once_is_mended(images, done, damage):
         assert contents(path) == before
 
 
+def swap(path, one, other):
+    first, second = (path / one).read_bytes(), (path / other).read_bytes()
+    (path / one).write_bytes(second)
+    (path / other).write_bytes(first)
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("train/image/zarr.json", "train/image/c/1/0/0"),
+    ("train/label/zarr.json", "train/label/c/0"),
+    ("test/image/zarr.json", "train/image/c/0/0/0"),
+    ("test/zarr.json", "test/image/c/0/0/0"),
+    ("train/y/zarr.json", "train/y/c/0"),
+    ("train/image/zarr.json", "train/label/zarr.json"),
+])  # fmt: skip
+def test_metadata_that_changed_places_is_named_with_what_took_its_place(images, one, other):
+    before = contents(images)
+    swap(images, one, other)
+    assert [found.file for found in pipeline.verify(images)] == sorted([one, other])
+    assert {found.file for found in pipeline.verify(images, repair=True)} == {one, other}
+    assert contents(images) == before
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("prototypes.zarr/std/zarr.json", "prototypes.zarr/std/c/0/0/0"),
+    ("distances.zarr/distance/zarr.json", "distances.zarr/distance/c/0/0/0"),
+    ("distances.zarr/label/zarr.json", "predictions/part-000001.parquet"),
+    ("distances.zarr/zarr.json", "distances.zarr/metric/c/0"),
+])  # fmt: skip
+def test_so_it_is_in_a_run(done, one, other):
+    before = contents(done)
+    swap(done, one, other)
+    assert [found.file for found in pipeline.verify(done)] == sorted([one, other])
+    assert {one, other} <= {found.file for found in pipeline.verify(done, repair=True)}
+    assert contents(done) == before
+
+
+def test_a_table_that_is_none_of_the_run_is_named_and_removed(done):
+    before = contents(done)
+    shutil.copy(done / "predictions/part-000000.parquet", done / "predictions/part-000099.parquet")
+    assert [found.file for found in pipeline.verify(done)] == ["predictions/part-000099.parquet"]
+    pipeline.verify(done, repair=True)
+    assert contents(done) == before
+
+
 def test_what_cannot_be_made_again_says_why_and_is_left_as_it_is(images, done, tmp_path):
     shard = images / "train/image/c/0/0/0"
     delete(shard)

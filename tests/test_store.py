@@ -443,7 +443,7 @@ def make_distances(path, total=20, step=8):
 
 def test_prototypes_come_back_as_they_were_with_names_as_text(found_prototypes, tmp_path):
     results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
-    again = results.open_prototypes(tmp_path / "p.zarr").load()
+    again = results.open_prototypes(tmp_path / "p.zarr", "digest").load()
     xr.testing.assert_identical(again, found_prototypes)
     assert again["class_name"].values.tolist() == NAMES
     assert again["class_name"].dtype.kind == "U"
@@ -455,7 +455,9 @@ def test_prototypes_are_written_anew_over_others(found_prototypes, tmp_path):
     other = found_prototypes.isel(class_name=[0, 2])
     results.write_prototypes(tmp_path / "p.zarr", found_prototypes)
     results.write_prototypes(tmp_path / "p.zarr", other)
-    xr.testing.assert_identical(results.open_prototypes(tmp_path / "p.zarr").load(), other)
+    xr.testing.assert_identical(
+        results.open_prototypes(tmp_path / "p.zarr", "digest").load(), other
+    )
 
 
 def test_distances_come_back_with_names_as_text_and_a_dask_chunk_for_each_shard(tmp_path):
@@ -566,7 +568,7 @@ def test_no_step_from_creating_to_reading_warns(tmp_path):
             xr.open_zarr(path, group=split).compute()
         made = prototypes(class_sums(opened, device="cpu")).load()
         results.write_prototypes(tmp_path / "p.zarr", made)
-        results.open_prototypes(tmp_path / "p.zarr").compute()
+        results.open_prototypes(tmp_path / "p.zarr", "digest").compute()
         xr.open_zarr(tmp_path / "p.zarr").compute()
         make_distances(tmp_path / "d.zarr")
         results.open_distances(tmp_path / "d.zarr", "digest").compute()

@@ -120,3 +120,8 @@ class Source(Protocol):
     def close(self) -> None:
         """Close the files that reading left open in this process."""
         ...
+
+
+def is_source(value: object) -> bool:
+    """Tell whether an object has the methods of a source."""
+    return all(callable(getattr(value, name, None)) for name in ("splits", "read", "close"))

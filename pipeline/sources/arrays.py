@@ -6,6 +6,7 @@ become codes, and how one split is read that lies in several parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +15,18 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.classes import check_labels
 from pipeline.digests import array_digest
-from pipeline.errors import LabelError, ShapeError, SourceError
+from pipeline.errors import ConfigError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
 from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
-from pipeline.sources import Block, SplitInfo
+from pipeline.sources import UNREADABLE, Block, Problem, SplitInfo
+from pipeline.sources.given import as_names, as_scale, as_splits
+from pipeline.sources.labels import Labelling, Survey, check_form
 from pipeline.versions import Version
+from pipeline.yaml_files import describe
 
-_MOST_CODES = 10**6  # without names; one code more is more likely an error than a class
-_MOST_CLASSES = 2**31 - 1  # codes are int32
+_CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8
 _BLOCK_BYTES = 2**24
 
@@ -83,121 +84,108 @@ def refuse_pixels(where: str, dtype: np.dtype[Any], blocks: Iterable[Array]) -> 
 
 def check_shapes(
     where: str, images: Sequence[int], labels: Sequence[int] | None, dtype: np.dtype[Any]
-) -> None:
-    """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many."""
-    many = labels is None or tuple(labels) in ((*images[:1],), (*images[:1], 1))
-    if len(images) not in (3, 4) or not many:
+) -> bool:
+    """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many.
+
+    Returns whether the images are stored with their channels first.
+    """
+    if labels is not None and len(labels) and images and labels[0] == images[0]:
+        check_form(where, images[0], labels, dtype)
+    first = has_channels_first(where, images)
+    if labels is not None:
+        check_form(where, images[0], labels, dtype)
+    return first
+
+
+def has_channels_first(where: str, shape: Sequence[int]) -> bool:
+    """Tell whether images without named dimensions are [sample, channel, y, x].
+
+    That is plain where 1, 3 or 4 stands second and not last. Where few stand last, or fewer than
+    rows and columns, they are [sample, y, x, channel].
+
+    Raises
+    ------
+    ShapeError
+        Where it cannot be told, or these are no images.
+    """
+    if len(shape) == 2:
         raise ShapeError(
-            f"{where}: images of shape {tuple(images)} and labels of "
-            f"{'none' if labels is None else tuple(labels)}; expected (sample, y, x) or "
-            "(sample, y, x, channel), and one label for each image"
+            f"{where}: images of shape {tuple(shape)}, which are flat: {shape[1]} values each; "
+            f"expected (sample, y, x) or (sample, y, x, channel); {_unflattened(shape[1])}"
         )
-    if labels is not None and dtype.kind not in "iuUS":
-        raise SourceError(f"{where}: labels of {dtype}, expected integer codes or text")
+    if len(shape) not in (3, 4):
+        raise ShapeError(
+            f"{where}: images of shape {tuple(shape)}, expected (sample, y, x) or "
+            "(sample, y, x, channel)"
+        )
+    if len(shape) == 3:
+        return False
+    second, middle, last = shape[1:]
+    if last in (*_CHANNELS, 2):
+        if second in _CHANNELS and last in _CHANNELS and middle == last != second:
+            raise _either(where, shape)
+        return False
+    if second in _CHANNELS:
+        return True
+    if last < min(second, middle):
+        return False
+    if second == middle == last:
+        raise ShapeError(
+            f"{where}: images of shape {tuple(shape)}, which are 3-D: as many layers as rows and "
+            "columns; expected (sample, y, x) or (sample, y, x, channel); choose one layer, such "
+            f"as images[:, {second // 2}]"
+        )
+    raise _either(where, shape)
 
 
-@dataclass(frozen=True)
-class Labelling:
-    """How the labels of a source become codes.
+def _either(where: str, shape: Sequence[int]) -> ShapeError:
+    return ShapeError(
+        f"{where}: images of shape {tuple(shape)} are 3-D, or may have their channels first or "
+        "last; expected (sample, y, x, channel) with fewer channels than rows and columns; turn "
+        "them: np.moveaxis(images, 1, -1), or choose one layer: images[:, 0]"
+    )
 
-    Attributes
-    ----------
-    class_names
-        The name of each code.
-    codes
-        The code of each text or value; None: the values are the codes.
+
+def _unflattened(size: int) -> str:
+    for channels, shape in ((1, "(-1, {0}, {0})"), (3, "(-1, 3, {0}, {0})")):
+        side = math.isqrt(size // channels)
+        if channels * side * side == size:
+            return f"give them their shape: images.reshape{shape.format(side)}"
+    return "give them their shape: images.reshape(-1, HEIGHT, WIDTH)"
+
+
+def image_shape(shape: Sequence[int], channels_first: bool) -> tuple[int, ...]:
+    """Return the shape of images as they are given: the channels last."""
+    return (shape[0], *shape[2:], shape[1]) if channels_first else tuple(shape)
+
+
+def as_images(images: Array, channels_first: bool) -> Array:
+    """Return images with their channels last."""
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1)) if channels_first else images
+
+
+def has_lone_channel(shapes: Iterable[Sequence[int]]) -> bool:
+    """Tell whether some images are [y, x] and others [y, x, 1], which is then dropped."""
+    found = list(shapes)
+    return {len(shape) for shape in found} == {2, 3} and all(
+        shape[2] == 1 for shape in found if len(shape) == 3
+    )
+
+
+def check_alike(kinds: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise `SourceError` where the pixels of two places do not mean the same.
+
+    `kinds` is the type of the images by what to call their place.
     """
-
-    class_names: tuple[str, ...]
-    codes: Mapping[Any, int] | None = None
-
-    def apply(self, labels: Array) -> npt.NDArray[np.int32]:
-        """Return the code of each label.
-
-        Raises
-        ------
-        LabelError
-            Where a label is none of the classes.
-        """
-        if self.codes is None:
-            check_labels(labels, len(self.class_names))
-            return labels.astype(np.int32)
-        values, places = np.unique(as_text(labels), return_inverse=True)
-        for value in values.tolist():
-            if value not in self.codes:
-                known = [str(known) for known in self.codes]
-                raise LabelError(
-                    f"label '{value}' is none of the classes; {nearest(str(value), known)}"
-                )
-        codes = [self.codes[value] for value in values.tolist()]
-        return np.array(codes, np.int32)[places]
-
-
-def as_text(labels: Array) -> Array:
-    """Return text labels given as bytes as text, other labels as they are.
-
-    Raises
-    ------
-    SourceError
-        Where the bytes are not UTF-8.
-    """
-    if labels.dtype.kind != "S":
-        return labels
-    try:
-        return np.char.decode(labels, "utf-8")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"labels of bytes that are not UTF-8: {error}") from None
-
-
-def survey_labels(
-    blocks: Iterable[tuple[int, Array]], class_names: Sequence[str] | None
-) -> Labelling:
-    """Look at all labels once and say how they become codes.
-
-    Parameters
-    ----------
-    blocks
-        Of all splits: the number of the first sample in its split, and [sample]; integer codes or
-        texts.
-    class_names
-        The name of each code; default: the texts, sorted, or the codes themselves as text.
-
-    Raises
-    ------
-    LabelError
-        Where a label is outside the classes, or some are codes and some texts.
-    """
-    texts: set[str] = set()
-    largest, kinds = UNLABELLED, set()
-    most = _MOST_CLASSES if class_names is None else len(class_names)
-    for first, block in blocks:
-        kinds.add("codes" if block.dtype.kind in "iu" else "texts")
-        if block.dtype.kind in "iu":
-            check_labels(block, most, first)
-            largest = max(largest, int(block.max()) if len(block) else UNLABELLED)
-        else:
-            texts.update(np.unique(as_text(block)).tolist())
-        if class_names is None and max(largest, len(texts) - 1) >= _MOST_CODES:
-            raise LabelError(
-                f"label {largest} or {len(texts)} different texts, expected at most {_MOST_CODES} "
-                "classes without names; correct the labels or give class_names"
+    names = list(kinds)
+    for name in names[1:]:
+        one, other = kinds[names[0]], kinds[name]
+        if one.kind != other.kind or scale_of(one) != scale_of(other):
+            raise SourceError(
+                f"{names[0]} has images of {one} and {name} of {other}, whose values do not mean "
+                f"the same; convert them to one type, as with (images / {scale_of(other)})"
+                '.astype("float32") or .astype("uint8")'
             )
-    if len(kinds) > 1:
-        raise LabelError("some labels are codes and some texts, expected one kind in all splits")
-    if "texts" in kinds:
-        return _text_labelling(texts, class_names)
-    names = map(str, range(largest + 1)) if class_names is None else class_names
-    return Labelling(tuple(names))
-
-
-def _text_labelling(texts: set[str], class_names: Sequence[str] | None) -> Labelling:
-    names = tuple(sorted(texts)) if class_names is None else tuple(class_names)
-    unknown = sorted(texts - set(names))
-    if unknown:
-        raise LabelError(
-            f"label '{unknown[0]}' is none of the classes; {nearest(unknown[0], names)}"
-        )
-    return Labelling(names, {name: code for code, name in enumerate(names)})
 
 
 def described(path: Path, version: Version) -> dict[str, Any]:
@@ -216,14 +204,81 @@ def in_parts(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int
 
 
 def joined(blocks: Sequence[Block]) -> Block:
-    """Return blocks without problems, one after the other, as one."""
+    """Return blocks, one after the other, as one."""
     if len(blocks) == 1:
         return blocks[0]
+    problems: dict[int, Problem] = {}
+    before = 0
+    for block in blocks:
+        problems |= {before + place: problem for place, problem in block.problems.items()}
+        before += len(block.images)
     return Block(
         np.concatenate([block.images for block in blocks]),
         np.concatenate([block.labels for block in blocks]),
         [origin for block in blocks for origin in block.origins],
+        problems,
     )
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What stands for missing pixels, besides numbers that are not finite.
+
+    Attributes
+    ----------
+    values
+        Each stands for a missing pixel.
+    lowest, highest
+        Of what is valid; None: no bound.
+    said
+        What says so, and what to do where it is wrong.
+    """
+
+    values: tuple[Any, ...] = ()
+    lowest: Any = None
+    highest: Any = None
+    said: str = ""
+
+    def find(self, images: Array) -> npt.NDArray[np.bool_] | None:
+        """Return which pixels are missing, None where it is none."""
+        if not images.size:
+            return None
+        low, high = images.min(), images.max()  # NaN, if there is one; masks only where needed
+        found = None
+        if images.dtype.kind == "f" and not (np.isfinite(low) and np.isfinite(high)):
+            found = ~np.isfinite(images)
+        for value in self.values:
+            if found is not None or low <= value <= high:
+                found = (images == value) | (False if found is None else found)
+        for bound, wrong in ((self.lowest, np.less), (self.highest, np.greater)):
+            if bound is not None and (found is not None or wrong(low, bound) or wrong(high, bound)):
+                found = wrong(images, bound) | (False if found is None else found)
+        return found if found is not None and found.any() else None
+
+
+NO_GAPS = Gaps(said="replace such values")
+
+
+def finished(
+    images: Array, codes: npt.NDArray[np.int32], origins: Sequence[str], gaps: Gaps = NO_GAPS
+) -> Block:
+    """Return a block of which the images with missing pixels are bad samples."""
+    missing = gaps.find(images)
+    if missing is None:
+        return Block(images, codes, origins)
+    images, codes = images.copy(), codes.copy()
+    counts = missing.reshape(len(images), -1).sum(axis=1)
+    problems = {}
+    for place in np.flatnonzero(counts).tolist():
+        first = np.unravel_index(int(np.argmax(missing[place])), missing.shape[1:])
+        where, value = ", ".join(str(int(i)) for i in first), images[place][first].item()
+        problems[place] = Problem(
+            UNREADABLE,
+            f"has {counts[place]} of {missing[place].size} pixels missing: pixel ({where}) is "
+            f"{value}; {gaps.said}, or leave such images out with max_bad",
+        )
+    images[list(problems)], codes[list(problems)] = 0, UNLABELLED
+    return Block(images, codes, origins, problems)
 
 
 @dataclass(frozen=True)
@@ -248,6 +303,11 @@ class ArraySource:
     full_scale: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no image has a label, so that there are no classes."""
+        return not self.class_names
+
     def splits(self) -> dict[str, SplitInfo]:
         return {
             name: SplitInfo(len(images), images.shape[1:], pixel_type(images.dtype) or "")
@@ -257,14 +317,21 @@ class ArraySource:
     def read(self, split: str, start: int, stop: int) -> Block:
         images, labels = (array[start:stop] for array in self.arrays[split])
         origins = [f"{split}[{index}]" for index in range(start, stop)]
-        return Block(as_pixels(images), labels.astype(np.int32), origins)
+        return finished(as_pixels(images), labels.astype(np.int32), origins)
 
     def close(self) -> None:
         """Nothing is left open."""
 
 
+def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
+    """Return the code of each label; codes as they are, so that their digest stays theirs."""
+    if labelling.codes is None and labels.dtype.kind in "iu" and labels.size == len(labels):
+        return labels.reshape(-1)
+    return labelling.apply(labels, where)
+
+
 def from_arrays(
-    arrays: Arrays,
+    arrays: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
     full_scale: int | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -275,7 +342,8 @@ def from_arrays(
     ----------
     arrays
         Split name -> (images, labels). Images are uint8, uint16, bool (taken as 0 and 1) or
-        floats; labels integer codes or texts.
+        floats; labels integer codes or texts, or None. Lists, tensors and labelled arrays are
+        taken as the arrays that they stand for; so is a data set with `image` and `label`.
     class_names
         The name of each label code; default: the codes themselves, as text, or the texts, sorted.
     full_scale
@@ -292,18 +360,27 @@ def from_arrays(
         Where images are of another type, or labels neither codes nor texts, or outside the
         classes.
     """
-    for name, (images, labels) in arrays.items():
-        check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
+    given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
+    for name, (images, labels) in given.items():
+        first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
         if pixel_type(images.dtype) is None:
             refuse_pixels(f"split '{name}'", images.dtype, [images])
-    flat = {name: labels.reshape(-1) for name, (_, labels) in arrays.items()}
-    labelling = survey_labels(((0, labels) for labels in flat.values()), class_names)
+        given = {**given, name: (as_images(images, first), labels)}
+    check_alike({f"split '{name}'": images.dtype for name, (images, _) in given.items()})
+    if has_lone_channel(images.shape[1:] for images, _ in given.values()):
+        given = {n: (i.reshape(i.shape[:3]), labels) for n, (i, labels) in given.items()}
+    survey = Survey("the labels", class_names)
+    for name, (_, labels) in given.items():
+        survey.add(labels, f"split '{name}'")
+    labelling = survey.labelling()
     coded = {
-        name: (images, flat[name] if labelling.codes is None else labelling.apply(flat[name]))
-        for name, (images, _) in arrays.items()
+        name: (images, _coded(labelling, labels, f"split '{name}'"))
+        for name, (images, labels) in given.items()
     }
     if full_scale is None:
-        full_scale = max(scale_of(images.dtype) for images, _ in arrays.values())
+        full_scale = max((scale_of(images.dtype) for images, _ in given.values()), default=1)
+    if not isinstance(provenance, Mapping | None):
+        raise ConfigError(f"provenance: {describe(provenance)}, expected a mapping of plain values")
     if provenance is None:
         digests = {k: [array_digest(a) for a in pair] for k, pair in coded.items()}
         provenance = {"kind": "arrays", "sha256": digests}

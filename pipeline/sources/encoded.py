@@ -7,8 +7,6 @@ each. What is wrong with one sample never stops the others; it is a `Problem` of
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders, choose
 from pipeline.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.digests import json_digest, sample_hashes
-from pipeline.errors import SourceError
+from pipeline.errors import LabelError, SourceError
 from pipeline.manifest import DECODERS
 from pipeline.schema import UNLABELLED
 from pipeline.settings import nearest
@@ -36,6 +34,7 @@ from pipeline.sources import (
     listing,
 )
 from pipeline.sources.fetch import too_large
+from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.listing import Notes, Rows
 
 MAX_BYTES = 2**28
@@ -45,7 +44,6 @@ _MOST_PROBED = 4096
 _REASONS = 3
 _SHOWN_CLASSES = 20
 _SHOWN_LABEL = 100
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # longer ones are text: no code is so large
 
 
 class Fetcher(Protocol):
@@ -103,6 +101,10 @@ class EncodedSource:
         codes also where names are digits.
     provenance
         Kind, place, digest of the listing, conversion.
+    remarks
+        What was decided by the layout of the place, and what was left out; a line each.
+    unlabelled
+        There are no labels at all, and none are missing.
     jpeg_pixels
         How many pixels of all are decoded from JPEG, about.
     decoders
@@ -118,6 +120,8 @@ class EncodedSource:
     dtype: str
     labels_are_codes: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    unlabelled: bool = False
     jpeg_pixels: int = 0
     decoders: Decoders | None = None
 
@@ -247,12 +251,21 @@ def reopen_encoded(
     ------
     SourceError
         Where there are no samples, or the first ones cannot be read.
+    LabelError
+        Where labels are to be, and there are none.
     """
     known = listing.index(folder)
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
     named = tuple(class_names or known["class_names"] or ())
-    names = named or tuple(_found_names(known))
+    if named and not known["labels_are_text"]:
+        check_named(known["labels"], named, reader.title)
+    names = named or class_names_of(known["labels"], reader.title, known["labels_are_text"])
+    if not names and not known.get("unlabelled", False):
+        raise LabelError(
+            f"{reader.title}: none of its samples has a label, so that there are no classes; write "
+            "labels where they are to be, or say with class_names which classes there are"
+        )
     fetcher = reader.fetcher()
     shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
@@ -266,28 +279,35 @@ def reopen_encoded(
     count = sum(count for _, count in known["splits"])
     pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
-        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance, pixels
-    )
+        folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
+        _remarks(known, names), known.get("unlabelled", False), pixels,
+    )  # fmt: skip
 
 
-def _found_names(known: Mapping[str, Any]) -> list[str]:
-    """Return the labels that occur, as class names: numbers by value, else sorted as text."""
-    labels = [label for label in known["labels"] if label]
-    numbers = not known["labels_are_text"] and all(_INTEGER.fullmatch(text) for text in labels)
-    return sorted((t for t in labels if t != str(UNLABELLED)), key=int) if numbers else labels
-
-
-@functools.lru_cache(maxsize=8)
-def _codes(class_names: tuple[str, ...]) -> Mapping[str, int]:
-    return {name: code for code, name in enumerate(class_names)}
+def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """Return what a reader decided by what it saw, and what it left out; a line each."""
+    lines = []
+    if known.get("labels_from"):
+        splits, classes = len(known["splits"]), len(names)
+        parts = [f"{splits} split{'' if splits == 1 else 's'}"]
+        if known["unlabelled"]:
+            parts.append("no labels: the images lie in no folders of classes")
+        else:
+            what = f"{classes:,} class{'' if classes == 1 else 'es'}"
+            parts.append(f"{what} from {known['labels_from']}")
+        lines.append("; ".join([", ".join(parts), *known["remarks"]]))
+    else:
+        lines += known.get("remarks", ())
+    if known.get("left_out"):
+        lines.append(f"left out: {known['left_out']}")
+    return tuple(lines)
 
 
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:
     """Return the code of a label: its name's, unless it is an integer, else the number it is."""
-    if not integers and label in _codes(class_names):
-        return _codes(class_names)[label]
-    if _INTEGER.fullmatch(label) and UNLABELLED <= int(label) < len(class_names):
-        return int(label)
+    code = code_of(label, class_names, by_index=integers)
+    if code is not None:
+        return code
     label = label if len(label) <= _SHOWN_LABEL else f"{label[:_SHOWN_LABEL]}..."
     known = nearest(label, class_names[:_SHOWN_CLASSES])
     return Problem(

@@ -6,6 +6,7 @@ left out; links are followed; what is no regular file is listed, and never opene
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +25,12 @@ from pipeline.sources.fetch import (
     titles_of,
     unreadable,
 )
-from pipeline.sources.layout import is_hidden, is_image, suffix_of
+from pipeline.sources.layout import is_hidden, is_image
 from pipeline.sources.listing import File, Notes
 from pipeline.sources.tree import Member, Tree
 from pipeline.urls import shown
+
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,13 @@ class FolderReader:
         For each split its folders; those of None are searched for splits.
     split
         The name of the split where neither the job nor the folders tell one.
+    doubts
+        Whether to refuse what is implausible, see `tree_doubts`.
     """
 
     places: Mapping[str | None, Sequence[Path]]
     split: str = "train"
+    doubts: bool = True
     kind = "folder"
 
     @property
@@ -68,19 +74,22 @@ class FolderReader:
         notes.labels_are_text = True
         several = len(self._folders) > 1
         titles = [f"{title_of(path)}/" if several else "" for _, path in self._folders]
-        with Tree() as tree:
+        with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for number, (given, path) in enumerate(self._folders):
                 notes.files.append(File(number, "", ""))
                 group = tree.group(given or self.split, given is not None, False, shown(path))
-                for member in _walked(path, notes):
-                    tree.add(member._replace(group=group, file=number))
+                for member in _walked(path):
+                    if isinstance(member, Member):
+                        tree.add(member._replace(group=group, file=number))
+                    else:
+                        tree.leave_out(group, member)
             for split, _ in tree.arrange():
                 for rows in tree.batches(split, True, titles):
                     yield split, rows
 
 
 def folder_reader(
-    places: Mapping[str | None, Sequence[Path]], split: str = "train"
+    places: Mapping[str | None, Sequence[Path]], split: str = "train", *, doubts: bool = True
 ) -> FolderReader:
     """Return a reader of image files in folders.
 
@@ -90,23 +99,31 @@ def folder_reader(
         For each split its folders, classes inside; those of None hold splits, or classes.
     split
         The name of the split, where folders hold classes and no split is given.
+    doubts
+        Whether to refuse what is implausible.
     """
-    return FolderReader(dict(places), split)
+    return FolderReader(dict(places), split, doubts)
 
 
-def _walked(root: Path, notes: Notes) -> Iterator[Member]:
+def has_images(path: Path) -> bool:
+    """Tell whether there is an image among the first files below a folder."""
+    return any(isinstance(found, Member) for found in itertools.islice(_walked(path), _LOOKED_AT))
+
+
+def _walked(root: Path) -> Iterator[Member | bytes]:
+    """Yield the image files below a folder, and the names of others."""
     if is_remote(root):
-        yield from _walked_remote(file_system(root), root.path, b"", notes)  # type: ignore[attr-defined]
+        yield from _walked_remote(file_system(root), root.path, b"")  # type: ignore[attr-defined]
         return
     if not root.is_dir():
         raise SourceError(f"{root}: is no folder; correct the name")
-    yield from _walked_local(os.fsencode(root), b"", (), notes)
+    yield from _walked_local(os.fsencode(root), b"", ())
 
 
 def _walked_local(
-    root: bytes, folder: bytes, above: tuple[tuple[int, int], ...], notes: Notes
-) -> Iterator[Member]:
-    """Yield the image files below a folder; a link to a folder above is not followed."""
+    root: bytes, folder: bytes, above: tuple[tuple[int, int], ...]
+) -> Iterator[Member | bytes]:
+    """Yield the files below a folder; a link to a folder above is not followed."""
     path = os.path.join(root, folder)  # noqa: PTH118 (names are bytes)
     try:
         status = os.stat(path)  # noqa: PTH116
@@ -119,11 +136,11 @@ def _walked_local(
                     continue
                 name = folder + b"/" + entry.name if folder else entry.name
                 if _is_folder(entry):
-                    yield from _walked_local(root, name, (*above, identity), notes)
+                    yield from _walked_local(root, name, (*above, identity))
                 elif is_image(entry.name):
                     yield _member(entry, name)
                 else:
-                    notes.ignored[suffix_of(entry.name)] += 1
+                    yield name
     except PixsimError:  # of a folder below
         raise
     except OSError as error:
@@ -151,8 +168,8 @@ def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
     return member._replace(status=UNREADABLE, detail=not_regular(found.st_mode).detail)
 
 
-def _walked_remote(files: Any, root: str, folder: bytes, notes: Notes) -> Iterator[Member]:
-    """Yield the image files below a remote folder; memory holds one folder's names."""
+def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | bytes]:
+    """Yield the files below a remote folder; memory holds one folder's names."""
     path = "/".join([root.rstrip("/"), *([folder.decode()] if folder else [])])
     url = files.unstrip_protocol(path)
     files.invalidate_cache(path)  # what is remembered may be of before
@@ -168,9 +185,9 @@ def _walked_remote(files: Any, root: str, folder: bytes, notes: Notes) -> Iterat
             continue  # an object store may list the folder itself
         below = folder + b"/" + name if folder else name
         if entry["type"] == "directory":
-            yield from _walked_remote(files, root, below, notes)
+            yield from _walked_remote(files, root, below)
         elif is_image(name):
             size, stamp = info_stamp(entry)
             yield Member(0, 0, below, 0, size, stamp)
         else:
-            notes.ignored[suffix_of(name)] += 1
+            yield below

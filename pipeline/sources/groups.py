@@ -32,6 +32,12 @@ from pipeline.versions import version_in, version_of
 
 ROOT = "/"
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+_REWRITE = (
+    'open it with zarr and write it with xarray: xarray.Dataset({"image": (("sample", "y", "x"), '
+    'IMAGES), "label": ("sample", LABELS)}).to_zarr(PLACE); or give the arrays to '
+    "pipeline.from_arrays"
+)
+_NAMELESS = f"its arrays have no names of dimensions, by which it is told what they are; {_REWRITE}"
 _DECODING = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
 
 
@@ -43,6 +49,10 @@ def reading(title: str) -> Iterator[None]:
     except (InputError, RemoteError):
         raise
     except Exception as error:  # each codec has its own kinds
+        if "_ARRAY_DIMENSIONS" in str(error) or "dimension_names" in str(error):
+            raise SourceError(f"{title}: {_NAMELESS}") from None
+        if type(error).__name__ == "ContainsArrayError":
+            raise SourceError(f"{title}: is a single array without labels; {_REWRITE}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"{title}: cannot be read by xarray: {reason}; expected a Zarr store or a NetCDF file "

@@ -1,25 +1,32 @@
 """Images that are labelled arrays already: Zarr stores, NetCDF files, `xarray.Dataset` objects.
 
-Names are mapped to those that pixsim uses, and ranges are read lazily. Packed integers stay as they
-are stored; their `scale_factor` and `add_offset` are carried on.
+Names are mapped to those that pixsim uses, and ranges are read lazily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from pipeline.errors import LabelError, SourceError
 from pipeline.schema import UNLABELLED
-from pipeline.sources.arrays import Labelling, scale_of, survey_labels
+from pipeline.sources.arrays import scale_of
 from pipeline.sources.groups import ROOT, Group, find_group, groups_in, reading
-from pipeline.sources.labelled_parts import LabelledPart, Names, fills_of, find_image, make_part
-from pipeline.sources.parts import PartedSource, check_parts, label_blocks, without
+from pipeline.sources.labelled_parts import LabelledPart, Names, find_image, left_out, make_part
+from pipeline.sources.labels import Labelling
+from pipeline.sources.meaning import FILLS, PACKED
+from pipeline.sources.parts import (
+    PartedSource,
+    check_parts,
+    label_blocks,
+    remarks_on,
+    survey_parts,
+    without,
+)
 from pipeline.urls import shown
 
 
@@ -122,10 +129,11 @@ def _make_source(
     different = [e for e in encodings if e != encodings[0]]
     if different:
         raise SourceError(
-            f"{everything[0].title}: is packed with {encodings[0] or 'nothing'}, another split "
-            f"with {different[0] or 'nothing'}; pack all splits alike"
+            f"{everything[0].title}: is packed with {encodings[0] or 'nothing'}, "
+            f"{everything[encodings.index(different[0])].title} with "
+            f"{different[0] or 'nothing'}; pack all splits alike, or decode them with xarray"
         )
-    labelling, unlabelled = _find_labelling(parts, class_names)
+    labelling, fills = _find_labelling(parts, class_names)
     scales = [part.dataset.attrs.get("full_scale") for part in everything]
     given = [int(scale) for scale in scales if isinstance(scale, int | np.integer)]
     scale = max(given or [scale_of(part.dtype) for part in everything])
@@ -133,7 +141,11 @@ def _make_source(
         "kind": "xarray",
         "splits": {name: [part.describe() for part in several] for name, several in parts.items()},
     }
-    return PartedSource(parts, labelling, scale, provenance, encodings[0], unlabelled)
+    remarks = [
+        f"{p.title}: left out {', '.join(rest)}" for p in everything if (rest := left_out(p))
+    ]
+    remarks += remarks_on(parts, labelling)
+    return PartedSource(parts, labelling, scale, provenance, encodings[0], fills, tuple(remarks))
 
 
 # classes -----------------------------------------------------------------------------------------
@@ -141,22 +153,17 @@ def _make_source(
 
 def _find_labelling(
     parts: Mapping[str, Sequence[LabelledPart]], class_names: Sequence[str] | None
-) -> tuple[Labelling, frozenset[int]]:
+) -> tuple[Labelling, frozenset[Any]]:
     """Return how labels become codes, and which stored labels stand for none."""
     everything = [part for several in parts.values() for part in several]
     flags = _flags(everything)
     names = class_names
     if names is None:
         names = _attribute_names(everything) if flags is None else list(flags)
-    unlabelled = _unlabelled(everything, None if names is None else len(names), flags)
-    blocks = (
-        (start, without(block, unlabelled))
-        for several in parts.values()
-        for start, block in label_blocks(several)
-    )
+    fills = _label_fills(everything, flags)
     if flags is None:
-        return survey_labels(blocks, names), unlabelled
-    return _flag_labelling(flags, names or [], blocks), unlabelled
+        return survey_parts(parts, names, fills).labelling(), fills
+    return _flag_labelling(flags, names or [], everything, fills), fills
 
 
 def _attribute_names(parts: Sequence[LabelledPart]) -> list[str] | None:
@@ -172,6 +179,11 @@ def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
     """Return the stored value of each class where labels have CF `flag_meanings`."""
     for part in parts:
         attributes = {} if part.labels is None else part.labels.attrs
+        if "flag_masks" in attributes:
+            raise LabelError(
+                f"{part.title}: {part.label} has flag_masks, bits that several of may be set; "
+                "expected one class for each image: write the code of one class instead"
+            )
         if "flag_meanings" in attributes:
             meanings = str(attributes["flag_meanings"]).split()
             values = np.ravel(attributes.get("flag_values", range(len(meanings)))).tolist()
@@ -187,35 +199,30 @@ def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
 def _flag_labelling(
     flags: Mapping[str, int],
     names: Sequence[str],
-    blocks: Iterator[tuple[int, npt.NDArray[Any]]],
+    parts: Sequence[LabelledPart],
+    fills: frozenset[Any],
 ) -> Labelling:
     if len(names) != len(flags):
         raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
     codes = {value: code for code, value in enumerate(flags.values())}
     labelling = Labelling(tuple(names), {UNLABELLED: UNLABELLED, **codes})
-    for _, block in blocks:
-        labelling.apply(block)
+    for part in parts:
+        for start, block in label_blocks([part]):
+            labelling.apply(without(block, fills), part.label_title, start)
     return labelling
 
 
-def _unlabelled(
-    parts: Sequence[LabelledPart], classes: int | None, flags: Mapping[str, int] | None
-) -> frozenset[int]:
-    """Return the fill values of labels that cannot be classes.
+def _label_fills(parts: Sequence[LabelledPart], flags: Mapping[str, int] | None) -> frozenset[Any]:
+    """Return the fill values of labels, but for those that are flags.
 
     0, which Zarr fills with where nothing else is said, is a class like any other.
     """
-    found = set()
+    found: set[Any] = set()
     for part in parts:
         variable = part.labels
-        if variable is None or variable.dtype.kind not in "iu":
+        if variable is None or PACKED & set(variable.attrs):
             continue
-        for fill in fills_of(variable):
-            outside = fill < 0 or fill == np.iinfo(variable.dtype).max
-            if flags is not None:
-                outside = fill not in flags.values()
-            elif classes is not None:
-                outside = fill < 0 or fill >= classes
-            if outside:
-                found.add(int(fill))
+        known = () if flags is None else flags.values()
+        fills = [v for key in FILLS for v in np.ravel(variable.attrs.get(key, ())).tolist()]
+        found |= {fill for fill in fills if fill != 0 and fill == fill and fill not in known}
     return frozenset(found)

@@ -1,7 +1,7 @@
 """One labelled array of images: what things are called in it, and reading ranges of it lazily.
 
-What is read is brought to the order (sample, y, x[, channel]). Packed integers stay as they are
-stored; of floats, those that stand for missing values become NaN.
+What is read is brought to the order (sample, y, x[, channel]). What stored values mean is said in
+`sources.meaning`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ import xarray as xr
 from pipeline.errors import ShapeError, SourceError
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 from pipeline.settings import nearest
-from pipeline.sources.arrays import as_pixels
+from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
+from pipeline.sources.arrays import Gaps, as_pixels
 from pipeline.sources.groups import Group, reading
+from pipeline.sources.labels import check_form
+from pipeline.sources.meaning import PACKED, Meaning, decoded, meaning_of
 from pipeline.sources.parts import label_blocks, pixel_blocks
 
-_FILL = ("_FillValue", "missing_value")
-_ENCODING = {"scale_factor": 1.0, "add_offset": 0.0}
-_TEXT_DTYPE = np.dtype("<U64")  # for texts of any length: about what one takes
+TEXT_DTYPE = np.dtype("<U64")  # for texts of any length: about what one takes
+# what dimensions are usually called, beside their own names
+_USUAL_DIMS = {
+    SAMPLE: (
+        "samples", "time", "n", "batch", "index", "id", "image", "images", "obs", "record",
+        "frame", "example",
+    ),
+    PIXEL_DIMS[0]: ("lat", "latitude", "height", "row", "rows", "h", "northing"),
+    PIXEL_DIMS[1]: ("lon", "longitude", "width", "col", "cols", "column", "w", "easting"),
+    CHANNEL: ("channels", "band", "bands", "c"),
+}  # fmt: skip
 
 Names = Mapping[str, str]
 
@@ -43,8 +54,10 @@ class LabelledPart:
         The names of the variables; no label: None.
     dims
         The names of sample, y, x and, where there are channels, channel.
-    shape, dtype
-        Of the images in this order; the type of the stored values.
+    shape
+        Of the images in this order.
+    meaning
+        What stored values mean.
     """
 
     place: Group | xr.Dataset
@@ -53,7 +66,7 @@ class LabelledPart:
     label: str | None
     dims: tuple[str, ...]
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    meaning: Meaning
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -64,6 +77,24 @@ class LabelledPart:
         return self.dataset.variables[self.image]
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the images as they are given: of the stored values, or of floats decoded."""
+        return self.meaning.dtype
+
+    @property
+    def gaps(self) -> Gaps:
+        return self.meaning.gaps
+
+    @property
+    def encoding(self) -> Mapping[str, float]:
+        """What stored integers mean, by the CF conventions."""
+        return self.meaning.encoding
+
+    @property
+    def label_title(self) -> str:
+        return f"{self.title}: {self.label}"
+
+    @property
     def labels(self) -> xr.Variable | None:
         return None if self.label is None else self.dataset.variables[self.label]
 
@@ -71,60 +102,28 @@ class LabelledPart:
     def label_dtype(self) -> np.dtype[Any] | None:
         if self.labels is None:
             return None
-        return _TEXT_DTYPE if self.labels.dtype.kind in "OT" else self.labels.dtype
-
-    @property
-    def encoding(self) -> dict[str, float]:
-        """What stored integers mean, by the CF conventions."""
-        attributes = self.pixels.attrs
-        if not any(name in attributes for name in _ENCODING):
-            return {}
-        if self.dtype.kind == "f":
-            raise SourceError(
-                f"{self.title}: {self.image} holds floats with a scale_factor, expected packed "
-                "integers or plain floats; decode it with xarray and store it again"
-            )
-        return {name: float(attributes.get(name, usual)) for name, usual in _ENCODING.items()}
+        return TEXT_DTYPE if self.labels.dtype.kind in "OT" else self.labels.dtype
 
     def read_pixels(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read images [sample, y, x] or [sample, y, x, channel]; filled floats become NaN."""
-        variable = self.pixels
-        values = np.ascontiguousarray(self._computed(variable, start, stop))
-        if self.dtype != values.dtype and self.dtype.kind == "u" and values.dtype.kind == "i":
-            values = values.view(self.dtype.newbyteorder(values.dtype.byteorder))
+        values = np.ascontiguousarray(self._computed(self.pixels, start, stop))
         if isinstance(self.place, Group):  # labels are read before the images that they belong to
             with reading(self.title):
                 self.place.require_unchanged()
-        for fill in fills_of(variable) if values.dtype.kind == "f" else ():
-            values = np.where(values == fill, np.nan, values).astype(values.dtype)
-        return as_pixels(values)
+        return as_pixels(self.meaning.apply(values))
 
     def read_labels(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read labels [sample]: integers, as stored, or texts.
-
-        Raises
-        ------
-        SourceError
-            Where they are neither.
-        """
+        """Read labels [sample], or [sample, class]: as stored, but for packed ones."""
         assert self.labels is not None  # noqa: S101 # else there is no `label_dtype`
         values = self._computed(self.labels, start, stop)
-        if values.dtype.kind in "OT":
-            if not all(isinstance(value, str) for value in values.tolist()):
-                raise SourceError(
-                    f"{self.title}: {self.label} holds objects, expected codes or text"
-                )
-            values = values.astype(str)
-        if values.dtype.kind not in "iuUS":
-            raise SourceError(
-                f"{self.title}: {self.label} holds {values.dtype}, expected integer codes or text"
-            )
+        if PACKED & set(self.labels.attrs):
+            return decoded(values, self.labels.attrs)
         return values
 
     def _computed(self, variable: xr.Variable, start: int, stop: int) -> npt.NDArray[Any]:
         with reading(self.title):
             part = variable.isel({self.dims[0]: slice(start, stop)})
-            ordered = part.transpose(*(dim for dim in self.dims if dim in part.dims))
+            ordered = part.transpose(*(dim for dim in self.dims if dim in part.dims), ...)
             # one task reads one block: threads within it would be too many
             found: npt.NDArray[Any] = ordered.compute(scheduler="synchronous").values
             return found
@@ -158,12 +157,6 @@ class LabelledPart:
         for block in labels if role == "label" else pixel_blocks(self):
             digest.update(np.ascontiguousarray(block).tobytes())
         return digest.hexdigest()
-
-
-def fills_of(variable: xr.Variable) -> list[Any]:
-    """Return the values that stand for missing ones."""
-    found = {**variable.encoding, **variable.attrs}
-    return [value for name in _FILL if name in found for value in np.ravel(found[name]).tolist()]
 
 
 # names -------------------------------------------------------------------------------------------
@@ -200,13 +193,13 @@ def make_part(place: Group | xr.Dataset, title: str, variables: Names, dims: Nam
     names = _find_dims(title, pixels, dims)
     label = _find_label(title, dataset, names[0], variables)
     shape = tuple(pixels.sizes[dim] for dim in names)
-    return LabelledPart(place, title, image, label, names, shape, _stored_dtype(pixels))
+    meaning = meaning_of(title, image, pixels, _is_zarr_2(pixels))
+    return LabelledPart(place, title, image, label, names, shape, meaning)
 
 
-def _stored_dtype(pixels: xr.Variable) -> np.dtype[Any]:
-    """Return the type of stored values; NetCDF 3 has unsigned integers only by an attribute."""
-    unsigned = {**pixels.encoding, **pixels.attrs}.get("_Unsigned") == "true"
-    return np.dtype(f"u{pixels.dtype.itemsize}") if unsigned else pixels.dtype
+def _is_zarr_2(variable: xr.Variable) -> bool:
+    """Tell whether a variable is of Zarr's second format, where all arrays have a fill value."""
+    return "filters" in variable.encoding and "serializer" not in variable.encoding
 
 
 def _listed(dataset: xr.Dataset) -> str:
@@ -222,13 +215,24 @@ def find_image(dataset: xr.Dataset, variables: Names) -> str | None:
     wanted = variables.get("image", IMAGE.name)
     if wanted in dataset.variables:
         return wanted
+    if "image" in variables:
+        return None
     fitting = [str(name) for name, v in dataset.variables.items() if v.ndim in (3, 4)]
-    return fitting[0] if len(fitting) == 1 and "image" not in variables else None
+    usual = [name for name in fitting if name.lower() in IMAGE_WORDS]
+    chosen = usual if len(usual) == 1 else fitting
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def _find_dims(title: str, variable: xr.Variable, dims: Names) -> tuple[str, ...]:
+    """Return what the dimensions are called: as given, as usual, or the one that is left over."""
     roles = (SAMPLE, *PIXEL_DIMS, CHANNEL)[: variable.ndim]
     names = {role: dims.get(role, role) for role in roles}
+    for role in roles:
+        if names[role] in variable.dims or role in dims:
+            continue
+        left = [str(dim) for dim in variable.dims if dim not in names.values()]
+        usual = [dim for dim in left if dim.lower() in _USUAL_DIMS[role]]
+        names[role] = usual[0] if len(usual) == 1 else role
     left = [str(dim) for dim in variable.dims if dim not in names.values()]
     missing = [role for role in roles if names[role] not in variable.dims]
     if len(missing) == len(left) == 1 and missing[0] not in dims:
@@ -244,17 +248,28 @@ def _find_dims(title: str, variable: xr.Variable, dims: Names) -> tuple[str, ...
 
 def _find_label(title: str, dataset: xr.Dataset, sample: str, variables: Names) -> str | None:
     wanted = variables.get("label", LABEL.name)
+    along = [
+        str(n) for n, v in dataset.variables.items() if v.dims[:1] == (sample,) and n != sample
+    ]
+    usual = [name for name in along if name.lower() in LABEL_WORDS]
+    if wanted not in dataset.variables and "label" not in variables and len(usual) == 1:
+        wanted = usual[0]
     if wanted in dataset.variables:
-        if dataset.variables[wanted].dims != (sample,):
+        found = dataset.variables[wanted]
+        if found.dims[:1] != (sample,):
             raise ShapeError(
-                f"{title}: {wanted} has the dimensions {dataset.variables[wanted].dims}, expected "
-                f"one label for each image, ({sample},)"
+                f"{title}: {wanted} has the dimensions {found.dims}, expected one label for each "
+                f"image, ({sample},)"
             )
+        dtype = TEXT_DTYPE if found.dtype.kind in "OT" else found.dtype
+        check_form(f"{title}: {wanted}", dataset.sizes[sample], found.shape, dtype)
         return wanted
     fitting = [
-        str(name)
-        for name, v in dataset.data_vars.items()
-        if v.dims == (sample,) and v.dtype.kind in "iuUSOT"
+        name
+        for name in along
+        if name in dataset.data_vars
+        and dataset.variables[name].ndim == 1
+        and (dataset.variables[name].dtype.kind in "biuUSOT" or name in usual)
     ]
     if fitting or "label" in variables:
         raise SourceError(
@@ -262,3 +277,13 @@ def _find_label(title: str, dataset: xr.Dataset, sample: str, variables: Names) 
             "variables: {label: NAME}"
         )
     return None
+
+
+def left_out(part: LabelledPart) -> list[str]:
+    """Return the variables beside the images that are not read, as text."""
+    used = {part.image, part.label, *part.dims}
+    return [
+        f"{name} ({', '.join(map(str, v.dims))}) {v.dtype}"
+        for name, v in part.dataset.variables.items()
+        if str(name) not in used and part.dims[0] in v.dims
+    ]

@@ -58,11 +58,6 @@ def is_hidden(name: bytes) -> bool:
     return name.startswith(b".") or name == b"__MACOSX"
 
 
-def is_split_word(name: bytes) -> bool:
-    """Tell whether the name of a folder is one that splits usually have."""
-    return as_text(name).lower() in SPLIT_WORDS
-
-
 def split_of(name: str) -> str | None:
     """Return the split that the name of a file speaks of, in lower case.
 

@@ -7,6 +7,7 @@ the whole (files, labels that occur, digest) lies beside it in a small JSON.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,17 @@ import pyarrow.parquet as pq
 from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, LabelError
 from pipeline.files import read_json, storage_errors, write_json
-from pipeline.places import is_remote, open_binary
+from pipeline.places import is_folder, is_remote, list_folder, open_binary
 from pipeline.sources import OK
 from pipeline.sources.kept import Kept
+from pipeline.sources.layout import as_text, is_hidden, suffix_of
+from pipeline.sources.words import may_be_labels, may_be_sidecar
 from pipeline.threads import OwnLock
 from pipeline.versions import Version, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
+MOST_TABLES = 100
 INDEX = "listing.json"
 
 SCHEMA = pa.schema(
@@ -94,6 +98,19 @@ class Notes:
         What the `file` column counts.
     ignored
         Suffix -> how many files were no images.
+    examples
+        Suffix -> the first of these files.
+    tables
+        Some of these files that may hold labels.
+    sidecars
+        Suffix -> how many of these files may each be of one image.
+    left_out
+        What else was left out, in words.
+    labels_from
+        Where the labels come from, in words; `remarks` says more of what was decided.
+        Without it each of these is a line.
+    unlabelled
+        There are no labels at all, and none are missing.
     labels_are_text
         Labels are names also where all of them look like numbers.
     class_names
@@ -102,8 +119,46 @@ class Notes:
 
     files: list[File] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    tables: list[bytes] = field(default_factory=list)
+    sidecars: Counter[str] = field(default_factory=Counter)
+    left_out: list[str] = field(default_factory=list)
+    labels_from: str = ""
+    unlabelled: bool = False
     labels_are_text: bool = False
     class_names: tuple[str, ...] | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def ignore(self, path: bytes) -> None:
+        """Count a file that is no image."""
+        suffix = suffix_of(path)
+        self.ignored[suffix] += 1
+        self.examples.setdefault(suffix, as_text(path))
+        if len(self.tables) < MOST_TABLES and may_be_labels(path):
+            self.tables.append(path)
+        if may_be_sidecar(path):
+            self.sidecars[suffix] += 1
+
+
+def counted(notes: Notes) -> str:
+    """Return what was left out, in words: how many files of each suffix; a single one by name."""
+    parts = [
+        f"{count:,} {suffix or 'without suffix'}" if count > 1 else notes.examples[suffix]
+        for suffix, count in notes.ignored.most_common()
+    ]
+    return ", ".join([*parts, *notes.left_out])
+
+
+def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+    """Return what lies in folders beside the files of some suffixes, in words."""
+    notes = Notes()
+    for path in (path for paths in places.values() for path in paths):
+        # what has the suffix is not asked for: there may be very many
+        if not path.name.lower().endswith(tuple(suffixes)) and is_folder(path):
+            for name in map(os.fsencode, list_folder(path)):
+                if not as_text(name).lower().endswith(tuple(suffixes)) and not is_hidden(name):
+                    notes.ignore(name)
+    return counted(notes)
 
 
 def make_rows(count: int, **columns: Any) -> pa.Table:
@@ -200,6 +255,10 @@ class ListingWriter:
             "labels_are_text": notes.labels_are_text,
             "class_names": notes.class_names,
             "ignored": dict(sorted(notes.ignored.items())),
+            "labels_from": notes.labels_from,
+            "remarks": notes.remarks,
+            "left_out": counted(notes),
+            "unlabelled": notes.unlabelled,
             "digests": parts,
         }
         write_json(self._folder / INDEX, content, indent=None)

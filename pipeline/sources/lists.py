@@ -1,70 +1,52 @@
-"""Lists of image files: CSV or Parquet tables with a path, a label and perhaps a split.
+"""Lists of image files: tables with a path, a label and perhaps a split.
 
-Paths are relative to the list's folder, or to a root that the job gives. A list of this machine
-may name any file of it, and URLs. One from elsewhere may not reach into this machine: it may only
-name files below its own place, and URLs of object stores and web servers.
+They are text (CSV and its kin), lines of JSON, or Parquet. Paths are relative to the list's folder,
+or to a root that the job gives; see `list_paths` for what they may name, and `list_columns` for how
+columns are found.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
-from pipeline.errors import ConfigError, PixsimError, SourceError
-from pipeline.places import is_remote, open_binary
-from pipeline.sources import OK, UNREADABLE
-from pipeline.sources.columns import (
-    LABEL_COLUMNS,
-    SPLIT_COLUMNS,
-    bytes_of,
-    choose,
-    labels_of,
-    opened,
-    texts_of,
+from pipeline.errors import LabelError, SourceError
+from pipeline.places import is_remote
+from pipeline.sources import OK
+from pipeline.sources.columns import Agreement, Columns, bytes_of, labels_of, opened, plain
+from pipeline.sources.fetch import FileFetcher, stamp_of, titles_of
+from pipeline.sources.layout import as_text, flattened, split_of
+from pipeline.sources.list_columns import (
+    Roles,
+    Sample,
+    classes_of,
+    decide,
+    has_labels,
+    is_header,
+    names_images,
+    names_without_header,
+    splits_of,
 )
-from pipeline.sources.fetch import FileFetcher, failed, not_regular, stamp_of, titles_of, unreadable
-from pipeline.sources.layout import as_text, flattened
+from pipeline.sources.list_paths import PathFinder, Repeats, Row, split_word
 from pipeline.sources.listing import ROWS_PER_GROUP, File, Notes, make_rows
 from pipeline.sources.parquet import parted
+from pipeline.sources.text_tables import (
+    SAMPLED_ROWS,
+    TextTable,
+    is_json_lines,
+    json_batches,
+    not_utf8,
+    open_text,
+)
 from pipeline.urls import shown
 
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "name", "image")
-_PROTOCOLS = (
-    "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
-)  # fmt: skip
-_BLOCK_BYTES = 2**22
-_HEADER_BYTES = 2**16
-_DELIMITERS = ",\t;"
-
-
-class _Row(NamedTuple):
-    """What the listing says of one entry."""
-
-    origin: str
-    key: bytes
-    size: int = -1
-    stamp: str = ""
-    status: int = OK
-    detail: str | None = None
-
-
-class _Columns(NamedTuple):
-    path: str
-    label: str | None
-    split: str | None
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in dict.fromkeys(self) if name]
+_SHOWN = 100
+_MOST_SAID = 20
 
 
 @dataclass(frozen=True)
@@ -76,17 +58,21 @@ class ListReader:
     places
         For each split its tables; those of None say their split by name, or by a column.
     columns
-        The names of the columns `path`, `label` and `split`, where they are not the usual ones.
+        The names of the columns `path`, `label` and `split`, where they are not the usual ones;
+        None where there is none.
     root
         What paths are relative to; None: the folder of the table.
     split
         The split of what does not say any.
+    encoding
+        Of tables of text; None: UTF-8, or what a mark says.
     """
 
     places: Mapping[str | None, Sequence[Path]]
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     root: Path | None = None
     split: str = "train"
+    encoding: str | None = None
     kind = "list"
 
     @property
@@ -98,7 +84,10 @@ class ListReader:
         return titles_of(self.places)
 
     def fetcher(self) -> FileFetcher:
-        return FileFetcher(tuple(self.root or path.parent for _, _, path in self._tables))
+        return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
+
+    def _root(self, path: Path) -> Path:
+        return self.root or path.parent
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
         """Yield the rows of the tables in their order.
@@ -106,73 +95,240 @@ class ListReader:
         Raises
         ------
         SourceError
-            Where a table cannot be read.
+            Where a table cannot be read, or names no file that is there.
         ConfigError
-            Where a column that was named is not there, or none names files.
+            Where a column that was named is not there, or none is known to name files.
+        LabelError
+            Where two columns of labels contradict each other, or an image has several.
         """
+        repeats, said, labelled = Repeats(), [], False
         for number, (split, given, path) in enumerate(self._tables):
             notes.files.append(File(number, "", f"{path.name} {stamp_of(path)[1]}"))
-            check = _Checker(self.root or path.parent, trusted=not is_remote(path))
-            for columns, table in self._read(path):
-                title = shown(path)
-                names = bytes_of(table[columns.path], title).to_pylist()
-                found = zip(*(check.row(name) for name in names), strict=True)
-                values = dict(zip(_Row._fields, map(list, found), strict=True))
-                label = labels_of(table[columns.label], title) if columns.label else None
-                rows = make_rows(len(names), file=number, label=label, **values)
-                by_row = columns.split if not given else None
-                yield from parted(rows, texts_of(table[by_row], title) if by_row else None, split)
-
-    def _read(self, path: Path) -> Iterator[tuple[_Columns, Any]]:
-        """Yield the columns that matter, batch by batch."""
-        tables = self._parquet(path) if path.suffix.lower() == ".parquet" else self._csv(path)
-        for columns, batch in tables:
-            for start in range(0, batch.num_rows, ROWS_PER_GROUP):
-                yield columns, batch.slice(start, ROWS_PER_GROUP)
-
-    def _chosen(self, names: Sequence[str], title: str) -> _Columns:
-        wanted = dict(self.columns)
-        if "image" in wanted:
-            wanted.setdefault("path", wanted["image"])
-        path = choose("path", names, PATH_COLUMNS, wanted, title)
-        if path is None:
-            raise ConfigError(
-                f"{title}: has no column {', '.join(PATH_COLUMNS)}, but {', '.join(names)}; say "
-                "which one names the files with columns"
+            table = self._open(path)
+            roles = decide(table.sample, self.columns, given, self._labelled)
+            said += [*table.said, *roles.said]
+            labelled |= roles.label is not None or bool(roles.classes)
+            word = split_word(split) if given or split_of(path.name) else None
+            part = _Part(number, path, roles, self._finder(path), split, word)
+            for batch in table.batches(roles):
+                keys, rows = part.rows(batch, notes)
+                repeats.add(self._root(path), keys)
+                yield from rows
+            said += part.said()
+        if repeats.count:
+            said.append(
+                f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
+                "each is a sample"
             )
-        return _Columns(
-            path,
-            choose("label", names, LABEL_COLUMNS, wanted, title),
-            choose("split", names, SPLIT_COLUMNS, wanted, title),
+        notes.unlabelled = not labelled
+        said += [f"{self.title}: no column of labels, so these are images without"] * (not labelled)
+        more = f"and {len(said) - _MOST_SAID:,} more remarks on tables"
+        notes.remarks += [*said[:_MOST_SAID], *([more] if len(said) > _MOST_SAID else [])]
+
+    def _finder(self, path: Path) -> PathFinder:
+        return PathFinder(self._root(path), not is_remote(path), beside=self.root is None)
+
+    def _open(self, path: Path) -> _Table:
+        if path.suffix.lower() == ".parquet":
+            return _ParquetTable(path)
+        if is_json_lines(path):
+            return _JsonTable(path)
+        return _open_csv(path, self.encoding, self.columns, self._finder(path))
+
+    def _labelled(self) -> frozenset[str]:
+        """Return the columns of the tables that have labels."""
+        samples = [self._open(path).sample for _, _, path in self._tables]
+        labelled = [sample for sample in samples if has_labels(sample, self.columns)]
+        return frozenset(plain(name) for sample in labelled for name in sample.names)
+
+
+@dataclass
+class _Part:
+    """The rows of one table, as a listing has them."""
+
+    number: int
+    path: Path
+    roles: Roles
+    finder: PathFinder
+    split: str
+    word: str | None
+    count: int = 0
+    _is_somewhere: bool = False
+    _agreement: Agreement | None = None
+
+    def rows(self, batch: Any, notes: Notes) -> tuple[list[bytes], Iterator[tuple[str, Any]]]:
+        """Return the keys of some entries, and their rows by split."""
+        title, roles = shown(self.path), self.roles
+        names = bytes_of(batch[roles.path], title).to_pylist()
+        splits = None
+        if roles.split:
+            splits = splits_of(batch[roles.split], roles.split, roles.flag, title)
+        found = [
+            self.finder.row(name, word)
+            for name, word in zip(names, self._words(splits, len(names)), strict=True)
+        ]
+        self._require_any(names, found)
+        values = dict(zip(Row._fields, map(list, zip(*found, strict=True)), strict=True))
+        label = self._labels(batch, title, notes)
+        rows = make_rows(len(names), file=self.number, label=label, **values)
+        self.count += len(names)
+        return values["key"], parted(rows, splits, self.split)
+
+    def _words(self, splits: Any, count: int) -> list[str | None]:
+        if splits is None:
+            return [self.word] * count
+        return [self.word if text is None else split_word(text) for text in splits.to_pylist()]
+
+    def _labels(self, batch: Any, title: str, notes: Notes) -> Any:
+        roles = self.roles
+        if roles.classes:
+            if notes.class_names not in (None, roles.classes):
+                raise LabelError(
+                    f"{title}: has other classes than the tables before; ingest them apart, or "
+                    "give each the same columns in the same order"
+                )
+            notes.class_names = roles.classes
+            return classes_of(batch, roles, title, self.count)
+        if roles.label is None:
+            return None
+        labels = labels_of(batch[roles.label], title, self.count)
+        if self._agreement is None:
+            self._agreement = Agreement(title, roles.label)
+        for other in roles.others:
+            self._agreement.add(labels, other, batch[other])
+        return labels
+
+    def _require_any(self, names: Sequence[bytes | None], rows: Sequence[Row]) -> None:
+        """Raise `SourceError` where none of the first entries is there."""
+        self._is_somewhere |= self.count > 0 or any(row.status == OK for row in rows)
+        if self._is_somewhere:
+            return
+        at = next((n for n, name in enumerate(names) if name), 0)
+        name, row = names[at] or b"", rows[at]
+        root = self.finder.hint(name)
+        cure = "correct them, or say with root which folder they are relative to"
+        if root is not None:
+            cure = f"it is in another folder: root: {shown(root)}"
+        raise SourceError(
+            f"{shown(self.path)}: none of the first {len(rows):,} paths, from column "
+            f"'{self.roles.path}', can be read, such as '{as_text(name)[:_SHOWN]}': {row.detail}; "
+            f"{cure}"
         )
 
-    def _parquet(self, path: Path) -> Iterator[tuple[_Columns, Any]]:
-        with opened(path) as file:
-            columns = self._chosen(file.schema_arrow.names, shown(path))
-            for batch in file.iter_batches(
-                ROWS_PER_GROUP, columns=columns.names, use_threads=False
-            ):
-                yield columns, batch
+    def said(self) -> list[str]:
+        """Return what to say of entries that stand for files which are called otherwise."""
+        return [
+            f"{shown(self.path)}: {count:,} entries stand for files "
+            + " ".join(
+                [f"in {as_text(folder)}"] * bool(folder)
+                + [f"with the suffix {as_text(suffix)}"] * bool(suffix)
+                or ["that are spelled a little otherwise"]
+            )
+            for (folder, suffix), count in self.finder.meant.items()
+        ]
 
-    def _csv(self, path: Path) -> Iterator[tuple[_Columns, Any]]:
-        title = shown(path)
-        names, delimiter = _header(path)
-        columns = self._chosen(names, title)
+
+# the kinds of tables -----------------------------------------------------------------------------
+
+
+class _Table(Protocol):
+    """A table of some kind, of which the beginning was read."""
+
+    sample: Sample
+    said: list[str]
+
+    def batches(self, roles: Roles) -> Iterator[Any]:
+        """Yield the columns that have a role, some thousand rows at a time."""
+        ...
+
+
+def _sliced(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_PER_GROUP):
+            yield batch.slice(start, ROWS_PER_GROUP)
+
+
+class _ParquetTable:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.said: list[str] = []
+        with opened(path) as file:
+            names = file.schema_arrow.names
+            kinds = [file.schema_arrow.field(n).type for n in range(len(names))]
+            flat = [n for n, kind in zip(names, kinds, strict=True) if not pa.types.is_nested(kind)]
+            first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
+        found = [] if first is None else first.to_pylist()
+        rows = [[_as_field(row.get(name)) for name in names] for row in found]
+        self.sample = Sample(shown(path), names, rows)
+
+    def batches(self, roles: Roles) -> Iterator[Any]:
+        with opened(self._path) as file:
+            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
+
+
+class _JsonTable:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.said: list[str] = []
+        first = next(json_batches(path, SAMPLED_ROWS), [])
+        names = list(dict.fromkeys(name for row in first for name in row))
+        if not names:
+            raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
+        rows = [[_as_field(row.get(name)) for name in names] for row in first]
+        self.sample = Sample(shown(path), names, rows)
+
+    def batches(self, roles: Roles) -> Iterator[Any]:
+        for objects in json_batches(self._path, ROWS_PER_GROUP):
+            columns = {name: [row.get(name) for row in objects] for name in roles.names}
+            yield pa.table({name: self._column(values) for name, values in columns.items()})
+
+    def _column(self, values: list[Any]) -> Any:
         try:
-            with open_binary(path) as file, _csv_batches(file, columns, delimiter) as batches:
-                for batch in batches:
-                    yield columns, batch
-        except pa.ArrowException as error:
-            raise SourceError(f"{title}: is no proper CSV table ({error}); correct it") from None
-        except OSError as error:
-            raise error if isinstance(error, PixsimError) else failed(path, error) from None
+            return pa.array(values)
+        except pa.ArrowException:  # values of several types
+            return pa.array([None if value is None else _as_field(value) for value in values])
+
+
+def _as_field(value: Any) -> str:
+    return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
+
+
+class _CsvTable:
+    def __init__(self, table: TextTable, names: Sequence[str], header: bool) -> None:
+        self._table, self._header = table, header
+        cure = ", or write names of columns as the first line if it has none" * header
+        self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS], cure)
+        taken = ", ".join(f"'{name}'" for name in names)
+        self.said = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
+
+    def batches(self, roles: Roles) -> Iterator[Any]:
+        numbers = [self.sample.names.index(name) for name in roles.names]
+        batches = self._table.batches(numbers, self._header, texts=numbers[1:])
+        for batch in _sliced(batches):
+            yield pa.RecordBatch.from_arrays(batch.columns, names=roles.names)
+
+
+def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _CsvTable:
+    table = open_text(path, encoding, lambda names: is_header(names, wanted))
+    first = [name.strip() for name in table.rows[0]]
+    is_data = not is_header(first, wanted) or (
+        not names_images(first, wanted) and finder.row(os.fsencode(first[0])).status == OK
+    )
+    if not is_data:
+        try:
+            "".join(first).encode()
+        except UnicodeEncodeError:
+            raise not_utf8(shown(path), [os.fsencode(name) for name in first]) from None
+        return _CsvTable(table, first, header=True)
+    return _CsvTable(table, names_without_header(first, shown(path)), header=False)
 
 
 def list_reader(
     places: Mapping[str | None, Sequence[Path]],
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     root: Path | None = None,
     split: str = "train",
+    encoding: str | None = None,
 ) -> ListReader:
     """Return a reader of lists of image files.
 
@@ -182,90 +338,12 @@ def list_reader(
         For each split its tables; those of None say their split by name, or by a column.
     columns
         The names of the columns `path`, `label` and `split`; default: the usual ones.
+        None: there is none.
     root
         What paths are relative to; default: the folder of each table.
     split
         The split of what does not say any.
+    encoding
+        Of tables of text; default: UTF-8, or what a mark says.
     """
-    return ListReader(dict(places), dict(columns or {}), root, split)
-
-
-def _header(path: Path) -> tuple[list[str], str]:
-    """Return the column names and the delimiter of a CSV table."""
-    try:
-        with open_binary(path) as file:
-            start = file.read(_HEADER_BYTES)
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
-    line = start.partition(b"\n")[0].decode("utf-8-sig", "backslashreplace").rstrip("\r")
-    delimiter = max(_DELIMITERS, key=line.count)
-    names = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-    if not names:
-        raise SourceError(f"{shown(path)}: is empty, expected a CSV table with column names")
-    return names, delimiter
-
-
-def _csv_batches(file: Any, columns: _Columns, delimiter: str) -> Any:
-    """Return the batches of a CSV table; everything as bytes, since names may be no UTF-8."""
-    return pa_csv.open_csv(
-        file,
-        read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            include_columns=columns.names,
-            column_types={name: pa.binary() for name in columns.names},
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
-
-
-class _Checker:
-    """Says of each entry of a list what it names, and refuses what it must not name."""
-
-    def __init__(self, root: Path, trusted: bool) -> None:
-        self._trusted = trusted
-        self._remote = is_remote(root)
-        self._root = b"" if self._remote else os.fsencode(root)
-
-    def row(self, name: bytes | None) -> _Row:
-        """Return what the listing says of an entry."""
-        if not name:
-            return _Row("", b"", status=UNREADABLE, detail="has no path")
-        if name.startswith(b"file://") and self._trusted:
-            name = name.removeprefix(b"file://")
-        text = as_text(name)
-        refused = self._refused(text, name)
-        if refused:
-            return _Row(shown(text), b"", status=UNREADABLE, detail=refused)
-        if "://" in text or (self._remote and not text.startswith("/")):
-            return _Row(shown(text), name)
-        return self._stat(text, name)
-
-    def _refused(self, text: str, name: bytes) -> str | None:
-        protocol, found, _ = text.partition("://")
-        if found:
-            if protocol.lower() in _PROTOCOLS and "::" not in text:
-                return None
-            return f"is a URL of kind {protocol!r}, expected {', '.join(_PROTOCOLS)}"
-        if b"\0" in name:
-            return "is no path: it holds a NUL"
-        leads_out = text.startswith("/") or ".." in text.split("/")
-        if leads_out and not (self._trusted and (text.startswith("/") or not self._remote)):
-            return "leads out of the folder of the list, which a list from elsewhere must not"
-        if not self._trusted and text.lower().startswith(("file:", "local:")):
-            return "names a local file, which a list from elsewhere must not"
-        return None
-
-    def _stat(self, text: str, name: bytes) -> _Row:
-        try:
-            status = os.stat(os.path.join(self._root, name))  # noqa: PTH116, PTH118 (bytes)
-        except OSError as error:
-            problem = unreadable(error)
-            return _Row(text, name, status=problem.status, detail=problem.detail)
-        stamp = f"{status.st_size} {status.st_mtime_ns}"
-        if stat.S_ISREG(status.st_mode):
-            return _Row(text, name, status.st_size, stamp)
-        return _Row(text, name, -1, stamp, UNREADABLE, not_regular(status.st_mode).detail)
+    return ListReader(dict(places), dict(columns or {}), root, split, encoding)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import SourceError
-from pipeline.sources.arrays import scale_of, survey_labels
+from pipeline.sources.arrays import scale_of
 from pipeline.sources.layout import files_in
 from pipeline.sources.numpy_splits import Found
-from pipeline.sources.parts import PartedSource, check_parts, label_blocks
+from pipeline.sources.parts import PartedSource, check_parts, remarks_on, survey_parts
 from pipeline.sources.stored_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
 from pipeline.urls import shown
 
@@ -24,13 +24,14 @@ def open_numpy(
     places: Mapping[str | None, Sequence[Path]],
     class_names: Sequence[str] | None = None,
     split: str = "train",
+    variables: Mapping[str, str] | None = None,
 ) -> PartedSource:
     """Open images in `.npz` and `.npy` files.
 
     An archive holds `SPLIT_images` and `SPLIT_labels`, or `x_SPLIT` and `y_SPLIT` as Keras has it,
-    and optionally `class_names`. A `.npy` file holds the images of one split, named like
-    `train_images.npy`; its labels lie beside it as `train_labels.npy`, or are given with it. A file
-    `class_names.npy` may be among those given.
+    or arrays of other usual names (see `array_names`), and optionally `class_names`. A `.npy` file
+    holds the images of one split, named like `train_images.npy`; its labels lie beside it as
+    `train_labels.npy`, or are given with it. A file `class_names.npy` may be among those given.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ def open_numpy(
         else the codes themselves.
     split
         The split of files of None whose names tell of none.
+    variables
+        What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def open_numpy(
     LabelError
         Where a label is outside the classes.
     """
-    found = Found(split)
+    found = Found(split, variables or {})
     for name, paths in files_in(places, _SUFFIXES).items():
         kinds = {path: path.suffix.lower() for path in paths}
         for path, kind in kinds.items():
@@ -69,15 +72,16 @@ def _make_source(found: Found, class_names: Sequence[str] | None) -> PartedSourc
     if not everything:
         raise SourceError("no .npz or .npy file was given, expected one at least")
     check_parts(found.pairs)
-    blocks = (block for pairs in found.pairs.values() for block in label_blocks(pairs))
-    labelling = survey_labels(blocks, found.class_names if class_names is None else class_names)
+    names = found.class_names if class_names is None else class_names
+    labelling = survey_parts(found.pairs, names).labelling()
     scale = max(scale_of(pair.dtype) for pair in everything)
     kinds = {pair.images.path.suffix.lower()[1:] for pair in everything}
     provenance = {
         "kind": kinds.pop() if len(kinds) == 1 else "numpy",
         "arrays": {split: [p.describe() for p in pairs] for split, pairs in found.pairs.items()},
     }
-    return PartedSource(found.pairs, labelling, scale, provenance)
+    remarks = (*found.remarks, *remarks_on(found.pairs, labelling))
+    return PartedSource(found.pairs, labelling, scale, provenance, remarks=remarks)
 
 
 def read_npz(path: Path) -> PartedSource:

@@ -7,6 +7,7 @@ group, forward, from where the last reader stopped; page checksums are verified 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -23,12 +24,16 @@ from pipeline.places import file_system, is_remote
 from pipeline.sources import UNREADABLE, Problem
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
-    SPLIT_COLUMNS,
+    Agreement,
+    Columns,
+    candidates,
     choose,
     labels_of,
+    listed,
+    no_label,
     open_parquet,
     opened,
-    texts_of,
+    plain,
 )
 from pipeline.sources.cursors import borrowed
 from pipeline.sources.cursors import close as close_cursors
@@ -43,14 +48,24 @@ from pipeline.sources.fetch import (
     too_large,
 )
 from pipeline.sources.layout import files_in, flattened
+from pipeline.sources.list_columns import (
+    Flag,
+    Sample,
+    split_candidates,
+    split_column,
+    split_names,
+    splits_of,
+)
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 from pipeline.urls import shown
 
-IMAGE_COLUMNS = ("image", "img")
+IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
+_LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)
+_SAMPLED_ROWS = 50
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 
 
-def holds_images(path: Path, columns: Mapping[str, str] | None = None) -> bool:
+def holds_images(path: Path, columns: Columns | None = None) -> bool:
     """Tell whether a Parquet file holds encoded images, and not only their names.
 
     Raises
@@ -81,7 +96,8 @@ class ParquetReader:
     places
         For each split its files; those of None say their split by name, or by a column.
     columns
-        The names of the columns `image`, `label` and `split`, where they are not the usual ones.
+        The names of the columns `image`, `label` and `split`, where they are not the usual ones;
+        None where there is none.
     split
         The split of files that do not say any.
     title
@@ -89,7 +105,7 @@ class ParquetReader:
     """
 
     places: Mapping[str | None, Sequence[Path]]
-    columns: Mapping[str, str]
+    columns: Columns
     split: str
     title: str
     kind = "parquet"
@@ -102,6 +118,16 @@ class ParquetReader:
         roots = roots_of(path for _, _, path in self._files)
         return ParquetFetcher(roots, self.columns.get("image"))
 
+    @functools.cached_property
+    def _labelled(self) -> frozenset[str]:
+        """The columns of the files that have labels: one that only has such, has none."""
+        schemas = []
+        for _, _, path in self._files:
+            with opened(path) as file:
+                schemas.append(file.schema_arrow)
+        labelled = [schema for schema in schemas if _label(schema, self.columns, "")]
+        return frozenset(plain(name) for schema in labelled for name in schema.names)
+
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
         """Yield the rows of each file in order.
 
@@ -113,36 +139,61 @@ class ParquetReader:
             Where a column that was named is not there.
         """
         roots = self.fetcher().roots
+        notes.unlabelled = True
         for number, (split, given, path) in enumerate(self._files):
             notes.files.append(describe(path, roots))
             with opened(path) as file:
                 yield from self._file_batches(file, path, number, None if given else split, notes)
+        if notes.unlabelled:
+            notes.remarks.append(f"{self.title}: no column of labels, so these are images without")
 
     def _file_batches(
         self, file: Any, path: Path, number: int, split: str | None, notes: Notes
     ) -> Iterator[tuple[str, Any]]:
-        names, title = file.schema_arrow.names, shown(path)
-        _check_image(file.schema_arrow, self.columns, title)
-        label = choose("label", names, ("labels", *LABEL_COLUMNS), self.columns, title)
+        schema, title = file.schema_arrow, shown(path)
+        image = _check_image(schema, self.columns, title)
+        label, others = self._labels(schema, image, title)
         given = self._files[number][0]
-        by_row = choose("split", names, SPLIT_COLUMNS, self.columns, title) if split else None
-        _note_names(file.schema_arrow, label, title, notes)
+        by_row, flag = _split(file, self.columns, title, notes) if split else (None, None)
+        notes.unlabelled &= label is None
+        _note_names(schema, label, title, notes)
+        agreement = Agreement(title, label or "")
         row = 0
+        columns = [name for name in (label, by_row, *others) if name]
         for group in range(file.num_row_groups):
-            for start, table in _described(file, group, [c for c in (label, by_row) if c]):
+            for start, table in _described(file, group, list(dict.fromkeys(columns))):
                 count = table.num_rows
                 rows = _as_rows(number, path.name, row, group, start, count)
                 if label:
-                    text = labels_of(table[label], title)
+                    text = labels_of(table[label], title, row)
                     rows = rows.set_column(rows.column_names.index("label"), "label", text)
-                splits = texts_of(table[by_row], title) if by_row else None
+                    for other in others:
+                        agreement.add(text, other, table[other])
+                splits = splits_of(table[by_row], by_row, flag, title) if by_row else None
                 yield from parted(rows, splits, given)
                 row += count
+
+    def _labels(self, schema: Any, image: str, title: str) -> tuple[str | None, list[str]]:
+        """Return the column of labels, and those which must agree with it."""
+        names, columns = schema.names, self.columns
+        named = columns.get("label")
+        if named is not None and plain(named) not in map(plain, names) and self._labelled:
+            return None, []
+        label = _label(schema, columns, title)
+        if label is not None:
+            others = [] if "label" in columns else candidates(names, _LABEL_COLUMNS)
+            return label, [name for name in others if name != label]
+        images = [name for name in names if _is_encoded(schema.field(names.index(name)).type)]
+        rest = [name for name in names if name not in images and name != image]
+        rest = [name for name in rest if name not in split_names(rest)]
+        if rest and "label" not in columns and not self._labelled >= set(map(plain, rest)):
+            raise no_label(title, rest, rest[0])
+        return None, []
 
 
 def parquet_reader(
     places: Mapping[str | None, Sequence[Path]],
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
     split: str = "train",
 ) -> ParquetReader:
     """Return a reader of Parquet files of encoded images.
@@ -171,18 +222,54 @@ def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
         yield split, rows.filter(pc.equal(splits, split))
 
 
-def _check_image(schema: Any, columns: Mapping[str, str], title: str) -> None:
-    name = choose("image", schema.names, IMAGE_COLUMNS, columns, title)
+def _check_image(schema: Any, columns: Columns, title: str) -> str:
+    """Return the column of the images."""
+    names = schema.names
+    name = choose("image", names, IMAGE_COLUMNS, columns, title)
+    holding = [n for n, field in zip(names, schema, strict=True) if _is_encoded(field.type)]
+    cure = f"columns: {{image: {holding[0] if holding else 'NAME'}}}"
+    if name is None and holding:
+        raise ConfigError(
+            f"{title}: has no column {listed(IMAGE_COLUMNS)}, but {listed(names)}; say which one "
+            f"holds the images, such as {cure}"
+        )
     if name is None:
         raise ConfigError(
-            f"{title}: has no column {' or '.join(IMAGE_COLUMNS)}, but "
-            f"{', '.join(schema.names)}; say which one holds the images with columns"
+            f"{title}: holds no images: none of the columns {listed(names)} holds bytes of image "
+            "files; leave this file out, or name only those that do"
         )
     if not _is_encoded(schema.field(name).type):
+        other = f"; say which column does with {cure}" if holding else ""
         raise SourceError(
             f"{title}: column '{name}' holds {schema.field(name).type}, expected bytes of image "
-            "files"
+            f"files{other}"
         )
+    return name
+
+
+def _label(schema: Any, columns: Columns, title: str) -> str | None:
+    """Return the column of labels: of a usual name, else the one that has names of classes."""
+    found = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
+    named = [name for name in schema.names if _class_names(schema, name) is not None]
+    if found is None and "label" not in columns and len(named) > 1:
+        raise ConfigError(
+            f"{title}: has {len(named)} columns of classes, {listed(named)}; say which holds the "
+            f"labels, such as columns: {{label: {named[0]}}}"
+        )
+    return named[0] if found is None and named and "label" not in columns else found
+
+
+def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str | None, Flag | None]:
+    """Return the column of splits, and which splits true and false stand for in it."""
+    names = file.schema_arrow.names
+    some, rows = split_candidates(names), []
+    if some and "split" not in columns:
+        first = next(file.iter_batches(_SAMPLED_ROWS, columns=some, use_threads=False), None)
+        found = [] if first is None else first.to_pylist()
+        rows = [["" if n not in row else str(row[n]) for n in names] for row in found]
+    name, flag, said = split_column(Sample(title, names, rows), columns)
+    notes.remarks += said
+    return name, flag
 
 
 def _note_names(schema: Any, label: str | None, title: str, notes: Notes) -> None:
@@ -193,17 +280,25 @@ def _note_names(schema: Any, label: str | None, title: str, notes: Notes) -> Non
     LabelError
         Where two files have other class names.
     """
+    names = _class_names(schema, label)
+    if names is None:
+        return
+    if notes.class_names not in (None, names):
+        raise LabelError(f"{title}: has other class names than the files before; read them apart")
+    notes.class_names = names
+
+
+def _class_names(schema: Any, column: str | None) -> tuple[str, ...] | None:
+    """Return the class names of a column, as Hugging Face keeps them."""
     try:
         content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        feature = content["info"]["features"][label]
+        feature = content["info"]["features"][column]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (ValueError, KeyError, TypeError):
-        return
+        return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return
-    if notes.class_names not in (None, tuple(names)):
-        raise LabelError(f"{title}: has other class names than the files before; read them apart")
-    notes.class_names = tuple(names)
+        return None
+    return tuple(names)
 
 
 def _described(file: Any, group: int, columns: list[str]) -> Iterator[tuple[int, Any]]:

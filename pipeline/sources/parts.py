@@ -18,13 +18,19 @@ from pipeline.errors import ShapeError
 from pipeline.schema import UNLABELLED
 from pipeline.sources import Block, SplitInfo
 from pipeline.sources.arrays import (
-    Labelling,
+    Gaps,
     block_length,
+    check_alike,
+    finished,
+    has_lone_channel,
     in_parts,
     joined,
     pixel_type,
     refuse_pixels,
 )
+from pipeline.sources.labels import Labelling, Survey
+
+_SHOWN = 3
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +44,11 @@ class Part(Protocol):
         ...
 
     @property
+    def label_title(self) -> str:
+        """How the labels are named in messages."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the images: (sample, y, x) or (sample, y, x, channel)."""
         ...
@@ -45,6 +56,11 @@ class Part(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the images as they are stored."""
+        ...
+
+    @property
+    def gaps(self) -> Gaps:
+        """What stands for missing pixels."""
         ...
 
     @property
@@ -57,7 +73,7 @@ class Part(Protocol):
         ...
 
     def read_labels(self, start: int, stop: int) -> Array:
-        """Read labels [sample], where there are any: integers, as stored, or texts."""
+        """Read labels [sample], or [sample, class], where there are any, as they are stored."""
         ...
 
     def close(self) -> None:
@@ -81,8 +97,10 @@ class PartedSource:
         Where they come from.
     encoding
         `scale_factor` and `add_offset` of packed integers, by the CF conventions.
-    unlabelled
+    fills
         Stored labels that stand for none.
+    remarks
+        What was decided by guess, or left out: lines for the user.
     """
 
     parts: Mapping[str, Sequence[Part]]
@@ -90,17 +108,30 @@ class PartedSource:
     full_scale: int
     provenance: Mapping[str, Any]
     encoding: Mapping[str, float] = field(default_factory=dict)
-    unlabelled: frozenset[int] = frozenset()
+    fills: frozenset[Any] = frozenset()
+    remarks: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.labelling.class_names
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no image has a label, so that there are no classes."""
+        return not self.class_names
+
+    @property
+    def drops_channel(self) -> bool:
+        """Whether some images are [y, x] and others [y, x, 1], which are given as [y, x]."""
+        return has_lone_channel(p.shape[1:] for several in self.parts.values() for p in several)
+
     def splits(self) -> dict[str, SplitInfo]:
-        found = {}
+        found, sides = {}, 2 if self.drops_channel else 3
         for name, parts in self.parts.items():
             count = sum(part.shape[0] for part in parts)
-            found[name] = SplitInfo(count, parts[0].shape[1:], pixel_type(parts[0].dtype) or "")
+            found[name] = SplitInfo(
+                count, parts[0].shape[1:][:sides], pixel_type(parts[0].dtype) or ""
+            )
         return found
 
     def read(self, split: str, start: int, stop: int) -> Block:
@@ -116,10 +147,13 @@ class PartedSource:
     def _read_part(self, part: Part, start: int, stop: int) -> Block:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         if part.label_dtype is not None:
-            labels = without(part.read_labels(start, stop), self.unlabelled)
-            codes = self.labelling.apply(labels)
+            labels = without(part.read_labels(start, stop), self.fills)
+            codes = self.labelling.apply(labels, part.label_title, start)
         origins = [f"{part.title}[{index}]" for index in range(start, stop)]
-        return Block(part.read_pixels(start, stop), codes, origins)
+        pixels = part.read_pixels(start, stop)
+        if self.drops_channel and pixels.ndim > len(part.shape[:3]):
+            pixels = pixels.reshape(pixels.shape[:3])
+        return finished(pixels, codes, origins, part.gaps)
 
     def close(self) -> None:
         for parts in self.parts.values():
@@ -127,11 +161,16 @@ class PartedSource:
                 part.close()
 
 
-def without(labels: Array, unlabelled: frozenset[int]) -> Array:
-    """Return labels with -1 for those that stand for none."""
-    if not unlabelled or labels.dtype.kind not in "iu":
+def without(labels: Array, unlabelled: frozenset[Any]) -> Array:
+    """Return labels with -1, or "", for those that stand for none."""
+    kind = labels.dtype.kind
+    fills = [v for v in unlabelled if isinstance(v, str) == (kind in "USOT")]
+    if not fills or labels.ndim > 1:
         return labels
-    return np.where(np.isin(labels, list(unlabelled)), UNLABELLED, labels.astype(np.int64))
+    hidden = np.isin(labels, fills)
+    if kind in "USOT":
+        return np.where(hidden, "", labels)
+    return np.where(hidden, UNLABELLED, labels if kind == "f" else labels.astype(np.int64))
 
 
 def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
@@ -140,7 +179,7 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
     Raises
     ------
     SourceError
-        Where they are of a type that cannot be used.
+        Where they are of a type that cannot be used, or of types that mean other things.
     ShapeError
         Where the parts of a split do not fit together.
     """
@@ -154,6 +193,40 @@ def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
                     f"{part.title}: images of shape {part.shape[1:]} and {part.dtype}, expected "
                     f"{first.shape[1:]} and {first.dtype} as in {first.title}"
                 )
+    check_alike({several[0].title: several[0].dtype for several in parts.values()})
+
+
+def survey_parts(
+    parts: Mapping[str, Sequence[Part]],
+    class_names: Sequence[str] | None,
+    fills: frozenset[Any] = frozenset(),
+) -> Survey:
+    """Look at all labels of all splits once; `fills` stand for none.
+
+    Raises
+    ------
+    LabelError
+        Where one is no label, or outside the classes.
+    """
+    everything = [part for several in parts.values() for part in several]
+    titles = [part.label_title for part in everything if part.label_dtype is not None]
+    survey = Survey(", ".join(titles[:_SHOWN]) or everything[0].title, class_names)
+    for several in parts.values():
+        before = 0
+        for part in several:
+            for start, block in label_blocks([part]):
+                survey.add(without(block, fills), part.label_title, before + start)
+            before += part.shape[0]
+    return survey
+
+
+def remarks_on(parts: Mapping[str, Sequence[Part]], labelling: Labelling) -> list[str]:
+    """Return what to tell of images without labels."""
+    bare = [p.title for several in parts.values() for p in several if p.label_dtype is None]
+    found = [f"no labels for {', '.join(bare)}: kept as unlabelled images"] if bare else []
+    if not labelling.class_names and len(bare) < sum(map(len, parts.values())):
+        found.append("no image has a label")
+    return found
 
 
 def pixel_blocks(part: Part) -> Iterator[Array]:

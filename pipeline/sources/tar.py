@@ -12,9 +12,12 @@ and listed as unreadable, so that nothing is missing in silence.
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,16 +35,27 @@ from pipeline.sources.fetch import (
     roots_of,
     titles_of,
 )
-from pipeline.sources.layout import as_text, files_in, flattened, suffix_of
+from pipeline.sources.layout import as_text, files_in, flattened
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
 from pipeline.sources.tar_members import Entry, walk
 from pipeline.sources.tar_streams import READ_BYTES, Unpacked, compression_of
 from pipeline.sources.tree import Member, Tree
-from pipeline.sources.webdataset import Sample, label_of, samples_of
+from pipeline.sources.webdataset import (
+    Fields,
+    Sample,
+    fields_of,
+    image_of,
+    is_labelled,
+    label_of,
+    samples_of,
+)
 from pipeline.urls import shown
 
-SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+SUFFIXES = (
+    ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",
+)  # fmt: skip
 _MOST_OPEN = 64
+_LOOKED_AT = 4096
 
 
 @dataclass(frozen=True)
@@ -56,11 +70,17 @@ class TarReader:
         The split of archives that do not say any.
     title
         What to call the places.
+    fields
+        Which members of the samples of webdataset matter.
+    doubts
+        Whether to refuse what is implausible, see `tree_doubts`.
     """
 
     places: Mapping[str | None, Sequence[Path]]
     split: str
     title: str
+    fields: Fields = field(default_factory=Fields)
+    doubts: bool = True
     kind = "tar"
 
     @property
@@ -90,26 +110,34 @@ class TarReader:
             yield from self._tree_batches(compressions, notes)
 
     def _is_webdataset(self, compressions: Sequence[bytes]) -> bool:
-        """Tell whether the first member that counts has a label beside it."""
+        """Tell whether one of the first samples of the first archive has a label beside it."""
+        if self.fields.image is not None or self.fields.label is not None:
+            return True
         for (_, _, path), compression in zip(self._archives, compressions, strict=True):
-            with closing(walk(path, compression, Notes())) as entries:
-                first = next(samples_of(entries), None)
-            if first is not None:
-                return bool(first.labels and first.images)
+            found = False
+            with closing(walk(path, compression)) as entries:
+                members = (e for e in islice(entries, _LOOKED_AT) if isinstance(e, Entry))
+                for sample in samples_of(members):
+                    if is_labelled(sample):
+                        return True
+                    found = True
+            if found:
+                return False
         return False
 
     def _tree_batches(
         self, compressions: Sequence[bytes], notes: Notes
     ) -> Iterator[tuple[str, Any]]:
         titles = [f"{path.name}:" for _, _, path in self._archives]
-        with Tree() as tree:
+        with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for file, (split, given, path) in enumerate(self._archives):
                 group = tree.group(split, given, True, shown(path))
-                for entry in walk(path, compressions[file], notes):
-                    if entry.content is None:
+                for entry in walk(path, compressions[file]):
+                    if isinstance(entry, Entry) and entry.content is None:
                         tree.add(_member(entry, group, file))
                     else:
-                        notes.ignored[suffix_of(entry.name)] += 1
+                        tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
+            tree.keep_last()
             streamed = [file for file, name in enumerate(compressions) if name]
             for split, in_order in tree.arrange(streamed):
                 for rows in tree.batches(split, in_order, titles, compressions):
@@ -118,18 +146,114 @@ class TarReader:
     def _sample_batches(
         self, compressions: Sequence[bytes], notes: Notes
     ) -> Iterator[tuple[str, Any]]:
+        tally = _Tally(notes)
         for file, (split, _, path) in enumerate(self._archives):
             rows: list[tuple[Any, ...]] = []
-            for sample in samples_of(walk(path, compressions[file], notes)):
-                row = _sample_row(sample, path.name, notes)
+            keys = _Keys(path.name)
+            entries = tally.entries(walk(path, compressions[file], self.fields.suffixes))
+            for sample in samples_of(entries, path.name):
+                keys.add(sample.key)
+                row = self._sample_row(sample, path.name, tally)
                 rows += [row] if row else []
                 if len(rows) == ROWS_PER_GROUP:
                     yield split, _as_rows(rows, file, compressions[file])
                     rows = []
+            keys.close()
             yield split, _as_rows(rows, file, compressions[file])
+        tally.finish(self)
+
+    def _sample_row(self, sample: Sample, archive: str, tally: _Tally) -> tuple[Any, ...] | None:
+        """Return origin, offset, size, label, status and detail; None where there is no image."""
+        image = image_of(sample, self.fields, archive)
+        if image is None:
+            tally.without_image(sample)
+            return None
+        tally.others.update(name for name in sample.images if sample.images[name] is not image)
+        if image.name:
+            label, wrong = label_of(sample, self.fields, archive)
+        else:  # what stands for what is lost
+            label, wrong = None, None
+        problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
+        origin = f"{archive}:{as_text(image.name)}"
+        return origin, image.offset, image.size, label, problem.status, problem.detail or None
 
 
-def tar_reader(places: Mapping[str | None, Sequence[Path]], split: str = "train") -> TarReader:
+class _Tally:
+    """Counts what is left out of the samples of webdataset."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self.others: Counter[str] = Counter()
+        self._imageless = 0
+        self._first = ""
+        self._fields: Counter[str] = Counter()
+
+    def entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
+        """Yield images and labels; note the others."""
+        for member in members:
+            if isinstance(member, Entry):
+                yield member
+            else:
+                self._notes.ignore(member)
+
+    def without_image(self, sample: Sample) -> None:
+        for name in [*sample.labels, *sample.images]:
+            self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
+        self._first = self._first or as_text(sample.key)
+        self._imageless += 1
+
+    def finish(self, reader: TarReader) -> None:
+        """Say where labels come from, and what was left out."""
+        label = reader.fields.label
+        self._notes.labels_from = f"'{label}'" if label else ".cls or .json members"
+        if self._imageless:
+            what = f"sample{'' if self._imageless == 1 else 's'} without an image"
+            self._notes.remarks.append(f"{self._imageless:,} {what}, first '{self._first}'")
+        self._notes.left_out += [f"{count:,} {name}" for name, count in self.others.items()]
+
+
+class _Keys:
+    """Sees to it that no key of an archive comes twice, in an SQLite database: there may be many.
+
+    Members of one key that are not next to each other would be two samples, each in part.
+    """
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._waiting: list[tuple[bytes]] = []
+
+    def add(self, key: bytes) -> None:
+        self._waiting += [(key,)] if key else []
+        if len(self._waiting) >= _LOOKED_AT:
+            self._flush()
+
+    def _flush(self) -> None:
+        for key in self._waiting:
+            try:
+                self._database.execute("INSERT INTO keys VALUES (?)", key)
+            except sqlite3.IntegrityError:
+                raise SourceError(
+                    f"{self._archive}: members of the key '{as_text(key[0])}' are not next to each "
+                    "other, or come twice; unpack it, and pack it again with its members sorted by "
+                    "name ('tar --sort=name')"
+                ) from None
+        self._waiting = []
+
+    def close(self) -> None:
+        self._flush()
+        self._database.close()
+
+
+def tar_reader(
+    places: Mapping[str | None, Sequence[Path]],
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    *,
+    doubts: bool = True,
+) -> TarReader:
     """Return a reader of tar archives.
 
     Parameters
@@ -139,8 +263,13 @@ def tar_reader(places: Mapping[str | None, Sequence[Path]], split: str = "train"
         name, such as `train-0001.tar`, or by folders inside.
     split
         The split of archives that do not say any.
+    columns
+        Of samples as webdataset packs them: the fields of `image` and `label`; default: by rule.
+    doubts
+        Whether to refuse what is implausible.
     """
-    return TarReader(files_in(places, SUFFIXES), split, titles_of(places))
+    fields = fields_of(columns or {})
+    return TarReader(files_in(places, SUFFIXES), split, titles_of(places), fields, doubts)
 
 
 def _member(entry: Entry, group: int, file: int) -> Member:
@@ -155,18 +284,6 @@ def _member(entry: Entry, group: int, file: int) -> Member:
         problem.status,
         problem.detail or None,
     )
-
-
-def _sample_row(sample: Sample, archive: str, notes: Notes) -> tuple[Any, ...] | None:
-    """Return origin, offset, size, label, status and detail; None where there is no image."""
-    if not sample.images:
-        notes.ignored.update(list(sample.labels))
-        return None
-    image = min(sample.images, key=lambda entry: entry.name)
-    label, wrong = label_of(sample)
-    problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
-    origin = f"{archive}:{as_text(image.name)}"
-    return origin, image.offset, image.size, label, problem.status, problem.detail or None
 
 
 def _as_rows(rows: Sequence[tuple[Any, ...]], file: int, compression: bytes) -> Any:

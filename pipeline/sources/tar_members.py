@@ -15,7 +15,6 @@ from pipeline.errors import PixsimError, SourceError
 from pipeline.sources import TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.fetch import failed
 from pipeline.sources.layout import is_hidden, is_image, suffix_of
-from pipeline.sources.listing import Notes
 from pipeline.sources.tar_streams import READ_BYTES, HeaderStream, opened_stream
 from pipeline.urls import shown
 
@@ -55,8 +54,12 @@ class _Archive(tarfile.TarFile):
         return None  # else the constructor would read the first, and keep it
 
 
-def walk(path: Path, compression: bytes, notes: Notes) -> Generator[Entry, None, None]:
-    """Yield the images and labels of an archive in its order, without the hidden ones.
+def walk(
+    path: Path, compression: bytes, labels: Sequence[str] = LABEL_SUFFIXES
+) -> Generator[Entry | bytes, None, None]:
+    """Yield the images and labels of an archive in its order, and the names of other files.
+
+    What is hidden is left out.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def walk(path: Path, compression: bytes, notes: Notes) -> Generator[Entry, None,
     """
     try:
         with opened_stream(path, compression) as stream:
-            whole = yield from _walk(stream, path, notes)
+            whole = yield from _walk(stream, path, labels)
             if compression and whole:
                 yield from _tail(stream)
     except PixsimError:
@@ -74,7 +77,9 @@ def walk(path: Path, compression: bytes, notes: Notes) -> Generator[Entry, None,
         raise failed(path, error) from None
 
 
-def _walk(stream: HeaderStream, path: Path, notes: Notes) -> Generator[Entry, None, bool]:
+def _walk(
+    stream: HeaderStream, path: Path, labels: Sequence[str]
+) -> Generator[Entry | bytes, None, bool]:
     """Walk to the end mark, and tell whether there is one."""
     archive = _Archive(fileobj=cast(IO[bytes], stream), errors="surrogateescape")
     while True:
@@ -97,11 +102,11 @@ def _walk(stream: HeaderStream, path: Path, notes: Notes) -> Generator[Entry, No
                 ) from None
             yield _lost(stream, start, str(error))
             return False
-        entry = _entry(member, stream, notes)
+        entry = _entry(member, stream, labels)
         data_end = member.offset_data + member.size
         whole = stream.advance(archive.offset if member.issparse() else data_end)
         if not whole:
-            yield _cut(entry, stream)
+            yield _cut(entry if isinstance(entry, Entry) else None, stream)
             return False
         if entry:
             yield entry
@@ -133,19 +138,20 @@ def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:
     return entry._replace(size=0, problem=Problem(TRUNCATED, detail))
 
 
-def _entry(member: tarfile.TarInfo, stream: HeaderStream, notes: Notes) -> Entry | None:
-    """Return a member that is an image or a label."""
+def _entry(
+    member: tarfile.TarInfo, stream: HeaderStream, labels: Sequence[str]
+) -> Entry | bytes | None:
+    """Return a member that is an image or a label; else its name, None where it is hidden."""
     name = member.name.encode("utf-8", "surrogateescape").replace(b"\0", b"?")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if member.isdir() or not parts or any(is_hidden(part) for part in parts if part != b".."):
         return None
     path = b"/".join(part for part in parts if part != b"..")
-    if suffix_of(path) in LABEL_SUFFIXES and member.isreg():
+    if suffix_of(path) in labels and member.isreg():
         content = stream.read(member.size) if member.size <= _MOST_LABEL else b""
         return Entry(path, member.offset_data, member.size, None, content)
     if not is_image(path):
-        notes.ignored[suffix_of(path)] += 1
-        return None
+        return path
     reason = _refused(member, name, parts)
     problem = Problem(UNREADABLE, reason) if reason else None
     return Entry(path, member.offset_data, member.size, problem)

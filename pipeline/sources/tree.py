@@ -1,24 +1,24 @@
 """Puts image files of folders and archives in order: `SPLIT/CLASS/FILE` or `CLASS/FILE`.
 
-Which of the two it is can only be told when every name is known, and so can the order. The names
-wait in an SQLite database without a file name, which is private and goes to the temporary folder
-where it outgrows a few megabytes: ten million names need no memory.
+Which of the two it is can only be told when every name is known (see `tree_layout`), and so can
+the order. The names wait in an SQLite database without a file name, which is private and goes to
+the temporary folder where it outgrows a few megabytes: ten million names need no memory.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from pipeline.errors import SourceError
 from pipeline.sources import LABEL_UNKNOWN, OK
-from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, is_split_word
-from pipeline.sources.listing import ROWS_PER_GROUP, make_rows
+from pipeline.sources.layout import as_text, suffix_of
+from pipeline.sources.listing import ROWS_PER_GROUP, Notes, make_rows
+from pipeline.sources.tree_doubts import Doubts, refuse_no_images
+from pipeline.sources.tree_layout import SEPARATOR, Folders, Group, Layout, decide
 
-_SEPARATOR = b"\0"  # sorts before every character of a name
 _MANY = 4096
 
 
@@ -47,67 +47,38 @@ class Member(NamedTuple):
     detail: str | None = None
 
 
-@dataclass
-class Group:
-    """Places of one layout.
-
-    Attributes
-    ----------
-    split
-        The split of its images where folders do not tell.
-    given
-        The split is given, so the folders are classes.
-    strip
-        Whether a folder that holds all others is left out.
-    title
-        The places, for a message.
-    """
-
-    split: str
-    given: bool
-    strip: bool
-    title: str
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How the paths of a group are read."""
-
-    skipped: int
-    in_splits: bool
-    homes: frozenset[bytes]
-    stray: str
-
-    def read(self, path: bytes) -> tuple[str, str | None]:
-        """Return split and class that a path tells; None where it tells no class."""
-        parts = path.split(_SEPARATOR)[self.skipped :]
-        if not self.in_splits:
-            return self.stray, as_text(parts[0]) if len(parts) == 2 else None
-        at_home = len(parts) > 1 and (parts[0] in self.homes or is_split_word(parts[0]))
-        split = as_text(parts[0]) if at_home else self.stray
-        return split, as_text(parts[1]) if len(parts) == 3 else None
-
-    @property
-    def expected(self) -> str:
-        return "SPLIT/CLASS/FILE" if self.in_splits else "CLASS/FILE"
-
-
 class Tree:
     """Image files on their way into a listing."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str, notes: Notes, *, doubts: bool = True) -> None:
+        """Begin without files.
+
+        Parameters
+        ----------
+        kind
+            Of the source.
+        notes
+            Of what is left out, and told of what is decided.
+        doubts
+            Whether to refuse what is implausible.
+        """
         self.groups: list[Group] = []
-        self._layouts: list[_Layout] = []
+        self._layouts: list[Layout] = []
+        self._kind = kind
+        self._notes = notes
+        self._doubts = doubts
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(
             "CREATE TABLE found (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, "
             "stamp, status, detail, split)"
         )
-        self._database.create_function(
-            "parts", 1, lambda path: path.count(_SEPARATOR) + 1, deterministic=True
+        self._database.execute(
+            "CREATE TABLE classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID"
         )
+        self._folders = Folders(self._database)
         self._database.execute("BEGIN")
         self._waiting: list[tuple[Any, ...]] = []
+        self._left: Counter[tuple[int, bytes, str]] = Counter()
 
     def __enter__(self) -> Tree:
         return self
@@ -124,14 +95,22 @@ class Tree:
         """Return the number of the group of places whose splits are found in the same way."""
         for number, known in enumerate(self.groups):
             if (known.split, known.given) == (split, given):
+                known.places += 1
                 known.title += f", {title}" if len(known.title) < 100 else ""
                 return number
         self.groups.append(Group(split, given, strip, title))
         return len(self.groups) - 1
 
     def add(self, member: Member) -> None:
-        self._waiting.append(member._replace(path=member.path.replace(b"/", _SEPARATOR)))
+        self._waiting.append(member._replace(path=member.path.replace(b"/", SEPARATOR)))
         if len(self._waiting) >= _MANY:
+            self._flush()
+
+    def leave_out(self, group: int, path: bytes) -> None:
+        """Take note of a file that is no image."""
+        self._notes.ignore(path)
+        self._left[group, _folder_of(path.replace(b"/", SEPARATOR)), suffix_of(path)] += 1
+        if len(self._left) >= _MANY:
             self._flush()
 
     def _flush(self) -> None:
@@ -140,71 +119,62 @@ class Tree:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             self._waiting,
         )
-        self._waiting = []
-
-    def _layout(self, number: int) -> _Layout:
-        """Find what the folders of a group mean, from the depth of most images.
-
-        Raises
-        ------
-        SourceError
-            Where there is no image, or none in folders.
-        """
-        group = self.groups[number]
-        skipped, prefix = self._skipped(number)
-        depths = self._depths(number)
-        in_classes, in_splits = depths.get(skipped + 2, 0), depths.get(skipped + 3, 0)
-        if not (in_classes or (in_splits and not group.given)):
-            self._refuse(group, sum(depths.values()))
-        tops = self._tops(number, skipped, prefix)
-        named = all(is_split_word(top) for top in tops)
-        split = not group.given and (in_splits > in_classes or (in_splits == in_classes and named))
-        stray = min((as_text(top) for top in tops), default=group.split) if split else group.split
-        return _Layout(skipped, split, frozenset(tops), stray)
-
-    def _refuse(self, group: Group, count: int) -> None:
-        expected = "CLASS/FILE" if group.given else "SPLIT/CLASS/FILE or CLASS/FILE"
-        example = "cat/1.png" if group.given else "train/cat/1.png"
-        found = f"{count:,} images found, but none at" if count else "no image found; expected"
-        raise SourceError(
-            f"{group.title}: {found} {expected}, such as {example}, files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}"
+        self._folders.add(
+            "folders",
+            Counter((m[0], _folder_of(m[2]), "") for m in self._waiting if m[2]),
         )
+        self._folders.add("left", self._left)
+        self._waiting, self._left = [], Counter()
 
-    def _depths(self, number: int) -> dict[int, int]:
-        """Return for each number of parts how many images have it."""
-        rows = self._database.execute(
-            "SELECT parts(path), count(*) FROM found WHERE grp = ? AND path != x'' GROUP BY 1",
-            (number,),
-        )
-        return dict(rows.fetchall())
+    def keep_last(self) -> None:
+        """Of members of one name in one archive keep the last, as unpacking does, and say so."""
+        self._flush()
+        count = self._database.execute(
+            "DELETE FROM found WHERE member IN (SELECT member FROM (SELECT member, lead(member) "
+            "OVER (PARTITION BY file, path ORDER BY member) AS later FROM found WHERE path != x'') "
+            "WHERE later IS NOT NULL)"
+        ).rowcount
+        if count:
+            members = (
+                "1 member whose name comes" if count == 1 else f"{count:,} members whose names come"
+            )
+            self._notes.left_out.append(f"{members} again later in the archive")
 
-    def _skipped(self, number: int) -> tuple[int, bytes]:
-        """Return how many leading folders hold all images, and their names."""
-        group, skipped, prefix = self.groups[number], 0, b""
-        first, last = self._database.execute(
-            "SELECT min(path), max(path) FROM found WHERE grp = ? AND path != x''", (number,)
-        ).fetchone()
-        depths = self._depths(number)
-        while group.strip and first and max(depths, key=lambda depth: depths[depth]) > skipped + 2:
-            top = first[len(prefix) :].partition(_SEPARATOR)[0]
-            # in this order, what lies between two of one folder is in that folder
-            if not last.startswith(prefix + top + _SEPARATOR):
-                break
-            if is_split_word(top) and not group.given:
-                break
-            prefix, skipped = prefix + top + _SEPARATOR, skipped + 1
-        return skipped, prefix
+    def _find_layouts(self) -> None:
+        """Find what the folders of each group mean, and ask whether that is plausible."""
+        for number, group in enumerate(self.groups):
+            if not self._folders.holds(number, b""):
+                refuse_no_images(group, self._kind, self._notes)
+            self._layouts.append(decide(self._folders, number, group))
+        loose, deeper = self._find_classes()
+        without = sorted({split for layout in self._layouts for split in layout.unlabelled})
+        if self._doubts:
+            doubts = Doubts(self._database, self._folders, self._kind)
+            doubts.check(self.groups, self._layouts, loose, self._notes)
+        self._notes.labels_from = "folder names"
+        self._notes.unlabelled = not self._database.execute("SELECT 1 FROM classes").fetchone()
+        if deeper:
+            self._notes.remarks.append(f"{deeper:,} images lie in folders below those of classes")
+        if without and not self._notes.unlabelled:
+            named = ", ".join(f"'{split}'" for split in without)
+            self._notes.remarks.append(f"{named} without labels, in no folders of classes")
 
-    def _tops(self, number: int, skipped: int, prefix: bytes) -> list[bytes]:
-        """Return the folders that hold folders of images."""
-        rows = self._database.execute(
-            "SELECT DISTINCT substr(rest, 1, instr(rest, x'00') - 1) FROM "
-            "(SELECT substr(path, ?) AS rest, path FROM found WHERE grp = ?) "
-            "WHERE parts(path) = ?",
-            (len(prefix) + 1, number, skipped + 3),
-        )
-        return [top for (top,) in rows]
+    def _find_classes(self) -> tuple[Counter[str], int]:
+        """Note all classes; return how many images of each split are in none, or lie deeper."""
+        loose, deeper, last = Counter[str](), 0, None
+        rows = self._database.execute("SELECT grp, folder, depth, files FROM folders")
+        for number, folder, depth, files in rows:
+            layout = self._layouts[number]
+            found = layout.read(folder + b"-")
+            home = layout.class_folder(folder)
+            if found[1] is None:
+                loose[found[0]] += files
+                continue
+            deeper += files if home is not None and depth > home.count(SEPARATOR) else 0
+            if found != last:
+                self._database.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", found)
+            last = found
+        return loose, deeper
 
     def arrange(self, streamed: Iterable[int] = ()) -> list[tuple[str, bool]]:
         """Find the layout; return the splits sorted, and whether each is in the order of names.
@@ -216,7 +186,7 @@ class Tree:
             do not come in the order of names keeps the order in which they were found.
         """
         self._flush()
-        self._layouts = [self._layout(number) for number in range(len(self.groups))]
+        self._find_layouts()
         layouts = self._layouts
         self._database.create_function(
             "split_of", 2, lambda group, path: layouts[group].read(path)[0], deterministic=True
@@ -275,11 +245,12 @@ class Tree:
         labels: list[str | None] = []
         for place, (group, path) in enumerate(zip(groups, paths, strict=True)):
             layout = self._layouts[group]
-            labels.append(layout.read(path)[1])
-            if labels[-1] is None and status[place] == OK:
+            split, label = layout.read(path)
+            labels.append(label)
+            if label is None and status[place] == OK and split not in layout.unlabelled:
                 status[place] = LABEL_UNKNOWN
                 details[place] = f"is in no folder of a class, expected {layout.expected}"
-        names = [path.replace(_SEPARATOR, b"/") for path in paths]
+        names = [path.replace(SEPARATOR, b"/") for path in paths]
         return make_rows(
             len(rows),
             origin=[titles[file] + as_text(key) for file, key in zip(files, names, strict=True)],
@@ -292,3 +263,8 @@ class Tree:
             detail=details,
             stamp=stamps,
         )
+
+
+def _folder_of(path: bytes) -> bytes:
+    """Return the folder of a path, ending in a separator; empty for the root."""
+    return path[: path.rfind(SEPARATOR) + 1]

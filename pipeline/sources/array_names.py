@@ -1,0 +1,310 @@
+"""What arrays are called that hold images, labels or class names, and of which split they are.
+
+The usual names are known, whatever their case: `x_train` and `y_train`, `train_images` and
+`train_labels`, `X` and `y`, `data` and `target`, what `numpy.savez` calls arrays without names.
+Names that may mean two things are refused, and so is an array that looks like labels and is left
+over; any other array that is left out is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import SourceError
+from pipeline.settings import nearest
+from pipeline.sources.layout import SPLIT_WORDS
+
+# each word of images with those of the labels that usually go with it
+_WORDS = {
+    "images": ("labels",),
+    "x": ("y",),
+    "image": ("label",),
+    "imgs": ("labels",),
+    "img": ("label",),
+    "data": ("target", "targets", "labels", "label"),
+    "pixels": ("labels", "label"),
+    "inputs": ("targets", "labels"),
+}
+IMAGE_WORDS = tuple(_WORDS)
+LABEL_WORDS = ("labels", "label", "y", "targets", "target")
+NAME_WORDS = ("class_names", "classes", "label_names", "target_names", "classnames")
+_ANY_SPLIT = ("images", "labels")  # also with a word beside them that no split usually has
+_SEPARATORS = "_-. "
+_UNNAMED = re.compile(r"arr_\d+")
+_SPLIT = "{split}"
+_GIVEN = "*"  # in place of the word, where the job says what an array is called
+IMAGE, LABEL, NAMES = "image", "label", "names"
+
+
+class Role(NamedTuple):
+    """What the name of an array says: what it is, of which split, and the word that says so.
+
+    The split is empty where the name tells of none; `sure` is false where only a second array of
+    the same split shows that the rest of the name is a split.
+    """
+
+    kind: str
+    split: str
+    word: str
+    sure: bool = True
+
+
+class Header(NamedTuple):
+    """What an array is, by its header."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.dtype}"
+
+
+def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | None:
+    """Return what the name of an array says; None where that is nothing.
+
+    Parameters
+    ----------
+    name
+        Of the array, or the stem of its file.
+    variables
+        What `image` and `label` are called, if not as usual; `{split}` stands for any split.
+
+    Examples
+    --------
+    >>> role_of("X_train")
+    Role(kind='image', split='train', word='x', sure=True)
+    """
+    given = variables or {}
+    for kind, pattern in given.items():
+        found = re.fullmatch(re.escape(pattern).replace(re.escape(_SPLIT), "(.+)"), name)
+        if found:
+            return Role(kind, "".join(found.groups()), _GIVEN)
+    low = name.lower()
+    if low in NAME_WORDS:
+        return Role(NAMES, "", low)
+    for kind, words in ((LABEL, LABEL_WORDS), (IMAGE, IMAGE_WORDS)):
+        for word in words if kind not in given else ():
+            rest = _rest(low, name, word)
+            if rest is not None:
+                sure = not rest or _is_split(rest) or word in _ANY_SPLIT
+                return Role(kind, rest.lower() if _is_split(rest) else rest, word, sure)
+    if _is_split(low) and IMAGE not in given:
+        return Role(IMAGE, low, "")
+    return None
+
+
+def _rest(low: str, name: str, word: str) -> str | None:
+    """Return what else a name says that begins or ends with a word; None where it does not."""
+    if low == word:
+        return ""
+    before, after = name[: -len(word)], name[len(word) :]
+    if low.startswith(word) and (after[0] in _SEPARATORS or _is_split(after)):
+        return after.lstrip(_SEPARATORS)
+    if low.endswith(word) and (before[-1] in _SEPARATORS or _is_split(before)):
+        return before.rstrip(_SEPARATORS)
+    return None
+
+
+def _is_split(name: str) -> bool:
+    return name.lower() in SPLIT_WORDS
+
+
+def belongs(image: Role, label: Role) -> bool:
+    """Tell whether labels are called as those usually are that go with images so called."""
+    return label.word in (*_WORDS.get(image.word, ()), _GIVEN) or image.word == _GIVEN
+
+
+def label_spellings(name: str) -> list[str]:
+    """Return what the labels may be called that belong to images of this name."""
+    role = role_of(name)
+    if role is None or role.kind != IMAGE or not role.word:
+        return [name.replace("images", "labels")] if "images" in name else []
+    at = name.lower().find(role.word)
+    before, after = name[:at], name[at + len(role.word) :]
+    words = [w for word in _WORDS[role.word] for w in (word, word.upper(), word.capitalize())]
+    return list(dict.fromkeys(before + word + after for word in words))
+
+
+# choosing ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Choice:
+    """Which arrays are images and which labels.
+
+    Attributes
+    ----------
+    pairs
+        For each split the names of its images and of its labels, None where there are none.
+    names
+        The array of class names, if there is one.
+    left_out
+        The other arrays.
+    """
+
+    pairs: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    names: str | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+def choose(
+    title: str,
+    arrays: Mapping[str, Header | None],
+    default: str,
+    variables: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
+) -> Choice:
+    """Find the images and labels of all splits among arrays that lie in one place.
+
+    Parameters
+    ----------
+    title
+        What to call the place in messages.
+    arrays
+        Name -> what it is; None where that cannot be told.
+    default
+        The split of names that tell of none.
+    variables
+        As of `role_of`.
+    others
+        What else lies there, and may be labels under a damaged name.
+
+    Raises
+    ------
+    SourceError
+        Where there are no images, or the names may mean two things; lists the arrays, and says
+        which key names them.
+    """
+    roles = {name: role_of(name, variables) for name in arrays}
+    _check_given(title, arrays, roles, variables or {})
+    if not any(role and role.kind == IMAGE for role in roles.values()):
+        roles |= _unnamed_roles(arrays)
+    found = Choice(names=_names_array(roles, arrays))
+    for split in dict.fromkeys(_split(role, default) for role in roles.values() if role):
+        mine = {n: r for n, r in roles.items() if r and _split(r, default) == split}
+        images, labels = _candidates(mine, arrays)
+        if not images and labels:
+            raise _unclear(title, arrays, f"{labels[0]} belongs to no images")
+        if images:
+            found.pairs[split] = _pair(title, arrays, mine, images, labels)
+    if not found.pairs:
+        raise _unclear(title, arrays, "none of them has a usual name of images")
+    used = {name for pair in found.pairs.values() for name in pair} | {found.names}
+    found.left_out = [*(name for name in arrays if name not in used), *others]
+    _check_left_out(title, arrays, found, others)
+    return found
+
+
+def _names_array(
+    roles: Mapping[str, Role | None], arrays: Mapping[str, Header | None]
+) -> str | None:
+    """Return the array of class names: one called so, or one of texts with another usual name."""
+    found = [(NAME_WORDS.index(r.word), n) for n, r in roles.items() if r and r.kind == NAMES]
+    named = [n for number, n in sorted(found) if number == 0 or _is_text(arrays[n])]
+    return named[0] if named else None
+
+
+def _split(role: Role, default: str) -> str:
+    return role.split or (default if role.kind != NAMES else "")
+
+
+def _is_text(header: Header | None) -> bool:
+    return header is None or (len(header.shape) == 1 and header.dtype.kind in "SUO")
+
+
+def _is_labels(header: Header | None, count: int) -> bool:
+    """Tell whether an array may be the labels of as many images."""
+    return header is None or (header.shape[:1] == (count,) and len(header.shape) < 3)
+
+
+def _check_given(
+    title: str,
+    arrays: Mapping[str, Header | None],
+    roles: Mapping[str, Role | None],
+    variables: Mapping[str, str],
+) -> None:
+    """Raise where an array that the job names is not there."""
+    for kind, name in variables.items():
+        if not any(role and role.kind == kind and role.word == _GIVEN for role in roles.values()):
+            raise _unclear(title, arrays, f"none is called '{name}', {nearest(name, arrays)}")
+
+
+def _unnamed_roles(arrays: Mapping[str, Header | None]) -> dict[str, Role | None]:
+    """Return the roles of arrays that `numpy.savez` named: images, and one label for each."""
+    plain = {n: h for n, h in arrays.items() if h is not None and _UNNAMED.fullmatch(n)}
+    images = [name for name, header in plain.items() if len(header.shape) in (3, 4)]
+    labels = [n for n, h in plain.items() if n not in images]
+    if len(plain) != len(arrays) or len(images) != 1 or len(labels) > 1:
+        return {}
+    if labels and not _is_labels(plain[labels[0]], plain[images[0]].shape[0]):
+        return {}
+    return {images[0]: Role(IMAGE, "", ""), **{name: Role(LABEL, "", "") for name in labels}}
+
+
+def _candidates(
+    roles: Mapping[str, Role], arrays: Mapping[str, Header | None]
+) -> tuple[list[str], list[str]]:
+    """Return what may be the images and the labels of one split."""
+    images = [n for n, r in roles.items() if r.kind == IMAGE and (r.word or not r.split)]
+    bare = [n for n, r in roles.items() if r.kind == IMAGE and n not in images]
+    labels = [name for name, role in roles.items() if role.kind == LABEL]
+    if not images:
+        images = [n for n in bare if len((arrays[n] or Header((), np.dtype("u1"))).shape) > 1]
+    if not (images and labels):  # x_mean may be anything
+        images = [name for name in images if roles[name].sure]
+        labels = [name for name in labels if roles[name].sure]
+    return images, labels
+
+
+def _pair(
+    title: str,
+    arrays: Mapping[str, Header | None],
+    roles: Mapping[str, Role],
+    images: list[str],
+    labels: list[str],
+) -> tuple[str, str | None]:
+    """Return the images and the labels of one split."""
+    if len(images) > 1:
+        whole = [i for i in images if any(belongs(roles[i], roles[n]) for n in labels)]
+        images = whole or images
+    if len(images) > 1:
+        raise _unclear(title, arrays, f"{' or '.join(images)} may be the images")
+    image, header = images[0], arrays[images[0]]
+    count = header.shape[0] if header is not None and header.shape else -1
+    fitting = [name for name in labels if _is_labels(arrays[name], count)]
+    if len(fitting) > 1:
+        raise _unclear(title, arrays, f"{' or '.join(fitting)} may be the labels of {image}")
+    mine = fitting or [n for n in labels if belongs(roles[image], roles[n])] or labels
+    return image, (mine[0] if mine else None)
+
+
+def _check_left_out(
+    title: str, arrays: Mapping[str, Header | None], found: Choice, others: Collection[str]
+) -> None:
+    """Raise where what is left out may be the labels of images without any."""
+    for image, label in found.pairs.values():
+        header = arrays[image]
+        if label is not None or header is None or not header.shape:
+            continue
+        unclear = [
+            n for n in found.left_out if n in others or _is_labels(arrays[n], header.shape[0])
+        ]
+        if unclear:
+            wanted = (label_spellings(image) or ["labels"])[0]
+            raise _unclear(
+                title, arrays, f"holds {image} without {wanted}, and {', '.join(unclear)}"
+            )
+
+
+def _unclear(title: str, arrays: Mapping[str, Header | None], reason: str) -> SourceError:
+    listed = ", ".join(f"{name} {header or ''}".rstrip() for name, header in arrays.items())
+    return SourceError(
+        f"{title}: holds {listed or 'nothing'}; expected arrays such as train_images and "
+        f"train_labels, or x_train and y_train; {reason}; name them: "
+        'variables: {image: NAME, label: NAME}, of several splits as "x_{split}"'
+    )

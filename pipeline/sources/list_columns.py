@@ -1,0 +1,364 @@
+"""Which columns of a list are what: paths, labels, splits; by their names, and by what is in them.
+
+What is not plain is refused, with the line that settles it; what was decided by more than a name
+is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import ConfigError, LabelError, SourceError
+from pipeline.sources.columns import (
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    Columns,
+    candidates,
+    choose,
+    listed,
+    no_label,
+    plain,
+    texts_of,
+)
+from pipeline.sources.layout import is_image
+from pipeline.sources.list_paths import split_word
+
+PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "name", "image",
+    "file_path", "image_path", "img_path", "image_name", "img_name", "image_file", "img_file",
+    "image_filename", "img_filename", "fname", "img", "images", "files", "image_id", "img_id",
+    "image_ids", "id", "ids",
+)  # fmt: skip
+# these are taken only where what they hold are words for splits
+_SPLIT_COLUMNS = ("dataset", "usage", "partition", "phase", "data_split", "split_name", "purpose")
+_FLAGS = {
+    "isvalid": ("valid", "train"), "isval": ("valid", "train"), "isvalidation": ("valid", "train"),
+    "istest": ("test", "train"), "istrain": ("train", "test"), "istraining": ("train", "test"),
+    "istrainingimage": ("train", "test"),
+}  # fmt: skip
+_YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+_INDEX = ("", "index", "unnamed:0")
+_PIXELS = re.compile(r"(?:pixels?|px|p)?\d+(?:x\d+)?")
+_LEAST_PIXELS = 16
+
+
+Flag = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a list are what.
+
+    Attributes
+    ----------
+    path, label, split
+        Their names; None: there is none.
+    classes
+        The columns of which each stands for a class, with a 1 where an image is of it.
+    others
+        Further columns of labels, which must agree with `label`.
+    flag
+        The splits that true and false stand for in the column `split`.
+    said
+        What was decided by more than names.
+    """
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    classes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    flag: Flag | None = None
+    said: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """All that are read, each once."""
+        some = (self.path, self.label, self.split, *self.classes, *self.others)
+        return list(dict.fromkeys(name for name in some if name is not None))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The columns of a table, and the texts of its first rows.
+
+    Attributes
+    ----------
+    title
+        What to call the table.
+    names
+        Of its columns.
+    rows
+        [row][column].
+    cure
+        What else helps where no column is known.
+    """
+
+    title: str
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]] = ()
+    cure: str = ""
+
+    def values(self, name: str) -> list[str]:
+        """Return what stands in a column."""
+        place = self.names.index(name)
+        return [row[place].strip() for row in self.rows if len(row) > place]
+
+
+def is_header(names: Iterable[str], wanted: Columns) -> bool:
+    """Tell whether the first row of a table are names of its columns."""
+    known = {plain(n) for n in (*PATH_COLUMNS, *LABEL_COLUMNS, *SPLIT_COLUMNS)}
+    known |= {plain(name) for name in wanted.values() if name}
+    return any(plain(name) in known for name in names) or not any(map(_is_path, names))
+
+
+def names_images(names: Iterable[str], wanted: Columns) -> bool:
+    """Tell whether names of columns say which one names the images."""
+    known = {*map(plain, PATH_COLUMNS), plain(wanted.get("path") or wanted.get("image") or "path")}
+    return any(plain(name) in known for name in names)
+
+
+def names_without_header(row: Sequence[str], title: str) -> list[str]:
+    """Return names for the columns of a table whose first row is one of the table.
+
+    Raises
+    ------
+    ConfigError
+        Where it is not plain what they are.
+    """
+    rest = row[1:]
+    splits = [n for n, text in enumerate(rest) if split_word(text.strip()) is not None]
+    plainly = _is_path(row[0]) and not any(map(_is_path, rest))
+    if plainly and len(rest) <= 1:
+        return ["path", "label"][: len(row)]
+    if plainly and len(rest) == 2 and len(splits) == 1:
+        return ["path", "label", "split"] if splits == [1] else ["path", "split", "label"]
+    names = [
+        *("path", "label", "split")[: len(row)],
+        *(f"column{n}" for n in range(4, len(row) + 1)),
+    ]
+    raise ConfigError(
+        f"{title}: has no names of columns, but begins with {listed(row)}; write a first line "
+        f"that says what they are, such as {','.join(names)}"
+    )
+
+
+def _is_path(text: str) -> bool:
+    return is_image(text.strip().encode("utf-8", "surrogateescape"))
+
+
+def decide(
+    sample: Sample, wanted: Columns, split_given: bool, known: Callable[[], frozenset[str]]
+) -> Roles:
+    """Return which columns are what.
+
+    Parameters
+    ----------
+    sample
+        The columns and the first rows.
+    wanted
+        The columns that were named for a role.
+    split_given
+        Whether the split is known, so that no column says it.
+    known
+        Gives the columns of those tables of the list that have labels, as `plain` makes them: a
+        table that only has such, but for the labels, has none.
+
+    Raises
+    ------
+    ConfigError
+        Where one is missing, or it isn't plain which it is.
+    """
+    if "image" in wanted:
+        wanted = {"path": wanted["image"], **wanted}
+    path = _path(sample, wanted)
+    split, flag, said = (None, None, []) if split_given else split_column(sample, wanted)
+    splits = split_names(sample.names) if split_given else [split]
+    rest = [n for n in sample.names if n not in (path, *splits) and plain(n) not in _INDEX]
+    if "label" in wanted:
+        named = wanted["label"]
+        if named is not None and plain(named) not in map(plain, sample.names) and known():
+            return Roles(path, None, split, flag=flag, said=tuple(said))
+        label = choose("label", sample.names, LABEL_COLUMNS, wanted, sample.title)
+        return Roles(path, label, split, flag=flag, said=tuple(said))
+    label = choose("label", rest, LABEL_COLUMNS, None, sample.title)
+    if label is not None:
+        others = tuple(name for name in candidates(rest, LABEL_COLUMNS) if name != label)
+        if others:
+            said.append(
+                f"{sample.title}: labels are taken from column '{label}', with which "
+                f"{listed(others)} must agree; columns: {{label: {others[0]}}} takes that one"
+            )
+        return Roles(path, label, split, others=others, flag=flag, said=tuple(said))
+    if _is_one_hot(sample, rest):
+        said.append(f"{sample.title}: the columns {listed(rest)} are taken as one class each")
+        return Roles(path, None, split, tuple(rest), flag=flag, said=tuple(said))
+    if rest and not known() >= {plain(name) for name in rest}:
+        raise no_label(sample.title, rest, min(rest, key=lambda name: _variety(sample, name)))
+    return Roles(path, None, split, flag=flag, said=tuple(said))
+
+
+def _variety(sample: Sample, name: str) -> tuple[bool, int]:
+    """Return what is least where a column is likeliest one of labels."""
+    values = {value for value in sample.values(name) if value}
+    return all(not value.isalpha() for value in values), len(values)
+
+
+def has_labels(sample: Sample, wanted: Columns) -> bool:
+    """Tell whether a table has a column of labels, or one for each class."""
+    if wanted.get("label"):
+        return plain(str(wanted["label"])) in map(plain, sample.names)
+    taken = {*map(plain, PATH_COLUMNS), *_INDEX, *map(plain, split_names(sample.names))}
+    rest = [name for name in sample.names if plain(name) not in taken]
+    return bool(candidates(sample.names, LABEL_COLUMNS)) or _is_one_hot(sample, rest)
+
+
+def _path(sample: Sample, wanted: Columns) -> str:
+    path = choose("path", sample.names, PATH_COLUMNS, wanted, sample.title)
+    if path is None:
+        raise _no_path(sample)
+    if "path" in wanted:
+        return path
+    for name in candidates(sample.names, PATH_COLUMNS):
+        values = sample.values(name)
+        if values and all(map(_is_path, values)):  # such as `image` beside a `name` of a person
+            return path if any(map(_is_path, sample.values(path))) else name
+    return path
+
+
+def _no_path(sample: Sample) -> ConfigError:
+    names, title = sample.names, sample.title
+    pixels = [name for name in names if _PIXELS.fullmatch(plain(name))]
+    if len(pixels) >= _LEAST_PIXELS or "pixels" in map(plain, names):
+        return ConfigError(
+            f"{title}: holds pixels, not names of image files, in {listed(pixels or ['pixels'])}; "
+            "write them with numpy.savez as arrays x_train [sample, y, x] and y_train [sample], "
+            "and ingest that .npz file"
+        )
+    if len(names) == 1 and sample.cure:
+        return ConfigError(
+            f"{title}: has a single value on each line, such as '{names[0]}', and none names an "
+            "image; labels alone do not say which image each is of: write the path before each, "
+            "such as 'val/0001.jpg,7'"
+        )
+    named = next((name for name in names if any(map(_is_path, sample.values(name)))), names[0])
+    return ConfigError(
+        f"{title}: has no column {listed(PATH_COLUMNS)}, but {listed(names)}; say which one names "
+        f"the images, such as columns: {{path: {named}}}{sample.cure}"
+    )
+
+
+def split_names(names: Sequence[str]) -> list[str]:
+    """Return the columns that may hold splits, by their names."""
+    return candidates(names, SPLIT_COLUMNS) + split_candidates(names)
+
+
+def split_candidates(names: Sequence[str]) -> list[str]:
+    """Return the columns that hold splits where their values say so."""
+    return [n for n in names if plain(n) in _FLAGS] + candidates(names, _SPLIT_COLUMNS)
+
+
+def split_column(sample: Sample, wanted: Columns) -> tuple[str | None, Flag | None, list[str]]:
+    """Return the column of splits, what true and false are in it, and what to say of it.
+
+    Raises
+    ------
+    ConfigError
+        Where the column that was named is not there, or there are two.
+    """
+    found = choose("split", sample.names, SPLIT_COLUMNS, wanted, sample.title)
+    if found is not None or "split" in wanted:
+        return found, None, []
+    for name in split_candidates(sample.names):
+        flag = _FLAGS.get(plain(name))
+        values = {value.lower() for value in sample.values(name) if value}
+        if flag is not None and values and values <= {*_YES, *_NO}:
+            said = f"{sample.title}: '{name}' is split '{flag[0]}' where true, else '{flag[1]}'"
+            return name, flag, [said]
+        if flag is None and values and all(map(split_word, sample.values(name))):
+            return name, None, [f"{sample.title}: splits are taken from column '{name}'"]
+    return None, None, []
+
+
+def _is_one_hot(sample: Sample, names: Sequence[str]) -> bool:
+    values = [value.lower() for name in names for value in sample.values(name)]
+    return len(names) > 1 and bool(values) and all(v in (*_YES, *_NO) for v in values)
+
+
+# values ------------------------------------------------------------------------------------------
+
+
+def splits_of(column: Any, name: str, flag: Flag | None, title: str) -> Any:
+    """Return the split of each row as text; null where none is said.
+
+    Parameters
+    ----------
+    column, name
+        The column, and what it is called.
+    flag
+        The splits that true and false stand for; None: it holds names of splits.
+    title
+        What to call the table.
+
+    Raises
+    ------
+    SourceError
+        Where truth values stand for splits, and one is none.
+    """
+    texts = texts_of(_spelled(column), title)
+    if flag is None:
+        return texts
+    lower = pc.utf8_lower(texts)
+    true, false = (pc.is_in(lower, pa.array(words)) for words in (_YES, _NO))
+    odd = texts.filter(pc.and_(pc.is_valid(texts), pc.invert(pc.or_(true, false))))
+    if len(odd):
+        raise SourceError(
+            f"{title}: column '{name}' holds '{odd[0]}', expected true or false; name "
+            "another column of splits with columns"
+        )
+    return pc.case_when(pc.make_struct(true, false), *map(pa.scalar, flag))
+
+
+def _spelled(column: Any) -> Any:
+    kind = column.type
+    other = pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    return column.cast(pa.string()) if other else column
+
+
+def classes_of(table: Any, roles: Roles, title: str, first: int) -> Any:
+    """Return the label of each row of a table that has a column for each class.
+
+    Raises
+    ------
+    LabelError
+        Where a row has not a single 1; says which.
+    """
+    ones = np.zeros((table.num_rows, len(roles.classes)), bool)
+    for place, name in enumerate(roles.classes):
+        texts = pc.utf8_lower(texts_of(_spelled(table[name]), title))
+        is_one, is_zero = (pc.is_in(texts, pa.array(words)) for words in (_YES, _NO))
+        odd = texts.filter(pc.invert(pc.or_(is_one, is_zero)))
+        if len(odd):
+            raise LabelError(
+                f"{title}: column '{name}' holds '{odd[0]}', expected 0 or 1, as the columns "
+                f"{listed(roles.classes)} stand for a class each; name the column of the labels, "
+                f"such as columns: {{label: {name}}}"
+            )
+        ones[:, place] = is_one.to_numpy(zero_copy_only=False)
+    counts = ones.sum(axis=1)
+    if (counts != 1).any():
+        at = int(np.argmax(counts != 1))
+        raise LabelError(
+            f"{title}: row {first + at + 1} is of {counts[at]} of the classes "
+            f"{listed(roles.classes)}: labels of several classes for an image (multi-label) cannot "
+            "be used; leave a single 1 in each row, or take one column as the label, such as "
+            f"columns: {{label: {roles.classes[0]}}}"
+        )
+    return pa.array(roles.classes).take(pa.array(ones.argmax(axis=1)))

@@ -1,0 +1,258 @@
+"""What the entries of a list name: files as they are spelled, or plainly meant.
+
+A list of this machine may name any file of it, and URLs. One from elsewhere may not reach into this
+machine: it may only name files below its own place, and URLs of object stores and web servers.
+Where no file is called so, an entry stands for the one file that it can mean: with a suffix of
+images, or in a folder for images beside the list.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.places import is_remote
+from pipeline.sources import OK, UNREADABLE
+from pipeline.sources.fetch import not_regular, unreadable
+from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
+from pipeline.sources.words import is_container, splits_in, words_of
+from pipeline.urls import shown
+
+_PROTOCOLS = (
+    "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
+)  # fmt: skip
+# folders of what belongs to images, of the same names
+_NO_IMAGES = frozenset(("mask", "masks", "label", "labels", "annotation", "annotations"))
+_MOST_SHOWN = 3
+_MOST_FOLDERS = 4096  # that are remembered
+_MOST_TRIED = 200  # folders, for a hint
+_SLOTS = 2**21
+
+
+class Row(NamedTuple):
+    """What the listing says of one entry."""
+
+    origin: str
+    key: bytes
+    size: int = -1
+    stamp: str = ""
+    status: int = OK
+    detail: str | None = None
+
+
+class _Folder(NamedTuple):
+    """The suffixes of images in a folder, as they are spelled, and its folders for images."""
+
+    suffixes: tuple[bytes, ...]
+    folders: tuple[bytes, ...]
+
+
+def split_word(text: str) -> str | None:
+    """Return which of `train`, `val` and `test` a name of a split or folder speaks of.
+
+    Examples
+    --------
+    >>> split_word("seg_train"), split_word("PublicTest"), split_word("Validation"), split_word("x")
+    ('train', 'test', 'val', None)
+    """
+    found = splits_in(text.encode("utf-8", "surrogateescape"))
+    return next(iter(found)) if len(found) == 1 else None
+
+
+class PathFinder:
+    """Says of each entry of a list what it names, and refuses what it must not name.
+
+    Parameters
+    ----------
+    root
+        What paths are relative to.
+    trusted
+        Whether the list is of this machine.
+    beside
+        Whether folders for images beside the list are looked into; not where a root was given.
+    """
+
+    def __init__(self, root: Path, trusted: bool, beside: bool = True) -> None:
+        self._trusted = trusted
+        self._remote = is_remote(root)
+        self._root = b"" if self._remote else os.fsencode(root)
+        self._beside = beside
+        self._folders: dict[bytes, _Folder] = {}
+        self.meant: Counter[tuple[bytes, bytes]] = Counter()  # by folder and suffix that was added
+
+    def row(self, name: bytes | None, split: str | None = None) -> Row:
+        """Return what the listing says of an entry.
+
+        Parameters
+        ----------
+        name
+            As it stands in the list.
+        split
+            Which it is of, as `split_word` has it, so that it isn't looked for in that of another.
+        """
+        if not name:
+            return Row("", b"", status=UNREADABLE, detail="has no path")
+        if name.startswith(b"file://") and self._trusted:
+            name = name.removeprefix(b"file://")
+        text = as_text(name)
+        refused = self._refused(text, name)
+        if refused:
+            return Row(shown(text), b"", status=UNREADABLE, detail=refused)
+        if "://" in text or (self._remote and not text.startswith("/")):
+            return Row(shown(text), name)
+        return self._found(name, split)
+
+    def _refused(self, text: str, name: bytes) -> str | None:
+        protocol, found, _ = text.partition("://")
+        if found:
+            if protocol.lower() in _PROTOCOLS and "::" not in text:
+                return None
+            return f"is a URL of kind {protocol!r}, expected {', '.join(_PROTOCOLS)}"
+        if b"\0" in name:
+            return "is no path: it holds a NUL"
+        leads_out = text.startswith("/") or ".." in text.split("/")
+        if leads_out and not (self._trusted and (text.startswith("/") or not self._remote)):
+            return "leads out of the folder of the list, which a list from elsewhere must not"
+        if not self._trusted and text.lower().startswith(("file:", "local:")):
+            return "names a local file, which a list from elsewhere must not"
+        return None
+
+    def _found(self, name: bytes, split: str | None) -> Row:
+        try:
+            return self._stat(name)
+        except FileNotFoundError as error:
+            missing = unreadable(error)
+        except OSError as error:
+            missing = unreadable(error)
+            return Row(as_text(name), name, status=missing.status, detail=missing.detail)
+        meant: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
+        for folder, spelled, suffix in self._meant(name, split):
+            try:
+                status = os.stat(self._path(folder + spelled + suffix))  # noqa: PTH116
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                meant.setdefault((status.st_dev, status.st_ino), (folder, spelled, suffix))
+        if len(meant) == 1:
+            ((folder, spelled, suffix),) = meant.values()
+            self.meant[folder, suffix] += 1
+            return self._stat(folder + spelled + suffix)
+        detail = missing.detail
+        if meant:
+            names = [as_text(b"".join(parts)) for parts in meant.values()]
+            detail = f"may be {' or '.join(names[:_MOST_SHOWN])}; write which in the list"
+            if len({folder for folder, _, _ in meant.values()}) > 1:
+                detail += ", or say with root which folder its paths are relative to"
+        return Row(as_text(name), name, status=UNREADABLE, detail=detail)
+
+    def _stat(self, name: bytes) -> Row:
+        status = os.stat(self._path(name))  # noqa: PTH116 (bytes)
+        text, stamp = as_text(name), f"{status.st_size} {status.st_mtime_ns}"
+        if stat.S_ISREG(status.st_mode):
+            return Row(text, name, status.st_size, stamp)
+        return Row(text, name, -1, stamp, UNREADABLE, not_regular(status.st_mode).detail)
+
+    def _path(self, name: bytes) -> bytes:
+        return os.path.join(self._root, name)  # noqa: PTH118 (bytes)
+
+    def _meant(self, name: bytes, split: str | None) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield what an entry may mean: a folder, its spelling there, and a suffix."""
+        for spelled in dict.fromkeys((name, name.strip(), name.strip().replace(b"\\", b"/"))):
+            if not spelled or self._refused(as_text(spelled), spelled):
+                continue
+            absolute = spelled.startswith(b"/")
+            for folder in (b"",) if absolute else (b"", *self._beside_for(split)):
+                yield folder, spelled, b""
+                head, _, last = spelled.rpartition(b"/")
+                stem, known = last, suffix_of(last)
+                if known in IMAGE_SUFFIXES:  # it may be spelled in other letters
+                    stem = last[: -len(known)]
+                for suffix in self._look(folder + head).suffixes:
+                    if known not in IMAGE_SUFFIXES:
+                        yield folder, spelled, suffix
+                    elif as_text(suffix).lower() == known:
+                        yield folder + (head + b"/" if head else b""), stem + suffix, b""
+
+    def _beside_for(self, split: str | None) -> Iterator[bytes]:
+        """Yield the folders for images beside the list but for those of other splits."""
+        if not self._beside or self._remote:
+            return
+        for first in self._look(b"").folders:
+            for folder in (first, *(first + below for below in self._look(first).folders)):
+                if split is None or split_word(as_text(folder)) in (None, split):
+                    yield folder
+
+    def _look(self, folder: bytes) -> _Folder:
+        """Return what a folder below the root holds; what cannot be listed holds nothing."""
+        if folder not in self._folders:
+            if len(self._folders) >= _MOST_FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = _looked(self._path(folder))
+        return self._folders[folder]
+
+    def hint(self, name: bytes) -> Path | None:
+        """Return the folder that an entry which is nowhere may be relative to."""
+        if self._remote or name.startswith(b"/"):
+            return None
+        above = os.path.dirname(self._root)  # noqa: PTH120 (bytes)
+        roots = [above, *_folders_in(self._root), *_folders_in(above)]
+        for root in roots:
+            finder = PathFinder(Path(os.fsdecode(root)), self._trusted, beside=False)
+            if finder.row(name).status == OK:
+                return Path(os.fsdecode(root))
+        return None
+
+
+def _looked(path: bytes) -> _Folder:
+    suffixes, folders = set(), []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                suffix = suffix_of(entry.name)
+                if suffix in IMAGE_SUFFIXES:
+                    suffixes.add(entry.name[-len(suffix) :])
+                elif _is_for_images(entry.name) and entry.is_dir():
+                    folders.append(entry.name + b"/")
+    except OSError:
+        return _Folder((), ())
+    return _Folder(tuple(sorted(suffixes)), tuple(sorted(folders)))
+
+
+def _is_for_images(name: bytes) -> bool:
+    return (is_container(name) or bool(splits_in(name))) and _NO_IMAGES.isdisjoint(words_of(name))
+
+
+def _folders_in(path: bytes) -> list[bytes]:
+    try:
+        with os.scandir(path) as entries:
+            found = (e.path for e in entries if not is_hidden(e.name) and e.is_dir())
+            return sorted(folder for folder, _ in zip(found, range(_MOST_TRIED), strict=False))
+    except OSError:
+        return []
+
+
+class Repeats:
+    """Counts entries that name what an earlier one names, in memory that does not grow.
+
+    A fixed number of hashes is kept, the latest; so of very long lists it is a lowest number.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: npt.NDArray[np.int64] = np.zeros(_SLOTS, np.int64)
+
+    def add(self, root: Path, keys: list[bytes]) -> None:
+        """Look at some entries, each the key of a file below a root; empty ones are none."""
+        folder = str(root)
+        hashes = np.array([hash((folder, key)) or 1 for key in keys if key], np.int64)
+        found, counts = np.unique(hashes, return_counts=True)
+        slots = found % _SLOTS
+        self.count += int((counts - 1).sum()) + int((self._kept[slots] == found).sum())
+        self._kept[slots] = found

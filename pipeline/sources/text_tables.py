@@ -1,0 +1,384 @@
+"""Tables that are written as text: their encoding, delimiter and line ends, and their columns.
+
+All of it is told from the beginning of the file, so that one pass in blocks reads it: plain or
+gzip, UTF-8, UTF-16 with a mark or an encoding that is given, any line ends, comments above the
+header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Values of delimited
+tables stay bytes, since names of files may be no UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from pipeline.errors import ConfigError, PixsimError, SourceError
+from pipeline.places import open_binary
+from pipeline.sources.fetch import failed
+from pipeline.urls import shown
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
+SAMPLED_ROWS = 50
+_SHOWN = 100
+_JSON_LINES = (".jsonl", ".ndjson")
+_HEAD_BYTES = 2**20
+_BLOCK_BYTES = 2**22
+_DELIMITERS = ",\t;|"
+_LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|$)")
+_OUTER_BLANKS = re.compile(rb"[ \t]+(?=[\r\n]|\Z)|(?<![^\r\n])[ \t]+")
+_BLANKS = re.compile(rb"[ \t]+")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A delimited table, of which the beginning was read.
+
+    Attributes
+    ----------
+    path
+        The file.
+    rows
+        The fields of the first lines; the first may be the names of the columns. Bytes that are
+        no UTF-8 are escaped as `os.fsdecode` does it.
+    starts
+        The byte that the first, and the second, of these lines begins at, in UTF-8.
+    delimiter
+        What stands between fields; a blank stands for any number of blanks and tabs.
+    encoding
+        Of the text, as it was given; None: what its mark says, else UTF-8.
+    """
+
+    path: Path
+    rows: tuple[tuple[str, ...], ...]
+    starts: tuple[int, ...]
+    delimiter: str
+    encoding: str | None
+
+    def batches(
+        self, columns: Sequence[int], header: bool, texts: Sequence[int] = ()
+    ) -> Iterator[Any]:
+        """Yield some columns in batches, named by their numbers; empty fields are null.
+
+        Parameters
+        ----------
+        columns
+            Their numbers, each once, counted from 0; they come as bytes.
+        texts
+            Those that are texts, whose outer blanks are no part of them.
+        header
+            Whether the first line holds names.
+
+        Raises
+        ------
+        SourceError
+            Where a line has more or fewer fields than the first, or a text is no UTF-8.
+        """
+        if len(self.rows) <= header:
+            return
+        wanted = [str(number) for number in columns]
+        blanks = self.delimiter == " "
+        with _opened(self.path) as file:
+            blocks = _from(_blocks(file, self.path, self.encoding), self.starts[header])
+            for batch in pa_csv.open_csv(
+                _stream(_tabbed(blocks, shown(self.path)) if blanks else blocks),
+                read_options=pa_csv.ReadOptions(
+                    column_names=[str(number) for number in range(len(self.rows[0]))],
+                    block_size=_BLOCK_BYTES,
+                    use_threads=False,
+                ),
+                parse_options=pa_csv.ParseOptions(
+                    delimiter="\t" if blanks else self.delimiter,
+                    quote_char=False if blanks else '"',
+                    newlines_in_values=not blanks,
+                    invalid_row_handler=_skip_comments,
+                ),
+                convert_options=pa_csv.ConvertOptions(
+                    include_columns=wanted,
+                    column_types={name: pa.binary() for name in wanted},
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            ):
+                for number in texts:
+                    place = wanted.index(str(number))
+                    column = as_text(batch.column(place), shown(self.path))
+                    batch = batch.set_column(place, wanted[place], column)
+                yield batch
+
+
+def open_text(
+    path: Path, encoding: str | None, is_header: Callable[[Sequence[str]], bool]
+) -> TextTable:
+    """Read the beginning of a delimited table.
+
+    Parameters
+    ----------
+    path
+        The file; gzip is told by its first bytes.
+    encoding
+        Of its text; None: what its mark says, else UTF-8.
+    is_header
+        Tells whether fields are names of columns: a comment of such may be the header.
+
+    Raises
+    ------
+    SourceError
+        Where it cannot be read, is empty, or is no text.
+    ConfigError
+        Where the encoding is not what its mark says.
+    """
+    with _opened(path) as file:
+        blocks = _blocks(file, path, encoding)
+        head, is_cut = next(blocks, b""), bool(next(blocks, b""))
+    lines = [(found.start(), found[1]) for found in _LINE.finditer(head) if found[1].strip()]
+    if is_cut and len(lines) < 2:
+        raise SourceError(
+            f"{shown(path)}: has a first line of {len(head):,} bytes and more, expected a table "
+            "of text"
+        )
+    if is_cut:
+        lines.pop()
+    lines, comments = lines[: 4 * SAMPLED_ROWS], []
+    while lines and lines[0][1].startswith(b"#"):
+        comments.append(lines.pop(0))
+    if not lines:
+        raise SourceError(f"{shown(path)}: is empty, expected a table with column names")
+    if b"\0" in lines[0][1]:
+        raise SourceError(
+            f"{shown(path)}: holds NUL bytes, so it is no text in UTF-8; save it as UTF-8, or say "
+            "what it is, such as encoding: utf-16-le"
+        )
+    delimiter = _delimiter([line for _, line in lines])
+    if comments:
+        start, text = comments[-1]
+        header = _fields(text.lstrip(b"# "), delimiter)
+        if is_header(header) and len(header) == len(_fields(lines[0][1], delimiter)):
+            lines.insert(0, (start, text.lstrip(b"# ")))
+    lines = lines[: SAMPLED_ROWS + 1]
+    rows = tuple(_fields(line, delimiter) for _, line in lines)
+    return TextTable(path, rows, tuple(start for start, _ in lines), delimiter, encoding)
+
+
+def _fields(line: bytes, delimiter: str) -> tuple[str, ...]:
+    text = line.decode("utf-8", "surrogateescape")
+    if delimiter == " ":
+        return tuple(text.split())
+    try:
+        return tuple(next(csv.reader([text], delimiter=delimiter), ()))
+    except csv.Error:  # such as a field without end
+        return tuple(text.split(delimiter))
+
+
+def _delimiter(lines: Sequence[bytes]) -> str:
+    """Return the delimiter that is in the first line most often, else blanks, else a comma."""
+    first = lines[0].decode("utf-8", "replace")
+    delimiter = max(_DELIMITERS, key=first.count)
+    if delimiter in first:
+        return delimiter
+    counts = {len(line.split()) for line in lines}
+    return " " if len(counts) == 1 and counts != {1} else ","
+
+
+def as_text(column: Any, title: str) -> Any:
+    """Return bytes as text without outer blanks; nothing is null.
+
+    Raises
+    ------
+    SourceError
+        Where they are no UTF-8, or go over a line, as where a quote was never closed.
+    """
+    try:
+        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    except pa.ArrowInvalid:
+        raise not_utf8(title, column.to_pylist()) from None
+    lines = pc.match_substring(texts, "\n")
+    if pc.any(lines).as_py():
+        text = texts.filter(lines)[0].as_py()
+        raise SourceError(f"{title}: {text[:_SHOWN]!r} goes over several lines; close its quotes")
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
+    """Return the error of a table in an unnamed encoding, with how the first such value reads."""
+    value = (next(filter(_is_odd, values), None) or b"")[:_SHOWN]
+    return SourceError(
+        f"{title}: {value!r} is no UTF-8; save the table as UTF-8, or say which encoding it "
+        f"has, such as encoding: latin-1, in which this reads '{value.decode('latin-1')}'"
+    )
+
+
+def _is_odd(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _skip_comments(row: Any) -> str:
+    return "skip" if not row.text.strip() or row.text.startswith("#") else "error"
+
+
+# lines of JSON -----------------------------------------------------------------------------------
+
+
+def is_json_lines(path: Path) -> bool:
+    """Tell by its name whether a file holds an object of JSON on each line."""
+    return path.name.lower().removesuffix(".gz").endswith(_JSON_LINES)
+
+
+def json_batches(path: Path, count: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects of lines of JSON, `count` at a time.
+
+    Raises
+    ------
+    SourceError
+        Where a line is no object.
+    """
+    with _opened(path) as file:
+        objects = _objects(_stream(_blocks(file, path, None)), shown(path))
+        while batch := list(itertools.islice(objects, count)):
+            yield batch
+
+
+def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
+    for number in itertools.count(1):
+        line = lines.readline(_BLOCK_BYTES)
+        if not line:
+            return
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise SourceError(
+                f"{title}: line {number} is no JSON ({reason}); write one object on each line, "
+                'such as {"file_name": "1.png", "label": "cat"}'
+            ) from None
+        if not isinstance(value, dict):
+            raise SourceError(
+                f"{title}: line {number} is no object of JSON; write one on each line, such as "
+                '{"file_name": "1.png", "label": "cat"}'
+            )
+        yield value
+
+
+# bytes -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file, unpacked where it is gzip; what goes wrong while it is read is of it."""
+    title = shown(path)
+    try:
+        with open_binary(path) as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+            with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
+                yield plain
+    except PixsimError:
+        raise
+    except pa.ArrowInvalid as error:
+        reason = " ".join(str(error).split())
+        raise SourceError(f"{title}: is no proper CSV table ({reason}); correct it") from None
+    except UnicodeError as error:
+        raise SourceError(
+            f"{title}: is no text in its encoding ({error}); save it as UTF-8, or say which it "
+            "has, such as encoding: latin-1"
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SourceError(
+            f"{title}: cannot be unpacked ({' '.join(str(error).split())}); fetch it again"
+        ) from None
+    except Exception as error:  # each file system has its own kinds
+        raise failed(path, error) from None
+
+
+def _blocks(file: Any, path: Path, encoding: str | None) -> Iterator[bytes]:
+    """Yield the text of a file as UTF-8 without a mark; UTF-8 is not looked at."""
+    start = file.peek(4)[:4]
+    mark, codec = next(((m, c) for m, c in _MARKS if start.startswith(m)), (b"", None))
+    if encoding is not None:
+        given = codecs.lookup(encoding).name
+        if codec is not None and not given.startswith(codec):
+            raise ConfigError(
+                f"{shown(path)}: begins with the mark of {codec.upper()}, but encoding is "
+                f"{encoding}; leave encoding out"
+            )
+        codec = codec or given
+    blocks = iter(lambda: file.read(_HEAD_BYTES), b"")
+    if codec not in (None, "utf-8"):
+        decoder = codecs.getincrementaldecoder(codec)()
+        for block in blocks:
+            yield decoder.decode(block).encode()
+        yield decoder.decode(b"", final=True).encode()
+        return
+    for block in blocks:
+        yield block[len(mark) :]
+        mark = b""
+
+
+def _from(blocks: Iterator[bytes], start: int) -> Iterator[bytes]:
+    """Leave out the first bytes."""
+    for block in blocks:
+        if start < len(block):
+            yield block[start:]
+        start = max(0, start - len(block))
+
+
+def _tabbed(blocks: Iterator[bytes], title: str) -> Iterator[bytes]:
+    """Put one tab for all the blanks between two fields."""
+    rest = b""
+    for block in itertools.chain(blocks, [b"\n"]):
+        text = rest + block
+        end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        lines, rest = text[:end], text[end:]
+        if len(rest) > _BLOCK_BYTES:
+            raise SourceError(
+                f"{title}: has a line of more than {_BLOCK_BYTES:,} bytes; correct it"
+            )
+        yield _BLANKS.sub(b"\t", _OUTER_BLANKS.sub(b"", lines))
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _stream(blocks: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(_Blocks(blocks), _HEAD_BYTES)
