@@ -43,6 +43,7 @@ BEAT_SECONDS = 10.0
 REMOTE_BEAT_SECONDS = 20.0
 BEATS_MISSED = 6
 _MOST_TRIES = 1000
+_RELEASE_TRIES = 2
 _END_SECONDS = 30.0
 _SHORT_WAIT_SECONDS = 0.02
 
@@ -201,14 +202,20 @@ class Lock:
                 return
         except OSError:
             pass  # the disk may be full
-        # what is not given back is taken over when this process has ended
-        with suppress(OSError):
-            now = self._slots.read(LOCK)
-            if now is not None and token_of(now) == self.holder.token:
-                self._slots.remove(LOCK)
-            if self._count:
-                self._slots.drop(self.holder.token)
-            self._slots.remove(mine)
+        # what is not given back is taken over when this process has ended, and not before
+        for _ in range(_RELEASE_TRIES):
+            with suppress(OSError):
+                self._remove(mine)
+                return
+
+    def _remove(self, mine: str) -> None:
+        """Remove its files, the one last that says that it is given back."""
+        now = self._slots.read(LOCK)
+        if now is not None and token_of(now) == self.holder.token:
+            self._slots.remove(LOCK)
+        if self._count:
+            self._slots.drop(self.holder.token)
+        self._slots.remove(mine)
 
 
 def _after(holder: Holder) -> str:
@@ -230,6 +237,24 @@ def _chain(slots: Slots) -> list[Holder]:
 def _acquire(path: Path, what: str, say: Say, wait: bool) -> Lock:
     slots = slots_of(path)
     me = new_holder(what, REMOTE_BEAT_SECONDS if slots.remote else BEAT_SECONDS)
+    try:
+        return _take(path, slots, me, say, wait)
+    except InUseError:
+        raise
+    except BaseException:
+        _withdraw(slots, me)
+        raise
+
+
+def _withdraw(slots: Slots, me: Holder) -> None:
+    """Remove the lock that this process made before something failed, else it is in its own way."""
+    with suppress(OSError):
+        chain = _chain(slots)
+        if chain and chain[-1].token == me.token:
+            slots.remove(LOCK if len(chain) == 1 else _after(chain[-2]))
+
+
+def _take(path: Path, slots: Slots, me: Holder, say: Say, wait: bool) -> Lock:
     for _ in range(_MOST_TRIES):
         if slots.create(LOCK, me.to_bytes()):
             return Lock(path, me, slots)

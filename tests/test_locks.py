@@ -643,15 +643,15 @@ def test_behind_a_url_the_beat_of_another_machine_is_watched(remote, quick):
 def test_what_a_holder_could_not_remove_is_put_away_when_the_folder_is_finished(
     tmp_path, monkeypatch
 ):
-    remove, failing = lock_files._LocalSlots.remove, [1]
+    remove, failing = lock_files._LocalSlots.remove, [1, 1]
 
-    def fail_once(slots, name):
+    def fail_twice(slots, name):
         if name != LOCK and failing:
             failing.pop()
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         remove(slots, name)
 
-    monkeypatch.setattr(lock_files._LocalSlots, "remove", fail_once)
+    monkeypatch.setattr(lock_files._LocalSlots, "remove", fail_twice)
     with held(tmp_path, "run"):
         pass
     (note,) = names(tmp_path)  # nobody follows the lock that it belongs to
@@ -690,6 +690,30 @@ def test_a_lock_put_aside_that_a_holder_swept_away_is_made_again(tmp_path, monke
         assert names(tmp_path) == [LOCK]
     assert swept
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("follows", [False, True])
+@pytest.mark.parametrize("fails", ["unlink", "read_bytes", "replace"])
+def test_a_failure_over_taking_a_lock_leaves_none_in_the_way_of_this_process(
+    tmp_path, monkeypatch, fails, follows
+):
+    if follows:
+        leave_lock(tmp_path, ended())
+    original, failed = getattr(Path, fails), []
+
+    def fail_once(path, *arguments, **keywords):
+        if not failed and (fails == "unlink" or (tmp_path / LOCK).exists()):
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(path, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, fails, fail_once)
+        with suppress(OSError), held(tmp_path, "run"):
+            pass
+    with held(tmp_path, "run"):
+        assert LOCK in names(tmp_path)
+    assert [name for name in names(tmp_path) if not name.endswith(".partial")] == []
 
 
 @every_kind
