@@ -28,6 +28,17 @@ _grace: float | None = None
 _timer: threading.Timer | None = None
 
 
+def _start_anew() -> None:
+    # a forked process runs none of its parent's tasks, and may be ended like any other
+    global _requested, _lock, _computing, _running, _timer
+    _requested, _lock = threading.Event(), threading.Lock()
+    _computing = _running = 0
+    _timer = None
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
 class Stopped(KeyboardInterrupt):
     """The job was told to stop, and no task of it runs any more, or not for long."""
 

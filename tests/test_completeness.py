@@ -11,6 +11,7 @@ from sources_for_tests import NAMES, make_arrays
 import pipeline
 from pipeline import manifest, results, tables
 from pipeline.errors import DamagedError
+from pipeline.shown_samples import open_image_set
 from pipeline.sources.arrays import from_arrays
 
 SHARD = 8
@@ -157,12 +158,12 @@ def test_rows_of_samples_that_are_gone_are_missed(images):
         pipeline.open_store(images)
 
 
-def test_a_report_misses_the_samples_of_its_image_set(made, tmp_path):
-    images = shutil.copytree(made[0], tmp_path / "images.zarr")
-    run = pipeline.run_job(make_job(images, tmp_path / "run", report=False)).path
+def test_what_a_report_shows_misses_the_samples_of_its_image_set(images):
+    found, _ = open_image_set(images, pipeline.describe(images)["digest"])
+    assert set(found.sources([("test", 3)])) == {("test", 3)}
     delete(images, "samples.parquet")
     with pytest.raises(DamagedError, match=r"samples\.parquet: is missing"):
-        pipeline.write_report(run)
+        found.sources([("test", 3)])
 
 
 @pytest.mark.parametrize("name", ["image/c/2/0/0", "label/c/2"])

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from clusters_for_tests import run_digest, small_job, small_store
+from forks_for_tests import in_fork
 
 import pipeline
 from pipeline import draining
@@ -250,3 +251,15 @@ def test_in_python_an_interrupt_is_an_error_that_says_what_is_kept(folder, monke
         pipeline.run_job(small_job(folder, "mine", {"kind": "threads", "workers": 1}))
     written = len(list((folder / "mine" / "predictions").glob("*.parquet")))
     assert f"{written} of its prediction tables are written" in str(caught.value)
+
+
+def test_a_forked_process_runs_none_of_its_parents_tasks_and_is_not_told_to_stop():
+    def child():
+        assert draining.running_here() == 0
+        with draining.task():
+            assert draining.running_here() == 1
+
+    with draining.task():
+        with draining._lock:  # by another thread, as it may be
+            in_fork(child)
+        assert draining.running_here() == 1
