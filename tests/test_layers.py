@@ -19,7 +19,7 @@ LAYERS = """
     errors urls places processes files lock_files lock_holders locks memory threads schema settings
     yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress manifest classes objects
-    sources sources.labels
+    sources sources.label_forms sources.labels
     conversion decoding_parts decoding_jpeg decoding_pillow decoding_png decoding_tiff decoding
     sources.cursors sources.layout sources.listing sources.fetch sources.tree sources.columns
     sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
