@@ -19,7 +19,7 @@ LAYERS = """
     errors urls places versions patterns processes files lock_files lock_holders locks memory
     threads schema doors settings yaml_files image_settings cluster_settings config exact digests
     partitions ranges progress fencing durability manifest classes objects
-    sources sources.labels
+    sources sources.label_forms sources.labels
     conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
     decoding_tiff decoding decoders
     sources.kept sources.cursors sources.layout sources.words sources.listing sources.fetch

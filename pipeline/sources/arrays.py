@@ -241,7 +241,8 @@ class Gaps:
 
     def find(self, images: Array) -> npt.NDArray[np.bool_] | None:
         """Return which pixels are missing, None where it is none."""
-        if not images.size:
+        bounded = self.lowest is not None or self.highest is not None
+        if not images.size or not (images.dtype.kind == "f" or self.values or bounded):
             return None
         low, high = images.min(), images.max()  # NaN, if there is one; masks only where needed
         found = None
