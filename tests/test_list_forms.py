@@ -87,8 +87,16 @@ ALL = ([0, 1, 2, 3], [1, 0, 1, 0])
         ("a.csv", TABLE.replace("imgs/", "").replace("path", "image_id")),
         ("a.csv", TABLE.replace("imgs/", "").replace(".png", "").replace("path", "Id")),
         ("a.csv", TABLE.partition("\n")[2]),
+        ("a.csv", TABLE.partition("\n")[2].replace(".png", "")),
+        ("a.csv", TABLE.partition("\n")[2].replace("imgs/", "").replace(".png", "")),
+        ("a.csv", TABLE.replace("path", "image").replace("label\n", "label,name\n").replace(
+            "bä\n", "bä,Ann\n").replace("cat\n", "cat,Bo\n")),
         ("a.txt", TABLE.partition("\n")[2].replace(",", " ")),
         ("a.txt", TABLE.replace(",", "   ").replace("bä", "bä  ")),
+        ("utf16.ndjson", "".join(
+            json.dumps({"Image": row.split(",")[0], "label": row.split(",")[1]}) + "\r\n"
+            for row in TABLE.splitlines()[1:]
+        ).encode("utf-16")),
         ("a.jsonl", "".join(
             json.dumps(dict(zip(("file_name", "label"), row.split(","), strict=True))) + "\n"
             for row in TABLE.splitlines()[1:]
@@ -195,6 +203,7 @@ def test_the_cure_of_each_error_cures(root, content, error, message, cure):
 @pytest.mark.parametrize(
     ("name", "content", "message", "cured"),
     [
+        ("digits.txt", "2\n0\n", "single value on each line, such as '2'", "2.png\n0.png\n"),
         ("truth.txt", "490\n361\n", r"single value on each line, such as '490', .*val/0001\.jpg,7",
          "0.png,490\n1.png,361\n"),
         ("a.csv", "imgs/0.png,7,x,y\n", "has no names of columns, .* path,label,split,column4",

@@ -126,7 +126,7 @@ def names_images(names: Iterable[str], wanted: Columns) -> bool:
 
 
 def names_without_header(row: Sequence[str], title: str) -> list[str]:
-    """Return names for the columns of a table whose first row is one of the table.
+    """Return names for the columns of a table that begins with an image and what is said of it.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def names_without_header(row: Sequence[str], title: str) -> list[str]:
     """
     rest = row[1:]
     splits = [n for n, text in enumerate(rest) if split_word(text.strip()) is not None]
-    plainly = _is_path(row[0]) and not any(map(_is_path, rest))
+    plainly = not any(map(_is_path, rest))
     if plainly and len(rest) <= 1:
         return ["path", "label"][: len(row)]
     if plainly and len(rest) == 2 and len(splits) == 1:

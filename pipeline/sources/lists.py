@@ -7,6 +7,7 @@ columns are found.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class ListReader:
         for number, (split, given, path) in enumerate(self._tables):
             notes.files.append(File(number, "", f"{path.name} {stamp_of(path)[1]}"))
             table = self._open(path)
-            roles = decide(table.sample, self.columns, given, self._labelled)
+            roles = decide(table.sample, self.columns, given, lambda: self._labelled)
             said += [*table.said, *roles.said]
             labelled |= roles.label is not None or bool(roles.classes)
             word = split_word(split) if given or split_of(path.name) else None
@@ -132,11 +133,12 @@ class ListReader:
         if path.suffix.lower() == ".parquet":
             return _ParquetTable(path)
         if is_json_lines(path):
-            return _JsonTable(path)
+            return _JsonTable(path, self.encoding)
         return _open_csv(path, self.encoding, self.columns, self._finder(path))
 
+    @functools.cached_property
     def _labelled(self) -> frozenset[str]:
-        """Return the columns of the tables that have labels."""
+        """The columns of the tables that have labels."""
         samples = [self._open(path).sample for _, _, path in self._tables]
         labelled = [sample for sample in samples if has_labels(sample, self.columns)]
         return frozenset(plain(name) for sample in labelled for name in sample.names)
@@ -267,10 +269,10 @@ class _ParquetTable:
 
 
 class _JsonTable:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, encoding: str | None) -> None:
+        self._path, self._encoding = path, encoding
         self.said: list[str] = []
-        first = next(json_batches(path, SAMPLED_ROWS), [])
+        first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
         names = list(dict.fromkeys(name for row in first for name in row))
         if not names:
             raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
@@ -278,7 +280,7 @@ class _JsonTable:
         self.sample = Sample(shown(path), names, rows)
 
     def batches(self, roles: Roles) -> Iterator[Any]:
-        for objects in json_batches(self._path, ROWS_PER_GROUP):
+        for objects in json_batches(self._path, ROWS_PER_GROUP, self._encoding):
             columns = {name: [row.get(name) for row in objects] for name in roles.names}
             yield pa.table({name: self._column(values) for name, values in columns.items()})
 
@@ -311,10 +313,10 @@ class _CsvTable:
 def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _CsvTable:
     table = open_text(path, encoding, lambda names: is_header(names, wanted))
     first = [name.strip() for name in table.rows[0]]
-    is_data = not is_header(first, wanted) or (
-        not names_images(first, wanted) and finder.row(os.fsencode(first[0])).status == OK
-    )
-    if not is_data:
+    # a single number may as well be a label as the name of a file
+    may_be_data = not names_images(first, wanted) and (len(first) > 1 or not first[0].isdigit())
+    is_file = may_be_data and finder.row(os.fsencode(first[0])).status == OK
+    if is_header(first, wanted) and not is_file:
         try:
             "".join(first).encode()
         except UnicodeEncodeError:

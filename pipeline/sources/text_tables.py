@@ -245,7 +245,9 @@ def is_json_lines(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(_JSON_LINES)
 
 
-def json_batches(path: Path, count: int) -> Iterator[list[dict[str, Any]]]:
+def json_batches(
+    path: Path, count: int, encoding: str | None = None
+) -> Iterator[list[dict[str, Any]]]:
     """Yield the objects of lines of JSON, `count` at a time.
 
     Raises
@@ -254,7 +256,7 @@ def json_batches(path: Path, count: int) -> Iterator[list[dict[str, Any]]]:
         Where a line is no object.
     """
     with _opened(path) as file:
-        objects = _objects(_stream(_blocks(file, path, None)), shown(path))
+        objects = _objects(_stream(_blocks(file, path, encoding)), shown(path))
         while batch := list(itertools.islice(objects, count)):
             yield batch
 
