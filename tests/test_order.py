@@ -174,6 +174,10 @@ def twin_splits(here):
     return job(images={"source": "list.csv", "root": "set"})
 
 
+def named(value):
+    return getattr(value, "__name__", "")
+
+
 REFUSED = [
     (other_run, ConflictError, "'metrics' there is"), (other_run_begun, ConflictError, "'fit'"),
     (foreign_run, ConflictError, "is no pixsim run"),
@@ -188,9 +192,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("prepare", "error", "said"), REFUSED, ids=lambda v: getattr(v, "__name__", "")
-)
+@pytest.mark.parametrize(("prepare", "error", "said"), REFUSED, ids=named)
 def test_what_can_be_refused_without_a_worker_asks_for_none(
     here, monkeypatch, prepare, error, said
 ):
