@@ -18,6 +18,7 @@ from pipeline.samples import SAMPLES
 from pipeline.sources import Source
 
 _RESERVED = (".", "__")
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,15 @@ class IngestPlan:
     @property
     def notes(self) -> list[str]:
         """What is to be said of it: classes whose names are easily taken for one."""
-        alike = _alike(self.source.class_names, str.casefold)
-        if alike is None:
+        found: dict[str, list[str]] = {}
+        for name in self.source.class_names:
+            found.setdefault(name.casefold(), []).append(name)
+        alike = [" and ".join(map(repr, names)) for names in found.values() if len(names) > 1]
+        if not alike:
             return []
-        first, second = alike
-        return [f"classes '{first}' and '{second}' differ in case only; they stay two classes"]
+        more = "" if len(alike) <= _SHOWN else f", and {len(alike) - _SHOWN:,} more such names"
+        shown = "; ".join(alike[:_SHOWN])
+        return [f"classes {shown}{more} differ in case only; each stays a class of its own"]
 
     @property
     def encoding(self) -> dict[str, Any]:

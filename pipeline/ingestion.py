@@ -22,22 +22,13 @@ from pipeline.config import load_environment, make_images
 from pipeline.datasets import load_catalog
 from pipeline.decoders import difference
 from pipeline.doors import checked
-from pipeline.errors import ConfigError, JobInterruptedError, SourceError
+from pipeline.errors import ConfigError, JobInterruptedError
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_plan import IngestPlan, check_names, plan_source
 from pipeline.ingest_steps import begun, finish, listing_place, write_partitions
 from pipeline.locks import held
-from pipeline.opening import (
-    CATALOG,
-    TORCHVISION,
-    catalog_name,
-    decoded,
-    folder_note,
-    open_source,
-    packed,
-    places_of,
-    release,
-)
+from pipeline.opening import catalog_name, decoded, folder_note, open_source, packed, release
+from pipeline.origins import is_gone, is_made, recorded_settings
 from pipeline.places import exists, is_place, locate
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Source, is_source
@@ -121,7 +112,7 @@ def _is_left(work: _Work, reporter: Reporter) -> bool:
     if work.source is not None or not is_made(asked, work.path):
         return False
     named = catalog_name(asked) is not None  # the catalog's checksums decide what it holds
-    if named or _is_gone(asked):
+    if named or is_gone(asked):
         gone = "" if named else "; its source is not there any more"
         reporter.say(f"{shown(work.path)} is complete already{gone}")
         return True
@@ -178,70 +169,6 @@ class _Work:
         remarks = tuple(getattr(opened, "remarks", ()))
         plan = plan_source(ready, path, self.shard)
         return replace(plan, settings=recorded, remarks=remarks)
-
-
-def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:
-    """Return what opens a source again from any working directory; see `repair`."""
-    plain = images.model_dump(mode="json", exclude_unset=True, exclude={"store"})
-    name = catalog_name(images)
-    if name is not None:
-        plain["source"] = f"{CATALOG}{name}"
-    elif images.source is not None:
-        plain["source"] = _absolute(plain["source"])
-    if plain.get("root"):
-        plain["root"] = _absolute(plain["root"])
-    if plain.get("splits"):
-        plain["splits"] = {
-            split: [_absolute(place) for place in places]
-            for split, places in plain["splits"].items()
-        }
-    return plain | ({} if shard is None else {"shard": shard})
-
-
-def _absolute(place: str) -> str:
-    """Return a place, a local one from the root; names of data sets and URLs as they are."""
-    local = "://" not in place and not place.startswith(TORCHVISION)
-    return str(Path(place).absolute()) if local else place
-
-
-def reopened_settings(recorded: Mapping[str, Any]) -> ImageSettings:
-    """Return settings that a manifest recorded; older ones name a set of the catalog by itself."""
-    source = recorded.get("source")
-    name = {"source": f"{CATALOG}{source}"} if source in load_catalog() else {}
-    return make_images({**recorded, **name})
-
-
-def is_made(images: ImageSettings, path: Path) -> bool:
-    """Tell whether a place holds a finished store that was asked for with the same settings.
-
-    What the source holds by now is not looked at.
-    """
-    if manifest.kind_of(path) != manifest.IMAGES:
-        return False
-    recorded = manifest.read_manifest(path, manifest.IMAGES).get("settings")
-    if recorded is None:
-        return False
-    try:
-        made = reopened_settings(recorded)
-    except ConfigError:
-        return False
-    return _decisive(made) == _decisive(make_images(recorded_settings(images, images.shard)))
-
-
-def _decisive(images: ImageSettings) -> dict[str, Any]:
-    """Return what of settings decides a finished store."""
-    return images.model_dump(mode="json", exclude={"store", "max_bad"})
-
-
-def _is_gone(images: ImageSettings) -> bool:
-    """Tell whether nothing is left of the source that settings name."""
-    if str(images.source).startswith(TORCHVISION):
-        return False
-    try:
-        places = [place for places in places_of(images).values() for place in places]
-    except SourceError:  # a pattern that nothing matches
-        return True
-    return not any(exists(place) for place in places)
 
 
 def make_store(

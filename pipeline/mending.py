@@ -31,8 +31,9 @@ from pipeline.fencing import Token
 from pipeline.files import copy_file
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_steps import listing_place, with_listing_in
-from pipeline.ingestion import make_store, reopened_settings
+from pipeline.ingestion import make_store
 from pipeline.opening import open_source, packed, release
+from pipeline.origins import reopened_settings
 from pipeline.partitions import Layout
 from pipeline.places import remove_tree
 from pipeline.progress import Reporter

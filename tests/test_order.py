@@ -174,6 +174,10 @@ def twin_splits(here):
     return job(images={"source": "list.csv", "root": "set"})
 
 
+def named(value):
+    return getattr(value, "__name__", "")
+
+
 REFUSED = [
     (other_run, ConflictError, "'metrics' there is"), (other_run_begun, ConflictError, "'fit'"),
     (foreign_run, ConflictError, "is no pixsim run"),
@@ -188,9 +192,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("prepare", "error", "said"), REFUSED, ids=lambda v: getattr(v, "__name__", "")
-)
+@pytest.mark.parametrize(("prepare", "error", "said"), REFUSED, ids=named)
 def test_what_can_be_refused_without_a_worker_asks_for_none(
     here, monkeypatch, prepare, error, said
 ):
@@ -205,7 +207,7 @@ def test_what_can_be_refused_without_a_worker_asks_for_none(
     (other_store, ConflictError, "nothing in it was touched"),
     (other_store_begun, ConflictError, "'source' there is"),
     (twin_splits, SourceError, "'Train'"),
-], ids=lambda v: getattr(v, "__name__", ""))  # fmt: skip
+], ids=named)  # fmt: skip
 @pytest.mark.parametrize("do", [pipeline.ingest, pipeline.plan_ingest])
 def test_an_ingest_that_is_refused_asks_for_no_worker(here, monkeypatch, do, prepare, error, said):
     monkeypatch.setenv("PIXSIM_DATA", "data")
