@@ -37,6 +37,7 @@ _ANY_SPLIT = ("images", "labels")  # also with a word beside them that no split 
 _SEPARATORS = "_-. "
 _UNNAMED = re.compile(r"arr_\d+")
 _SPLIT = "{split}"
+_SHOWN, _LONGEST = 12, 60  # arrays in a message
 _GIVEN = "*"  # in place of the word, where the job says what an array is called
 IMAGE, LABEL, NAMES = "image", "label", "names"
 
@@ -302,7 +303,9 @@ def _check_left_out(
 
 
 def _unclear(title: str, arrays: Mapping[str, Header | None], reason: str) -> SourceError:
-    listed = ", ".join(f"{name} {header or ''}".rstrip() for name, header in arrays.items())
+    shown = [f"{name[:_LONGEST]} {header or ''}".rstrip() for name, header in arrays.items()]
+    more = f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
+    listed = ", ".join(shown[:_SHOWN]) + more
     return SourceError(
         f"{title}: holds {listed or 'nothing'}; expected arrays such as train_images and "
         f"train_labels, or x_train and y_train; {reason}; name them: "

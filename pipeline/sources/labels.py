@@ -117,7 +117,8 @@ def check_named(labels: Collection[str], class_names: Sequence[str], where: str)
         What to call their place in messages.
     """
     numbers = {whole_number(label) for label in labels if label.lower() not in _MISSING and label}
-    codes = {number for number in numbers if number is not None}
+    # one below -1 is a bad sample, that of its image
+    codes = {number for number in numbers if number is not None and number >= UNLABELLED}
     if None not in numbers and not codes & set(map(whole_number, class_names)):
         check_codes(codes, where, class_names)
 

@@ -243,7 +243,7 @@ def _headers(archive: Archive) -> dict[str, Header | None]:
     found: dict[str, Header | None] = {}
     for name in archive.names:
         found[name] = None
-        with suppress(SourceError):
+        with suppress(Exception):  # of one that is used it comes again
             array = archive.open(name)
             found[name] = Header(array.shape, array.dtype)
     return found
