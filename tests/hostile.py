@@ -430,7 +430,7 @@ STRANGE_NAMES = (
     b"a\nb", b"a\rb", b'"quoted"', b"'single'", b"<img src=x onerror=alert(1)>", b"--set", b"-rf",
     b"\xff\xfe", b"\x1b[2J", b"\x1b]0;owned\x07", b"\x7f\x08", b" ", b"a,b;c\td", b"$(id)", b"`id`",
     b"%s%n", b"{0}", b"*?[a]", b"~", b"..a", "\u202egnp".encode(), "\u00e9".encode(),
-    "e\u0301".encode(), b"C:\\a", b"NUL", b"x" * 251, b"__proto__",
+    "o\u0302".encode(), b"C:\\a", b"NUL", b"x" * 251, b"__proto__",
 )  # fmt: skip
 
 

@@ -577,7 +577,7 @@ def test_a_run_whose_folder_was_taken_over_stops_and_finishes_nothing(images, tm
             begun.append(index)
             holder = Holder("f" * 16, "run", "h", "u", Process("elsewhere", 7, 1), "", 1.0)
             (output / ".lock").write_bytes(holder.to_bytes())
-            (lock,) = locks._held.values()
+            lock = locks._held[locks._key(output)]
             with pytest.raises(InUseError):
                 lock.check()
             return super().__call__(index)

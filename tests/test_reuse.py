@@ -240,7 +240,7 @@ def mixed(folder):
 
 
 CURES = {
-    "resize": (mixed, {"source": "set"}, {"resize": [5, 4]}, "resize, crop, pad"),
+    "resize": (mixed, {"source": "set"}, {"resize": [5, 4]}, "set resize"),
     "shard": (mixed, {"source": "set"}, {"shard": 2, "max_bad": 1}, "max_bad"),
 }  # fmt: skip
 

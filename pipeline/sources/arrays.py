@@ -122,8 +122,6 @@ def has_channels_first(where: str, shape: Sequence[int]) -> bool:
         return False
     second, middle, last = shape[1:]
     if last in (*_CHANNELS, 2):
-        if second in _CHANNELS and last in _CHANNELS and middle == last != second:
-            raise _either(where, shape)
         return False
     if second in _CHANNELS:
         return True
@@ -175,12 +173,13 @@ def has_lone_channel(shapes: Iterable[Sequence[int]]) -> bool:
 def check_alike(kinds: Mapping[str, np.dtype[Any]]) -> None:
     """Raise `SourceError` where the pixels of two places do not mean the same.
 
-    `kinds` is the type of the images by what to call their place.
+    `kinds` is the type of the images by what to call their place. 8 and 16 bits are told apart
+    when the set is planned: a depth, or a full scale that both have, brings them together.
     """
     names = list(kinds)
     for name in names[1:]:
         one, other = kinds[names[0]], kinds[name]
-        if one.kind != other.kind or scale_of(one) != scale_of(other):
+        if one.kind != other.kind:
             raise SourceError(
                 f"{names[0]} has images of {one} and {name} of {other}, whose values do not mean "
                 f"the same; convert them to one type, as with (images / {scale_of(other)})"

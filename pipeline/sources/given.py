@@ -76,7 +76,7 @@ def as_array(value: Any, where: str) -> Array:
     except Exception as error:  # of whatever library it is
         reason = " ".join(str(error).split())
         raise SourceError(f"{where} are {_kind(value)}, not an array ({reason})") from None
-    if not array.ndim:
+    if not array.ndim and not isinstance(value, np.ndarray):  # of which the shape is looked at
         raise SourceError(f"{where} are {_kind(value)}, expected an array")
     return _plain(array) if array.dtype.kind in "OT" else array
 

@@ -133,7 +133,7 @@ def check_codes(
             f"{where}: holds the label {seen[0]}, expected codes from 0 on, or -1 for an image "
             "without label; number the classes from 0"
         )
-    if seen == [UNLABELLED, 1]:
+    if seen == [UNLABELLED, 1] and (class_names is None or len(class_names) == 2):
         raise LabelError(
             f"{where}: the labels are -1 and 1, but -1 stands for an image without label; if both "
             "are classes write 0 for -1, if not leave the label empty (NaN) instead of -1"

@@ -190,7 +190,9 @@ def _read_header(
         raise SourceError(f"{title}: has .npy format {version}, expected (1, 0) or (2, 0)")
     shape, fortran, dtype = readers[version](buffer)
     offset = buffer.tell()
-    if dtype.hasobject or dtype.itemsize == 0 or any(side < 0 for side in shape):
+    # NumPy takes truth values for whole numbers, here and nowhere else
+    plain = all(type(side) is int and side >= 0 for side in shape)
+    if dtype.hasobject or dtype.itemsize == 0 or not plain:
         raise SourceError(
             f"{title}: holds {dtype} of shape {shape}, expected numbers or text, which are read "
             "without pickle"
