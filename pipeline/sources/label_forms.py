@@ -167,12 +167,17 @@ def label_text(value: Any, where: str) -> str | None:
         return None
     if isinstance(value, int | float) and value == value // 1 and abs(value) <= _LARGEST:
         return str(int(value))
-    if isinstance(value, list | tuple | np.ndarray) and len(value) > 1:
+    if isinstance(value, list | tuple | np.ndarray) and len(value) > 1 and _is_row(value):
         return str(int(_from_columns(np.asarray([value]), where, None)[0]))
     if isinstance(value, list | tuple | np.ndarray) and len(value) == 1:
         return label_text(value[0], where)
     shown = repr(value)
     raise LabelError(f"{where} has the label {shown[:_SHOWN]}, expected a whole number or a text")
+
+
+def _is_row(values: Sequence[Any] | Array) -> bool:
+    """Tell whether values are numbers, as columns of classes have them."""
+    return all(isinstance(value, int | float | np.number | np.bool_) for value in values)
 
 
 def _from_columns(values: Array, where: str, first: int | None) -> Array:
