@@ -242,7 +242,7 @@ def test_a_sample_without_a_label_is_a_problem(tmp_path, label, detail):
     assert detail in block.problems[1].detail
 
 
-@pytest.mark.parametrize("value", ["null", "NaN", '""', '[null]'])
+@pytest.mark.parametrize("value", ["null", "NaN", '""', "[null]"])
 def test_a_sample_whose_json_says_that_there_is_no_label_has_none(tmp_path, value):
     shard = [("0.png", GOOD), ("0.cls", b"4"), ("1.png", GOOD)]
     shard.append(("1.json", f'{{"label": {value}}}'.encode()))
