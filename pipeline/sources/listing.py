@@ -36,6 +36,7 @@ ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
 MOST_TABLES = 100
 _SHOWN_EMPTY = 3
+_SHOWN_COLUMNS = 60  # characters
 INDEX = "listing.json"
 
 SCHEMA = pa.schema(
@@ -146,6 +147,12 @@ class Notes:
             self.tables.append(path)
         if may_be_sidecar(path):
             self.sidecars[suffix] += 1
+
+    def take_labels_from(self, columns: Sequence[str]) -> None:
+        """Say which columns of a table hold the labels: one, or one for each class."""
+        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
 
     def ignore_empty(self, folder: bytes) -> None:
         """Count a folder that holds nothing."""
