@@ -141,7 +141,7 @@ def test_the_same_samples_are_not_added_twice(tmp_path):
     [
         (make_arrays({"train": 3}, (3, 4)), NAMES, 255, r"\[3, 4\]"),
         (make_arrays({"train": 3}, dtype=np.uint16), NAMES, 65535, "full_scale"),
-        (make_arrays({"extra": 3}, (4, 3, 3)), NAMES, 255, r"\[4, 3, 3\]"),
+        (make_arrays({"extra": 3}, (5, 3, 3)), NAMES, 255, r"\[5, 3, 3\]"),
     ],
 )
 def test_other_images_are_refused_and_nothing_changes(tmp_path, arrays, names, scale, word):

@@ -235,6 +235,29 @@ def test_images_without_labels_are_unlabelled():
     assert found.read("test", 0, 2).labels.tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize("labels", [
+    np.ma.array([0, 1, 9], mask=[0, 0, 1]), np.ma.array([0.0, 1, 0.5], mask=[0, 0, 1]),
+    np.ma.array(["a", "b", "c"], mask=[0, 0, 1]), np.ma.array([[0], [1], [9]], mask=[[0], [0], [1]]),
+    np.ma.array([[1, 0], [0, 1], [1, 1]], mask=[[0, 0], [0, 0], [1, 1]]),
+])  # fmt: skip
+def test_masked_labels_are_none(labels):
+    found = from_arrays({"train": (make_arrays(3)[0], labels)})
+    assert found.read("train", 0, 3).labels.tolist() == [0, 1, -1]
+    assert len(found.class_names) == 2
+    with pytest.raises(PixsimError, match=r"sample 0 is \[nan, 0.0\]"):
+        part = np.ma.array([[1, 0]] * 3, mask=[[1, 0]] * 3)
+        from_arrays({"train": (make_arrays(3)[0], part)})
+
+
+@pytest.mark.parametrize("labels", [None, np.ma.array([0, 1, 0], mask=True), [-1, -1, -1]])
+def test_arrays_without_any_label_can_be_ingested(tmp_path, labels):
+    source = from_arrays({"train": (make_arrays(3)[0], labels)})
+    path = pipeline.ingest(source, tmp_path / "s.zarr")
+    found = pipeline.open_images(path, "train")
+    assert found.label.values.tolist() == [-1, -1, -1]
+    assert (found.image.values == make_arrays(3)[0]).all()
+
+
 @pytest.mark.parametrize(("arrays", "said"), [
     (make_arrays(3), "expected a mapping such as {'train': (images, labels)}"),
     ([make_arrays(3)], "expected a mapping such as"),

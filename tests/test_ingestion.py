@@ -195,7 +195,7 @@ def test_the_digest_is_the_same_for_any_kind_of_source(tmp_path, undisturbed, ki
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((4, 3, 3), np.uint8), ((4, 3), np.uint16), ((2, 2, 3), np.uint16)]
+    ("shape", "dtype"), [((5, 3, 3), np.uint8), ((4, 3), np.uint16), ((2, 2, 3), np.uint16)]
 )
 def test_the_digest_of_every_kind_of_image_is_that_of_what_is_read_back(tmp_path, shape, dtype):
     arrays = make_arrays(shape, dtype)

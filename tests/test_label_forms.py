@@ -183,11 +183,10 @@ READ = {
     "uint8": (np.array([0, 2, 1, 0], "u1"), NUMBERS, [0, 2, 1, 0], ALL),
     "uint64": (np.array([0, 2, 1, 0], "u8"), NUMBERS, [0, 2, 1, 0], ALL),
     "big endian": (np.array([0, 2, 1, 0], ">i4"), NUMBERS, [0, 2, 1, 0], ALL),
-    "floats": (np.array([0.0, 2, 1, 0]), NUMBERS, [0, 2, 1, 0], WRITTEN),
-    "float32": (np.array([0.0, 2, -1, 1], "f4"), NUMBERS, [0, 2, -1, 1], WRITTEN),
+    "floats": (np.array([0.0, 2, 1, 0]), NUMBERS, [0, 2, 1, 0], ALL),
+    "float32": (np.array([0.0, 2, -1, 1], "f4"), NUMBERS, [0, 2, -1, 1], ALL),
     "NaN": (np.array([0, NAN, 1, 2]), NUMBERS, [0, -1, 1, 2], [*ARRAYS, *TYPED, as_csv]),
-    "bool": (np.array([True, False] * 2), ("false", "true"), [1, 0, 1, 0], [*ARRAYS, *TYPED,
-                                                                        *TEXTS]),
+    "bool": (np.array([True, False] * 2), ("false", "true"), [1, 0, 1, 0], ALL),
     "text": (np.array(["emu", "cat", "emu", "dog"]), ("cat", "dog", "emu"), [2, 0, 2, 1], ALL),
     "no text": (np.array(["emu", "", "cat", "emu"]), ("cat", "emu"), [1, -1, 0, 1],
                 [*ARRAYS, *TYPED, as_csv]),
@@ -197,13 +196,13 @@ READ = {
     "digits": (np.array(["10", "9", "2", "10"]), ("2", "9", "10"), [2, 1, 0, 2], ALL),
     "gaps": (np.array([7, 3, 1000000, 3]), ("3", "7", "1000000"), [1, 0, 2, 0], ALL),
     "from one": (np.array([1, 2, 3, 10]), ("1", "2", "3", "10"), [0, 1, 2, 3], ALL),
-    "float gaps": (np.array([7.0, 3, 12, 3]), ("3", "7", "12"), [1, 0, 2, 0], WRITTEN),
+    "float gaps": (np.array([7.0, 3, 12, 3]), ("3", "7", "12"), [1, 0, 2, 0], ALL),
     "column": (np.array([[0], [2], [1], [0]]), NUMBERS, [0, 2, 1, 0], [*ARRAYS, *TYPED, *TEXTS]),
-    "one-hot": (np.eye(3)[[0, 2, 1, 0]], NUMBERS, [0, 2, 1, 0], [*ARRAYS, *TYPED]),
+    "one-hot": (np.eye(3)[[0, 2, 1, 0]], NUMBERS, [0, 2, 1, 0], [*ARRAYS, *TYPED, as_json]),
     "one-hot int": (np.eye(3, dtype=int)[[0, 2, 1, 0]], NUMBERS, [0, 2, 1, 0],
-                    [*ARRAYS, *TYPED]),
+                    [*ARRAYS, *TYPED, as_json]),
     "one-hot bool": (np.eye(2, dtype=bool)[[0, 1, 1, 0]], ("0", "1"), [0, 1, 1, 0],
-                     [*ARRAYS, *TYPED]),
+                     [*ARRAYS, *TYPED, as_json]),
     "all unlabelled": (np.full(4, -1), (), [-1] * 4, ARRAYS),
 }  # fmt: skip
 
@@ -215,7 +214,7 @@ def test_a_form_means_the_same_to_every_reader(tmp_path, reader, labels, classes
 
 REFUSED = {
     "plus and minus": (np.array([1, -1, 1, -1]), "labels are -1 and 1.*write 0 for -1", ALL),
-    "float plus and minus": (np.array([1.0, -1, 1, -1]), "labels are -1 and 1.*write 0", WRITTEN),
+    "float plus and minus": (np.array([1.0, -1, 1, -1]), "labels are -1 and 1.*write 0", ALL),
     "below -1": (np.array([0, 1, -2, 1]), "label -2, expected", ALL),
     "255": (np.array([0, 1, 255, 1], "u1"), "0 to 1, and 255, .*or 2 if 255 is a class", ALL),
     "65535": (np.array([1, 2, 65535, 1], "u2"), "1 to 2, and 65535", ALL),
@@ -245,10 +244,10 @@ def test_a_form_that_is_no_label_is_the_same_error_in_every_reader(
 
 NAMED = {
     "codes": (np.array([0, 2, 1, 0]), [0, 2, 1, 0], ALL),
-    "floats": (np.array([0.0, 2, -1, 0]), [0, 2, -1, 0], WRITTEN),
+    "floats": (np.array([0.0, 2, -1, 0]), [0, 2, -1, 0], ALL),
     "few": (np.array([2, 2, 2, 0]), [2, 2, 2, 0], ALL),
     "names": (np.array(["b", "c", "a", "b"]), [1, 2, 0, 1], ALL),
-    "one-hot": (np.eye(3)[[0, 2, 1, 0]], [0, 2, 1, 0], [*ARRAYS, *TYPED]),
+    "one-hot": (np.eye(3)[[0, 2, 1, 0]], [0, 2, 1, 0], [*ARRAYS, *TYPED, as_json]),
 }
 
 

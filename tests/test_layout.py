@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import shlex
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +128,12 @@ TWO = {"cat": 2, "dog": 2}
             "2 splits, no labels: the images lie in no folders of classes",
         ),
         (["1.png", "2.png"], {"train": {None: 2}}, "1 split, no labels"),
+        (  # as CUB
+            [*classes("images/001.A", "images/002.B"), "images.txt=1", "train_test_split.txt=1"],
+            {"images": {"001.A": 2, "002.B": 2}},
+            "1 split, 2 classes from folder names",
+        ),
+        (classes("cat"), {"train": {"cat": 2}}, "1 split, 1 class from folder names"),
         (classes("steam train", "bullet train"), None, "1 split, 2 classes"),
         (classes("airplane", "train", "bus"), None, "1 split, 3 classes"),
         (classes("valid", "invalid"), None, "1 split, 2 classes"),
@@ -167,6 +175,12 @@ LABELLED = [f"train/{path}" for path in classes("cat", "dog")]
         (classes("cat_train", "dog_train", "cat_test", "dog_test"), ["words for splits"]),
         (classes("cat/train", "cat/test", "dog/train", "dog/test"), ["would be test, train"]),
         (classes("images", "masks"), ["would be images, masks"]),
+        (  # as Pascal VOC
+            ["VOC/JPEGImages/1.png", "VOC/Annotations/1.xml=<a/>"],
+            ["the only class would be 'VOC', all of whose images lie in 'VOC/JPEGImages'",
+             "give the folder 'VOC/JPEGImages' itself"],
+        ),
+        (classes("cat/images"), ["would be 'cat', all of whose images lie in 'cat/images'"]),
         (["train/images/1.png", "test/images/1.png"], ["'test/images', which is no class"]),
         # splits without a common class
         (classes("train/cat", "test/dog"), ["split 'test' has no class in common", "'dog'"]),
@@ -179,6 +193,7 @@ LABELLED = [f"train/{path}" for path in classes("cat", "dog")]
         ([*LABELLED, "test/test.zip="], ["none of the files of 'test'", "1 .zip"]),
         ([*LABELLED, "test/1.heic="], ["none of the files of 'test'", "1 .heic"]),
         (["a.heic=", "b.heic="], ["no image found", "left out: 2 .heic"]),
+        (["a.heic=", "b.heic="], [".png, .jpg, .tif, .webp or another of "]),
         (["train.zip=", "test.zip="], ["no image found", "2 .zip", "unpack it"]),
     ],
 )  # fmt: skip
@@ -237,6 +252,26 @@ def test_what_is_left_out_is_counted_by_suffix_and_one_file_named(tmp_path, caps
 
 
 @pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["fish"], "1 empty folder (fish)"),
+        (["test/cat", "test/dog/.hidden"], "2 empty folders (test/cat, test/dog)"),
+        ([f"{n}/x" for n in "abcd"], "4 empty folders ("),
+    ],
+)
+def test_folders_that_hold_nothing_are_said(tmp_path, folders, said):
+    root = make(tmp_path / "set", *classes("cat", "dog"))
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    found, remarks = held(root)
+    assert found == {"train": TWO}
+    assert remarks[1].startswith(f"left out: {said}")
+    for path in root.rglob("*.png"):
+        path.unlink()
+    assert "left out: " in refusal(root)
+
+
+@pytest.mark.parametrize(
     "name", ["e.npy", "labels.csv", "meta.parquet", "b.tar", "f.npz", "x.zarr/zarr.json", "x.nc"]
 )
 def test_a_stray_file_does_not_hide_folders_of_classes(tmp_path, name):
@@ -279,6 +314,23 @@ def test_a_table_beside_images_is_read_as_the_refusal_says(tmp_path):
         "columns": {"path": "image_id", "label": "label"},
     })  # fmt: skip
     assert found == {"train": {"cat": 1, "dog": 1}}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "labels.ndjson", "labels.csv", "x.tab"])
+def test_the_cure_of_a_table_beside_images_is_a_command_that_works(tmp_path, name, packed):
+    root = make(tmp_path / "set", "1.png", "2.png")
+    content = '{"file_name": "1.png", "label": "cat"}\n{"file_name": "2.png", "label": "dog"}\n'
+    if "json" not in name:
+        content = "file_name,label\n1.png,cat\n2.png,dog\n".replace(",", ",\t"["tab" in name])
+    name += ".gz" * packed
+    (root / name).write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    command = refusal(root).partition("read the table, 'pixsim ")[2].partition("'")[0]
+    assert command.endswith(name)
+    assert main([*shlex.split(command), "-o", str(tmp_path / "s.zarr")]) == 0
+    found = pipeline.open_images(tmp_path / "s.zarr", "train")
+    assert found.attrs["class_names"] == ["cat", "dog"]
+    assert found.label.values.tolist() == [0, 1]
 
 
 def test_tables_in_splits_are_read_as_the_refusal_says(tmp_path):

@@ -127,13 +127,17 @@ def test_columns_of_splits_are_known_by_name_and_content(root, header, cells, sp
     _, found, remarks = listed(put(root / "a.csv", header + "\n" + "".join(rows)))
     assert list(found) == splits
     assert sum(len(values) for values, _ in found.values()) == COUNT
-    assert said in "".join(remarks)
-    assert bool(remarks) == bool(said)
+    several = "" if len(splits) == 1 else "s"
+    *others, line = remarks
+    assert line == f"{len(splits)} split{several}, 2 classes from column 'label'"
+    assert said in "".join(others)
+    assert bool(others) == bool(said)
 
 
 def test_what_is_decided_by_more_than_a_name_is_said(root):
     _, _, remarks = listed(put(root / "a.csv", "0,cat\n1,dog\n1,dog\n".replace("0", "imgs/0.png")))
-    assert [text.partition(".csv: ")[2] for text in remarks] == [
+    assert remarks[-1] == "1 split, 2 classes from column 'label'"
+    assert [text.partition(".csv: ")[2] for text in remarks[:-1]] == [
         "has no header; taken as 'path', 'label'",
         "2 entries stand for files in imgs/ with the suffix .png",
         "1 entries name a file that an earlier one names; each is a sample",
@@ -146,6 +150,7 @@ def test_columns_of_classes_are_one_label_where_each_row_has_a_single_one(root):
     names, splits, remarks = listed(path)
     assert (names, splits["train"][1]) == (("MEL", "BCC"), [0, 1, 0, 1])
     assert "MEL, BCC are taken as one class each" in remarks[0]
+    assert remarks[1] == "1 split, 2 classes from columns, one for each class"
     table = pa.table({"image": ["0", "1"], "b": [True, False], "a": [False, True]})
     pq.write_table(table, root / "a.parquet")
     assert listed(root / "a.parquet")[:2] == (("b", "a"), {"train": ([0, 1], [0, 1])})
@@ -157,6 +162,7 @@ def test_codes_and_names_side_by_side_must_agree(root):
     names, splits, remarks = listed(put(root / "a.csv", text))
     assert (names, splits["train"][1]) == (("cat", "dog"), [0, 1, 0])
     assert "labels are taken from column 'class_name'" in remarks[0]
+    assert remarks[1] == "1 split, 2 classes from column 'class_name'"
     both = text.replace("class_id,class_name", "label,label_name")
     assert listed(put(root / "a.csv", both))[0] == ("3", "7")
     for wrong in ("imgs/3.png,3,cat", "imgs/3.png,7,dog"):

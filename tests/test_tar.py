@@ -229,8 +229,10 @@ def test_webdataset_keeps_the_order_of_shards_and_samples(tmp_path):
         (("1.json", b"{"), "cannot be read"),
         (("1.json", b"[" * 50_000), "cannot be read"),
         (("1.json", b"[1]"), "no text or number under label"),
-        (("1.json", b'{"label": true}'), "no text or number"),
-        (("1.json", b'{"label": [1]}'), "no text or number"),
+        (("1.json", b'{"label": 0.5}'), "has the label 0.5, expected a whole number or a text"),
+        (("1.json", b'{"label": {"id": 1}}'), "has the label {'id': 1}, expected a whole number"),
+        (("1.json", b'{"label": [[1, 0], [0, 1]]}'), "has the label [[1, 0], [0, 1]], expected"),
+        (("1.json", b'{"label": [1, 1, 0]}'), "is multi-label: it has 2 of 3 columns set"),
     ],
 )
 def test_a_sample_without_a_label_is_a_problem(tmp_path, label, detail):
@@ -238,6 +240,14 @@ def test_a_sample_without_a_label_is_a_problem(tmp_path, label, detail):
     block = opened(tmp_path, write_tar(tmp_path / "a.tar", shard)).read("train", 0, 2)
     assert {place: p.status for place, p in block.problems.items()} == {1: LABEL_UNKNOWN}
     assert detail in block.problems[1].detail
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", '""', "[null]"])
+def test_a_sample_whose_json_says_that_there_is_no_label_has_none(tmp_path, value):
+    shard = [("0.png", GOOD), ("0.cls", b"4"), ("1.png", GOOD)]
+    shard.append(("1.json", f'{{"label": {value}}}'.encode()))
+    block = opened(tmp_path, write_tar(tmp_path / "a.tar", shard)).read("train", 0, 2)
+    assert (block.labels.tolist(), block.problems) == ([0, -1], {})
 
 
 def test_numbers_in_webdataset_are_codes_of_class_names(tmp_path):

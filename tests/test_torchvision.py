@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import LabelError, ConfigError, SourceError
 from pipeline.sources import TRUNCATED, UNREADABLE, WRONG_SIZE, torchvision
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
@@ -373,6 +373,26 @@ def test_every_split_that_a_class_accepts_is_read_but_not_their_unions(splits, t
         "trainval"
     ]
     assert splits.fetched == []
+
+
+def test_codes_with_gaps_and_without_names_are_classes_as_elsewhere(splits, tmp_path, monkeypatch):
+    codes = {0: [3, 7, 3], 1: [7, 12, 3], 3: [12, -1, 3]}
+
+    def item(self, index):
+        code = codes[self.number][index]
+        return Image.fromarray(np.zeros((2, 3), np.uint8)), torch.tensor(code)
+
+    monkeypatch.setattr(Splits, "__getitem__", item)
+    monkeypatch.setattr(
+        Splits, "classes", property(lambda self: None, lambda self, _: None), raising=False
+    )
+    source = open_torchvision("svhn", [tmp_path])
+    assert source.class_names == ("3", "7", "12")
+    found = {name: source.read(name, 0, 3).labels.tolist() for name in source.splits()}
+    assert found == {"train": [0, 1, 0], "val": [1, 2, 0], "test": [2, -1, 0]}
+    codes[0], codes[1], codes[3] = [1, -1, 1], [1, 1, 1], [-1, 1, 1]
+    with pytest.raises(LabelError, match="the labels are -1 and 1"):
+        open_torchvision("svhn", [tmp_path])
 
 
 def test_what_is_missing_is_downloaded_below_the_last_root(splits, tmp_path, monkeypatch):

@@ -325,7 +325,8 @@ class ArraySource:
 
 def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
     """Return the code of each label; codes as they are, so that their digest stays theirs."""
-    if labelling.codes is None and labels.dtype.kind in "iu" and labels.size == len(labels):
+    are_codes = labelling.codes is None and labels.dtype.kind in "iu"
+    if are_codes and labels.size == len(labels) and not np.ma.isMaskedArray(labels):
         return labels.reshape(-1)
     return labelling.apply(labels, where)
 

@@ -295,7 +295,10 @@ def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
         else:
             what = f"{classes:,} class{'' if classes == 1 else 'es'}"
             parts.append(f"{what} from {known['labels_from']}")
-        lines.append("; ".join([", ".join(parts), *known["remarks"]]))
+        if known["labels_from"].startswith("column"):  # remarks name their table
+            lines += [*known["remarks"], ", ".join(parts)]
+        else:
+            lines.append("; ".join([", ".join(parts), *known["remarks"]]))
     else:
         lines += known.get("remarks", ())
     if known.get("left_out"):

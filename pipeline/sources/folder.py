@@ -81,6 +81,8 @@ class FolderReader:
                 for member in _walked(path):
                     if isinstance(member, Member):
                         tree.add(member._replace(group=group, file=number))
+                    elif member.endswith(b"/"):
+                        notes.ignore_empty(member[:-1])
                     else:
                         tree.leave_out(group, member)
             for split, _ in tree.arrange():
@@ -111,7 +113,7 @@ def has_images(path: Path) -> bool:
 
 
 def _walked(root: Path) -> Iterator[Member | bytes]:
-    """Yield the image files below a folder, and the names of others."""
+    """Yield the image files below a folder, and the names of others; those of folders end in /."""
     if is_remote(root):
         yield from _walked_remote(file_system(root), root.path, b"")  # type: ignore[attr-defined]
         return
@@ -123,17 +125,19 @@ def _walked(root: Path) -> Iterator[Member | bytes]:
 def _walked_local(
     root: bytes, folder: bytes, above: tuple[tuple[int, int], ...]
 ) -> Iterator[Member | bytes]:
-    """Yield the files below a folder; a link to a folder above is not followed."""
+    """Yield the files below a folder, and empty folders; no links to folders above."""
     path = os.path.join(root, folder)  # noqa: PTH118 (names are bytes)
     try:
         status = os.stat(path)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             return
+        is_empty = bool(folder)
         with os.scandir(path) as entries:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
+                is_empty = False
                 name = folder + b"/" + entry.name if folder else entry.name
                 if _is_folder(entry):
                     yield from _walked_local(root, name, (*above, identity))
@@ -141,6 +145,8 @@ def _walked_local(
                     yield _member(entry, name)
                 else:
                     yield name
+        if is_empty:
+            yield folder + b"/"
     except PixsimError:  # of a folder below
         raise
     except OSError as error:

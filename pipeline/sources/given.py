@@ -37,9 +37,15 @@ def as_splits(given: object) -> dict[str, tuple[Array, Array]]:
             raise SourceError(f"split {describe(name)}: expected a name as text; {_EXPECTED}")
         images, labels = _pair(name, value)
         pixels = as_array(images, f"split '{name}': images")
-        codes = None if labels is None else as_array(labels, f"split '{name}': labels")
+        codes = None if labels is None else _as_labels(labels, f"split '{name}': labels")
         found[name] = pixels, np.full(pixels.shape[:1], UNLABELLED) if codes is None else codes
     return found
+
+
+def _as_labels(value: Any, where: str) -> Array:
+    """Return labels as an array; those that are masked stay so, and stand for none."""
+    is_masked = isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
+    return value if is_masked and value.ndim else as_array(value, where)
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -75,7 +75,7 @@ def canonical(labels: Any, where: str, first: int = 0) -> Array:
         labels = _as_array(labels)
     check_form(where, len(labels) if labels.ndim else 0, labels.shape, labels.dtype)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        return _from_columns(np.asarray(labels), where, first)
+        return _from_masked_columns(labels, where, first)
     hidden = np.ma.getmaskarray(labels).reshape(-1) if np.ma.isMaskedArray(labels) else None
     values = _from_values(np.asarray(labels).reshape(-1), where, first, hidden)
     if hidden is not None and hidden.any():
@@ -167,12 +167,17 @@ def label_text(value: Any, where: str) -> str | None:
         return None
     if isinstance(value, int | float) and value == value // 1 and abs(value) <= _LARGEST:
         return str(int(value))
-    if isinstance(value, list | tuple | np.ndarray) and len(value) > 1:
+    if isinstance(value, list | tuple | np.ndarray) and len(value) > 1 and _is_row(value):
         return str(int(_from_columns(np.asarray([value]), where, None)[0]))
     if isinstance(value, list | tuple | np.ndarray) and len(value) == 1:
         return label_text(value[0], where)
     shown = repr(value)
     raise LabelError(f"{where} has the label {shown[:_SHOWN]}, expected a whole number or a text")
+
+
+def _is_row(values: Sequence[Any] | Array) -> bool:
+    """Tell whether values are numbers, as columns of classes have them."""
+    return all(isinstance(value, int | float | np.number | np.bool_) for value in values)
 
 
 def _from_columns(values: Array, where: str, first: int | None) -> Array:
@@ -195,6 +200,19 @@ def _from_columns(values: Array, where: str, first: int | None) -> Array:
             cure = "of probabilities take labels.argmax(axis=1)"
         raise LabelError(f"{where}: {found}, expected a single 1 in each row, its class; {cure}")
     codes: Array = np.argmax(values == 1, axis=1).astype(np.int64)
+    return codes
+
+
+def _from_masked_columns(values: Array, where: str, first: int) -> Array:
+    """Return the codes of rows; one that is masked as a whole has no label."""
+    if not np.ma.isMaskedArray(values):
+        return _from_columns(values, where, first)
+    hidden = np.ma.getmaskarray(values)
+    bare = hidden.all(axis=1)
+    plain = np.where(hidden, np.nan, np.asarray(values))
+    plain[bare] = np.arange(plain.shape[1]) == 0  # any class, for now
+    codes = _from_columns(plain, where, first)
+    codes[bare] = UNLABELLED
     return codes
 
 

@@ -211,6 +211,10 @@ class Labelling:
         codes = [self._code(value, where) for value in found.tolist()]
         return np.array(codes, np.int32)[places]
 
+    def code(self, value: int) -> int:
+        """Return the code of a label that is a number, and was seen."""
+        return value if self.codes is None else self.codes.get(value, value)
+
     def _code(self, value: Any, where: str) -> int:
         if value in (UNLABELLED, ""):
             return UNLABELLED

@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = (
     ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c",
     ".qoi", ".sgi", ".ras",
 )  # fmt: skip
+_USUAL = (".png", ".jpg", ".tif", ".webp")
 SPLIT_WORDS = (
     "training", "train", "testing", "test", "validation", "valid", "val", "dev", "eval",
 )  # fmt: skip
@@ -51,6 +52,12 @@ def suffix_of(name: bytes) -> str:
 def is_image(name: bytes) -> bool:
     """Tell by the suffix whether a file is an image."""
     return suffix_of(name) in IMAGE_SUFFIXES
+
+
+def image_files() -> str:
+    """Return which files are images, in words: their suffixes are too many for a message."""
+    usual = ", ".join(_USUAL)
+    return f"files ending in {usual} or another of {len(IMAGE_SUFFIXES)} suffixes of images"
 
 
 def is_hidden(name: bytes) -> bool:

@@ -35,6 +35,8 @@ from pipeline.versions import Version, version_of
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
 MOST_TABLES = 100
+_SHOWN_EMPTY = 3
+_SHOWN_COLUMNS = 60  # characters
 INDEX = "listing.json"
 
 SCHEMA = pa.schema(
@@ -104,6 +106,10 @@ class Notes:
         Some of these files that may hold labels.
     sidecars
         Suffix -> how many of these files may each be of one image.
+    empty
+        How many folders hold nothing.
+    first_empty
+        The first of these.
     left_out
         What else was left out, in words.
     labels_from
@@ -123,6 +129,8 @@ class Notes:
     examples: dict[str, str] = field(default_factory=dict)
     tables: list[bytes] = field(default_factory=list)
     sidecars: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    first_empty: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     labels_from: str = ""
     unlabelled: bool = False
@@ -140,6 +148,18 @@ class Notes:
         if may_be_sidecar(path):
             self.sidecars[suffix] += 1
 
+    def take_labels_from(self, columns: Sequence[str]) -> None:
+        """Say which columns of a table hold the labels: one, or one for each class."""
+        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
+
+    def ignore_empty(self, folder: bytes) -> None:
+        """Count a folder that holds nothing."""
+        self.empty += 1
+        if len(self.first_empty) < _SHOWN_EMPTY:
+            self.first_empty.append(as_text(folder))
+
 
 def counted(notes: Notes) -> str:
     """Return what was left out, in words: how many files of each suffix; a single one by name."""
@@ -147,6 +167,10 @@ def counted(notes: Notes) -> str:
         f"{count:,} {suffix or 'without suffix'}" if count > 1 else notes.examples[suffix]
         for suffix, count in notes.ignored.most_common()
     ]
+    if notes.empty:
+        more = ", ..." if notes.empty > len(notes.first_empty) else ""
+        folders = f"empty folder{'' if notes.empty == 1 else 's'}"
+        parts.append(f"{notes.empty:,} {folders} ({', '.join(sorted(notes.first_empty))}{more})")
     return ", ".join([*parts, *notes.left_out])
 
 

@@ -108,7 +108,10 @@ class ListReader:
             table = self._open(path)
             roles = decide(table.sample, self.columns, given, lambda: self._labelled)
             said += [*table.said, *roles.said]
-            labelled |= roles.label is not None or bool(roles.classes)
+            columns = roles.classes or [name for name in (roles.label,) if name is not None]
+            labelled |= bool(columns)
+            if columns:
+                notes.take_labels_from(columns)
             word = split_word(split) if given or split_of(path.name) else None
             part = _Part(number, path, roles, self._finder(path), split, word)
             for batch in table.batches(roles):

@@ -156,6 +156,8 @@ class ParquetReader:
         given = self._files[number][0]
         by_row, flag = _split(file, self.columns, title, notes) if split else (None, None)
         notes.unlabelled &= label is None
+        if label is not None:
+            notes.take_labels_from([label])
         _note_names(schema, label, title, notes)
         agreement = Agreement(title, label or "")
         row = 0

@@ -28,6 +28,7 @@ from pipeline.schema import UNLABELLED
 from pipeline.sources import WRONG_SIZE, Block, Problem, SplitInfo
 from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
 from pipeline.sources.kept import Kept
+from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.torchvision_classes import (
     OPEN_ERRORS,
     check_options,
@@ -108,7 +109,9 @@ class TorchvisionSource:
         For each split what its class is called with.
     infos
         For each split what it holds.
-    class_names, full_scale, provenance
+    labelling
+        The classes, and which of them each target means.
+    full_scale, provenance
         As every source has them.
     conversion
         What is done to every image.
@@ -120,11 +123,16 @@ class TorchvisionSource:
     root: Path
     arguments: Mapping[str, Mapping[str, Any]]
     infos: Mapping[str, SplitInfo]
-    class_names: tuple[str, ...]
+    labelling: Labelling
     full_scale: int
     provenance: Mapping[str, Any]
     conversion: Conversion
     decoders: Decoders | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label code."""
+        return self.labelling.class_names
 
     def splits(self) -> dict[str, SplitInfo]:
         return dict(self.infos)
@@ -152,7 +160,7 @@ class TorchvisionSource:
                 image, code = opened.sample(start + place)
                 sizes[place] = image.shape[1::-1]
                 images[place] = self._converted(image, info)
-                codes[place] = code
+                codes[place] = self.labelling.code(code)
             except RefusedError as error:
                 problems[place] = error.problem
         origins = [f"{self.name}/{split}[{index}]" for index in range(start, stop)]
@@ -297,13 +305,14 @@ def _make_source(
     opened: Mapping[str, OpenedSplit],
     conversion: Conversion,
 ) -> TorchvisionSource:
-    infos, scales, contents, largest = {}, [], {}, -1
+    infos, scales, contents, survey = {}, [], {}, Survey(name)
     for split, found in opened.items():
         infos[split], scale = _info(name, split, found, conversion)
         scales.append(scale)
-        contents[split], highest = describe_content(found, root)
-        largest = max(largest, highest)
-    names = _class_names(opened) or tuple(str(code) for code in range(largest + 1))
+        contents[split], codes = describe_content(found, root)
+        survey.add(sorted(codes), f"{name}/{split}")
+    names = _class_names(opened)
+    labelling = Labelling(names) if names else survey.labelling()
     provenance: dict[str, Any] = {
         "kind": "torchvision",
         "name": name,
@@ -317,7 +326,7 @@ def _make_source(
         decoders = installed(torchvision=False)
         provenance[DECODERS] = decoders and decoders.describe()
     return TorchvisionSource(
-        name, root, arguments, infos, names, max(scales), provenance, conversion, decoders
+        name, root, arguments, infos, labelling, max(scales), provenance, conversion, decoders
     )
 
 

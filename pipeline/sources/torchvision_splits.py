@@ -165,8 +165,8 @@ def _code(target: Any) -> int | None:
 # content -----------------------------------------------------------------------------------------
 
 
-def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], int]:
-    """Return what tells other content of a split apart, and its largest code.
+def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], set[int]]:
+    """Return what tells other content of a split apart, and the codes that occur.
 
     That is the digest of images in memory; else of the names, sizes and times of the files that it
     lists, below `root`; else of all images, read once.
@@ -175,17 +175,17 @@ def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], in
     pixels = getattr(split.dataset, "data", None)
     if targets is not None and hasattr(pixels, "__array__"):
         digests = [array_digest(np.asarray(pixels)), array_digest(targets)]
-        return {"count": count, "sha256": digests}, int(targets.max(initial=-1))
+        return {"count": count, "sha256": digests}, set(np.unique(targets).tolist())
     if split.files is not None:
         digest, codes = _files_digest(split.files, root)
         targets = codes if codes is not None else targets
         if targets is not None:
             return (
                 {"count": count, "files_sha256": digest, "targets_sha256": array_digest(targets)},
-                int(targets.max(initial=-1)),
+                set(np.unique(targets).tolist()),
             )
-    digest, largest = _images_digest(split)
-    return {"count": count, "sha256": digest}, largest
+    digest, known = _images_digest(split)
+    return {"count": count, "sha256": digest}, known
 
 
 def _files_digest(files: Sequence[Any], root: Path) -> tuple[str, npt.NDArray[Any] | None]:
@@ -202,16 +202,16 @@ def _files_digest(files: Sequence[Any], root: Path) -> tuple[str, npt.NDArray[An
     return digest.hexdigest(), listed
 
 
-def _images_digest(split: OpenedSplit) -> tuple[str, int]:
-    """Return the SHA-256 of all images and codes, and the largest code."""
-    digest, largest = hashlib.sha256(), -1
+def _images_digest(split: OpenedSplit) -> tuple[str, set[int]]:
+    """Return the SHA-256 of all images and codes, and the codes that occur."""
+    digest, codes = hashlib.sha256(), set[int]()
     for index in range(len(split)):
         try:
             image, code = split.sample(index)
         except RefusedError as error:
             digest.update(error.problem.detail.encode())
             continue
-        largest = max(largest, code)
+        codes.add(code)
         digest.update(f"{code}{image.dtype.str}{image.shape}".encode())
         digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest(), largest
+    return digest.hexdigest(), codes

@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, suffix_of
+from pipeline.sources.layout import as_text, image_files
 from pipeline.sources.listing import Notes, counted
 from pipeline.sources.tree_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
 from pipeline.sources.words import (
+    READ_TABLES,
     SPLIT_OF_WORD,
     by_likelihood,
     is_plain,
     splits_in,
+    table_suffix,
     words_of,
 )
 
@@ -35,7 +37,6 @@ _DATA = (
 _NO_IMAGES = frozenset(_DATA.split())
 # data that may be all of a split
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".npy", ".npz", ".parquet", ".tfrecord")
-_TABLES = (".csv", ".tsv", ".parquet")
 _MOVE = "put them as SPLIT/CLASS/FILE or CLASS/FILE, such as train/cat/1.png"
 _TABLE = "make a CSV table with the columns path, label and split, and ingest that"
 _UNPACK = "unpack it, and give the folder"
@@ -53,7 +54,7 @@ _SHOWN = 3
 
 def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
     """Raise `SourceError` for a place without images, with what is there."""
-    found = f"; left out: {counted(notes)}" if notes.ignored else ""
+    found = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
     cure = next(cures, "correct the place")
     if kind == "tar" and ".npy" in notes.ignored:
@@ -62,8 +63,7 @@ def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
         cure = _UNPACK
     raise SourceError(
         f"{group.title}: no image found; expected {group.expected}, such as "
-        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, files ending in "
-        f"{', '.join(IMAGE_SUFFIXES)}{found}; {cure}"
+        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, {image_files()}{found}; {cure}"
     )
 
 
@@ -133,9 +133,11 @@ class Doubts:
         if not names and inner:
             what = f"all images lie in folders such as '{inner}', which is no class"
             cure = "give these folders themselves as splits"
-        elif len(names) == 1 and is_plain(names[0]):
+        elif len(names) == 1 and (plain := self._plain_below(layouts)):
             what = f"the only class would be '{as_text(names[0])}'"
-            cure = f"give the folder '{as_text(names[0])}' itself where there are no labels"
+            within = plain.rpartition("/")[0]
+            what += f", all of whose images lie in '{plain}'" if within else ""
+            cure = f"give the folder '{plain}' itself where there are no labels"
         elif names_no_classes(names):
             what = (
                 f"the classes would be {_listed(map(as_text, names))}, words for splits or images"
@@ -145,6 +147,23 @@ class Doubts:
             beside = f", and {_listed(map(as_text, found))} would be ignored" if found else ""
             table = self._read_tables(title, found, ()) if found else _TABLE
             self._refuse(title, what + beside, f"{cure}, or {table}")
+
+    def _plain_below(self, layouts: Sequence[Layout]) -> str:
+        """Return a folder that says only that there are images, where all of a class lie in such.
+
+        It may be that of the class; its path is from that on.
+        """
+        found = ""
+        for number, folder in self._database.execute("SELECT grp, folder FROM folders"):
+            home = layouts[number].class_folder(folder)
+            if home is None or layouts[number].read(folder + b"-")[1] is None:
+                continue  # images in no folder of a class
+            parts = [home[:-1].rpartition(SEPARATOR)[2], *folder[len(home) : -1].split(SEPARATOR)]
+            plain = next((n for n, part in enumerate(parts) if is_plain(part)), None)
+            if plain is None:
+                return ""
+            found = found or as_text(b"/".join(parts[: plain + 1]))
+        return found
 
     def _container(self, layouts: Sequence[Layout]) -> str:
         """Return a folder in that of a split that is no class, if there is one."""
@@ -176,7 +195,7 @@ class Doubts:
 
     def _read_tables(self, title: str, found: Sequence[bytes], without: Sequence[str]) -> str:
         """Return how tables of labels are read."""
-        tables = [as_text(path) for path in found if suffix_of(path) in _TABLES]
+        tables = [as_text(path) for path in found if table_suffix(path) in READ_TABLES]
         if not tables or self._kind != "folder" or ", " in title:
             return _TABLE
         places = {part: path for path in tables for part in path.split("/") if part in without}
@@ -224,8 +243,7 @@ class Doubts:
             named = ", ".join(f"{n:,} {s or 'without suffix'}" for s, n in suffixes.items())
             self._refuse(
                 title,
-                f"none of the files of '{name}' can be read ({named}), expected "
-                f"{', '.join(IMAGE_SUFFIXES)}",
+                f"none of the files of '{name}' can be read ({named}), expected {image_files()}",
                 "convert them, or move them away",
             )
 

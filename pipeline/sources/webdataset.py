@@ -15,9 +15,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError, PixsimError, SourceError
+from pipeline.sources.label_forms import label_text
 from pipeline.sources.layout import as_text
 from pipeline.sources.listing import Notes
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
@@ -213,16 +213,22 @@ def _json_label(
         return None, f"its .json member cannot be read: {error}"
     found = content if isinstance(content, dict) else {}
     values = {key: found[key] for key in keys if key in found}
-    first = next(iter(values.values()), None)
-    if not _is_label(first):
+    if not values:
         return None, f"its .json member has no text or number under {', '.join(keys)}"
-    for key, value in values.items():
-        if type(value) is type(first) and value != first:
-            first_key = next(iter(values))
+    given = {key: value for key, value in values.items() if value is not None}
+    first_key, first = next(iter(given.items()), ("", None))
+    try:
+        text = label_text(first, "its .json member")
+    except PixsimError as error:
+        return None, str(error)
+    if text is None:
+        return None, None
+    for key, value in given.items():
+        if _contradict(first, value):
             said = f".json says {first_key}={first!r} and {key}={value!r}"
             raise _contradiction(sample, said, title)
     # JSON may hold halves of characters, which no table can
-    return as_text(str(first).encode("utf-8", "surrogatepass")), None
+    return as_text(text.encode("utf-8", "surrogatepass")), None
 
 
 def _contradiction(sample: Sample, said: str, title: str) -> SourceError:
@@ -232,8 +238,10 @@ def _contradiction(sample: Sample, said: str, title: str) -> SourceError:
     )
 
 
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)
+def _contradict(value: Any, other: Any) -> bool:
+    """Tell whether two values of JSON are different labels; those of several types may go along."""
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (value, other)]
+    return value != other and (all(numbers) or type(value) is type(other))
 
 
 def _differ(text: str, other: str) -> bool:

@@ -33,7 +33,9 @@ _LABELS = (
 )
 _LABEL_WORDS = frozenset(_LABELS.split())
 # a table beside images is one of labels by its suffix alone; a text needs a word for it
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".xls", ".mat", ".feather")
+_TEXT_TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
+READ_TABLES = (*_TEXT_TABLES, ".parquet")  # as lists of images
+_TABLES = (*READ_TABLES, ".xlsx", ".xls", ".mat", ".feather")
 _TEXTS = (".txt", ".json", ".xml", ".lst", ".pkl", ".yml", ".yaml")
 _SIDECARS = (".txt", ".json", ".xml", ".cls", ".mat", ".csv")
 _REMARKS = frozenset(
@@ -103,10 +105,22 @@ def _rest(name: bytes) -> str:
     return " ".join(w for w in words_of(name) if w not in SPLIT_OF_WORD and w not in _PLAIN_WORDS)
 
 
+def table_suffix(path: bytes) -> str:
+    """Return the suffix of a file; of a table of text that is packed, such as `a.csv.gz`, its own.
+
+    Examples
+    --------
+    >>> table_suffix(b"a/b.CSV.gz"), table_suffix(b"a.tar.gz"), table_suffix(b"a.parquet")
+    ('.csv', '.gz', '.parquet')
+    """
+    unpacked = suffix_of(path.lower().removesuffix(b".gz"))
+    return unpacked if unpacked in _TEXT_TABLES else suffix_of(path)
+
+
 def may_be_labels(path: bytes) -> bool:
     """Tell whether a file that is no image may hold the labels of images beside it."""
     base = path.rpartition(b"/")[2]
-    suffix = suffix_of(base)
+    suffix = table_suffix(base)
     words = set(words_of(base.rpartition(b".")[0]))
     if "submission" in words or not words.isdisjoint(_REMARKS):
         return False
@@ -125,7 +139,7 @@ def by_likelihood(paths: Iterable[bytes]) -> list[bytes]:
 
     def rank(path: bytes) -> tuple[bool, int, int, bytes]:
         base = path.rpartition(b"/")[2]
-        suffix, words = suffix_of(base), set(words_of(base))
+        suffix, words = table_suffix(base), set(words_of(base))
         known = [*_TABLES, *_TEXTS]
         place = known.index(suffix) if suffix in known else len(known)
         speaks = not words.isdisjoint(_LABEL_WORDS) or not words.isdisjoint(SPLIT_OF_WORD)
