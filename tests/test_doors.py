@@ -237,15 +237,16 @@ def test_images_without_labels_are_unlabelled():
 
 @pytest.mark.parametrize("labels", [
     np.ma.array([0, 1, 9], mask=[0, 0, 1]), np.ma.array([0.0, 1, 0.5], mask=[0, 0, 1]),
-    np.ma.array(["a", "b", "c"], mask=[0, 0, 1]), np.ma.array([[0], [1], [9]], mask=[[0], [0], [1]]),
+    np.ma.array(["a", "b", "c"], mask=[0, 0, 1]),
+    np.ma.array([[0], [1], [9]], mask=[[0], [0], [1]]),
     np.ma.array([[1, 0], [0, 1], [1, 1]], mask=[[0, 0], [0, 0], [1, 1]]),
 ])  # fmt: skip
 def test_masked_labels_are_none(labels):
     found = from_arrays({"train": (make_arrays(3)[0], labels)})
     assert found.read("train", 0, 3).labels.tolist() == [0, 1, -1]
     assert len(found.class_names) == 2
+    part = np.ma.array([[1, 0]] * 3, mask=[[1, 0]] * 3)
     with pytest.raises(PixsimError, match=r"sample 0 is \[nan, 0.0\]"):
-        part = np.ma.array([[1, 0]] * 3, mask=[[1, 0]] * 3)
         from_arrays({"train": (make_arrays(3)[0], part)})
 
 

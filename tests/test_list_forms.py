@@ -150,7 +150,7 @@ def test_columns_of_classes_are_one_label_where_each_row_has_a_single_one(root):
     names, splits, remarks = listed(path)
     assert (names, splits["train"][1]) == (("MEL", "BCC"), [0, 1, 0, 1])
     assert "MEL, BCC are taken as one class each" in remarks[0]
-    assert remarks[1] == "1 split, 2 classes from columns, one for each class"
+    assert remarks[-1] == "1 split, 2 classes from columns, one for each class"
     table = pa.table({"image": ["0", "1"], "b": [True, False], "a": [False, True]})
     pq.write_table(table, root / "a.parquet")
     assert listed(root / "a.parquet")[:2] == (("b", "a"), {"train": ([0, 1], [0, 1])})
@@ -162,7 +162,7 @@ def test_codes_and_names_side_by_side_must_agree(root):
     names, splits, remarks = listed(put(root / "a.csv", text))
     assert (names, splits["train"][1]) == (("cat", "dog"), [0, 1, 0])
     assert "labels are taken from column 'class_name'" in remarks[0]
-    assert remarks[1] == "1 split, 2 classes from column 'class_name'"
+    assert remarks[-1] == "1 split, 2 classes from column 'class_name'"
     both = text.replace("class_id,class_name", "label,label_name")
     assert listed(put(root / "a.csv", both))[0] == ("3", "7")
     for wrong in ("imgs/3.png,3,cat", "imgs/3.png,7,dog"):

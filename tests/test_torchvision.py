@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders
-from pipeline.errors import LabelError, ConfigError, SourceError
+from pipeline.errors import ConfigError, LabelError, SourceError
 from pipeline.sources import TRUNCATED, UNREADABLE, WRONG_SIZE, torchvision
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
