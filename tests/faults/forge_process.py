@@ -91,7 +91,8 @@ def _follow(child: int, order: Order, reports: Connection) -> Outcome:
     found, fault, begun = Outcome(), order.fault, time.monotonic()
     phase, entered = "start", begun
     deadline: float | None = begun + LONGEST_SECONDS
-    with contextlib.suppress(EOFError):
+    # the kill may tear the report that the child was sending, which then is an OSError
+    with contextlib.suppress(EOFError, OSError):
         while True:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             if not wait([reports], left):
