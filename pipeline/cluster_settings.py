@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.doors import checked
 from pipeline.errors import ConfigError
 from pipeline.places import at_home
 from pipeline.settings import LocalPath, Settings, as_bytes, nearest
@@ -185,6 +186,7 @@ def _listed(kinds: tuple[str, ...]) -> str:
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
+@checked
 def make_cluster(text: str | Path, beside: Path | None = None) -> ClusterSettings:
     """Return the settings of a cluster.
 

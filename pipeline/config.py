@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.cluster_settings import ClusterSettings, cluster_mapping
+from pipeline.doors import checked
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
 from pipeline.places import is_place, locate, options_of
@@ -160,6 +161,7 @@ def load_environment() -> Environment:
         raise ConfigError(f"environment variables PIXSIM_*: {first_problem(error)}") from None
 
 
+@checked
 def load_job(
     path: Path | str,
     overrides: Iterable[str] = (),
@@ -205,6 +207,7 @@ def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any
     )
 
 
+@checked
 def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """Validate the settings of a job given as a mapping."""
     settings = _with_cluster(dict(require_mapping(content, where)), None)
@@ -221,6 +224,7 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
         raise ConfigError(f"{where}: {first_problem(error)}") from None
 
 
+@checked
 def make_images(
     content: str | Path | Mapping[str, Any] | ImageSettings, overrides: Iterable[str] = ()
 ) -> ImageSettings:
@@ -276,6 +280,7 @@ def require_job(job: object) -> JobSettings:
     return load_job(cast(Path, job)) if is_place(job) else make_job(cast(Any, job))
 
 
+@checked
 def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSettings:
     """Read the images of a job file; overrides are keys of its `images`.
 

@@ -38,7 +38,7 @@ class ImageSet:
     storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", locate(self.path, self.storage_options or None))
+        object.__setattr__(self, "path", locate(self.path, self.storage_options))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from pipeline.closeness import closest_classes
 from pipeline.cluster import Executor, deferred_executor
 from pipeline.config import JobSettings, require_job
 from pipeline.digests import ColumnDigest
+from pipeline.doors import checked
 from pipeline.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
@@ -65,8 +66,9 @@ Effort = Callable[[int], Mapping[str, Any]]
 EFFORT = ("seconds", "pixel_bytes", "memory")  # what a manifest says of how a run went
 
 
+@checked
 def run_job(
-    settings: JobSettings,
+    settings: JobSettings | Mapping[str, Any] | str | Path,
     reporter: Reporter | None = None,
     profile: Path | None = None,
     *,
@@ -77,7 +79,7 @@ def run_job(
     Parameters
     ----------
     settings
-        As `load_job` or `make_job` return.
+        As `load_job` or `make_job` return, or what they take.
     reporter
         Told of the progress.
     profile

@@ -17,6 +17,7 @@ from pipeline.conversion import Conversion
 from pipeline.converted import converted
 from pipeline.datasets import holds_entry, load_catalog, open_dataset
 from pipeline.decoders import recorded as recorded_decoders
+from pipeline.doors import checked
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import make_scratch, remove_scratch
 from pipeline.image_settings import ImageSettings
@@ -55,6 +56,7 @@ _ENCODED = ("folder", "tar", "parquet", "list")
 Places = Mapping[str | None, Sequence[Path]]
 
 
+@checked
 def open_source(
     images: str | Path | Mapping[str, Any] | ImageSettings,
     listing: Path | None = None,

@@ -69,6 +69,9 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     if not is_place(text):
         said = " ".join(repr(text).split())[:100]
         raise ConfigError(f"{said} ({type(text).__name__}): expected a path or a URL")
+    if not isinstance(cast(object, options), Mapping | None):
+        said = " ".join(repr(options).split())[:100]
+        raise ConfigError(f"storage_options: {said}, expected a mapping of fsspec's options")
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
     if not separator or protocol in LOCAL:

@@ -67,7 +67,7 @@ class Run:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", locate(self.path, self.storage_options or None))
+        object.__setattr__(self, "path", locate(self.path, self.storage_options))
 
     @property
     def _folder(self) -> Path:

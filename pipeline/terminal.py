@@ -23,6 +23,7 @@ def _console(stream: TextIO | None = None) -> Console:
     return console
 
 
+@checked
 def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
 ) -> None:

@@ -121,6 +121,23 @@ def test_what_is_expected_is_said_with_what_was_given(name, made):
     assert "expected" in str(caught.value)
 
 
+KEYWORDS = {
+    "run_job": ["reporter", "profile"], "load_job": ["overrides", "cluster"],
+    "load_images": ["overrides"], "make_images": ["overrides"], "make_job": ["where"],
+    "make_cluster": ["beside"], "open_source": ["listing", "scratch"],
+    "Run": ["storage_options"], "ImageSet": ["storage_options"], "open_run": ["storage_options"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_wrong_keywords_are_refused_too(name, made):
+    for keyword in KEYWORDS[name]:
+        for wrong in (3, 2.5, object(), np.zeros((2, 2)), [1, 2]):
+            with pytest.raises(PixsimError, match="expected") as caught:
+                function_of(name)(*made[name], **{keyword: wrong})
+            assert "\n" not in str(caught.value)
+
+
 def test_every_public_function_with_a_door_has_hints_that_can_be_read():
     for name in [*pipeline.__all__, *(f"plots.{name}" for name in PLOTS)]:
         function = function_of(name)
