@@ -126,6 +126,8 @@ def _fit_kind(value: Any, kind: Any) -> Any:
         return value if all(hasattr(value, name) for name in names) else _NO
     if not isinstance(kind, type):
         return value
+    if issubclass(kind, typing.IO):  # what files are, and what notebooks and tests put for them
+        return value if hasattr(value, "write") else _NO
     return value if isinstance(value, kind) else _NO
 
 

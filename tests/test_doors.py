@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import typing
 from pathlib import Path
 
@@ -136,6 +137,14 @@ def test_wrong_keywords_are_refused_too(name, made):
             with pytest.raises(PixsimError, match="expected") as caught:
                 function_of(name)(*made[name], **{keyword: wrong})
             assert "\n" not in str(caught.value)
+
+
+def test_anything_that_can_be_written_to_is_a_stream():
+    stream = io.StringIO()
+    pipeline.print_table(["name"], [["a"]], stream)
+    assert "a" in stream.getvalue()
+    with pytest.raises(PixsimError, match="expected"):
+        pipeline.print_table(["name"], [["a"]], 3)
 
 
 def test_every_public_function_with_a_door_has_hints_that_can_be_read():
