@@ -83,21 +83,26 @@ def refuse_pixels(where: str, dtype: np.dtype[Any], blocks: Iterable[Array]) -> 
 
 
 def check_shapes(
-    where: str, images: Sequence[int], labels: Sequence[int] | None, dtype: np.dtype[Any]
+    where: str,
+    images: Sequence[int],
+    labels: Sequence[int] | None,
+    dtype: np.dtype[Any],
+    asked_last: bool = False,
 ) -> bool:
     """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many.
 
-    Returns whether the images are stored with their channels first.
+    Returns whether the images are stored with their channels first; where that may be either,
+    they come last if callers are `asked` to give them so, else it is an error.
     """
     if labels is not None and len(labels) and images and labels[0] == images[0]:
         check_form(where, images[0], labels, dtype)
-    first = has_channels_first(where, images)
+    first = has_channels_first(where, images, asked_last)
     if labels is not None:
         check_form(where, images[0], labels, dtype)
     return first
 
 
-def has_channels_first(where: str, shape: Sequence[int]) -> bool:
+def has_channels_first(where: str, shape: Sequence[int], asked_last: bool = False) -> bool:
     """Tell whether images without named dimensions are [sample, channel, y, x].
 
     That is plain where 1, 3 or 4 stands second and not last. Where few stand last, or fewer than
@@ -122,6 +127,9 @@ def has_channels_first(where: str, shape: Sequence[int]) -> bool:
         return False
     second, middle, last = shape[1:]
     if last in (*_CHANNELS, 2):
+        either = second in _CHANNELS and last in _CHANNELS and middle == last != second
+        if either and not asked_last:
+            raise _either(where, shape)
         return False
     if second in _CHANNELS:
         return True
@@ -363,7 +371,7 @@ def from_arrays(
     """
     given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
     for name, (images, labels) in given.items():
-        first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype)
+        first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype, True)
         if pixel_type(images.dtype) is None:
             refuse_pixels(f"split '{name}'", images.dtype, [images])
         given = {**given, name: (as_images(images, first), labels)}
