@@ -243,12 +243,13 @@ def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None)
 def prototypes_digest(prototypes: xr.Dataset) -> str:
     """Return the digest of prototypes: their exact fractions and the names of the classes."""
     columns = ColumnDigest()
-    columns.update(
-        {name: prototypes[name].values for name in (NUMERATOR.name, DENOMINATOR.name, COUNT.name)}
-    )
+    # read here, where the digest is made: the workers of a cluster may be gone by now
+    names = (NUMERATOR.name, DENOMINATOR.name, COUNT.name)
+    read = prototypes[list(names)].compute(scheduler="synchronous")
+    columns.update({name: read[name].values for name in names})
     shape = list(prototypes[NUMERATOR.name].shape)
-    names = [str(name) for name in prototypes["class_name"].values]
-    return columns.result({"class_names": names, "shape": shape})
+    classes = [str(name) for name in prototypes["class_name"].values]
+    return columns.result({"class_names": classes, "shape": shape})
 
 
 def _documents(content: Mapping[str, Any], store: str) -> list[str]:

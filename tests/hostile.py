@@ -642,9 +642,9 @@ def webdataset_cases(root: Path) -> Iterator[Case]:
     path, count = root / "web.tar", len(strange_labels())
     path.write_bytes(webdataset())
     named = {"class_names": list(NAMES)}
-    codes = 2  # those of a list of one, and of a truth value
+    codes = 3  # those of a list of one, of a truth value, and none, which NaN says
     yield Case("web-named", str(path), 2 + codes, {NO_LABEL: count - codes}, settings=named)
-    texts = sum(name.startswith("text-") for name in strange_labels())
+    texts = sum(name.startswith("text-") for name in strange_labels()) + 1  # and NaN
     yield Case("web", str(path), 2 + texts, {NO_LABEL: count - texts})
 
 
