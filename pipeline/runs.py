@@ -11,6 +11,7 @@ from typing import Any
 import dask.dataframe as dd
 import numpy as np
 import xarray as xr
+from dask.dataframe.utils import clear_known_categories
 
 from pipeline import manifest, markup, results, tables
 from pipeline.completeness import require_files_of, require_parts
@@ -182,8 +183,11 @@ class Run:
         DamagedError
             Where a table of them is missing, was changed, or there is one too many.
         """
-        parts = [str(self._folder / name) for name in self._require_parts()]
-        return dd.read_parquet(parts, storage_options=options_of(self._folder))
+        names = self._require_parts()
+        parts = [self._folder / name for name in names]
+        hashes = [self.manifest["files"][name] for name in names]
+        meta = clear_known_categories(tables.empty_frame(parts[0]))
+        return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label="predictions")
 
     @property
     def images(self) -> Path:

@@ -7,6 +7,7 @@ explains itself: a resumed run needs no list of what is done.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DamagedError, RemoteError, StoreError
 from pipeline.files import replaced
-from pipeline.places import is_remote, open_binary, read_bytes
+from pipeline.places import ABSENT, is_remote, open_binary, read_bytes
 
 _PREFIX = "pixsim."
 
@@ -163,6 +164,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read a part as rows of plain Python values; for the few that a person looks at."""
     with _opened(path) as file:
         return list(file.read().to_pylist())
+
+
+def empty_frame(path: Path) -> Any:
+    """Return a pandas data frame with the columns of a part and no rows; its end is read."""
+    with _opened(path, whole=False) as file:
+        return file.schema_arrow.empty_table().to_pandas()
+
+
+def read_frame(path: Path, sha256: str, columns: Sequence[str] | None = None) -> Any:
+    """Read a part as a pandas data frame, once every byte is that which was written.
+
+    Parameters
+    ----------
+    path
+        The part.
+    sha256
+        Of the file, in hex; so equal names of dask's mean equal content.
+    columns
+        Those to read; default: all.
+
+    Raises
+    ------
+    DamagedError
+        Where it is missing, or any byte of it was changed.
+    """
+    cure = "'pixsim verify' with --repair makes it again"
+    try:
+        data = read_bytes(path)
+    except ABSENT as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); {cure}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(f"{path}: was changed after it was written; {cure}")
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        return file.read(columns=None if columns is None else list(columns)).to_pandas()
 
 
 def rewrite_part(

@@ -125,6 +125,16 @@ def test_what_goes_after_a_run_was_opened_is_missed_too(damage, names, run):
             getattr(opened, name)
 
 
+def test_any_byte_of_a_table_of_predictions_that_was_changed_is_missed(run):
+    whole = pipeline.open_run(run).predictions.compute()
+    assert list(pipeline.open_run(run).predictions["label"].compute()) == list(whole["label"])
+    data = (run / PART).read_bytes()
+    for place in range(8, len(data) - 4, 397):
+        (run / PART).write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(DamagedError, match="--repair"):
+            pipeline.open_run(run).predictions.compute()
+
+
 @pytest.mark.parametrize("damage", [delete, empty, fewer, swapped, more])
 def test_a_run_without_recorded_sizes_is_checked_by_rows(damage, run):
     content = manifest.read_manifest(run, manifest.RUN)
