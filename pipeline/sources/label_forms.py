@@ -7,6 +7,7 @@ texts, Python objects, or one column for each class. What is none of these is re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,11 @@ def _as_array(values: Any) -> Array:
         return np.asarray(values)
     values = list(values)
     if values and all(isinstance(v, list | tuple | np.ndarray) for v in values):
-        return np.asarray(values)
+        with suppress(ValueError):  # rows of several lengths, each refused by its place
+            return np.asarray(values)
     found = np.empty(len(values), object)
-    found[:] = values
+    for place, value in enumerate(values):
+        found[place] = value
     return found
 
 
