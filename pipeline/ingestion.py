@@ -139,7 +139,9 @@ class _Work:
         base: Mapping[str, Any] | None = None,
     ) -> Iterator[IngestPlan]:
         """Open the source and plan its store; see `open_source`. `base`: what it is added to."""
-        opened = self.source or open_source(self.settings, listing, scratch)
+        opened = self.source
+        if opened is None:
+            opened = open_source(self.settings, listing, scratch)
         try:
             yield self._plan(opened, path, executor, listing is not None, base)
         finally:

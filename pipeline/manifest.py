@@ -447,7 +447,7 @@ def recognise(
         done = read_manifest(path, kind)
         if done.get("identity") == mine:
             return done
-        raise ConflictError(_conflict(path, kind, plan, done.get("plan", {})))
+        raise ConflictError(conflict(path, kind, plan, done.get("plan", {})))
     record = path / WORK / "plan.json"
     if exists(record):
         begun = _read_record(record, path)
@@ -455,7 +455,7 @@ def recognise(
         if same:
             return None
         if begun["kind"] != kind or successor is None or not successor.follows(begun):
-            raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
+            raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
     elif exists(path / COPY):
         raise IncompleteError(_lost(path, kind))
     elif exists(path) and not _is_untouched(path):
@@ -480,7 +480,7 @@ def could_hold(path: Path, kind: str) -> bool:
     if not exists(record):
         recognise(path, kind, {})
     elif _read_record(record, path)["kind"] != kind:
-        raise ConflictError(_conflict(path, kind, {}, {}))
+        raise ConflictError(conflict(path, kind, {}, {}))
     return False
 
 
@@ -555,7 +555,7 @@ def _read_record(record: Path, path: Path) -> dict[str, Any]:
 def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     """Raise `ConflictError` unless a folder was begun with this plan."""
     if begun["identity"] != identity(plan) or begun["kind"] != kind:
-        raise ConflictError(_conflict(path, kind, plan, begun.get("plan", {})))
+        raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
 
 
 def _is_untouched(path: Path) -> bool:
@@ -566,7 +566,8 @@ def _is_untouched(path: Path) -> bool:
     )
 
 
-def _conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the message for a folder that holds another thing: what differs, and what to do."""
     keys, was, now_is = _difference(
         *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
     )

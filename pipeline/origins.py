@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import manifest
 from pipeline.config import make_images
 from pipeline.datasets import load_catalog
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError, ConflictError, SourceError
 from pipeline.image_settings import ImageSettings
 from pipeline.opening import CATALOG, TORCHVISION, catalog_name, places_of
 from pipeline.places import exists
@@ -53,6 +53,11 @@ def is_made(images: ImageSettings, path: Path) -> bool:
     """Tell whether a place holds a finished store that was asked for with the same settings.
 
     What the source holds by now is not looked at.
+
+    Raises
+    ------
+    ConflictError
+        Where it was made from the same source with other settings, and that source is gone.
     """
     if manifest.kind_of(path) != manifest.IMAGES:
         return False
@@ -63,7 +68,12 @@ def is_made(images: ImageSettings, path: Path) -> bool:
         made = reopened_settings(recorded)
     except ConfigError:
         return False
-    return _decisive(made) == _decisive(make_images(recorded_settings(images, images.shard)))
+    was = _decisive(made)
+    now_is = _decisive(make_images(recorded_settings(images, images.shard)))
+    same_source = (was["source"], was["splits"]) == (now_is["source"], now_is["splits"])
+    if was != now_is and same_source and catalog_name(images) is None and is_gone(images):
+        raise ConflictError(manifest.conflict(path, manifest.IMAGES, now_is, was))
+    return was == now_is
 
 
 def _decisive(images: ImageSettings) -> dict[str, Any]:

@@ -377,3 +377,9 @@ def test_arrays_and_objects_take_labels_of_one_sample_in_order():
     images = IMAGES[:2]
     with pytest.raises(LabelError, match="split 'test': sample 1 has label -3"):
         from_arrays({"train": (images, np.array([0, 1])), "test": (images, np.array([1, -3]))})
+
+
+def test_texts_of_which_two_are_one_number_are_refused():
+    with pytest.raises(LabelError, match=r"'1' and '1\.0' are one number"):
+        class_names_of({"1", "1.0", "2.5"}, "a.csv")
+    assert class_names_of({"1.0", "2.5"}, "a.csv") == ("1.0", "2.5")

@@ -313,6 +313,16 @@ def test_other_settings_are_a_conflict_as_before(here):
     assert run.images == here / "own.zarr"
 
 
+def test_other_settings_are_a_conflict_that_names_them_also_where_the_source_is_gone(here):
+    store = pipeline.ingest("set")
+    shutil.rmtree(here / "set")
+    assert pipeline.ingest("set") == store
+    with pytest.raises(ConflictError, match="'resize' there is None, here 2"):
+        pipeline.ingest({"source": "set", "resize": 2})
+    with pytest.raises(ConflictError, match="'resize'"):
+        pipeline.run_job(here_job(images={"source": "set", "resize": 2}))
+
+
 def test_an_ingest_notices_that_its_source_changed(here):
     store = pipeline.ingest("set")
     make_folder(here / "set", seed=8, splits={"train": 8})

@@ -98,10 +98,22 @@ def class_names_of(labels: Collection[str], where: str, as_names: bool = False) 
     numbers = {label: whole_number(label) for label in labels}
     rest = [label for label, n in numbers.items() if n is None and label.lower() not in _MISSING]
     if any(rest):
+        _check_spelling(numbers, where)
         return tuple(sorted(t for t, n in numbers.items() if t and n != UNLABELLED))
     codes = {number for number in numbers.values() if number is not None}
     check_codes(codes, where)
     return tuple(str(code) for code in sorted(codes - {UNLABELLED}))
+
+
+def _check_spelling(numbers: Mapping[str, int | None], where: str) -> None:
+    """Raise `LabelError` where texts are not all numbers, and two of them are the same number."""
+    seen: dict[int, str] = {}
+    for label, number in sorted(numbers.items()):
+        if number is not None and seen.setdefault(number, label) != label:
+            raise LabelError(
+                f"{where}: the labels '{seen[number]}' and '{label}' are one number, but others "
+                "are none, which makes all of them texts; write them alike, or as whole numbers"
+            )
 
 
 def check_named(labels: Collection[str], class_names: Sequence[str], where: str) -> None:
