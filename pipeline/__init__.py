@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from pipeline.prototype import prototypes as prototypes
     from pipeline.repair import verify as verify
     from pipeline.report import write_report as write_report
-    from pipeline.runs import Run as Run
-    from pipeline.runs import open_run as open_run
+    from pipeline.run import Run as Run
+    from pipeline.run import open_run as open_run
     from pipeline.sources.arrays import from_arrays as from_arrays
     from pipeline.store import open_images as open_images
     from pipeline.terminal import print_pixels as print_pixels

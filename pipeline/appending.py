@@ -27,9 +27,10 @@ from pipeline.duplicates import tables_of, write_duplicates
 from pipeline.errors import ConflictError, ShapeError
 from pipeline.fencing import Token
 from pipeline.files import copy_file, flush
+from pipeline.folders import exists, list_folder, remove_tree
 from pipeline.locks import held
 from pipeline.partitions import Layout, ceil_div
-from pipeline.places import exists, is_remote, list_folder, remove_tree
+from pipeline.places import is_remote
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import SAMPLES

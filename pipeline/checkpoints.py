@@ -38,19 +38,13 @@ from typing import IO, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blobs import open_binary, put_bytes, read_bytes
 from pipeline.errors import DamagedError, StoreError
 from pipeline.exact import Int64Array
 from pipeline.files import aside_of, replaced, storage_errors
+from pipeline.folders import exists, list_folder, remove_tree
 from pipeline.partitions import ceil_div
-from pipeline.places import (
-    exists,
-    is_remote,
-    list_folder,
-    open_binary,
-    put_bytes,
-    read_bytes,
-    remove_tree,
-)
+from pipeline.places import is_remote
 from pipeline.ranges import Ranges, joined, size_of
 from pipeline.urls import shown
 

@@ -36,9 +36,10 @@ from zarr.storage import MemoryStore, StorePath
 from pipeline import shards
 from pipeline.errors import DamagedError, OtherFileError, StoreError
 from pipeline.files import read_json, storage_errors
+from pipeline.folders import is_folder, remove_file, remove_tree
 from pipeline.objects import FolderStore, PlaceStore
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import ABSENT, is_folder, is_remote, remove_file, remove_tree
+from pipeline.places import ABSENT, is_remote
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.

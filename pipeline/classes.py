@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import LabelError
+from pipeline.messages import nearest
 from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
 
 
 @dataclass(frozen=True)

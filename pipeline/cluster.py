@@ -40,7 +40,7 @@ from pipeline.doors import checked
 from pipeline.exact import Int64Array
 from pipeline.memory import peak_memory
 from pipeline.profiling import profiled, refuse_profile
-from pipeline.progress import Phase, Reporter, SilentReporter
+from pipeline.progress import SILENT, Phase, Reporter, SilentReporter
 from pipeline.ranges import size_of
 from pipeline.reduction import LARGE_BYTES, add_up
 
@@ -60,7 +60,7 @@ class Executor(Protocol):
         """Return how many cores each of `count` tasks may use, so that all are used once."""
         ...
 
-    def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
         """Return what the function returns, in order; small values only."""
         ...
 
@@ -146,7 +146,7 @@ class _DaskExecutor:
     def threads_for(self, count: int) -> int:
         return self.layout.threads_for(count)
 
-    def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
         if not count:
             return []
         with self._listening(phase) as topic:
@@ -317,7 +317,7 @@ class _Deferred:
     def threads_for(self, count: int) -> int:
         return self.layout.threads_for(count)
 
-    def map(self, function: PartitionFunction, count: int, phase: Phase) -> list[Any]:
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
         return self._opened.map(function, count, phase) if count else []
 
     def add(

@@ -23,9 +23,10 @@ from pydantic import (
 
 from pipeline.doors import checked
 from pipeline.errors import ConfigError
+from pipeline.messages import describe, nearest
 from pipeline.places import at_home
-from pipeline.settings import LocalPath, Settings, as_bytes, nearest
-from pipeline.yaml_files import describe, first_problem, load_mapping, refuse_unknown
+from pipeline.settings import LocalPath, Settings, as_bytes
+from pipeline.yaml_files import first_problem, load_mapping, refuse_unknown
 
 FOLDER = Path("workflows", "clusters")
 """Where files of clusters lie: in the working directory, and in the package."""

@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import store
+from pipeline.blocks import OK
 from pipeline.cluster import Executor
 from pipeline.digests import sample_records
 from pipeline.durability import flush_tree
 from pipeline.errors import DamagedError
 from pipeline.fencing import Token
 from pipeline.files import read_json, write_json
+from pipeline.folders import exists, remove_file, remove_tree, replace_tree
 from pipeline.manifest import WORK
 from pipeline.partitions import PartitionTable
-from pipeline.places import exists, remove_file, remove_tree, replace_tree
 from pipeline.progress import Reporter
 from pipeline.samples import Tally, part_path, read_part
-from pipeline.sources import OK
 
 
 def _record(path: Path) -> Path:

@@ -14,8 +14,9 @@ from typing import Any
 
 from pipeline import tables
 from pipeline.errors import DamagedError
+from pipeline.folders import exists, sizes_below
 from pipeline.manifest import APPEND, repair_cure
-from pipeline.places import exists, is_remote, sizes_below
+from pipeline.places import is_remote
 from pipeline.urls import shown
 
 FOREIGN = "is none of those that were written"

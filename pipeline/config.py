@@ -29,11 +29,12 @@ from pipeline.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.doors import checked
 from pipeline.errors import ConfigError
 from pipeline.image_settings import ImageSettings
+from pipeline.messages import describe
 from pipeline.places import is_place, locate, options_of
 from pipeline.schema import METRICS
 from pipeline.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.urls import shown
-from pipeline.yaml_files import describe, first_problem, load_mapping, refuse_unknown
+from pipeline.yaml_files import first_problem, load_mapping, refuse_unknown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.blocks import Block
 from pipeline.conversion import Conversion
 from pipeline.errors import ShapeError
-from pipeline.sources import Block, Source, SplitInfo
+from pipeline.sources import Source, SplitInfo
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.config import Environment, load_environment
 from pipeline.errors import ConfigError, DatasetNotFoundError, SourceError
-from pipeline.settings import nearest
+from pipeline.messages import nearest
 from pipeline.sources import Source
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file

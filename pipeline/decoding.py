@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from pipeline.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.conversion import Conversion
 from pipeline.decoding_boxes import JP2_MAGICS, is_heif, open_avif, open_jpeg_2000
 from pipeline.decoding_jpeg import MAGIC as JPEG_MAGIC
@@ -35,7 +36,6 @@ from pipeline.decoding_png import open_png
 from pipeline.decoding_tiff import MAGICS as TIFF_MAGICS
 from pipeline.decoding_tiff import open_tiff
 from pipeline.errors import ShapeError
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 
 Opener = Callable[[bytes, int], Opened]
 

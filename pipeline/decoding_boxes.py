@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Jpeg2KImagePlugin
 
+from pipeline.blocks import TRUNCATED, UNREADABLE
 from pipeline.decoding_parts import Opened, RefusedError, check_pixels, open_pillow
-from pipeline.sources import TRUNCATED, UNREADABLE
 
 JP2_MAGICS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _STREAM = JP2_MAGICS[1]

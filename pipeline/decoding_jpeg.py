@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import JpegImagePlugin
 
+from pipeline.blocks import TRUNCATED, UNREADABLE
 from pipeline.decoding_parts import (
     Header,
     Opened,
@@ -27,7 +28,6 @@ from pipeline.decoding_parts import (
     open_pillow,
     refusal,
 )
-from pipeline.sources import TRUNCATED, UNREADABLE
 
 MAGIC = b"\xff\xd8\xff"
 Decoder = Callable[[bytes], npt.NDArray[np.uint8] | None]

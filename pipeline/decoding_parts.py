@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
+from pipeline.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.errors import printable
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 
 LONGEST_DETAIL = 200
 GREYS = ("1", "L", "LA", "La")  # the modes of Pillow of one channel, alpha left out

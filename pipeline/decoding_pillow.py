@@ -17,6 +17,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from pipeline.blocks import TRUNCATED, UNREADABLE
 from pipeline.decoding_parts import (
     Opened,
     RefusedError,
@@ -26,7 +27,6 @@ from pipeline.decoding_parts import (
     make_header,
     open_pillow,
 )
-from pipeline.sources import TRUNCATED, UNREADABLE
 
 GIF_MAGICS = (b"GIF87a", b"GIF89a")
 PNM_MAGICS = tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\n\r")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
+from pipeline.blocks import TRUNCATED, UNREADABLE
 from pipeline.decoding_parts import (
     Header,
     Opened,
@@ -26,7 +27,6 @@ from pipeline.decoding_parts import (
     read_orientation,
     turned,
 )
-from pipeline.sources import TRUNCATED, UNREADABLE
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"IEND")

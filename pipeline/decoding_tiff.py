@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from pipeline.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.decoding_parts import (
     Header,
     Opened,
@@ -23,7 +24,6 @@ from pipeline.decoding_parts import (
     make_header,
     refusal,
 )
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CURE = "convert the images to 16-bit PNG, or to .npy"

@@ -14,7 +14,7 @@ from pipeline.job import run_job
 from pipeline.manifest import IMAGES, kind_of
 from pipeline.pictures import save_picture
 from pipeline.progress import Reporter
-from pipeline.runs import Run
+from pipeline.run import Run
 
 _PACKAGE = Path(__file__).resolve().parent
 _WORKFLOWS = (_PACKAGE.parent / "workflows", _PACKAGE / "workflows")

@@ -11,9 +11,11 @@ from pipeline.completeness import require_files_of, require_tables
 from pipeline.content import digest_images, partition_table
 from pipeline.doors import checked
 from pipeline.errors import DamagedError, StoreError
+from pipeline.folders import exists, is_folder, sizes_below
 from pipeline.partitions import image_bytes
-from pipeline.places import exists, is_folder, locate, sizes_below
-from pipeline.runs import METRICS_FILE, digest_run, open_run
+from pipeline.places import locate
+from pipeline.run import digest_run, open_run
+from pipeline.runs import METRICS_FILE
 from pipeline.samples import SAMPLES
 from pipeline.urls import shown
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from pipeline import tables
 from pipeline.files import scratch_folder
+from pipeline.folders import remove_tree
 from pipeline.manifest import WORK
 from pipeline.partitions import ceil_div
-from pipeline.places import remove_tree
 from pipeline.samples import SAMPLES
 
 DUPLICATES = "duplicates.parquet"

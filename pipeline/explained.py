@@ -15,8 +15,8 @@ from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.explanation import Explanation
 from pipeline.files import replaced
+from pipeline.pixel_ranges import parse_pixels
 from pipeline.plot_style import INK, PLAIN, one_line
-from pipeline.terminal import parse_pixels
 
 WHOLE = 28  # pixels a side up to which the whole image is shown as a table
 WIDTH = 10.0  # inches

@@ -17,7 +17,7 @@ from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.exact import Float64Array
 from pipeline.predictions import predict_block
-from pipeline.runs import open_run
+from pipeline.run import open_run
 from pipeline.schema import DENOMINATOR, NUMERATOR, PROTOTYPE
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.files import read_json, write_json
-from pipeline.places import remove_file
+from pipeline.folders import remove_file
 from pipeline.urls import shown
 
 NAME = "token.json"

@@ -19,8 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.blobs import put_file, read_bytes
 from pipeline.errors import StorageFullError, hide_in
-from pipeline.places import is_remote, put_file, read_bytes, remote_errors, walk
+from pipeline.folders import walk
+from pipeline.places import is_remote, remote_errors
 from pipeline.processes import Process, this_process
 from pipeline.urls import is_url
 

@@ -30,6 +30,7 @@ from pipeline.classes import ClassSelection
 from pipeline.cluster import Executor
 from pipeline.digests import array_digest, json_digest
 from pipeline.exact import Int64Array
+from pipeline.folders import remove_tree
 from pipeline.median import (
     BINS,
     first_bytes,
@@ -38,7 +39,6 @@ from pipeline.median import (
     select_bytes,
 )
 from pipeline.partitions import PartitionTable, ceil_div
-from pipeline.places import remove_tree
 from pipeline.plan import JobPlan
 from pipeline.progress import Phase, Reporter
 from pipeline.prototype import flat_images, label_sums, prototypes

@@ -14,7 +14,7 @@ from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.places import locate
-from pipeline.runs import open_run
+from pipeline.run import open_run
 
 MAX_CLASSES = 12
 PER_CLASS = 8

@@ -28,7 +28,7 @@ from pipeline.plot_style import (
     write_inside,
     write_title,
 )
-from pipeline.runs import Run
+from pipeline.run import Run
 from pipeline.schema import CLASS, PROTOTYPE, SPREAD, pick
 
 CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import manifest, store, tables
+from pipeline.blocks import LABEL_UNKNOWN, Block, Problem
 from pipeline.chunked import StoreArray, consolidate
 from pipeline.cluster import Executor
 from pipeline.compaction import (
@@ -43,10 +44,11 @@ from pipeline.errors import (
     SourceError,
 )
 from pipeline.files import copy_file
+from pipeline.folders import list_folder
 from pipeline.ingest_plan import IngestPlan
 from pipeline.locks import held
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import is_remote, list_folder
+from pipeline.places import is_remote
 from pipeline.progress import Reporter
 from pipeline.recorded import list_files
 from pipeline.samples import (
@@ -61,7 +63,7 @@ from pipeline.samples import (
     write_samples,
 )
 from pipeline.schema import UNLABELLED
-from pipeline.sources import LABEL_UNKNOWN, Block, Problem, Source
+from pipeline.sources import Source
 from pipeline.sources.encoded import EncodedSource
 from pipeline.succession import Successor, ingest_token
 from pipeline.threads import in_ranges

@@ -23,18 +23,19 @@ from pipeline.datasets import load_catalog
 from pipeline.decoders import difference
 from pipeline.doors import checked
 from pipeline.errors import ConfigError, JobInterruptedError
+from pipeline.folders import exists
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_plan import IngestPlan, check_names, plan_source
 from pipeline.ingest_steps import begun, finish, listing_place, write_partitions
 from pipeline.locks import held
+from pipeline.messages import describe
 from pipeline.opening import catalog_name, decoded, folder_note, open_source, packed, release
 from pipeline.origins import is_gone, is_made, recorded_settings
-from pipeline.places import exists, is_place, locate
+from pipeline.places import is_place, locate
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.sources import Source, is_source
 from pipeline.store import is_own_store
 from pipeline.urls import shown
-from pipeline.yaml_files import describe
 
 Images = Source | ImageSettings | str | Path | Mapping[str, Any]
 Check = Callable[[IngestPlan], None]
@@ -163,9 +164,9 @@ class _Work:
         known = there.get("source", {})
         same = {key: value for key, value in known.items() if key != "packing"}
         if manifest.identity(same) == manifest.identity(opened.provenance):
-            ready = packed(opened, self.settings, executor, known)
+            ready = packed(opened, self.settings, executor.map, known)
         else:
-            ready = packed(opened, self.settings, executor)
+            ready = packed(opened, self.settings, executor.map)
         ready = decoded(ready, known if planned else None, base)
         recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
         remarks = tuple(getattr(opened, "remarks", ()))

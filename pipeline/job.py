@@ -36,21 +36,21 @@ from pipeline.errors import DamagedError, JobInterruptedError, PixsimError, Remo
 from pipeline.exact import Int64Array
 from pipeline.files import read_json, write_json
 from pipeline.fit import fit, forget
+from pipeline.folders import exists, list_folder
 from pipeline.highlights import Highlights
 from pipeline.ingest_plan import IngestPlan, expected_content
 from pipeline.ingestion import prepare_images, store_place
 from pipeline.metrics import confusion_counts, summarise
-from pipeline.places import exists, list_folder
 from pipeline.plan import JobPlan, plan_job
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.report import add_report
+from pipeline.run import Run
 from pipeline.runs import (
     DIGESTED,
     HIGHLIGHTS_FILE,
     METRICS_FILE,
     PREDICTIONS,
     REPORT_FILE,
-    Run,
     RunDigests,
     distance_columns,
     list_run_files,

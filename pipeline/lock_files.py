@@ -17,15 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.blobs import has_conditions, put_bytes, put_new, read_bytes
 from pipeline.files import aside_of, storage_errors
-from pipeline.places import (
-    has_conditions,
-    is_remote,
-    put_bytes,
-    put_new,
-    read_bytes,
-    remove_file,
-)
+from pipeline.folders import remove_file
+from pipeline.places import is_remote
 
 LOCK = ".lock"
 SETTLE_SECONDS = 2.0

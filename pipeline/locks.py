@@ -34,9 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InUseError, printable
+from pipeline.folders import list_folder
 from pipeline.lock_files import LOCK, Slots, note_of, slots_of, token_of
 from pipeline.lock_holders import Holder, holder_of, new_holder
-from pipeline.places import list_folder
 from pipeline.urls import shown
 
 BEAT_SECONDS = 10.0

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from pipeline.blobs import open_binary
 from pipeline.digests import json_digest
 from pipeline.durability import flush_named
 from pipeline.errors import (
@@ -34,17 +35,9 @@ from pipeline.errors import (
     hide_in,
 )
 from pipeline.files import PARTIAL_SUFFIX, flush, read_json, sweep, write_json
+from pipeline.folders import exists, files_below, is_folder, list_folder, remove_tree
 from pipeline.locks import Say, check, held, is_lock, put_away
-from pipeline.places import (
-    ABSENT,
-    exists,
-    files_below,
-    is_folder,
-    is_remote,
-    list_folder,
-    open_binary,
-    remove_tree,
-)
+from pipeline.places import ABSENT, is_remote
 from pipeline.urls import shown
 
 FORMAT_VERSION = 2

@@ -29,13 +29,13 @@ from pipeline.duplicates import DUPLICATES, write_duplicates
 from pipeline.errors import ConfigError, DamagedError, SourceError
 from pipeline.fencing import Token
 from pipeline.files import copy_file
+from pipeline.folders import remove_tree
 from pipeline.image_settings import ImageSettings
 from pipeline.ingest_steps import listing_place, with_listing_in
 from pipeline.ingestion import make_store
 from pipeline.opening import open_source, packed, release
 from pipeline.origins import reopened_settings
 from pipeline.partitions import Layout
-from pipeline.places import remove_tree
 from pipeline.progress import Reporter
 from pipeline.samples import SAMPLES
 from pipeline.sources import Source
@@ -242,7 +242,7 @@ def _mend_partitions(
             with _its_source(path):
                 opened = open_source(images, scratch=path / manifest.WORK)
             stack.callback(release, opened)
-            ready = packed(opened, images, executor, segments[number]["provenance"])
+            ready = packed(opened, images, executor.map, segments[number]["provenance"])
             if isinstance(ready, EncodedSource):
                 ready = ready.decoded_by(ready.chosen_decoders(segments[number]["provenance"]))
                 ready = with_listing_in(ready, listing_place(path) / str(number))

@@ -21,7 +21,7 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from pipeline import places, urls
+from pipeline import blobs, folders, places, urls
 from pipeline.files import aside_of, settle
 
 
@@ -78,7 +78,7 @@ class PlaceStore(Store):
     ) -> Buffer | None:
         start, stop = _ends(byte_range)
         try:
-            found = await asyncio.to_thread(places.read_bytes, self._at(key), start, stop)
+            found = await asyncio.to_thread(blobs.read_bytes, self._at(key), start, stop)
         except places.ABSENT:
             return None
         return prototype.buffer.from_bytes(found)
@@ -91,20 +91,20 @@ class PlaceStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        await asyncio.to_thread(places.put_bytes, self._at(key), value.to_bytes())
+        await asyncio.to_thread(blobs.put_bytes, self._at(key), value.to_bytes())
 
     async def delete(self, key: str) -> None:
         self._check_writable()
-        await asyncio.to_thread(places.remove_tree, self._at(key))
+        await asyncio.to_thread(folders.remove_tree, self._at(key))
 
     async def delete_dir(self, prefix: str) -> None:
         await self.delete(prefix)
 
     async def exists(self, key: str) -> bool:
-        return await asyncio.to_thread(places.exists, self._at(key))
+        return await asyncio.to_thread(folders.exists, self._at(key))
 
     async def getsize(self, key: str) -> int:
-        return await asyncio.to_thread(places.file_size, self._at(key))
+        return await asyncio.to_thread(blobs.file_size, self._at(key))
 
     async def list(self) -> AsyncIterator[str]:
         async for key in self.list_prefix(""):
@@ -112,14 +112,14 @@ class PlaceStore(Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         folder = prefix.rpartition("/")[0]
-        below = await asyncio.to_thread(places.files_below, self._at(folder))
+        below = await asyncio.to_thread(folders.files_below, self._at(folder))
         for name in below:
             key = f"{folder}/{name}" if folder else name
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        for name in await asyncio.to_thread(places.list_folder, self._at(prefix.rstrip("/"))):
+        for name in await asyncio.to_thread(folders.list_folder, self._at(prefix.rstrip("/"))):
             yield name
 
 

@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.cluster import Executor
+from pipeline.blobs import file_size
 from pipeline.config import load_environment, make_images
 from pipeline.conversion import Conversion
 from pipeline.converted import converted
@@ -20,12 +19,12 @@ from pipeline.decoders import recorded as recorded_decoders
 from pipeline.doors import checked
 from pipeline.errors import ConfigError, SourceError
 from pipeline.files import make_scratch, remove_scratch
+from pipeline.folders import exists, is_folder, list_folder
 from pipeline.image_settings import ImageSettings
 from pipeline.manifest import WORK
+from pipeline.messages import nearest
 from pipeline.packing import pack_floats, pack_measured
-from pipeline.places import exists, file_size, is_folder, is_remote, list_folder, locate
-from pipeline.progress import SilentPhase
-from pipeline.settings import nearest
+from pipeline.places import is_remote, locate
 from pipeline.sources import Source
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
 from pipeline.sources.folder import folder_reader, has_images
@@ -54,6 +53,7 @@ _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
 
 Places = Mapping[str | None, Sequence[Path]]
+Mapped = Callable[[Callable[[int], Any], int], list[Any]]
 
 
 @checked
@@ -103,7 +103,7 @@ def release(source: Source) -> None:
 def packed(
     source: Source,
     settings: ImageSettings,
-    executor: Executor | None = None,
+    mapped: Mapped | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Source:
     """Return a source of integers: floats are packed.
@@ -112,8 +112,9 @@ def packed(
     ----------
     source, settings
         What was opened, and from what.
-    executor
-        Where the range is measured, unless it is given; without one it is taken to be 0 to 1.
+    mapped
+        Calls a function for each number below a count, as `Executor.map` does: it measures the
+        range, unless that is given; without it the range is taken to be 0 to 1.
     recorded
         The provenance of the same source, packed: its range is taken.
 
@@ -131,9 +132,8 @@ def packed(
         return source
     if recorded is not None and recorded.get("packing", {}).get("measured"):
         return pack_measured(source, *recorded["packing"]["range"])
-    if executor is None:
+    if mapped is None:
         return pack_floats(source, settings.value_range or (0.0, 1.0))
-    mapped = partial(_map, executor)
     return pack_floats(source, settings.value_range, mapped)
 
 
@@ -159,10 +159,6 @@ def decoded(
     if begun is not None:
         return source.decoded_by(recorded_decoders(begun))
     return source.decoded_by(source.chosen_decoders(base))
-
-
-def _map(executor: Executor, function: Callable[[int], Any], count: int) -> list[Any]:
-    return executor.map(function, count, SilentPhase())
 
 
 def make_conversion(settings: ImageSettings) -> Conversion:

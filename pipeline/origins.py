@@ -13,9 +13,9 @@ from pipeline import manifest
 from pipeline.config import make_images
 from pipeline.datasets import load_catalog
 from pipeline.errors import ConfigError, ConflictError, SourceError
+from pipeline.folders import exists
 from pipeline.image_settings import ImageSettings
 from pipeline.opening import CATALOG, TORCHVISION, catalog_name, places_of
-from pipeline.places import exists
 
 
 def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import Block
 from pipeline.converted import ConvertedSource
 from pipeline.errors import ConfigError, SourceError
-from pipeline.sources import Block, Source, SplitInfo
+from pipeline.sources import Source, SplitInfo
 
 STEPS = 2**16 - 1
 # Of q = rint((x - lowest) / (highest - lowest) * STEPS) four operations are rounded, of

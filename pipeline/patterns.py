@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from pipeline.places import remote_errors, tried
+from pipeline.places import remote_errors
+from pipeline.retries import tried
 from pipeline.urls import WEB
 
 

@@ -47,6 +47,9 @@ class SilentPhase:
         pass
 
 
+SILENT = SilentPhase()
+
+
 class SilentReporter:
     """Says nothing; the default in Python."""
 
@@ -55,7 +58,7 @@ class SilentReporter:
 
     @contextmanager
     def phase(self, name: str, partitions: int, size: int = 0) -> Iterator[Phase]:
-        yield SilentPhase()
+        yield SILENT
 
 
 class _LogPhase:

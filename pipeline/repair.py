@@ -23,14 +23,16 @@ from pipeline.config import make_job
 from pipeline.doors import checked
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.files import write_json
+from pipeline.folders import remove_tree
 from pipeline.job import EFFORT, redo
 from pipeline.locks import held
 from pipeline.mending import mend_images
-from pipeline.places import locate, remove_tree
+from pipeline.places import locate
 from pipeline.plan import plan_job
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.report import add_report
-from pipeline.runs import REPORT_FILE, Run
+from pipeline.run import Run
+from pipeline.runs import REPORT_FILE
 from pipeline.urls import shown
 from pipeline.verification import Damage, examine, read_finished
 

@@ -28,7 +28,8 @@ from pipeline.places import locate, options_of
 from pipeline.plot_style import one_line
 from pipeline.report_content import Findings
 from pipeline.report_pictures import chart, strip, thumbnail
-from pipeline.runs import REPORT_FILE, Run, open_run, part_name
+from pipeline.run import Run, open_run
+from pipeline.runs import REPORT_FILE, part_name
 from pipeline.schema import CLASS, COUNT, PROTOTYPE, SPREAD
 from pipeline.shown_samples import ImageSet, Key, open_image_set, read_distances
 

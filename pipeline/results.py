@@ -25,8 +25,8 @@ from pipeline.chunked import (
 )
 from pipeline.digests import json_digest
 from pipeline.errors import DamagedError, RemoteError
+from pipeline.folders import remove_tree
 from pipeline.partitions import CHUNK_BYTES
-from pipeline.places import remove_tree
 from pipeline.schema import (
     CLASS,
     CLASS_CODE,

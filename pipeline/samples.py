@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import tables
+from pipeline.blocks import OK, STATUSES, Block
 from pipeline.content import records_digest
 from pipeline.digests import SAMPLE_RECORD
 from pipeline.errors import BadSamplesError
 from pipeline.files import replaced
+from pipeline.folders import remove_tree
 from pipeline.manifest import WORK
 from pipeline.partitions import Partition, PartitionTable
-from pipeline.places import remove_tree
-from pipeline.sources import OK, STATUSES, Block
 
 SAMPLES = "samples.parquet"
 BAD_SAMPLES = "bad_samples.csv"

@@ -5,11 +5,9 @@ Values come from YAML or from Python, and are refused where they are wrong, neve
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -66,13 +64,3 @@ class Settings(BaseModel):
     """Settings that cannot be changed and have no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
-    names = [str(item) for item in known]
-    folded = {item.casefold(): item for item in names}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if found:
-        return f"did you mean '{folded[found[0]]}'?"
-    return f"known are {', '.join(names)}"

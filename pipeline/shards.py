@@ -34,9 +34,10 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import Blosc
 
+from pipeline.blobs import file_size, put_bytes, read_bytes
 from pipeline.errors import DamagedError, StoreError
 from pipeline.files import aside_of, settle, storage_errors
-from pipeline.places import file_size, is_remote, put_bytes, read_bytes
+from pipeline.places import is_remote
 from pipeline.urls import shown
 
 _CHECKSUM_BYTES = 4

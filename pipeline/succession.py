@@ -14,8 +14,8 @@ from pipeline.duplicates import DUPLICATES
 from pipeline.errors import hide_in
 from pipeline.fencing import Token
 from pipeline.files import PARTIAL_SUFFIX
+from pipeline.folders import list_folder, remove_tree
 from pipeline.ingest_plan import IngestPlan
-from pipeline.places import list_folder, remove_tree
 from pipeline.progress import Reporter
 from pipeline.samples import BAD_SAMPLES, SAMPLES
 from pipeline.urls import shown

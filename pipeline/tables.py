@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blobs import open_binary, read_bytes
 from pipeline.errors import DamagedError, RemoteError, StoreError
 from pipeline.files import replaced
-from pipeline.places import ABSENT, is_remote, open_binary, read_bytes
+from pipeline.places import ABSENT, is_remote
 
 _PREFIX = "pixsim."
 

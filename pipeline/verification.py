@@ -22,7 +22,7 @@ from pipeline.completeness import FOREIGN, foreign_parts
 from pipeline.content import records_digest
 from pipeline.digests import sample_records
 from pipeline.errors import DamagedError, IncompleteError, OtherFileError, StoreError
-from pipeline.places import exists, is_folder, list_folder
+from pipeline.folders import exists, is_folder, list_folder
 from pipeline.progress import Reporter
 from pipeline.runs import PREDICTIONS, part_name, part_names
 from pipeline.schema import DISTANCE

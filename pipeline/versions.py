@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from pipeline.places import file_system, is_remote, tried
+from pipeline.places import is_remote
+from pipeline.retries import file_system, tried
 
 
 class Version(NamedTuple):

@@ -6,7 +6,6 @@ A message holds what was met in a few words: a value may be a page long, or a ma
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.settings import nearest
+from pipeline.messages import describe, nearest
 
 # what lies under these keys may hold keys and passwords
 _SECRETIVE = {"storage_options", "options", "dask"}
@@ -94,19 +93,6 @@ def refuse_unknown(
         if key not in model.model_fields:
             hint = nearest(str(key), model.model_fields)
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 100
-_short.maxlevel = 3
-
-
-def describe(value: object) -> str:
-    """Return a value and its type, in few words."""
-    if value is None:
-        return "nothing"
-    lines = _short.repr(value).splitlines()  # of an array there are several
-    return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
 
 
 def _is_mapping(value: object) -> bool:

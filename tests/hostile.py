@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.sources import OK, STATUSES, TOO_LARGE, TRUNCATED, UNREADABLE
+from pipeline.blocks import OK, STATUSES, TOO_LARGE, TRUNCATED, UNREADABLE
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from sources_for_tests import NAMES, Faulty, make_arrays
 
-from pipeline import appending, chunked, manifest, places, store, tables
+from pipeline import appending, chunked, folders, manifest, store, tables
 from pipeline.content import digest_images
 from pipeline.description import describe
 from pipeline.duplicates import DUPLICATES
@@ -247,7 +247,7 @@ def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
 
 def files_of(path):
     """The bytes of all files, but for when they were written."""
-    found = {name: (path / name).read_bytes() for name in places.files_below(path)}
+    found = {name: (path / name).read_bytes() for name in folders.files_below(path)}
     for name in (manifest.MANIFEST, manifest.COPY):
         lines = found[name].splitlines()
         found[name] = [x for x in lines if b'"finished"' not in x and b'"checksum"' not in x]

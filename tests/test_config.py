@@ -17,7 +17,7 @@ from pipeline.config import (
     make_job,
 )
 from pipeline.errors import ConfigError
-from pipeline.settings import nearest
+from pipeline.messages import nearest
 
 WORKFLOWS = sorted((Path(__file__).resolve().parent.parent / "workflows").glob("*.yml"))
 MINIMAL = {"name": "study", "images": "digits"}

@@ -37,9 +37,9 @@ from hostile import (
 from PIL import Image, ImageOps
 
 from pipeline import decoding_jpeg
+from pipeline.blocks import OK, TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.conversion import Conversion
 from pipeline.decoding import Decoded, decode, probe
-from pipeline.sources import OK, TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 
 AS_IT_IS = Conversion()
 TESTS = Path(__file__).parent

@@ -18,17 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.conversion import Conversion
 from pipeline.errors import DamagedError, LabelError, SourceError
 from pipeline.places import locate
-from pipeline.sources import (
-    LABEL_UNKNOWN,
-    TOO_LARGE,
-    UNREADABLE,
-    WRONG_SIZE,
-    Problem,
-    listing,
-)
+from pipeline.sources import listing
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import folder_reader
 from pipeline.sources.layout import expand, split_of

@@ -11,8 +11,8 @@ import pytest
 from test_encoded import assert_holds, make_files, png, remote, write_files
 
 from pipeline import places
+from pipeline.blocks import LABEL_UNKNOWN, UNREADABLE
 from pipeline.errors import RemoteError, SourceError
-from pipeline.sources import LABEL_UNKNOWN, UNREADABLE
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import folder_reader
 

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline
+from pipeline.blocks import OK, STATUSES
 from pipeline.cli import main
 from pipeline.errors import BadSamplesError
-from pipeline.sources import OK, STATUSES
 
 MOST_BYTES = 700 * 10**6
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline import manifest, store
 from pipeline import shards as shards_module
+from pipeline.blocks import Block
 from pipeline.cluster import open_executor
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.config import make_images
@@ -46,7 +47,7 @@ from pipeline.locks import held
 from pipeline.opening import open_source, release
 from pipeline.progress import SilentReporter
 from pipeline.samples import SAMPLES, part_path
-from pipeline.sources import Block, SplitInfo
+from pipeline.sources import SplitInfo
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.idx import IdxSource

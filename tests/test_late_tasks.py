@@ -15,7 +15,8 @@ from pipeline import appending, compaction, fencing, ingest_steps, manifest, men
 from pipeline.checkpoints import Checkpoints
 from pipeline.content import digest_images
 from pipeline.errors import BadSamplesError, ConflictError, DamagedError, SourceError, StoreError
-from pipeline.places import files_below, locate, remove_tree
+from pipeline.folders import files_below, remove_tree
+from pipeline.places import locate
 from pipeline.sources.arrays import from_arrays
 
 SHARD = 8

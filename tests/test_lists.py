@@ -12,8 +12,9 @@ import pytest
 from test_encoded import png, remote, write_files
 
 from pipeline import places
+from pipeline.blocks import UNREADABLE
 from pipeline.errors import ConfigError, RemoteError, SourceError
-from pipeline.sources import UNREADABLE, listing
+from pipeline.sources import listing
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.fetch import host_of
 from pipeline.sources.lists import list_reader

@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from object_store import BUCKET, object_store
 from sources_for_tests import NAMES, make_arrays
 
-from pipeline import draining, lock_files, lock_holders, locks, manifest, places
+from pipeline import blobs, draining, folders, lock_files, lock_holders, locks, manifest, places
 from pipeline.errors import InUseError
 from pipeline.ingestion import ingest
 from pipeline.lock_files import LOCK
@@ -573,11 +573,11 @@ every_kind = pytest.mark.parametrize("remote", ["s3", "memory", "forgetful"], in
 @every_kind
 def test_behind_a_url_one_holds_a_folder_too(remote):
     with held(remote, "run"):
-        assert places.list_folder(remote) == [LOCK]
+        assert folders.list_folder(remote) == [LOCK]
         with pytest.raises(InUseError, match=f"process {os.getpid()} of"), held(remote, "run"):
             pass
         locks.check(remote)
-    assert places.files_below(remote) == []
+    assert folders.files_below(remote) == []
 
 
 @every_kind
@@ -586,8 +586,8 @@ def test_behind_a_url_of_several_at_once_one_wins_and_takes_over(remote):
     for left in (False, True):
         if left:
             holder = Holder("a" * 16, "run", "h", "u", gone, "", 0.03)
-            places.put_bytes(remote / LOCK, holder.to_bytes())
-            places.put_bytes(remote / f"{LOCK}.{holder.token}.beat", b"000000000007")
+            blobs.put_bytes(remote / LOCK, holder.to_bytes())
+            blobs.put_bytes(remote / f"{LOCK}.{holder.token}.beat", b"000000000007")
         together, over = threading.Barrier(3), threading.Barrier(3)
 
         def work(together=together, over=over):
@@ -606,7 +606,7 @@ def test_behind_a_url_of_several_at_once_one_wins_and_takes_over(remote):
         for thread in threads:
             thread.join(240)
     assert (len(wins), len(refused)) == (2, 4)
-    assert places.files_below(remote) == []
+    assert folders.files_below(remote) == []
 
 
 @every_kind
@@ -633,11 +633,11 @@ def test_behind_a_url_the_beat_of_another_machine_is_watched(remote, quick):
         locks.check(remote)
         assert not slots.beat(holder.token, 99)
         deadline = time.monotonic() + 30
-        while len(places.list_folder(remote)) < 2:  # its own beat
+        while len(folders.list_folder(remote)) < 2:  # its own beat
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert not lock.lost
-    assert places.files_below(remote) == []
+    assert folders.files_below(remote) == []
 
 
 def test_what_a_holder_could_not_remove_is_put_away_when_the_folder_is_finished(
@@ -719,10 +719,10 @@ def test_a_failure_over_taking_a_lock_leaves_none_in_the_way_of_this_process(
 @every_kind
 def test_behind_a_url_a_note_that_is_gone_takes_no_locks_place(remote):
     with held(remote, "run"):
-        before = places.read_bytes(remote / LOCK)
+        before = blobs.read_bytes(remote / LOCK)
         with pytest.raises(FileNotFoundError):
             lock_files.slots_of(remote).move(f"{LOCK}.{'a' * 16}", LOCK)
-        assert places.read_bytes(remote / LOCK) == before
+        assert blobs.read_bytes(remote / LOCK) == before
 
 
 def test_a_lock_takes_few_requests(s3):

@@ -12,11 +12,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from pipeline.blocks import UNREADABLE, Block, Problem
 from pipeline.conversion import Conversion
 from pipeline.converted import ConvertedSource
 from pipeline.errors import ConfigError, SourceError
 from pipeline.packing import Packing, pack_floats
-from pipeline.sources import UNREADABLE, Block, Problem
 from pipeline.sources.arrays import ArraySource, from_arrays
 
 COUNT = 40

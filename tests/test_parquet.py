@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_encoded import make_files, png, remote, write_files
 
+from pipeline.blocks import TOO_LARGE, UNREADABLE
 from pipeline.errors import ConfigError, LabelError, SourceError
-from pipeline.sources import TOO_LARGE, UNREADABLE, parquet
+from pipeline.sources import parquet
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.parquet import holds_images, parquet_reader
 

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from pipeline import chunked, errors, files, manifest, places, store
+from pipeline import blobs, chunked, errors, files, folders, manifest, places, retries, store
 from pipeline.errors import ConfigError, RemoteError, StoreError
 from pipeline.patterns import matching
 from pipeline.places import locate
@@ -57,7 +57,7 @@ def folder(request, tmp_path):
         with files.replaced(path / name) as aside:
             aside.write_bytes(data)
     yield path
-    places.remove_tree(path)
+    folders.remove_tree(path)
 
 
 # the same here and there ---------------------------------------------------------------------
@@ -68,19 +68,19 @@ def test_what_is_there_is_there(folder):
         ("a.bin", True, False), ("b", False, True), ("b/d", False, True), ("b/d/e", True, False),
         ("c", False, False), ("a", False, False), ("b/c", False, False),
     ):  # fmt: skip
-        assert places.exists(folder / name) is (is_file or is_folder), name
-        assert places.is_folder(folder / name) is is_folder, name
-    assert places.is_folder(folder)
+        assert folders.exists(folder / name) is (is_file or is_folder), name
+        assert folders.is_folder(folder / name) is is_folder, name
+    assert folders.is_folder(folder)
 
 
 def test_a_folder_is_listed(folder):
-    assert places.list_folder(folder) == ["a.bin", "b", "bb"]
-    assert places.list_folder(folder / "b") == ["c.txt", "d"]
-    assert places.list_folder(folder / "nowhere") == []
+    assert folders.list_folder(folder) == ["a.bin", "b", "bb"]
+    assert folders.list_folder(folder / "b") == ["c.txt", "d"]
+    assert folders.list_folder(folder / "nowhere") == []
     sizes = {"a.bin": 10, "b/c.txt": 3, "b/d/e": 0, "bb": 1}
-    assert places.sizes_below(folder) == sizes
-    assert sorted(places.files_below(folder)) == sorted(sizes)
-    assert places.sizes_below(folder / "nowhere") == {}
+    assert folders.sizes_below(folder) == sizes
+    assert sorted(folders.files_below(folder)) == sorted(sizes)
+    assert folders.sizes_below(folder / "nowhere") == {}
 
 
 @pytest.mark.parametrize(
@@ -89,40 +89,40 @@ def test_a_folder_is_listed(folder):
 def test_a_range_of_a_file_is_what_python_slices(folder, start, stop):
     if start is not None and start < 0 and not places.is_remote(folder):
         pytest.skip("ends of files are read remotely only")
-    assert places.read_bytes(folder / "a.bin", start, stop) == b"0123456789"[start:stop]
+    assert blobs.read_bytes(folder / "a.bin", start, stop) == b"0123456789"[start:stop]
 
 
 def test_a_missing_file_is_missing(folder):
-    for read in (places.read_bytes, places.file_size):
+    for read in (blobs.read_bytes, blobs.file_size):
         with pytest.raises(FileNotFoundError):
             read(folder / "nothing")
-    assert places.file_size(folder / "a.bin") == 10
+    assert blobs.file_size(folder / "a.bin") == 10
 
 
 def test_a_tree_is_removed_and_nothing_beside_it(folder):
-    places.remove_tree(folder / "b")
-    assert sorted(places.files_below(folder)) == ["a.bin", "bb"]
-    places.remove_tree(folder / "b")  # it is gone: nothing to do
-    places.remove_tree(folder / "bb")  # a file
-    assert places.files_below(folder) == ["a.bin"]
+    folders.remove_tree(folder / "b")
+    assert sorted(folders.files_below(folder)) == ["a.bin", "bb"]
+    folders.remove_tree(folder / "b")  # it is gone: nothing to do
+    folders.remove_tree(folder / "bb")  # a file
+    assert folders.files_below(folder) == ["a.bin"]
 
 
 def test_a_tree_takes_the_place_of_another(folder):
     put(folder / "new" / "c.txt", b"old")
     put(folder / "new" / "old", b"old")
-    places.replace_tree(folder / "new", folder / "b", folder / "record")
-    left = {name for name in places.files_below(folder) if name != "record"}
+    folders.replace_tree(folder / "new", folder / "b", folder / "record")
+    left = {name for name in folders.files_below(folder) if name != "record"}
     assert left == {"a.bin", "bb", "new/c.txt", "new/d/e"}
-    assert places.read_bytes(folder / "new" / "c.txt") == b"ccc"
-    places.replace_tree(folder / "new", folder / "b", folder / "record")  # it is done already
-    assert {name for name in places.files_below(folder) if name != "record"} == left
+    assert blobs.read_bytes(folder / "new" / "c.txt") == b"ccc"
+    folders.replace_tree(folder / "new", folder / "b", folder / "record")  # it is done already
+    assert {name for name in folders.files_below(folder) if name != "record"} == left
 
 
 def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "file").write_text("kept")
     (tmp_path / "link").symlink_to("real")
-    places.remove_tree(tmp_path / "link")
+    folders.remove_tree(tmp_path / "link")
     assert not (tmp_path / "link").exists()
     assert (tmp_path / "real" / "file").read_text() == "kept"
 
@@ -141,9 +141,9 @@ def test_what_cannot_be_removed_is_an_error_once_all_else_is_gone(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", fail)
         with pytest.raises(PermissionError):
-            places.remove_tree(tmp_path / "x")
-    assert places.files_below(tmp_path / "x") == ["b/2"]
-    places.remove_tree(tmp_path / "x")
+            folders.remove_tree(tmp_path / "x")
+    assert folders.files_below(tmp_path / "x") == ["b/2"]
+    folders.remove_tree(tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -151,12 +151,12 @@ def test_what_cannot_be_removed_is_an_error_once_all_else_is_gone(tmp_path, monk
 @pytest.mark.parametrize(
     ("ask", "fails"),
     [
-        (places.exists, "stat"),
-        (places.is_folder, "stat"),
-        (places.list_folder, "listdir"),
-        (lambda path: list(places.walk(path)), "scandir"),
+        (folders.exists, "stat"),
+        (folders.is_folder, "stat"),
+        (folders.list_folder, "listdir"),
+        (lambda path: list(folders.walk(path)), "scandir"),
         (files.sweep, "scandir"),
-        (places.remove_tree, "stat"),
+        (folders.remove_tree, "stat"),
         (manifest.kind_of, "open"),
         (store.is_own_store, "open"),
         (lambda path: chunked.StoreArray(path, "a")[:1], "open"),
@@ -182,14 +182,14 @@ def test_what_cannot_be_looked_at_is_an_error_and_not_taken_for_absent(
 def test_what_is_absent_is_no_error(tmp_path, below):
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / below
-    assert not places.exists(path)
-    assert not places.is_folder(path)
-    assert places.list_folder(path) == []
-    assert list(places.walk(path)) == []
+    assert not folders.exists(path)
+    assert not folders.is_folder(path)
+    assert folders.list_folder(path) == []
+    assert list(folders.walk(path)) == []
     assert manifest.kind_of(path) is None
     assert not store.is_own_store(path)
     files.sweep(path)
-    places.remove_tree(tmp_path / "nothing")
+    folders.remove_tree(tmp_path / "nothing")
 
 
 def test_json_goes_there_and_back(folder):
@@ -208,8 +208,8 @@ def test_a_failure_while_writing_leaves_what_was_there(folder):
 
     with pytest.raises(ZeroDivisionError):
         write_half()
-    assert places.read_bytes(folder / "a.bin") == b"0123456789"
-    assert len(places.files_below(folder)) == 4
+    assert blobs.read_bytes(folder / "a.bin") == b"0123456789"
+    assert len(folders.files_below(folder)) == 4
 
 
 # which place a text names ----------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(failure, times, pauses
             raise left.pop()
         return value
 
-    assert places.tried("s3://bucket/a", call, 7) == 7
+    assert retries.tried("s3://bucket/a", call, 7) == 7
     assert len(pauses) == times
     assert pauses == sorted(pauses)
     assert len(set(pauses)) == times
@@ -378,7 +378,7 @@ def test_what_does_not_pass_is_one_error_after_five_tries(pauses):
         raise OSError(errno.EIO, "the network is down")
 
     with pytest.raises(RemoteError, match=r"s3://bucket/a: .*network is down.*run the command"):
-        places.tried("s3://bucket/a", call)
+        retries.tried("s3://bucket/a", call)
     assert len(calls) == 5
     assert len(pauses) == 4
 
@@ -401,7 +401,7 @@ def test_what_will_not_pass_is_not_tried_again(failure, kind, match, pauses):
         raise failure
 
     with pytest.raises(kind, match=match):
-        places.tried("s3://bucket/a", call)
+        retries.tried("s3://bucket/a", call)
     assert calls == [1]
     assert pauses == []
 
@@ -424,7 +424,7 @@ def test_a_place_that_cannot_be_written_to_is_named(monkeypatch):
     with pytest.raises(RemoteError, match="no such place to write to"):
         files.write_json(path / "a.json", {})
     with pytest.raises(RemoteError, match="no such place to write to"):
-        places.put_bytes(path / "a", b"")
+        blobs.put_bytes(path / "a", b"")
 
 
 # what only remote places have ------------------------------------------------------------------
@@ -440,12 +440,12 @@ def test_a_folder_that_looks_like_a_pattern_is_a_folder(folder, name):
     names = ("b", "b*", "[b]", "b?")
     for other in names:
         put(folder / other / "c" / "x")
-    places.remove_tree(folder / name)
-    left = {path.partition("/")[0] for path in places.files_below(folder)}
+    folders.remove_tree(folder / name)
+    left = {path.partition("/")[0] for path in folders.files_below(folder)}
     assert left == {*names, "a.bin", "bb"} - {name}
     put(folder / "B" / "x", b"x")
-    places.replace_tree(folder / f"{name} moved", folder / "B", folder / "record")
-    assert places.read_bytes(folder / f"{name} moved" / "x") == b"x"
+    folders.replace_tree(folder / f"{name} moved", folder / "B", folder / "record")
+    assert blobs.read_bytes(folder / f"{name} moved" / "x") == b"x"
 
 
 @pytest.mark.parametrize("name", ["a", "[a]"])
@@ -459,9 +459,9 @@ def test_a_replacement_that_was_cut_short_is_completed(name, moment):
     else:
         put(root / "new" / "c" / "y", b"c/y")
         put(root / "record", b"copied")
-    places.replace_tree(root / "new", root / name, root / "record")
-    assert sorted(places.files_below(root)) == ["new/c/y", "new/x", "record"]
-    assert places.read_bytes(root / "new" / "c" / "y") == b"c/y"
+    folders.replace_tree(root / "new", root / name, root / "record")
+    assert sorted(folders.files_below(root)) == ["new/c/y", "new/x", "record"]
+    assert blobs.read_bytes(root / "new" / "c" / "y") == b"c/y"
 
 
 def test_files_are_copied_from_anywhere_to_anywhere(folder, tmp_path):
@@ -470,7 +470,7 @@ def test_files_are_copied_from_anywhere_to_anywhere(folder, tmp_path):
     files.copy_file(tmp_path / "x", folder / "new" / "y")
     files.copy_file(folder / "new" / "y", folder / "z")
     files.copy_file(folder / "z", tmp_path / "z")
-    assert places.read_bytes(folder / "z") == (tmp_path / "z").read_bytes() == data
+    assert blobs.read_bytes(folder / "z") == (tmp_path / "z").read_bytes() == data
 
 
 def test_a_path_that_the_user_made_is_taken_with_its_options():
@@ -494,7 +494,7 @@ def test_query_and_password_of_a_web_address_open_it_as_options():
 
 def test_an_open_file_is_read_at_any_place(folder):
     put(folder / "x", bytes(range(256)) * 1000)
-    with places.open_binary(folder / "x") as file:
+    with blobs.open_binary(folder / "x") as file:
         assert file.read(3) == b"\x00\x01\x02"
         assert file.seek(-2, 2) == file.tell() == 255_998
         assert file.read() == b"\xfe\xff"
@@ -503,7 +503,7 @@ def test_an_open_file_is_read_at_any_place(folder):
         assert file.read() == b""
     assert file.closed
     with pytest.raises(FileNotFoundError):
-        places.open_binary(folder / "nothing")
+        blobs.open_binary(folder / "nothing")
 
 
 def test_an_open_file_is_tried_again_and_fails_as_one_error(pauses):
@@ -525,7 +525,7 @@ def test_an_open_file_is_tried_again_and_fails_as_one_error(pauses):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    file = places._RemoteFile(path, Weather(path.fs.open(path.path, "rb")))
+    file = blobs._RemoteFile(path, Weather(path.fs.open(path.path, "rb")))
     assert file.read(4) == b"0123"
     assert len(pauses) == 2
     failures[:] = [Answer(403)]
@@ -575,11 +575,11 @@ def _listed(path):
 
 
 SEARCHES = {
-    "sizes": lambda path: places.sizes_below(path),
-    "names": lambda path: sorted(places.files_below(path)),
-    "folder": lambda path: places.is_folder(path / "b"),
-    "there": lambda path: places.exists(path / "b"),
-    "list": lambda path: places.list_folder(path / "b"),
+    "sizes": lambda path: folders.sizes_below(path),
+    "names": lambda path: sorted(folders.files_below(path)),
+    "folder": lambda path: folders.is_folder(path / "b"),
+    "there": lambda path: folders.exists(path / "b"),
+    "list": lambda path: folders.list_folder(path / "b"),
     "glob": lambda path: expand(f"{path}/*/?.png"),
     "deep glob": lambda path: expand(f"{path}/**/x.png"),
     "all": lambda path: expand(f"{path}/b/**"),
@@ -620,15 +620,15 @@ def test_a_local_folder_that_cannot_be_listed_is_an_error_too(tmp_path, monkeypa
             raise PermissionError(errno.EACCES, "Permission denied")
         return scan(path)
 
-    assert places.sizes_below(tmp_path) == {"a/x": 1, "b/x": 1}
+    assert folders.sizes_below(tmp_path) == {"a/x": 1, "b/x": 1}
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(PermissionError):
-        places.sizes_below(tmp_path)
+        folders.sizes_below(tmp_path)
 
 
 def test_file_systems_with_searches_of_their_own_are_known(monkeypatch):
-    assert places._leaves_out(fsspec.filesystem("http"))
-    assert not places._leaves_out(fsspec.filesystem("memory"))
-    assert not places._leaves_out(fsspec.filesystem("s3", anon=True))
+    assert folders._leaves_out(fsspec.filesystem("http"))
+    assert not folders._leaves_out(fsspec.filesystem("memory"))
+    assert not folders._leaves_out(fsspec.filesystem("s3", anon=True))
     monkeypatch.setattr(MemoryFileSystem, "find", AbstractFileSystem.find)
-    assert places._leaves_out(fsspec.filesystem("memory"))
+    assert folders._leaves_out(fsspec.filesystem("memory"))

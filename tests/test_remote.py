@@ -33,7 +33,17 @@ from PIL import Image
 from sources_for_tests import NAMES, Faulty, make_arrays
 
 import pipeline
-from pipeline import chunked, errors, ingest_plan, ingest_steps, places, results, steps
+from pipeline import (
+    chunked,
+    errors,
+    folders,
+    ingest_plan,
+    ingest_steps,
+    places,
+    results,
+    retries,
+    steps,
+)
 from pipeline.errors import IncompleteError, PixsimError, RemoteError, SourceError, StoreError
 from pipeline.progress import LogReporter
 from pipeline.sources.arrays import from_arrays
@@ -203,15 +213,15 @@ def test_a_forked_process_has_connections_of_its_own(remote, local):
     path = places.locate(url, remote.options)
     found = pipeline.open_images(url, "test", remote.options)
     expected = found.image.values.tolist()
-    names = places.list_folder(path)
+    names = folders.list_folder(path)
 
     def child():
-        assert places.list_folder(path) == names
+        assert folders.list_folder(path) == names
         with dask.config.set(scheduler="synchronous"):
             assert found.image.values.tolist() == expected
 
     in_fork(child)
-    assert places.list_folder(path) == names
+    assert folders.list_folder(path) == names
 
 
 def test_an_image_set_in_a_bucket_is_the_one_on_a_disk(remote, local):
@@ -356,7 +366,7 @@ def test_a_whole_job_in_a_bucket_is_the_one_on_a_disk(bucket_run, local_run, rem
     pipeline.run_job(settings, LogReporter(messages))
     assert f"{url} is complete already" in messages.getvalue()
     assert not found_secrets(messages.getvalue())
-    assert not [name for name in places.files_below(run.path.parent) if ".work" in name]
+    assert not [name for name in folders.files_below(run.path.parent) if ".work" in name]
 
 
 def test_a_run_in_a_bucket_opens_whole(bucket_run, local_run, remote):
@@ -622,7 +632,7 @@ def test_failures_that_do_not_pass_end_in_one_error(store, remote, monkeypatch):
     options = {**remote.options, "config_kwargs": {"retries": {"max_attempts": 0}}}
     with refused(RemoteError, r"s3://.*store\.zarr.*does not answer.*run the command again"):
         pipeline.open_images(store, "train", options)
-    assert remote.weather.bad == places.TRIES
+    assert remote.weather.bad == retries.TRIES
 
 
 def test_a_server_that_is_gone_while_a_run_is_read_is_no_damage(bucket_run, remote, monkeypatch):

@@ -21,7 +21,7 @@ import xarray as xr
 from forks_for_tests import in_fork
 from PIL import Image
 
-from pipeline import files, places
+from pipeline import files, folders, places
 from pipeline.errors import SourceError
 from pipeline.opening import open_source, release
 from pipeline.places import locate
@@ -198,7 +198,7 @@ def test_a_listing_that_was_replaced_is_read_anew(root, tmp_path):
         with writing(here) as writer:
             writer.add("train", make_rows(len(names), origin=names, key=b"k", label="a"))
             writer.finish("list", Notes())
-        for name in places.list_folder(here):
+        for name in folders.list_folder(here):
             files.copy_file(here / name, root / name)
 
     write(["old"])

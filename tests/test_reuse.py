@@ -378,7 +378,7 @@ def test_what_keeps_other_samples_waiting_may_be_removed_as_the_message_says(tmp
     more = from_arrays(make_arrays({"train": 5}, seed=3), NAMES)
     with pytest.raises(ConflictError, match=r"or remove .*\.append"):
         pipeline.ingest(more, path, append=True)
-    pipeline.places.remove_tree(path / manifest.APPEND)
+    pipeline.folders.remove_tree(path / manifest.APPEND)
     pipeline.ingest(more, path, append=True)
     assert content(path)["splits"]["train"]["count"] == 14
     assert content(path)["digest"] == digest_images(path)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
-from pipeline import files, places, shards
+from pipeline import blobs, files, folders, places, shards
 from pipeline.errors import DamagedError, RemoteError
 
 DTYPES = ["uint8", "uint16", "int32", "int64", "float64"]
@@ -186,18 +186,18 @@ def remote(monkeypatch):
 
     def read_bytes(place, start=None, stop=None):
         asked.append((start, stop))
-        return places.read_bytes(place, start, stop)
+        return blobs.read_bytes(place, start, stop)
 
     monkeypatch.setattr(shards, "read_bytes", read_bytes)
     yield path, asked
-    places.remove_tree(path)
+    folders.remove_tree(path)
 
 
 def upload(tmp_path, path, **settings):
     """Make an array here and put its files there; return its values and how it is read there."""
     values, rows = make(tmp_path / "a", **settings)
-    for name in places.files_below(tmp_path / "a"):
-        places.put_file(tmp_path / "a" / name, path / name)
+    for name in folders.files_below(tmp_path / "a"):
+        blobs.put_file(tmp_path / "a" / name, path / name)
     return values, shards.find_rows(path, files.read_json(path / "zarr.json")), rows
 
 
@@ -214,8 +214,8 @@ def test_a_remote_shard_is_the_local_one(tmp_path, remote, shard):
     for number, start in enumerate(range(0, len(values), local.shard)):
         for one in (rows, local):
             one.write(number, values[::-1][start : start + local.shard])
-    for name in places.files_below(tmp_path / "a"):
-        assert places.read_bytes(remote[0] / name) == (tmp_path / "a" / name).read_bytes()
+    for name in folders.files_below(tmp_path / "a"):
+        assert blobs.read_bytes(remote[0] / name) == (tmp_path / "a" / name).read_bytes()
     assert np.array_equal(rows.read(0, 23), values[::-1])
 
 
@@ -229,7 +229,7 @@ def test_one_request_reads_most_of_a_shard_and_few_read_some_of_it(tmp_path, rem
         requests[start, stop] = list(asked)
     assert requests[0, 64] == requests[16, 48] == [(None, None)]
     index = 32 * 16 + 4
-    size = places.file_size(path / "c" / "0" / "0")
+    size = blobs.file_size(path / "c" / "0" / "0")
     for key, chunks in {(0, 1): 1, (11, 15): 3, (62, 64): 1}.items():
         (first, second) = requests[key]
         assert first == (size - index, size)
@@ -240,14 +240,14 @@ def test_chunks_far_from_each_other_in_a_shard_are_read_one_by_one(tmp_path, rem
     path, asked = remote
     values, rows, _ = upload(tmp_path, path, shape=(64, 30), chunk=2, shard=64)
     file = path / "c" / "0" / "0"
-    data = places.read_bytes(file)
+    data = blobs.read_bytes(file)
     index = bytearray(data[-(32 * 16 + 4) : -4])
     first = struct.unpack_from("<QQ", index, 0)
     # the first chunk lies behind all others: a reader takes its place from the index
     moved = data[: -(32 * 16 + 4)] + data[first[0] : sum(first)]
     struct.pack_into("<QQ", index, 0, len(moved) - first[1], first[1])
     checksum = google_crc32c.value(bytes(index)).to_bytes(4, "little")
-    places.put_bytes(file, moved + bytes(index) + checksum)
+    blobs.put_bytes(file, moved + bytes(index) + checksum)
     asked.clear()
     assert np.array_equal(rows.read(0, 4), values[0:4])
     assert len(asked) == 3
@@ -259,15 +259,15 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed_remotely(tmp_path, remote, row
     path, _ = remote
     _, rows, _ = upload(tmp_path, path, shape=(8, 30), chunk=8, shard=8)
     file = path / "c" / "0" / "0"
-    good = places.read_bytes(file)
+    good = blobs.read_bytes(file)
     for place in range(len(good)):
         bad = bytearray(good)
         bad[place] ^= 1 << (place % 8)
         for data in (bytes(bad), good[:place]):
-            places.put_bytes(file, data)
+            blobs.put_bytes(file, data)
             with pytest.raises(DamagedError, match=r"cannot be read|its file is empty"):
                 rows.read(0, rows_read)
-    places.remove_tree(file)
+    folders.remove_tree(file)
     with pytest.raises(DamagedError, match="this shard is missing"):
         rows.read(0, rows_read)
 
@@ -276,7 +276,7 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed_remotely(tmp_path, remote, row
 def test_an_answer_that_is_too_short_is_noticed(tmp_path, remote, rows_read, monkeypatch):
     _, rows, _ = upload(tmp_path, remote[0], shape=(8, 30), chunk=2, shard=8)
     for kept in (0, 3, 30):
-        monkeypatch.setattr(shards, "read_bytes", lambda *at, n=kept: places.read_bytes(*at)[:n])
+        monkeypatch.setattr(shards, "read_bytes", lambda *at, n=kept: blobs.read_bytes(*at)[:n])
         with pytest.raises(DamagedError, match=r"cannot be read|its file is empty"):
             rows.read(0, rows_read)
 

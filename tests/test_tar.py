@@ -26,9 +26,9 @@ from test_encoded import (
     write_tar,
 )
 
+from pipeline.blocks import LABEL_UNKNOWN, TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.errors import SourceError
 from pipeline.places import locate
-from pipeline.sources import LABEL_UNKNOWN, TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.tar import tar_reader
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.terminal import parse_range, print_pixels, print_table
+from pipeline.pixel_ranges import parse_range
+from pipeline.terminal import print_pixels, print_table
 
 
 @pytest.fixture(autouse=True)

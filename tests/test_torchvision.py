@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.blocks import TRUNCATED, UNREADABLE, WRONG_SIZE
 from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders
 from pipeline.errors import ConfigError, LabelError, SourceError
-from pipeline.sources import TRUNCATED, UNREADABLE, WRONG_SIZE, torchvision
+from pipeline.sources import torchvision
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
 from pipeline.sources.torchvision_splits import open_split, pixels_of

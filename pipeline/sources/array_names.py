@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import SourceError
-from pipeline.settings import nearest
+from pipeline.messages import nearest
 from pipeline.sources.layout import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it

@@ -15,16 +15,17 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import UNREADABLE, Block, Problem
 from pipeline.digests import array_digest
 from pipeline.errors import ConfigError, ShapeError, SourceError
 from pipeline.exact import largest_pixel
+from pipeline.messages import describe
 from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
-from pipeline.sources import UNREADABLE, Block, Problem, SplitInfo
+from pipeline.sources import SplitInfo
 from pipeline.sources.given import as_names, as_scale, as_splits
 from pipeline.sources.labels import Labelling, Survey, check_form
 from pipeline.versions import Version
-from pipeline.yaml_files import describe
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8

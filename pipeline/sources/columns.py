@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blobs import open_binary
 from pipeline.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.places import is_remote, open_binary
+from pipeline.messages import nearest
+from pipeline.places import is_remote
 from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
 from pipeline.sources.fetch import failed
 from pipeline.sources.labels import canonical, decoded_text
 from pipeline.urls import shown

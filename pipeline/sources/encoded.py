@@ -16,23 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem
 from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders, choose
 from pipeline.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.digests import json_digest, sample_hashes
 from pipeline.errors import LabelError, SourceError
 from pipeline.manifest import DECODERS
+from pipeline.messages import nearest
 from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
-from pipeline.sources import (
-    LABEL_UNKNOWN,
-    OK,
-    SEVERAL_FRAMES,
-    Block,
-    Problem,
-    SplitInfo,
-    listing,
-)
+from pipeline.sources import SplitInfo, listing
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.listing import Notes, Rows

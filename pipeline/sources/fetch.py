@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from pipeline.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.errors import PixsimError, RemoteError, SourceError
-from pipeline.places import file_system, is_remote, remote_errors, tried
-from pipeline.sources import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.places import is_remote, remote_errors
+from pipeline.retries import file_system, tried
 from pipeline.sources.kept import unchanged
 from pipeline.sources.listing import File, Rows
 from pipeline.urls import is_url, shown

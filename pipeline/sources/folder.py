@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.blocks import UNREADABLE
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import file_system, is_remote, tried
-from pipeline.sources import UNREADABLE
+from pipeline.places import is_remote
+from pipeline.retries import file_system, tried
 from pipeline.sources.fetch import (
     FileFetcher,
     info_stamp,

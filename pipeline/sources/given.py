@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError, LabelError, ShapeError, SourceError
+from pipeline.messages import describe
 from pipeline.schema import UNLABELLED
-from pipeline.yaml_files import describe
 
 Array = npt.NDArray[Any]
 _EXPECTED = "expected a mapping such as {'train': (images, labels)}, arrays of equal length"

@@ -15,17 +15,13 @@ from typing import Any, cast
 
 import xarray as xr
 
+from pipeline.blobs import open_binary
 from pipeline.digests import json_digest
 from pipeline.errors import InputError, RemoteError, SourceError
+from pipeline.folders import details_below, is_folder
 from pipeline.objects import PlaceStore
-from pipeline.places import (
-    details_below,
-    file_system,
-    is_folder,
-    is_remote,
-    open_binary,
-    tried,
-)
+from pipeline.places import is_remote
+from pipeline.retries import file_system, tried
 from pipeline.sources.arrays import described
 from pipeline.sources.kept import Kept
 from pipeline.versions import version_in, version_of

@@ -19,8 +19,9 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from pipeline.blocks import Block
 from pipeline.errors import ChecksumError, PixsimError, ShapeError, SourceError
-from pipeline.sources import Block, SplitInfo, cursors
+from pipeline.sources import SplitInfo, cursors
 from pipeline.sources.kept import unchanged
 
 _UNSIGNED_BYTE = 0x08

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.errors import ShapeError, SourceError
+from pipeline.messages import nearest
 from pipeline.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
-from pipeline.settings import nearest
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
 from pipeline.sources.arrays import Gaps, as_pixels
 from pipeline.sources.groups import Group, reading

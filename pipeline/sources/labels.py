@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import LabelError
+from pipeline.messages import nearest
 from pipeline.schema import UNLABELLED
-from pipeline.settings import nearest
 from pipeline.sources.label_forms import Array
 from pipeline.sources.label_forms import canonical as canonical
 from pipeline.sources.label_forms import check_form as check_form

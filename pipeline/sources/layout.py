@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, SourceError
+from pipeline.folders import is_folder, list_folder
 from pipeline.patterns import matching
-from pipeline.places import is_folder, list_folder
 from pipeline.urls import is_url, shown
 
 # of files that `decoding` reads; what one holds is told by its content

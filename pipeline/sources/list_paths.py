@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import OK, UNREADABLE
 from pipeline.places import is_remote
-from pipeline.sources import OK, UNREADABLE
 from pipeline.sources.fetch import not_regular, unreadable
 from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
 from pipeline.sources.words import is_container, splits_in, words_of

@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blobs import open_binary
+from pipeline.blocks import OK
 from pipeline.digests import ColumnDigest
 from pipeline.errors import DamagedError, LabelError
 from pipeline.files import read_json, storage_errors, write_json
-from pipeline.places import is_folder, is_remote, list_folder, open_binary
-from pipeline.sources import OK
+from pipeline.folders import is_folder, list_folder
+from pipeline.places import is_remote
 from pipeline.sources.kept import Kept
 from pipeline.sources.layout import as_text, is_hidden, suffix_of
 from pipeline.sources.words import may_be_labels, may_be_sidecar

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipeline.blocks import OK
 from pipeline.errors import LabelError, SourceError
 from pipeline.places import is_remote
-from pipeline.sources import OK
 from pipeline.sources.columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.fetch import FileFetcher, stamp_of, titles_of
 from pipeline.sources.layout import as_text, flattened, split_of

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.places import exists
+from pipeline.folders import exists
 from pipeline.sources.array_names import (
     IMAGE,
     LABEL,

@@ -19,9 +19,10 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.blocks import UNREADABLE, Problem
 from pipeline.errors import ConfigError, LabelError, RemoteError, SourceError
-from pipeline.places import file_system, is_remote
-from pipeline.sources import UNREADABLE, Problem
+from pipeline.places import is_remote
+from pipeline.retries import file_system
 from pipeline.sources.columns import (
     LABEL_COLUMNS,
     Agreement,

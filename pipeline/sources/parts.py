@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.blocks import Block
 from pipeline.errors import ShapeError
 from pipeline.schema import UNLABELLED
-from pipeline.sources import Block, SplitInfo
+from pipeline.sources import SplitInfo
 from pipeline.sources.arrays import (
     Gaps,
     block_length,

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from pipeline.blobs import open_binary
 from pipeline.errors import InputError, RemoteError, SourceError
-from pipeline.places import is_remote, open_binary
+from pipeline.places import is_remote
 from pipeline.sources import cursors
 from pipeline.sources.arrays import described
 from pipeline.sources.kept import unchanged

@@ -19,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.blocks import LABEL_UNKNOWN, OK, Problem
 from pipeline.errors import PixsimError, SourceError
-from pipeline.places import file_system, is_remote
-from pipeline.sources import LABEL_UNKNOWN, OK, Problem
+from pipeline.places import is_remote
+from pipeline.retries import file_system
 from pipeline.sources.cursors import borrowed
 from pipeline.sources.cursors import close as close_cursors
 from pipeline.sources.fetch import (

@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from pipeline.blocks import TRUNCATED, UNREADABLE, Problem
 from pipeline.errors import PixsimError, SourceError
-from pipeline.sources import TRUNCATED, UNREADABLE, Problem
 from pipeline.sources.fetch import failed
 from pipeline.sources.layout import is_hidden, is_image, suffix_of
 from pipeline.sources.tar_streams import READ_BYTES, HeaderStream, opened_stream

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+from pipeline.blobs import open_binary
 from pipeline.errors import PixsimError
-from pipeline.places import open_binary
 from pipeline.sources.fetch import failed, stamp_of
 
 READ_BYTES = 2**20

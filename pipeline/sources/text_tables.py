@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from pipeline.blobs import open_binary
 from pipeline.errors import ConfigError, PixsimError, SourceError
-from pipeline.places import open_binary
 from pipeline.sources.fetch import failed
 from pipeline.urls import shown
 

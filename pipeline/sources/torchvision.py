@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torchvision import datasets
 
+from pipeline.blocks import WRONG_SIZE, Block, Problem
 from pipeline.conversion import Conversion
 from pipeline.decoders import Decoders, installed
 from pipeline.decoding_parts import RefusedError, check_fits
@@ -25,7 +26,7 @@ from pipeline.digests import json_digest
 from pipeline.errors import ConfigError, InputError, ShapeError, SourceError
 from pipeline.manifest import DECODERS
 from pipeline.schema import UNLABELLED
-from pipeline.sources import WRONG_SIZE, Block, Problem, SplitInfo
+from pipeline.sources import SplitInfo
 from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
 from pipeline.sources.kept import Kept
 from pipeline.sources.labels import Labelling, Survey

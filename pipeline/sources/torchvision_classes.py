@@ -16,7 +16,7 @@ from typing import Any
 from torchvision import datasets
 
 from pipeline.errors import ConfigError
-from pipeline.settings import nearest
+from pipeline.messages import nearest
 
 # what classes raise at files that are missing or damaged, or at arguments
 OPEN_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, ImportError, EOFError)

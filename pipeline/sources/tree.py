@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from pipeline.sources import LABEL_UNKNOWN, OK
+from pipeline.blocks import LABEL_UNKNOWN, OK
 from pipeline.sources.layout import as_text, suffix_of
 from pipeline.sources.listing import ROWS_PER_GROUP, Notes, make_rows
 from pipeline.sources.tree_doubts import Doubts, refuse_no_images

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
+from pipeline.blocks import Block
 from pipeline.datasets import open_dataset
 from pipeline.errors import DatasetNotFoundError
-from pipeline.sources import Block, Source, SplitInfo
+from pipeline.sources import Source, SplitInfo
 
 SIDE = 28
 FURTHEST = 3

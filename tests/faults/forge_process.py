@@ -20,7 +20,7 @@ import pipeline
 from faults import objects, phases
 from faults.forge import LONGEST_SECONDS, Order, Outcome, receive
 from faults.watching import Watch
-from pipeline import kernels, lock_files, places, report
+from pipeline import kernels, lock_files, report, retries
 
 PLAIN_REPORT = "<!doctype html><title>a report without pictures</title>"
 # what commands import late
@@ -44,7 +44,7 @@ def import_everything() -> None:
     # drawing takes a second, and many times the memory
     report.render_report = lambda run, content=None: PLAIN_REPORT
     # nothing else answers for the object store of the tests
-    places.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
+    retries.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
     gc.freeze()  # children need not look at all that again
 
 

@@ -1,0 +1,35 @@
+"""Words of error messages: the name that was meant, and a value in a few words."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
+    names = [str(item) for item in known]
+    folded = {item.casefold(): item for item in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if found:
+        return f"did you mean '{folded[found[0]]}'?"
+    return f"known are {', '.join(names)}"
+
+
+def _make_short() -> reprlib.Repr:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    short.maxlevel = 3
+    return short
+
+
+_short = _make_short()
+
+
+def describe(value: object) -> str:
+    """Return a value and its type, in few words."""
+    if value is None:
+        return "nothing"
+    lines = _short.repr(value).splitlines()  # of an array there are several
+    return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
