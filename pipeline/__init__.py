@@ -1,8 +1,8 @@
 """pixsim: pixel similarity for labelled image sets of any size.
 
 The public API. Names are imported when they are first used, so that importing this package,
-and asking the command line for help, stays instant. No module has the name of a public function:
-importing `pipeline.x` sets the attribute `x` of the package, and would hide the function.
+and asking the command line for help, stays instant. No package has the name of a public function:
+importing `pipeline.x` sets the attribute `x` of this one, and would hide the function.
 """
 
 from __future__ import annotations
@@ -13,96 +13,96 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pipeline.cluster import open_executor as open_executor
-    from pipeline.cluster_settings import make_cluster as make_cluster
-    from pipeline.config import JobSettings as JobSettings
-    from pipeline.config import load_images as load_images
-    from pipeline.config import load_job as load_job
-    from pipeline.config import make_images as make_images
-    from pipeline.config import make_job as make_job
-    from pipeline.datasets import list_datasets as list_datasets
-    from pipeline.demo import run_demo as run_demo
-    from pipeline.description import describe as describe
-    from pipeline.description import digest as digest
-    from pipeline.distance import distances as distances
-    from pipeline.draining import running_here as running_here
-    from pipeline.draining import stop_on_signals as stop_on_signals
-    from pipeline.explained import draw_explanation as draw_explanation
-    from pipeline.explanation import explain as explain
-    from pipeline.grids import draw_grid as draw_grid
-    from pipeline.image_set import ImageSet as ImageSet
-    from pipeline.image_set import open_store as open_store
-    from pipeline.ingestion import finish_ingest as finish_ingest
-    from pipeline.ingestion import ingest as ingest
-    from pipeline.ingestion import ingest_partitions as ingest_partitions
-    from pipeline.ingestion import plan_ingest as plan_ingest
-    from pipeline.job import run_job as run_job
-    from pipeline.median import class_medians as class_medians
-    from pipeline.opening import open_source as open_source
-    from pipeline.outlook import forecast as forecast
-    from pipeline.predictions import predict as predict
-    from pipeline.progress import make_reporter as make_reporter
-    from pipeline.prototype import class_sums as class_sums
-    from pipeline.prototype import prototypes as prototypes
-    from pipeline.repair import verify as verify
-    from pipeline.report import write_report as write_report
-    from pipeline.run import Run as Run
-    from pipeline.run import open_run as open_run
+    from pipeline.config.cluster_settings import make_cluster as make_cluster
+    from pipeline.config.job_settings import JobSettings as JobSettings
+    from pipeline.config.job_settings import load_images as load_images
+    from pipeline.config.job_settings import load_job as load_job
+    from pipeline.config.job_settings import make_images as make_images
+    from pipeline.config.job_settings import make_job as make_job
+    from pipeline.execution.executor import open_executor as open_executor
+    from pipeline.execution.progress import make_reporter as make_reporter
+    from pipeline.execution.signals import running_here as running_here
+    from pipeline.execution.signals import stop_on_signals as stop_on_signals
+    from pipeline.ingestion.ingest import finish_ingest as finish_ingest
+    from pipeline.ingestion.ingest import ingest as ingest
+    from pipeline.ingestion.ingest import ingest_partitions as ingest_partitions
+    from pipeline.ingestion.ingest import plan_ingest as plan_ingest
+    from pipeline.jobs.demo import run_demo as run_demo
+    from pipeline.jobs.job import run_job as run_job
+    from pipeline.jobs.preview import forecast as forecast
+    from pipeline.jobs.repair import verify as verify
+    from pipeline.ops.distances import distances as distances
+    from pipeline.ops.medians import class_medians as class_medians
+    from pipeline.ops.predictions import predict as predict
+    from pipeline.ops.prototypes import class_sums as class_sums
+    from pipeline.ops.prototypes import prototypes as prototypes
+    from pipeline.report.description import describe as describe
+    from pipeline.report.description import digest as digest
+    from pipeline.report.explanation import explain as explain
+    from pipeline.report.explanation_picture import draw_explanation as draw_explanation
+    from pipeline.report.grids import draw_grid as draw_grid
+    from pipeline.report.image_set import ImageSet as ImageSet
+    from pipeline.report.image_set import open_store as open_store
+    from pipeline.report.page import write_report as write_report
+    from pipeline.report.run import Run as Run
+    from pipeline.report.run import open_run as open_run
     from pipeline.sources.arrays import from_arrays as from_arrays
-    from pipeline.store import open_images as open_images
+    from pipeline.sources.catalog import list_datasets as list_datasets
+    from pipeline.sources.registry import open_source as open_source
+    from pipeline.storage.image_store import open_images as open_images
     from pipeline.terminal import print_pixels as print_pixels
     from pipeline.terminal import print_table as print_table
 
 _HOMES = {
-    "ImageSet": "image_set",
-    "JobSettings": "config",
-    "Run": "runs",
-    "class_medians": "median",
-    "class_sums": "prototype",
-    "describe": "description",
-    "digest": "description",
-    "distances": "distance",
-    "draw_explanation": "explained",
-    "draw_grid": "grids",
-    "explain": "explanation",
-    "finish_ingest": "ingestion",
-    "forecast": "outlook",
+    "ImageSet": "report.image_set",
+    "JobSettings": "config.job_settings",
+    "Run": "report.run",
+    "class_medians": "ops.medians",
+    "class_sums": "ops.prototypes",
+    "describe": "report.description",
+    "digest": "report.description",
+    "distances": "ops.distances",
+    "draw_explanation": "report.explanation_picture",
+    "draw_grid": "report.grids",
+    "explain": "report.explanation",
+    "finish_ingest": "ingestion.ingest",
+    "forecast": "jobs.preview",
     "from_arrays": "sources.arrays",
-    "ingest": "ingestion",
-    "ingest_partitions": "ingestion",
-    "list_datasets": "datasets",
-    "load_images": "config",
-    "load_job": "config",
-    "make_cluster": "cluster_settings",
-    "make_images": "config",
-    "make_job": "config",
-    "make_reporter": "progress",
-    "open_executor": "cluster",
-    "open_images": "store",
-    "open_run": "runs",
-    "open_source": "opening",
-    "open_store": "image_set",
-    "plan_ingest": "ingestion",
-    "predict": "predictions",
+    "ingest": "ingestion.ingest",
+    "ingest_partitions": "ingestion.ingest",
+    "list_datasets": "sources.catalog",
+    "load_images": "config.job_settings",
+    "load_job": "config.job_settings",
+    "make_cluster": "config.cluster_settings",
+    "make_images": "config.job_settings",
+    "make_job": "config.job_settings",
+    "make_reporter": "execution.progress",
+    "open_executor": "execution.executor",
+    "open_images": "storage.image_store",
+    "open_run": "report.run",
+    "open_source": "sources.registry",
+    "open_store": "report.image_set",
+    "plan_ingest": "ingestion.ingest",
+    "predict": "ops.predictions",
     "print_pixels": "terminal",
     "print_table": "terminal",
-    "prototypes": "prototype",
-    "run_demo": "demo",
-    "run_job": "job",
-    "verify": "repair",
-    "running_here": "draining",
-    "stop_on_signals": "draining",
-    "write_report": "report",
+    "prototypes": "ops.prototypes",
+    "run_demo": "jobs.demo",
+    "run_job": "jobs.job",
+    "verify": "jobs.repair",
+    "running_here": "execution.signals",
+    "stop_on_signals": "execution.signals",
+    "write_report": "report.page",
 }
 
-_MODULES = {"plots"}
+_MODULES = {"plots": "report.plots"}
 
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"pipeline.{name}")
+        return importlib.import_module(f"pipeline.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)

@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.errors import (
+from pipeline.core.errors import (
     BadSamplesError,
     DamagedError,
     InputError,

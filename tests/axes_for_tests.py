@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.explanation import Explanation
-from pipeline.metrics import summarise
+from pipeline.ops.metrics import summarise
+from pipeline.report.explanation import Explanation
 
 
 @pytest.fixture(autouse=True)

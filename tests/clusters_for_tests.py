@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import pipeline
-from pipeline.config import JobSettings, make_job
+from pipeline.config.job_settings import JobSettings, make_job
 from pipeline.sources.arrays import from_arrays
 
 DASK = Path(sys.executable).parent / "dask"

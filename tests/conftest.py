@@ -61,7 +61,7 @@ def _own_data_folder(tmp_path, monkeypatch):
 def drawn_reports():
     """Have runs of this process write a page without pictures: drawing them takes a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.report.render_report", lambda run, content=None: PLAIN)
+        patch.setattr("pipeline.report.page.render_report", lambda run, content=None: PLAIN)
         yield
 
 

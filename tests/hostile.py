@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.blocks import OK, STATUSES, TOO_LARGE, TRUNCATED, UNREADABLE
+from pipeline.core.blocks import OK, STATUSES, TOO_LARGE, TRUNCATED, UNREADABLE
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
@@ -1213,8 +1213,8 @@ def ingest_all(folder: Path) -> None:
 def attempt(case: dict[str, Any], store: Path) -> dict[str, Any]:
     """Ingest one case by the command line; then, where samples are bad, by the API without them."""
     from pipeline import ingest
-    from pipeline.config import load_images
-    from pipeline.errors import PixsimError
+    from pipeline.config.job_settings import load_images
+    from pipeline.core.errors import PixsimError
 
     outcome = by_command_line(case, store)
     bad = store / "bad_samples.csv"

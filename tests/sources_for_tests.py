@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.blocks import UNREADABLE, Block, Problem
-from pipeline.errors import SourceError
+from pipeline.core.blocks import UNREADABLE, Block, Problem
+from pipeline.core.errors import SourceError
 from pipeline.sources.arrays import from_arrays
 
 NAMES = ("cat", "dog", "emu")

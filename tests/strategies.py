@@ -10,13 +10,13 @@ import pytest
 import xarray as xr
 from hypothesis import strategies as st
 
-from pipeline import kernels
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.kernels import backends
 
 
 def _has_cuda():
     try:
-        return kernels.has_cuda_driver() and bool(kernels.load("cuda"))
+        return backends.has_cuda_driver() and bool(backends.load("cuda"))
     except ConfigError:
         return False
 

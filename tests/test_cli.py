@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 import pipeline
-from pipeline import demo
 from pipeline.cli import main
-from pipeline.errors import DatasetNotFoundError
-from pipeline.locks import held
+from pipeline.core.errors import DatasetNotFoundError
+from pipeline.jobs import demo
 from pipeline.sources.arrays import from_arrays
+from pipeline.storage.locks import held
 
 ROOT = Path(__file__).resolve().parent.parent
 

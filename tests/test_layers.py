@@ -1,4 +1,4 @@
-"""The layers: a module imports only from those above it, and heavy things only where needed."""
+"""The rooms: a package imports only from those above it, and heavy things only where needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,72 +15,37 @@ import pipeline
 
 PACKAGE = Path(pipeline.__file__).parent
 
-# One line a layer: base, storage, kernels, operations, jobs, faces.
-LAYERS = """
-    errors urls places versions patterns processes files lock_files lock_holders locks memory
-    threads schema doors settings yaml_files image_settings cluster_settings config exact digests
-    partitions ranges progress fencing durability manifest classes objects
-    sources sources.label_forms sources.labels
-    conversion decoding_parts decoding_jpeg decoding_pillow decoding_boxes decoding_png
-    decoding_tiff decoding decoders
-    sources.kept sources.cursors sources.layout sources.words sources.listing sources.fetch
-    sources.tree_layout sources.tree_doubts sources.tree sources.columns
-    sources.encoded sources.folder sources.tar_streams sources.tar_members sources.webdataset
-    sources.tar sources.list_paths sources.list_columns sources.parquet sources.text_tables
-    sources.lists
-    sources.given sources.arrays converted packing sources.parts sources.stored_arrays
-    sources.array_names sources.numpy_splits sources.numpy_files sources.idx sources.groups
-    sources.meaning sources.labelled_parts
-    sources.labelled
-    sources.torchvision_classes sources.torchvision_splits sources.torchvision datasets
-    shards chunked store content recorded results tables completeness checkpoints
-    kernels.vectors kernels kernels.cpu kernels.torch
-    reduction prototype median distance predictions metrics highlights closeness
-    dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
-    computing profiling adding cluster
-    opening origins samples duplicates compaction ingest_plan succession ingest_steps appending
-    ingestion
-    pictures markup image_set runs footprint plan fit steps verification
-    explanation plot_style image_plots result_plots matrix_plots plots
-    report_pictures report_content shown_samples report
-    job mending repair outlook description grids demo terminal explained cli
-"""
-ORDER = LAYERS.split()
+# a package imports from those before it; what lies beside the packages, from all
+ORDER = (
+    "core", "config", "storage", "images", "sources", "kernels", "ops", "execution", "ingestion",
+    "report", "jobs",
+)  # fmt: skip
+TOP = {"terminal", "cli"}
 
+# the rooms or modules that import a library
 ONLY_IN = {
-    "zarr": {"chunked", "objects"},
+    "zarr": {"storage.zarr_arrays", "storage.zarr_stores"},
     "pyarrow": {
-        "tables", "sources.columns", "sources.listing", "sources.lists", "sources.parquet",
-        "sources.list_columns", "sources.text_tables",
+        "storage.tables", "sources.table_columns", "sources.sample_index", "sources.lists",
+        "sources.parquet", "sources.list_columns", "sources.text_tables",
     },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_classes"},
     "numba": {"kernels.cpu", "kernels.vectors"},
     "llvmlite": {"kernels.vectors"},
-    "numcodecs": {"shards"},
-    "google_crc32c": {"shards"},
-    "PIL": {
-        "conversion", "decoding_parts", "decoding_jpeg", "decoding_pillow", "decoding_boxes",
-        "decoding_png", "decoding_tiff", "decoders", "sources.torchvision_splits", "pictures",
-        "grids", "markup", "report_pictures",
-    },
-    "matplotlib": {
-        "plot_style", "image_plots", "result_plots", "matrix_plots", "explained",
-        "report_pictures",
-    },
-    "jinja2": {"report"},
+    "numcodecs": {"storage.shards"},
+    "google_crc32c": {"storage.shards"},
+    "PIL": {"images", "report", "sources.torchvision_splits"},
+    "matplotlib": {"report"},
+    "jinja2": {"report.page"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
-    "conversion": {"torchvision.transforms.v2"},
-    "decoding_jpeg": {"torch", "torchvision.io"},
-    "decoding_boxes": {"PIL.AvifImagePlugin"},
+    "images.conversion": {"torchvision.transforms.v2"},
+    "images.jpeg": {"torch", "torchvision.io"},
+    "images.box_formats": {"PIL.AvifImagePlugin"},
 }
-OPERATIONS = {
-    "classes", "reduction", "prototype", "median", "distance", "predictions", "metrics",
-    "highlights", "closeness",
-}  # fmt: skip
 
 
 @cache
@@ -107,21 +73,46 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_every_module_has_its_place():
-    assert sorted(modules()) == sorted(ORDER)
-    assert len(set(ORDER)) == len(ORDER)
+def room_of(name: str) -> str:
+    return name.split(".")[0]
 
 
-@pytest.mark.parametrize("name", [name for name in ORDER if name != "cli"])
-def test_a_module_imports_only_from_modules_above_it(name):
-    above = {f"pipeline.{other}" for other in ORDER[: ORDER.index(name)]}
-    mine = {found for found in imported(modules()[name]) if found.split(".")[0] == "pipeline"}
-    assert mine <= above, f"{name} imports {sorted(mine - above)}"
+def ours(path: Path) -> set[str]:
+    """The modules of this package that a file imports or loads, without the package's name."""
+    names = imported(path) | loaded_when_needed(path)
+    return {name.removeprefix("pipeline.") for name in names if name.startswith("pipeline.")}
+
+
+def test_every_module_lies_in_a_room_that_says_what_belongs_there():
+    assert {room_of(name) for name in modules()} == {*ORDER, *TOP}
+    for room in ORDER:
+        text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+        first, rest = text.split("\n\n", 1)
+        assert first.count(". ") == 0, room
+        assert rest.count(".") >= 2, room
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_from_rooms_above_it(room):
+    allowed = {*ORDER[: ORDER.index(room) + 1]}
+    for name, path in modules().items():
+        if room_of(name) == room:
+            wrong = {other for other in ours(path) if room_of(other) not in allowed}
+            assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_no_modules_of_a_room_import_each_other_in_a_circle(room):
+    inside = {name: path for name, path in modules().items() if room_of(name) == room}
+    graph = {name: ours(path) & set(inside) for name, path in inside.items()}
+    if room == "kernels":  # it loads the device that is asked for
+        graph["kernels.backends"] = set()
+    TopologicalSorter(graph).prepare()
 
 
 def test_the_command_line_goes_through_the_public_names():
     mine = {found for found in imported(modules()["cli"]) if found.split(".")[0] == "pipeline"}
-    assert mine == {"pipeline", "pipeline.errors"}
+    assert mine == {"pipeline", "pipeline.core.errors"}
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
@@ -131,17 +122,18 @@ def test_each_heavy_library_has_one_door(library):
         for name, path in modules().items()
         if any(found.split(".")[0] == library for found in imported(path))
     }
-    assert importers == ONLY_IN[library]
+    doors = {name if name in ONLY_IN[library] else room_of(name) for name in importers}
+    assert doors == ONLY_IN[library]
 
 
 def test_kernels_know_neither_dask_nor_xarray_nor_paths():
-    for name in ("kernels", "kernels.cpu", "kernels.torch"):
+    for name in [name for name in modules() if room_of(name) == "kernels"]:
         roots = {found.split(".")[0] for found in imported(modules()[name])}
         assert not roots & {"dask", "xarray", "pathlib", "os"}, name
 
 
 def test_operations_know_no_paths():
-    for name in OPERATIONS:
+    for name in [name for name in modules() if room_of(name) == "ops"]:
         roots = {found.split(".")[0] for found in imported(modules()[name])}
         assert not roots & {"pathlib", "os", "zarr", "pyarrow"}, name
 
@@ -171,12 +163,13 @@ def test_every_public_name_is_there_and_documented():
 
 
 def test_a_public_name_stays_a_function_after_every_module_was_imported():
-    for name in ORDER:
+    for name in modules():
         __import__(f"pipeline.{name}")
     for name in pipeline.__all__:
         assert callable(getattr(pipeline, name)), name
 
 
+@cache
 def loaded_when_needed(path: Path) -> set[str]:
     """Every module that a file names in a call of `importlib.import_module`."""
     return {
@@ -189,13 +182,9 @@ def loaded_when_needed(path: Path) -> set[str]:
     }
 
 
-def test_modules_loaded_when_needed_keep_to_the_layers_too():
-    found = {name: loaded_when_needed(path) for name, path in modules().items()}
-    assert found.pop("kernels") == {"pipeline.kernels.cpu", "pipeline.kernels.torch"}
-    for name, loaded in found.items():
-        above = {f"pipeline.{other}" for other in ORDER[: ORDER.index(name)]}
-        assert {m for m in loaded if m.startswith("pipeline")} <= above, name
-        others = loaded - WHEN_NEEDED.get(name, set())
+def test_what_is_loaded_when_needed_is_none_of_the_heavy_libraries():
+    for name, path in modules().items():
+        others = loaded_when_needed(path) - WHEN_NEEDED.get(name, set())
         assert not {m.split(".")[0] for m in others} & set(ONLY_IN), name
 
 

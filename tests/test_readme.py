@@ -10,7 +10,7 @@ import yaml
 
 import pipeline
 from pipeline.cli import app, main
-from pipeline.cluster_settings import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.pixel_ranges import parse_range
+from pipeline.core.errors import InputError
+from pipeline.report.pixel_ranges import parse_range
 from pipeline.terminal import print_pixels, print_table
 
 

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from numba import njit, types
 from numba.extending import overload
 
-from pipeline.exact import Arithmetic, Int64Array, split_digits, split_prototypes
+from pipeline.core.exact import Arithmetic, Int64Array, split_digits, split_prototypes
+from pipeline.core.threads import in_ranges
 from pipeline.kernels import vectors
-from pipeline.threads import in_ranges
 
 # uint32 sums of 2**16 squares of 8 bits, or of 2**16 pixels of 16 bits, stay below 2**32.
 _FLUSH = 2**16

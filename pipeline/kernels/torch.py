@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.exact import Arithmetic, Int64Array, split_prototypes
+from pipeline.core.exact import Arithmetic, Int64Array, split_prototypes
 
 # The share of a CUDA device's free memory that the copies of one batch may take.
 _SHARE = 8

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import SourceError
-from pipeline.messages import nearest
-from pipeline.sources.layout import SPLIT_WORDS
+from pipeline.core.errors import SourceError
+from pipeline.core.messages import nearest
+from pipeline.sources.file_names import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it
 _WORDS = {

@@ -15,17 +15,17 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.blocks import UNREADABLE, Block, Problem
-from pipeline.digests import array_digest
-from pipeline.errors import ConfigError, ShapeError, SourceError
-from pipeline.exact import largest_pixel
-from pipeline.messages import describe
-from pipeline.places import is_remote
-from pipeline.schema import UNLABELLED
-from pipeline.sources import SplitInfo
-from pipeline.sources.given import as_names, as_scale, as_splits
+from pipeline.core.blocks import UNREADABLE, Block, Problem
+from pipeline.core.digests import array_digest
+from pipeline.core.errors import ConfigError, ShapeError, SourceError
+from pipeline.core.exact import largest_pixel
+from pipeline.core.messages import describe
+from pipeline.core.paths import is_remote
+from pipeline.core.schema import UNLABELLED
+from pipeline.sources.array_likes import as_names, as_scale, as_splits
 from pipeline.sources.labels import Labelling, Survey, check_form
-from pipeline.versions import Version
+from pipeline.sources.protocol import SplitInfo
+from pipeline.storage.file_versions import Version
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8

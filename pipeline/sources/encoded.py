@@ -16,19 +16,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem
-from pipeline.conversion import Conversion
-from pipeline.decoders import Decoders, choose
-from pipeline.decoding import Decoded, decode, is_jpeg, probe
-from pipeline.digests import json_digest, sample_hashes
-from pipeline.errors import LabelError, SourceError
-from pipeline.manifest import DECODERS
-from pipeline.messages import nearest
-from pipeline.schema import UNLABELLED
-from pipeline.sources import SplitInfo, listing
+from pipeline.core.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem
+from pipeline.core.digests import json_digest, sample_hashes
+from pipeline.core.errors import LabelError, SourceError
+from pipeline.core.messages import nearest
+from pipeline.core.schema import UNLABELLED
+from pipeline.images.conversion import Conversion
+from pipeline.images.decoder_choice import Decoders, choose
+from pipeline.images.decoding import Decoded, decode, is_jpeg, probe
+from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
-from pipeline.sources.listing import Notes, Rows
+from pipeline.sources.protocol import SplitInfo
+from pipeline.sources.sample_index import Notes, Rows
+from pipeline.storage.manifest import DECODERS
 
 MAX_BYTES = 2**28
 _PROBED = 16
@@ -123,7 +124,7 @@ class EncodedSource:
         return int(np.iinfo(self.dtype).max)
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = listing.index(self.listing)["splits"]
+        found = sample_index.index(self.listing)["splits"]
         return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
 
     def moved(self, folder: Path) -> EncodedSource:
@@ -155,7 +156,7 @@ class EncodedSource:
         """
         if self.decoders is not None:
             self.decoders.require()
-        rows = listing.read_rows(self.listing, split, start, start + len(images))
+        rows = sample_index.read_rows(self.listing, split, start, start + len(images))
         images = images[: len(rows)]
         sizes = np.zeros((len(rows), 2), np.int32)
         # an image is hashed while it is in the processor's cache
@@ -188,7 +189,7 @@ class EncodedSource:
     def close(self) -> None:
         """Close the files that reading left open in this process."""
         self.fetcher.close()
-        listing.close(self.listing)
+        sample_index.close(self.listing)
 
 
 def open_encoded(
@@ -222,9 +223,9 @@ def open_encoded(
         Where there are more labels than classes could be.
     """
     conversion = conversion or Conversion()
-    listing.close(folder)
+    sample_index.close(folder)
     notes = Notes()
-    with listing.writing(folder) as writer:
+    with sample_index.writing(folder) as writer:
         for split, rows in reader.batches(notes):
             writer.add(split, rows)
         writer.finish(reader.kind, notes)
@@ -247,7 +248,7 @@ def reopen_encoded(
     LabelError
         Where labels are to be, and there are none.
     """
-    known = listing.index(folder)
+    known = sample_index.index(folder)
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
     named = tuple(class_names or known["class_names"] or ())
@@ -344,8 +345,8 @@ def _fetched(
         else:
             wanted.append(place)
     if wanted:
-        files = listing.index(folder)["files"]
-        for number, data in fetcher.fetch(listing.take(rows, wanted), files, most):
+        files = sample_index.index(folder)["files"]
+        for number, data in fetcher.fetch(sample_index.take(rows, wanted), files, most):
             yield wanted[number], data
 
 
@@ -357,7 +358,7 @@ def _find_shape(
     reasons: list[str] = []
     tried = jpegs = 0
     for split, start, stop in _first_ranges(folder):
-        rows = listing.read_rows(folder, split, start, stop)
+        rows = sample_index.read_rows(folder, split, start, stop)
         wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
         reasons += [f"{rows.origin[i]} {p.detail}" for i, p in wrong.items()]
         for place, data in _fetched(fetcher, folder, rows, wrong, most):
@@ -381,6 +382,6 @@ def _find_shape(
 
 
 def _first_ranges(folder: Path) -> Iterator[tuple[str, int, int]]:
-    for split, count in listing.index(folder)["splits"]:
+    for split, count in sample_index.index(folder)["splits"]:
         for start in range(0, count, _PROBED_AT_ONCE):
             yield split, start, min(count, start + _PROBED_AT_ONCE)

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from pipeline.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
-from pipeline.errors import PixsimError, RemoteError, SourceError
-from pipeline.places import is_remote, remote_errors
-from pipeline.retries import file_system, tried
-from pipeline.sources.kept import unchanged
-from pipeline.sources.listing import File, Rows
-from pipeline.urls import is_url, shown
-from pipeline.versions import version_in, version_of
+from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.core.errors import PixsimError, RemoteError, SourceError
+from pipeline.core.paths import is_remote, remote_errors
+from pipeline.core.urls import is_url, shown
+from pipeline.sources.open_cache import unchanged
+from pipeline.sources.sample_index import File, Rows
+from pipeline.storage.file_versions import version_in, version_of
+from pipeline.storage.retries import file_system, tried
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.blocks import UNREADABLE
-from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote
-from pipeline.retries import file_system, tried
+from pipeline.core.blocks import UNREADABLE
+from pipeline.core.errors import PixsimError, SourceError
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import (
     FileFetcher,
     info_stamp,
@@ -26,10 +26,10 @@ from pipeline.sources.fetch import (
     titles_of,
     unreadable,
 )
-from pipeline.sources.layout import is_hidden, is_image
-from pipeline.sources.listing import File, Notes
-from pipeline.sources.tree import Member, Tree
-from pipeline.urls import shown
+from pipeline.sources.file_names import is_hidden, is_image
+from pipeline.sources.folder_tree import Member, Tree
+from pipeline.sources.sample_index import File, Notes
+from pipeline.storage.retries import file_system, tried
 
 _LOOKED_AT = 1000
 

@@ -19,10 +19,11 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from pipeline.blocks import Block
-from pipeline.errors import ChecksumError, PixsimError, ShapeError, SourceError
-from pipeline.sources import SplitInfo, cursors
-from pipeline.sources.kept import unchanged
+from pipeline.core.blocks import Block
+from pipeline.core.errors import ChecksumError, PixsimError, ShapeError, SourceError
+from pipeline.sources import stream_pool
+from pipeline.sources.open_cache import unchanged
+from pipeline.sources.protocol import SplitInfo
 
 _UNSIGNED_BYTE = 0x08
 _READ_BYTES = 2**20
@@ -109,7 +110,7 @@ def _check_room(path: Path, shape: tuple[int, ...]) -> None:
 def _read_bytes(path: Path, offset: int, size: int, last: bool, version: Hashable) -> bytes:
     """Return `size` bytes from `offset` on of a file's unpacked content; `last`: the last ones."""
     try:
-        with cursors.borrowed(path, offset, lambda: open_plain(path), version) as cursor:
+        with stream_pool.borrowed(path, offset, lambda: open_plain(path), version) as cursor:
             cursor.stream.seek(offset)
             data: bytes = cursor.stream.read(size)
             cursor.place = offset + len(data)
@@ -187,4 +188,4 @@ class IdxSource:
             raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
 
     def close(self) -> None:
-        cursors.close({path for pair in self.files.values() for path in pair})
+        stream_pool.close({path for pair in self.files.values() for path in pair})

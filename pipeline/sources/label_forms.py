@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import LabelError, ShapeError, SourceError
-from pipeline.schema import UNLABELLED
+from pipeline.core.errors import LabelError, ShapeError, SourceError
+from pipeline.core.schema import UNLABELLED
 
 _LARGEST = 2**63 - 1
 _KINDS = "biufUSOT"

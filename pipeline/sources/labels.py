@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import LabelError
-from pipeline.messages import nearest
-from pipeline.schema import UNLABELLED
+from pipeline.core.errors import LabelError
+from pipeline.core.messages import nearest
+from pipeline.core.schema import UNLABELLED
 from pipeline.sources.label_forms import Array
 from pipeline.sources.label_forms import canonical as canonical
 from pipeline.sources.label_forms import check_form as check_form

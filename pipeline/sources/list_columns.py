@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ConfigError, LabelError, SourceError
-from pipeline.sources.columns import (
+from pipeline.core.errors import ConfigError, LabelError, SourceError
+from pipeline.sources.file_names import is_image
+from pipeline.sources.list_paths import split_word
+from pipeline.sources.table_columns import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
     Columns,
@@ -27,8 +29,6 @@ from pipeline.sources.columns import (
     plain,
     texts_of,
 )
-from pipeline.sources.layout import is_image
-from pipeline.sources.list_paths import split_word
 
 PATH_COLUMNS = (
     "path", "file", "filename", "file_name", "name", "image",

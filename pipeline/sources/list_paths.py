@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.blocks import OK, UNREADABLE
-from pipeline.places import is_remote
+from pipeline.core.blocks import OK, UNREADABLE
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import not_regular, unreadable
-from pipeline.sources.layout import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
-from pipeline.sources.words import is_container, splits_in, words_of
-from pipeline.urls import shown
+from pipeline.sources.file_names import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
+from pipeline.sources.name_words import is_container, splits_in, words_of
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",

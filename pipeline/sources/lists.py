@@ -16,12 +16,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.blocks import OK
-from pipeline.errors import LabelError, SourceError
-from pipeline.places import is_remote
-from pipeline.sources.columns import Agreement, Columns, bytes_of, labels_of, opened, plain
+from pipeline.core.blocks import OK
+from pipeline.core.errors import LabelError, SourceError
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import FileFetcher, stamp_of, titles_of
-from pipeline.sources.layout import as_text, flattened, split_of
+from pipeline.sources.file_names import as_text, flattened, split_of
 from pipeline.sources.list_columns import (
     Roles,
     Sample,
@@ -34,8 +34,9 @@ from pipeline.sources.list_columns import (
     splits_of,
 )
 from pipeline.sources.list_paths import PathFinder, Repeats, Row, split_word
-from pipeline.sources.listing import ROWS_PER_GROUP, File, Notes, make_rows
 from pipeline.sources.parquet import parted
+from pipeline.sources.sample_index import ROWS_PER_GROUP, File, Notes, make_rows
+from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.text_tables import (
     SAMPLED_ROWS,
     TextTable,
@@ -44,7 +45,6 @@ from pipeline.sources.text_tables import (
     not_utf8,
     open_text,
 )
-from pipeline.urls import shown
 
 _SHOWN = 100
 _MOST_SAID = 20

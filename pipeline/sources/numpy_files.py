@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
+from pipeline.core.urls import shown
+from pipeline.sources.array_parts import PartedSource, check_parts, remarks_on, survey_parts
 from pipeline.sources.arrays import scale_of
-from pipeline.sources.layout import files_in
+from pipeline.sources.file_names import files_in
+from pipeline.sources.numpy_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
 from pipeline.sources.numpy_splits import Found
-from pipeline.sources.parts import PartedSource, check_parts, remarks_on, survey_parts
-from pipeline.sources.stored_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
-from pipeline.urls import shown
 
 _SUFFIXES = (ARCHIVE_SUFFIX, ARRAY_SUFFIX)
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import SourceError
-from pipeline.folders import exists
+from pipeline.core.errors import SourceError
+from pipeline.core.urls import shown
 from pipeline.sources.array_names import (
     IMAGE,
     LABEL,
@@ -32,8 +32,8 @@ from pipeline.sources.array_names import (
 )
 from pipeline.sources.arrays import NO_GAPS, Gaps, as_images, as_pixels, check_shapes, image_shape
 from pipeline.sources.labels import decoded
-from pipeline.sources.stored_arrays import Archive, StoredArray, open_archive, open_array
-from pipeline.urls import shown
+from pipeline.sources.numpy_arrays import Archive, StoredArray, open_archive, open_array
+from pipeline.storage.folders import exists
 
 _SHOWN = 5
 _NAMES_BYTES = 2**26

@@ -19,11 +19,33 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.blocks import UNREADABLE, Problem
-from pipeline.errors import ConfigError, LabelError, RemoteError, SourceError
-from pipeline.places import is_remote
-from pipeline.retries import file_system
-from pipeline.sources.columns import (
+from pipeline.core.blocks import UNREADABLE, Problem
+from pipeline.core.errors import ConfigError, LabelError, RemoteError, SourceError
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
+from pipeline.sources.fetch import (
+    Recorded,
+    Wanted,
+    describe,
+    read_local,
+    read_remote,
+    roots_of,
+    titles_of,
+    too_large,
+)
+from pipeline.sources.file_names import files_in, flattened
+from pipeline.sources.list_columns import (
+    Flag,
+    Sample,
+    split_candidates,
+    split_column,
+    split_names,
+    splits_of,
+)
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Notes, Rows, make_rows
+from pipeline.sources.stream_pool import borrowed
+from pipeline.sources.stream_pool import close as close_cursors
+from pipeline.sources.table_columns import (
     LABEL_COLUMNS,
     Agreement,
     Columns,
@@ -36,29 +58,7 @@ from pipeline.sources.columns import (
     opened,
     plain,
 )
-from pipeline.sources.cursors import borrowed
-from pipeline.sources.cursors import close as close_cursors
-from pipeline.sources.fetch import (
-    Recorded,
-    Wanted,
-    describe,
-    read_local,
-    read_remote,
-    roots_of,
-    titles_of,
-    too_large,
-)
-from pipeline.sources.layout import files_in, flattened
-from pipeline.sources.list_columns import (
-    Flag,
-    Sample,
-    split_candidates,
-    split_column,
-    split_names,
-    splits_of,
-)
-from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
-from pipeline.urls import shown
+from pipeline.storage.retries import file_system
 
 IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
 _LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)

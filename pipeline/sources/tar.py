@@ -19,12 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.blocks import LABEL_UNKNOWN, OK, Problem
-from pipeline.errors import PixsimError, SourceError
-from pipeline.places import is_remote
-from pipeline.retries import file_system
-from pipeline.sources.cursors import borrowed
-from pipeline.sources.cursors import close as close_cursors
+from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
+from pipeline.core.errors import PixsimError, SourceError
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import (
     Recorded,
     Wanted,
@@ -34,11 +32,14 @@ from pipeline.sources.fetch import (
     roots_of,
     titles_of,
 )
-from pipeline.sources.layout import as_text, files_in, flattened, split_of
-from pipeline.sources.listing import ROWS_PER_GROUP, Notes, Rows, make_rows
+from pipeline.sources.file_names import as_text, files_in, flattened, split_of
+from pipeline.sources.folder_tree import Member, Tree
+from pipeline.sources.name_words import splits_in
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Notes, Rows, make_rows
+from pipeline.sources.stream_pool import borrowed
+from pipeline.sources.stream_pool import close as close_cursors
 from pipeline.sources.tar_members import Entry, walk
 from pipeline.sources.tar_streams import READ_BYTES, Unpacked, compression_of
-from pipeline.sources.tree import Member, Tree
 from pipeline.sources.webdataset import (
     Fields,
     Keys,
@@ -50,8 +51,7 @@ from pipeline.sources.webdataset import (
     label_of,
     samples_of,
 )
-from pipeline.sources.words import splits_in
-from pipeline.urls import shown
+from pipeline.storage.retries import file_system
 
 SUFFIXES = (
     ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",

@@ -11,12 +11,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from pipeline.blocks import TRUNCATED, UNREADABLE, Problem
-from pipeline.errors import PixsimError, SourceError
+from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
+from pipeline.core.errors import PixsimError, SourceError
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
-from pipeline.sources.layout import is_hidden, is_image, suffix_of
+from pipeline.sources.file_names import is_hidden, is_image, suffix_of
 from pipeline.sources.tar_streams import READ_BYTES, HeaderStream, opened_stream
-from pipeline.urls import shown
 
 LABEL_SUFFIXES = (".cls", ".json")
 _BLOCK = tarfile.BLOCKSIZE

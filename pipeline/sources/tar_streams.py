@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline.blobs import open_binary
-from pipeline.errors import PixsimError
+from pipeline.core.errors import PixsimError
 from pipeline.sources.fetch import failed, stamp_of
+from pipeline.storage.blobs import open_binary
 
 READ_BYTES = 2**20
 _MOST_HEADER = 2**20

@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pipeline.blobs import open_binary
-from pipeline.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
-from pipeline.urls import shown
+from pipeline.storage.blobs import open_binary
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
 SAMPLED_ROWS = 50

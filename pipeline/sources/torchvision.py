@@ -18,18 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from torchvision import datasets
 
-from pipeline.blocks import WRONG_SIZE, Block, Problem
-from pipeline.conversion import Conversion
-from pipeline.decoders import Decoders, installed
-from pipeline.decoding_parts import RefusedError, check_fits
-from pipeline.digests import json_digest
-from pipeline.errors import ConfigError, InputError, ShapeError, SourceError
-from pipeline.manifest import DECODERS
-from pipeline.schema import UNLABELLED
-from pipeline.sources import SplitInfo
+from pipeline.core.blocks import WRONG_SIZE, Block, Problem
+from pipeline.core.digests import json_digest
+from pipeline.core.errors import ConfigError, InputError, ShapeError, SourceError
+from pipeline.core.schema import UNLABELLED
+from pipeline.images.conversion import Conversion
+from pipeline.images.decoder_choice import Decoders, installed
+from pipeline.images.headers import RefusedError, check_fits
 from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
-from pipeline.sources.kept import Kept
 from pipeline.sources.labels import Labelling, Survey
+from pipeline.sources.open_cache import Kept
+from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.torchvision_classes import (
     OPEN_ERRORS,
     check_options,
@@ -41,6 +40,7 @@ from pipeline.sources.torchvision_classes import (
     split_arguments,
 )
 from pipeline.sources.torchvision_splits import OpenedSplit, describe_content, open_split
+from pipeline.storage.manifest import DECODERS
 
 _TIMEOUT_SECONDS = 30.0
 _REASON_CHARACTERS = 120

@@ -15,8 +15,8 @@ from typing import Any
 
 from torchvision import datasets
 
-from pipeline.errors import ConfigError
-from pipeline.messages import nearest
+from pipeline.core.errors import ConfigError
+from pipeline.core.messages import nearest
 
 # what classes raise at files that are missing or damaged, or at arguments
 OPEN_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, ImportError, EOFError)

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.blocks import TOO_LARGE
-from pipeline.decoding_parts import GREYS, RefusedError, as_grey_or_colour, refusal
-from pipeline.digests import array_digest
-from pipeline.errors import InputError, SourceError
+from pipeline.core.blocks import TOO_LARGE
+from pipeline.core.digests import array_digest
+from pipeline.core.errors import InputError, SourceError
+from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
 
 _ITEM_ERRORS = (
     OSError, RuntimeError, ValueError, TypeError, KeyError, ImportError, EOFError, SyntaxError,

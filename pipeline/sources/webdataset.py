@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.errors import ConfigError, PixsimError, SourceError
+from pipeline.sources.file_names import as_text
 from pipeline.sources.label_forms import label_text
-from pipeline.sources.layout import as_text
-from pipeline.sources.listing import Notes
+from pipeline.sources.sample_index import Notes
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 
 _JSON_LABELS = ("label", "cls", "class")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import ours
 from benchmarks.measure import equal_threads
-from pipeline.memory import peak_memory
+from pipeline.execution.memory import peak_memory
 
 
 def main(store: str, output: str, threads: str, warm_up_store: str) -> None:

@@ -22,13 +22,15 @@ import numpy as np
 
 import pipeline
 from benchmarks.child import peak_memory
-from pipeline import cluster, fit, job, manifest, store
-from pipeline.chunked import consolidate
-from pipeline.clients import Workers
-from pipeline.partitions import Layout
-from pipeline.plan import JobPlan, plan_job
-from pipeline.progress import SilentReporter
+from pipeline.core.partitions import Layout
+from pipeline.execution.executor import _DaskExecutor
+from pipeline.execution.progress import SilentReporter
+from pipeline.execution.workers import Workers
+from pipeline.jobs import fit_pass, job
+from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.sources.arrays import from_arrays
+from pipeline.storage import image_store, manifest
+from pipeline.storage.zarr_arrays import consolidate
 
 SPLITS = ("train", "test")
 CLASSES = 10
@@ -59,11 +61,11 @@ def make_images(folder: Path, partitions: int) -> Path:
     small = pipeline.ingest(from_arrays(arrays, names), folder / "small.zarr", SHARD)
     content = manifest.read_manifest(small, manifest.IMAGES)
     templates = {
-        split: store.SplitTemplate(each * SHARD, (8, 8), "uint8", Layout(SHARD, SHARD))
+        split: image_store.SplitTemplate(each * SHARD, (8, 8), "uint8", Layout(SHARD, SHARD))
         for split in SPLITS
     }
     attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
-    store.create_images(path, attributes, templates, None)
+    image_store.create_images(path, attributes, templates, None)
     consolidate(path)
     for split in SPLITS:
         content["splits"][split] |= {
@@ -129,9 +131,9 @@ def plan_all(client: distributed.Client, images: Path, output: Path) -> tuple[Jo
         found.collections.append(collection)
         hand_over(client, collection)
 
-    executor = cluster._DaskExecutor("a scheduler", compute, WORKERS, client)
+    executor = _DaskExecutor("a scheduler", compute, WORKERS, client)
     for begin in (
-        lambda: fit.fit(plan, executor, reporter),
+        lambda: fit_pass.fit(plan, executor, reporter),
         lambda: job._evaluate(plan, executor, reporter, ""),
     ):
         try:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline.blocks import Block
-from pipeline.datasets import open_dataset
-from pipeline.errors import DatasetNotFoundError
-from pipeline.sources import Source, SplitInfo
+from pipeline.core.blocks import Block
+from pipeline.core.errors import DatasetNotFoundError
+from pipeline.sources.catalog import open_dataset
+from pipeline.sources.protocol import Source, SplitInfo
 
 SIDE = 28
 FURTHEST = 3

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline import distance
-from pipeline.distance import Reference
+from pipeline.ops import distances as distances_module
+from pipeline.ops.distances import Reference
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -34,14 +34,14 @@ def make_reference(
     sums: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], device: str = "cpu"
 ) -> Reference:
     """Prepare the means of classes, [class, pixel] over [class], for `distances`."""
-    return distance.make_reference(sums, counts, "uint8", FULL_SCALE, device)
+    return distances_module.make_reference(sums, counts, "uint8", FULL_SCALE, device)
 
 
 def distances(
     images: npt.NDArray[np.uint8], reference: Reference, threads: int
 ) -> npt.NDArray[np.float64]:
     """Measure images by l1 and l2, [metric, sample, class], from 0 to 1."""
-    return distance.distances_block(images, reference, METRICS, threads=threads)
+    return distances_module.distances_block(images, reference, METRICS, threads=threads)
 
 
 def predict_by_l2(

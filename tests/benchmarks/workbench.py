@@ -14,7 +14,7 @@ import numpy.typing as npt
 from benchmarks import images, ours
 from benchmarks.images import Originals, Pixels
 from benchmarks.measure import SkippedError
-from pipeline.distance import Reference
+from pipeline.ops.distances import Reference
 
 # The measured size of a store of these images is 0.56 of their pixels.
 STORED_PART = 0.6

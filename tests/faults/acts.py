@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 import pipeline
 from faults.scenes import RESULT, SHARD, STORE
-from pipeline.errors import PixsimError
+from pipeline.core.errors import PixsimError
 
 Arrays = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]]
 CLASSES = ("ant", "bee", "cat")

@@ -20,7 +20,9 @@ import pipeline
 from faults import objects, phases
 from faults.forge import LONGEST_SECONDS, Order, Outcome, receive
 from faults.watching import Watch
-from pipeline import kernels, lock_files, report, retries
+from pipeline.kernels import backends
+from pipeline.report import page
+from pipeline.storage import lock_files, retries
 
 PLAIN_REPORT = "<!doctype html><title>a report without pictures</title>"
 # what commands import late
@@ -35,14 +37,14 @@ def import_everything() -> None:
     for name in _MORE:
         importlib.import_module(name)
     for dtype in (np.uint8, np.uint16):
-        use = kernels.load("cpu", 1)
+        use = backends.load("cpu", 1)
         images, positions = np.zeros((2, 6), dtype), np.zeros(2, np.int64)
         use.class_sums(images, positions, 1)
         use.histograms(images, positions, 1)
     # processes are killed, the machine is not: what the kernel has is there
     os.fsync = lambda descriptor: None
     # drawing takes a second, and many times the memory
-    report.render_report = lambda run, content=None: PLAIN_REPORT
+    page.render_report = lambda run, content=None: PLAIN_REPORT
     # nothing else answers for the object store of the tests
     retries.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
     gc.freeze()  # children need not look at all that again

@@ -9,19 +9,19 @@ from typing import Any
 
 # where a function is looked up, its name, and the phase that it begins
 _BEGINNINGS = (
-    ("pipeline.ingestion", "_fill", "plan"),
-    ("pipeline.ingestion", "write_partitions", "partitions"),
-    ("pipeline.ingestion", "finish", "tally"),
-    ("pipeline.ingest_steps", "compact", "bad samples"),
-    ("pipeline.ingest_steps", "write_samples", "samples"),
-    ("pipeline.ingest_steps", "write_duplicates", "duplicates"),
-    ("pipeline.ingest_steps", "consolidate", "finish"),
-    ("pipeline.appending", "_write_shards", "append"),
-    ("pipeline.appending", "_commit", "commit"),
-    ("pipeline.job", "run_plan", "begin"),
-    ("pipeline.job", "_fit", "fit"),
-    ("pipeline.job", "_evaluate", "evaluate"),
-    ("pipeline.job", "_finish", "finish of the run"),
+    ("pipeline.ingestion.ingest", "_fill", "plan"),
+    ("pipeline.ingestion.ingest", "write_partitions", "partitions"),
+    ("pipeline.ingestion.ingest", "finish", "tally"),
+    ("pipeline.ingestion.steps", "compact", "bad samples"),
+    ("pipeline.ingestion.steps", "write_samples", "samples"),
+    ("pipeline.ingestion.steps", "write_duplicates", "duplicates"),
+    ("pipeline.ingestion.steps", "consolidate", "finish"),
+    ("pipeline.ingestion.append", "_write_shards", "append"),
+    ("pipeline.ingestion.append", "_commit", "commit"),
+    ("pipeline.jobs.job", "run_plan", "begin"),
+    ("pipeline.jobs.job", "_fit", "fit"),
+    ("pipeline.jobs.job", "_evaluate", "evaluate"),
+    ("pipeline.jobs.job", "_finish", "finish of the run"),
 )
 INGEST = ("plan", "partitions", "tally", "bad samples", "samples", "duplicates", "finish")
 APPEND = ("append", "commit")

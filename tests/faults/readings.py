@@ -9,7 +9,7 @@ from typing import Any
 
 import pipeline
 from faults.scenes import RESULT, STORE
-from pipeline.errors import PixsimError
+from pipeline.core.errors import PixsimError
 
 REFUSED = "refused"
 _OF_ONE_FOLDER = ("images", "seconds", "stored_bytes")

@@ -15,14 +15,14 @@ from typing import Any
 import pipeline
 from faults.forge import KILLED, Fault, Forge, Order, Outcome
 from faults.scenes import Scene
-from pipeline.blobs import read_bytes
 from pipeline.cli import main
-from pipeline.errors import StoreError
-from pipeline.folders import files_below
-from pipeline.job import EFFORT
-from pipeline.locks import is_lock
-from pipeline.places import locate
-from pipeline.runs import REPORT_FILE
+from pipeline.core.errors import StoreError
+from pipeline.core.paths import locate
+from pipeline.jobs.job import EFFORT
+from pipeline.storage.blobs import read_bytes
+from pipeline.storage.folders import files_below
+from pipeline.storage.locks import is_lock
+from pipeline.storage.run_files import REPORT_FILE
 
 _VOLATILE = ("finished", "checksum", *EFFORT)
 _number = itertools.count()

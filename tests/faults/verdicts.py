@@ -16,7 +16,7 @@ from faults.scenes import RESULT, Scene
 from faults.stage import Stage, take_remains
 from faults.turns import in_turns
 from pipeline.cli import main
-from pipeline.errors import PixsimError
+from pipeline.core.errors import PixsimError
 
 _ANOTHER = "another"
 

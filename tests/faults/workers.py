@@ -18,8 +18,8 @@ from distributed.chaos import KillWorker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 import pipeline
-from pipeline.computing import PREFIX
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.core.errors import ClusterError, ConfigError
+from pipeline.execution.compute import PREFIX
 from pipeline.sources.arrays import from_arrays
 
 CHAOS = ("sys.exit", "segfault", "graceful")

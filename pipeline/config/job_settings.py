@@ -1,0 +1,331 @@
+"""The job file and the environment, as frozen typed settings.
+
+A job file is YAML. Unknown keys are refused with the nearest known one, wrong types with the
+key, the value and what was expected; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
+from pipeline.config.image_settings import ImageSettings
+from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
+from pipeline.config.yaml_files import first_problem, load_mapping, refuse_unknown
+from pipeline.core.arguments import checked
+from pipeline.core.errors import ConfigError
+from pipeline.core.messages import describe
+from pipeline.core.paths import is_place, locate, options_of
+from pipeline.core.schema import METRICS
+from pipeline.core.urls import shown
+
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
+
+
+def _place(value: object) -> Path:
+    """Read a path or a URL."""
+    if is_place(value):
+        return locate(cast(Path, value))
+    raise ValueError("expected a path or a URL")
+
+
+class JobSettings(Settings):
+    """One job: which images, which prototypes, which distances, where to.
+
+    Attributes
+    ----------
+    name
+        Name of the job; default: the job file's.
+    images
+        A name of the catalog, an image-set store, or a source; or a mapping that says more, see
+        `ImageSettings`.
+    classes
+        The classes to tell apart; default: all of the image set.
+    fit
+        The split that prototypes are made from.
+    evaluate
+        The split or splits that are measured.
+    prototypes
+        What stands for a class: the `mean` of its images, or their `median`.
+    metrics
+        `l1`, `l2` or both.
+    device
+        `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
+        result is the same to the bit.
+    distances
+        Whether every distance is written: `auto` does so up to 10**8 values.
+    report
+        Whether the run ends with a page, `report.html`.
+    allow_empty_classes
+        Accept classes without any image in the fit split; nothing is ever predicted as one.
+    cluster
+        Where tasks run; a text, see `make_cluster`, or a mapping, see `ClusterSettings`.
+    output
+        The run folder, or its URL; default: `data/runs/NAME`.
+    storage_options
+        fsspec's options for what lies at URLs: keys, endpoints. Never written anywhere.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[^/\x00]+$")
+    images: ImageSettings
+    classes: Names | None = None
+    fit: str = "train"
+    evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
+    prototypes: Literal["mean", "median"] = "mean"
+    metrics: Annotated[
+        tuple[Literal["l1", "l2"], ...],
+        Field(min_length=1),
+        BeforeValidator(one_or_many),
+        AfterValidator(unique),
+    ] = METRICS  # type: ignore[assignment]
+    device: str = Field(default="auto", pattern=DEVICE_PATTERN)
+    distances: Literal["auto", "write", "skip"] = "auto"
+    report: bool = True
+    allow_empty_classes: bool = False
+    cluster: ClusterSettings = ClusterSettings()
+    output: Annotated[Path, PlainValidator(_place), PlainSerializer(shown)]
+    storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_for_urls(cls, value: object) -> object:
+        """Give the storage options to the output, and to images that have none of their own."""
+        if not isinstance(value, dict) or not isinstance(value.get("storage_options"), dict):
+            return value
+        options, content = value["storage_options"], dict(value)
+        if isinstance(content.get("output"), str):
+            content["output"] = locate(content["output"], options)
+        images = content.get("images")
+        images = {"source": images} if isinstance(images, str) else images
+        if isinstance(images, dict):
+            content["images"] = {"storage_options": options} | images
+        return content
+
+    def decides(self) -> dict[str, Any]:
+        """Return what of these settings decides the result of a run by itself."""
+        return {
+            "fit": self.fit,
+            "evaluate": list(self.evaluate),
+            "prototypes": self.prototypes,
+            "metrics": list(self.metrics),
+            "allow_empty_classes": self.allow_empty_classes,
+        }
+
+    @property
+    def named_cluster(self) -> ClusterSettings | None:
+        """The cluster that the job names; nothing where it leaves that to its caller."""
+        return self.cluster if "cluster" in self.model_fields_set else None
+
+
+class Environment(BaseSettings):
+    """Settings from the environment, each with the prefix `PIXSIM_`.
+
+    Attributes
+    ----------
+    datasets
+        A folder with downloaded data sets, one folder each.
+    data
+        Where stores, downloads and runs go.
+    catalog
+        A catalog of named data sets to use instead of `data/catalog.yml`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PIXSIM_", frozen=True)
+
+    datasets: LocalPath | None = None
+    data: LocalPath = Path("data")
+    catalog: LocalPath | None = None
+
+
+def load_environment() -> Environment:
+    """Read the environment variables `PIXSIM_*`."""
+    try:
+        return Environment()
+    except ValidationError as error:
+        raise ConfigError(f"environment variables PIXSIM_*: {first_problem(error)}") from None
+
+
+@checked
+def load_job(
+    path: Path | str,
+    overrides: Iterable[str] = (),
+    output: Path | str | None = None,
+    cluster: str | None = None,
+) -> JobSettings:
+    """Read a job file.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        `key=value` texts that replace keys of the file; values are YAML, and a dot in the key
+        reaches into a mapping (`cluster.workers=4`).
+    output
+        Replaces the run folder.
+    cluster
+        Replaces the cluster; a text as in `make_cluster`. Overrides are put into it.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, or holds unknown keys or wrong values.
+    """
+    path = locate(path)
+    content = load_mapping(path)
+    if cluster is not None:
+        content["cluster"] = cluster
+    content = _with_cluster(content, path.parent)
+    content = _with_cluster(with_overrides(content, overrides), path.parent)
+    if output is not None:
+        content["output"] = output
+    content.setdefault("name", path.stem)
+    return make_job(content, where=str(path))
+
+
+def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any]:
+    """Return the content of a job file with a cluster that is one text spelled out."""
+    text = content.get("cluster")
+    return (
+        content | {"cluster": cluster_mapping(text, beside)} if isinstance(text, str) else content
+    )
+
+
+@checked
+def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
+    """Validate the settings of a job given as a mapping."""
+    settings = _with_cluster(dict(require_mapping(content, where)), None)
+    refuse_unknown(settings, JobSettings, where, "")
+    models: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "images": ImageSettings}
+    for key, model in models.items():
+        if isinstance(settings.get(key), dict):
+            refuse_unknown(settings[key], model, where, f"{key}.")
+    if "output" not in settings:
+        settings["output"] = load_environment().data / "runs" / str(settings.get("name", "job"))
+    try:
+        return JobSettings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {first_problem(error)}") from None
+
+
+@checked
+def make_images(
+    content: str | Path | Mapping[str, Any] | ImageSettings, overrides: Iterable[str] = ()
+) -> ImageSettings:
+    """Validate what a job says of its images: a source as a text, or a mapping of settings.
+
+    Parameters
+    ----------
+    content
+        The text, or a path; or the mapping.
+    overrides
+        `key=value` texts that replace settings; see `load_job`.
+
+    Raises
+    ------
+    ConfigError
+        Where keys are unknown or values wrong.
+    """
+    changes = list(overrides)
+    if isinstance(content, ImageSettings):
+        if not changes:
+            return content
+        hidden = {"storage_options": content.storage_options}
+        content = content.model_dump(exclude_unset=True) | hidden
+    if is_place(content):
+        options = options_of(cast(Path, content))
+        content = {"source": content} | ({"storage_options": options} if options else {})
+    settings = dict(require_mapping(content, "images"))
+    settings = with_overrides(settings, changes)
+    refuse_unknown(settings, ImageSettings, "images", "")
+    try:
+        return ImageSettings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"images: {first_problem(error)}") from None
+
+
+def require_mapping(value: object, where: str) -> Mapping[str, Any]:
+    """Return settings that are given as a mapping, or raise `ConfigError`."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {describe(value)}, expected a mapping of settings")
+    return value
+
+
+def require_job(job: object) -> JobSettings:
+    """Return the settings of a job that is given as such, as a mapping, or as a job file.
+
+    Raises
+    ------
+    ConfigError
+        Where it is neither, or not as it should be.
+    """
+    if isinstance(job, JobSettings):
+        return job
+    return load_job(cast(Path, job)) if is_place(job) else make_job(cast(Any, job))
+
+
+@checked
+def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSettings:
+    """Read the images of a job file; overrides are keys of its `images`.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read, or holds unknown keys or wrong values.
+    """
+    path = locate(path)
+    content = load_mapping(path)
+    images = content.get("images")
+    content["images"] = with_overrides(
+        {"source": images} if isinstance(images, str) else images, overrides
+    )
+    content.setdefault("name", path.stem)
+    return make_job(content, where=str(path)).images
+
+
+def with_overrides(content: Any, overrides: Iterable[str]) -> Any:
+    """Return a mapping with `key=value` texts put into it; see `load_job`."""
+    if not isinstance(content, dict):
+        return content
+    changed = copy.deepcopy(content)
+    for override in overrides:
+        _override(changed, override)
+    return changed
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w.]+", key):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as --set device=cpu")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if isinstance(inner, str):
+            inner = {"source": inner} if parent == "images" else cluster_mapping(inner)
+            place[parent] = inner
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is {describe(inner)}, not a mapping")
+        place = inner
+    place[last] = value

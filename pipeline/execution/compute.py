@@ -1,0 +1,183 @@
+"""Computing a dask collection, here or on workers, until it is done, fails, or is told to stop.
+
+What a task raises comes out as it is. What happens to the cluster meanwhile comes out as one
+`ClusterError` that says what happened and what to do; what was written is kept in any case.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from dask.utils import format_bytes
+
+from pipeline.core.errors import ClusterError, JobInterruptedError, MemoryLimitError, PixsimError
+from pipeline.execution import signals
+from pipeline.execution.memory import machine_memory
+from pipeline.execution.workers import patience
+
+PREFIX = "pixsim-"
+"""What the keys of tasks begin with."""
+
+_POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
+_AGAIN = "what is written is kept: run the same command again"
+
+
+@contextmanager
+def one_task(travels: bool) -> Iterator[None]:
+    """Run what a task does to one partition, unless the job was told to stop.
+
+    Parameters
+    ----------
+    travels
+        Whether an error has to be sent: what caused it may be of a kind that cannot.
+    """
+    try:
+        with signals.task():
+            yield
+    except MemoryError as error:
+        if isinstance(error, PixsimError):
+            raise
+        raise MemoryLimitError(
+            f"a task needed more memory than this process may take, {_limit()} ({error}): run "
+            "fewer tasks at once, give each process more, or ingest with smaller shards; "
+            "what is written is kept"
+        ) from None
+    except signals.Stopped:
+        if travels:  # dask ends a worker whose task raises what is not an Exception
+            raise JobInterruptedError("the job was told to stop") from None
+        raise
+    except PixsimError as error:
+        if travels:
+            error.__cause__ = error.__context__ = None
+        raise
+
+
+def _limit() -> str:
+    return str(format_bytes(machine_memory()))
+
+
+def compute_here(collection: Any, workers: int, grace: float) -> Any:
+    """Compute in threads of this process, and wait for those that run where one fails."""
+    with signals.computing(grace):
+        try:
+            # not optimised: there is nothing to gain, and lanes must not be fused into one task
+            (found,) = dask.compute(
+                collection, scheduler="threads", num_workers=workers, optimize_graph=False
+            )
+        except (Exception, signals.Stopped):
+            signals.wait_for_tasks(grace)
+            raise
+    return found
+
+
+def compute_there(client: Any, collection: Any, grace: float) -> Any:
+    """Compute on the workers of a scheduler.
+
+    Raises
+    ------
+    ClusterError
+        Where its workers die, none is left, or the scheduler is gone.
+    """
+    with signals.computing():
+        future = client.compute(collection, optimize_graph=False)
+        try:
+            _wait(client, future)
+            signals.stop_if_requested()
+            return _value(client, future)
+        except signals.Stopped:
+            future.cancel()
+            _wait_for_workers(client, grace)
+            raise
+        finally:
+            future.cancel()
+
+
+def _wait(client: Any, future: Any) -> None:
+    """Wait for a future, the order to stop, or the end of all hope for workers."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    limit, looked = patience(), time.monotonic()
+    seen = looked
+    while not done.wait(_POLL_SECONDS) and not signals.is_requested():
+        now = time.monotonic()
+        if now - looked < _LOOK_SECONDS:
+            continue
+        looked = now
+        if client.status != "running":
+            raise _gone(client)
+        seen = now if client.scheduler_info(n_workers=1)["workers"] else seen
+        if now - seen > limit:
+            raise ClusterError(
+                f"there has been no worker for {limit / 60:.3g} minutes "
+                "(distributed.scheduler.no-workers-timeout); start some, look into the logs of "
+                f"those that ended, and go on: {_AGAIN}"
+            )
+
+
+def _value(client: Any, future: Any) -> Any:
+    """Return what a finished future holds, or raise what it failed with."""
+    scheduling = importlib.import_module("distributed.scheduler")
+    try:
+        return future.result()
+    except scheduling.KilledWorker as error:
+        raise ClusterError(
+            f"a partition was given up: {error.allowed_failures + 1} workers died while they "
+            f"worked on it, the last at {error.last_worker.address}. Did the system or dask end "
+            "them for their memory (see their logs)? Give them more memory or fewer threads, or "
+            f"ingest with smaller shards; {_AGAIN}"
+        ) from None
+    except (scheduling.NoWorkerError, scheduling.NoValidWorkerError):
+        raise ClusterError(
+            f"there was no worker for {patience() / 60:.3g} minutes "
+            f"(distributed.scheduler.no-workers-timeout); start some: {_AGAIN}"
+        ) from None
+    except Exception as error:
+        if future.status == "error" and not _is_of_comms(error):
+            raise  # the task's own
+        raise _gone(client, error) from None
+    except BaseException as error:
+        if future.status in ("cancelled", "lost"):  # concurrent.futures' error is no Exception
+            raise _gone(client, error) from None
+        raise
+
+
+def _is_of_comms(error: BaseException) -> bool:
+    comm = importlib.import_module("distributed.comm")
+    return isinstance(error, comm.CommClosedError)
+
+
+def _gone(client: Any, error: BaseException | None = None) -> ClusterError:
+    reason = "" if error is None else f" ({type(error).__name__})"
+    return ClusterError(
+        f"the dask scheduler at {_address(client)} is gone, or was restarted{reason}; {_AGAIN}"
+    )
+
+
+def _address(client: Any) -> str:
+    return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+def _wait_for_workers(client: Any, seconds: float) -> None:
+    """Wait until no task of ours runs on a worker, at most so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            running = client.run(_running, on_error="ignore")
+        except Exception:  # the cluster goes down with us
+            return
+        if not any(running.values()):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _running(dask_worker: Any) -> int:
+    """Count the tasks of jobs that a worker runs now; those that were cancelled go on."""
+    running = dask_worker.state.all_running_tasks
+    return sum(PREFIX in str(state.key) for state in running)

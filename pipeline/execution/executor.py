@@ -1,0 +1,363 @@
+"""Where tasks run: threads of this process, or the workers of a dask scheduler.
+
+A job maps a function over partition numbers, or adds up what it returns. The graph is
+symbolic: it holds the function once and a number for each partition. A function may be run
+twice, so what it writes must come out the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.cluster_settings import ClusterSettings, make_cluster
+from pipeline.core.arguments import checked
+from pipeline.core.exact import Int64Array
+from pipeline.core.ranges import size_of
+from pipeline.execution import signals
+from pipeline.execution.checkpointed_sum import (
+    AddPartition,
+    Batch,
+    Lane,
+    batch_blocks,
+    lane_blocks,
+    share_out,
+)
+from pipeline.execution.checkpoints import Checkpoints
+from pipeline.execution.compute import PREFIX, compute_here, compute_there, one_task
+from pipeline.execution.launchers import dashboard_link
+from pipeline.execution.memory import peak_memory
+from pipeline.execution.profiling import profiled, refuse_profile
+from pipeline.execution.progress import SILENT, Phase, Reporter, SilentReporter
+from pipeline.execution.workers import (
+    Workers,
+    current_client,
+    find_workers,
+    local_workers,
+    open_client,
+    remote_workers,
+)
+from pipeline.ops.reduction import LARGE_BYTES, add_up
+
+PartitionFunction = Callable[[int], Any]
+
+
+class Executor(Protocol):
+    """Runs a function once for every partition number below `count`."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def layout(self) -> Workers: ...
+
+    def threads_for(self, count: int) -> int:
+        """Return how many cores each of `count` tasks may use, so that all are used once."""
+        ...
+
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
+        """Return what the function returns, in order; small values only."""
+        ...
+
+    def add(
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
+    ) -> Int64Array:
+        """Return an int64 array of `shape` to which the function added every partition.
+
+        `kept` holds what an earlier try counted, and is given what this one counts.
+        """
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that a process that runs tasks has held, where it can be asked."""
+        ...
+
+
+_listeners: dict[str, Callable[[int], None]] = {}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Calls the function for one block and tells the client that it is done."""
+
+    function: PartitionFunction
+    count: int
+    topic: str
+
+    def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
+        # dask begins with the last blocks; sources that are streams are read from the front
+        boxed = np.empty(1, object)
+        with one_task(travels=self.topic not in _listeners):
+            boxed[0] = self.function(self.count - 1 - block_id[0])
+        _tell(self.topic)
+        return boxed
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Watches over tasks that add, as `_Task` does over its own."""
+
+    topic: str
+
+    def task(self) -> AbstractContextManager[None]:
+        return one_task(travels=self.topic not in _listeners)
+
+    def tell(self, partitions: int) -> None:
+        _tell(self.topic, partitions)
+
+    def ends(self) -> bool:
+        return signals.is_requested()
+
+
+def _tell(topic: str, partitions: int = 1) -> None:
+    """Say that some are done: to this process's listener, or to the client of its scheduler."""
+    listener = _listeners.get(topic)
+    if listener is not None:
+        listener(partitions)
+    else:
+        importlib.import_module("distributed").get_worker().log_event(topic, partitions)
+
+
+def _blocks(task: _Task) -> da.Array:
+    return da.map_blocks(
+        task, name=task.topic, chunks=((1,) * task.count,), dtype=object, meta=np.empty(0, object)
+    )
+
+
+@dataclass(frozen=True)
+class _DaskExecutor:
+    """Runs blocks through `compute`, which takes a dask collection and returns its value."""
+
+    description: str
+    compute: Callable[[Any], Any]
+    layout: Workers
+    client: Any = None
+
+    def threads_for(self, count: int) -> int:
+        return self.layout.threads_for(count)
+
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
+        if not count:
+            return []
+        with self._listening(phase) as topic:
+            return list(self.compute(_blocks(_Task(function, count, topic))))[::-1]
+
+    def add(
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
+    ) -> Int64Array:
+        if not count:
+            return np.zeros(shape, np.int64)
+        with self._listening(phase) as topic:
+            watch = _Watch(topic)
+            if 8 * math.prod(shape) > LARGE_BYTES:
+                pieces = kept.find(count) if kept else []
+                if pieces:
+                    phase.advance(sum(size_of(piece.numbers) for piece in pieces))
+                copies, shares = (
+                    self.client is not None,
+                    share_out(count, self.layout.at_once, pieces),
+                )
+                lanes = [
+                    Lane(function, watch, shape, kept, f"{topic}-{lane}", given, numbers, copies)
+                    for lane, (given, numbers) in enumerate(shares)
+                ]
+                blocks = lane_blocks(lanes, topic)
+            else:
+                size = kept.every if kept else 1
+                blocks = batch_blocks(Batch(function, watch, shape, count, size, kept), topic)
+            # delayed, since dask copies an array of one block before it hands it over
+            total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
+            return total
+
+    def peak_memory(self) -> int | None:
+        if self.client is None:
+            return peak_memory()
+        try:
+            found = self.client.run(peak_memory, on_error="ignore")
+        except Exception:  # a cluster that goes away now has done its work
+            return None
+        return max(found.values(), default=None)
+
+    @contextmanager
+    def _listening(self, phase: Phase) -> Iterator[str]:
+        """Advance the phase for each block that tells of its end, here or on a worker."""
+        topic = f"{PREFIX}{uuid.uuid4().hex}"
+        lock = threading.Lock()
+
+        def advance(partitions: int = 1) -> None:
+            with lock:
+                phase.advance(partitions)
+
+        if self.client is None:
+            _listeners[topic] = advance
+        else:
+            self.client.subscribe_topic(topic, lambda event: advance(event[1]))
+        try:
+            yield topic
+        finally:
+            _listeners.pop(topic, None)
+            if self.client is not None:
+                self.client.unsubscribe_topic(topic)
+
+
+@checked
+@contextmanager
+def open_executor(
+    settings: ClusterSettings | str | None = None,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+) -> Iterator[Executor]:
+    """Open a cluster, and close it at the end.
+
+    Parameters
+    ----------
+    settings
+        What a job file's `cluster` says, also as a text; default: the dask client that this process
+        has opened, which stays open, else threads.
+    reporter
+        Told of the dashboard's address, and of what is waited for.
+    profile
+        A page of HTML to write dask's performance report into.
+
+    Raises
+    ------
+    ConfigError
+        Where no scheduler answers at the address, or the cluster cannot be as it is described.
+    ClusterError
+        Where it cannot be had, or no worker comes.
+    """
+    chosen, listener = _as_settings(settings), reporter or SilentReporter()
+    client = current_client() if settings is None else None
+    if profile is not None:
+        refuse_profile(profile, chosen.kind if client is None else "scheduler")
+    if client is not None:
+        with profiled(client, profile, listener):
+            yield _on_workers(client, remote_workers(client, chosen), chosen)
+    elif chosen.kind == "threads":
+        yield _on_threads(chosen)
+    else:
+        with open_client(chosen, listener) as (opened, layout):
+            link = dashboard_link(opened, chosen)
+            if link is not None:
+                listener.say(f"dashboard at {link}")
+            with profiled(opened, profile, listener):
+                yield _on_workers(opened, layout, chosen)
+
+
+@contextmanager
+def deferred_executor(
+    settings: ClusterSettings | str | None = None,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+) -> Iterator[Executor]:
+    """Give an executor whose cluster is opened by the first task, and close it at the end.
+
+    What a job can be refused for without a worker is refused before one is waited for, and what is
+    finished needs none. Parameters and errors are those of `open_executor`; what a cluster is said
+    to be is checked now.
+    """
+    chosen = _as_settings(settings)
+    client = current_client() if settings is None else None
+    asked = client is not None or chosen.kind == "scheduler"
+    if profile is not None:
+        refuse_profile(profile, "scheduler" if client is not None else chosen.kind)
+    offered = None if asked else find_workers(chosen)
+    with ExitStack() as stack:
+        yield _Deferred(
+            lambda: stack.enter_context(open_executor(settings and chosen, reporter, profile)),
+            offered,
+        )
+
+
+def _as_settings(settings: ClusterSettings | str | None) -> ClusterSettings:
+    return make_cluster(settings) if isinstance(settings, str) else settings or ClusterSettings()
+
+
+class _Deferred:
+    """An executor that is opened when it is used.
+
+    Parameters
+    ----------
+    open_it
+        Opens it.
+    offered
+        What its workers will be; None where only they can tell.
+    """
+
+    def __init__(self, open_it: Callable[[], Executor], offered: Workers | None) -> None:
+        self._open_it, self._offered = open_it, offered
+
+    @cached_property
+    def _opened(self) -> Executor:
+        return self._open_it()
+
+    @property
+    def description(self) -> str:
+        return self._opened.description
+
+    @property
+    def layout(self) -> Workers:
+        return self._offered or self._opened.layout
+
+    def threads_for(self, count: int) -> int:
+        return self.layout.threads_for(count)
+
+    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
+        return self._opened.map(function, count, phase) if count else []
+
+    def add(
+        self,
+        function: AddPartition,
+        count: int,
+        shape: tuple[int, ...],
+        phase: Phase,
+        kept: Checkpoints | None = None,
+    ) -> Int64Array:
+        return self._opened.add(function, count, shape, phase, kept)
+
+    def peak_memory(self) -> int | None:
+        return self._opened.peak_memory()
+
+
+def _on_threads(settings: ClusterSettings) -> Executor:
+    layout = local_workers(settings)
+    workers = layout.tasks
+    return _DaskExecutor(
+        f"{workers} thread{'' if workers == 1 else 's'}",
+        partial(compute_here, workers=workers, grace=settings.grace),
+        layout,
+    )
+
+
+def _on_workers(client: Any, layout: Workers, settings: ClusterSettings) -> Executor:
+    where = {"local": "this machine", "gpus": "GPUs of this machine", "slurm": "Slurm"}
+    place = where.get(settings.kind) or settings.address or client.scheduler.address
+    workers = layout.processes
+    return _DaskExecutor(
+        f"{workers} dask worker{'' if workers == 1 else 's'} on {place}",
+        partial(compute_there, client, grace=settings.grace),
+        layout,
+        client,
+    )

@@ -1,0 +1,264 @@
+"""What tasks run on: threads of this process, worker processes, or a scheduler's workers."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask.config
+from dask.system import CPU_COUNT
+from dask.utils import parse_timedelta
+
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.core.errors import ClusterError, ConfigError
+from pipeline.execution import dask_config as defaults
+from pipeline.execution import launchers as kinds
+from pipeline.execution.dask_defaults import dask_defaults
+from pipeline.execution.memory import machine_memory
+from pipeline.execution.progress import Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a cluster offers.
+
+    Attributes
+    ----------
+    processes
+        Worker processes; 0 where threads of this process do the work.
+    tasks
+        Tasks that one process runs at once.
+    cores
+        Cores that all of them share.
+    memory
+        Bytes of memory that one process may take.
+    apart
+        Whether they may be on several machines: then a task has the cores of its own process only.
+    """
+
+    processes: int
+    tasks: int
+    cores: int
+    memory: int
+    apart: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """Tasks that all of them run at once."""
+        return max(1, self.processes) * self.tasks
+
+    def threads_for(self, count: int) -> int:
+        """Return how many cores each of `count` tasks may use, so that all are used once."""
+        share = max(1, self.cores // max(1, min(self.at_once, count)))
+        return min(share, self.tasks) if self.apart else share
+
+
+def find_workers(settings: ClusterSettings | None = None) -> Workers:
+    """Tell what a cluster offers; a scheduler is asked, nothing is started.
+
+    Parameters
+    ----------
+    settings
+        The cluster; default: the dask client of this process, else threads.
+
+    Raises
+    ------
+    ConfigError
+        Where no scheduler answers at the address, or it cannot be told what workers will have.
+    """
+    chosen = settings or ClusterSettings()
+    client = current_client() if settings is None else None
+    if client is not None:
+        return remote_workers(client, chosen)
+    if chosen.kind in ("threads", "local", "gpus"):
+        return local_workers(chosen)
+    with _configured(chosen):
+        if chosen.kind != "scheduler":
+            return asked_workers(chosen)
+        with kinds.open_scheduler(chosen) as opened:
+            return remote_workers(opened, chosen)
+
+
+def current_client() -> Any:
+    """Return the dask client that this process has opened, if any."""
+    distributed = sys.modules.get("distributed")  # who has not imported it has no client
+    if distributed is None:
+        return None
+    try:
+        client = distributed.Client.current()
+    except ValueError:
+        return None
+    return client if client.status == "running" and not client.asynchronous else None
+
+
+def local_workers(settings: ClusterSettings) -> Workers:
+    """Share this machine among its worker threads or processes."""
+    if settings.kind == "threads":
+        memory = settings.memory or machine_memory()
+        return Workers(0, settings.workers or CPU_COUNT, CPU_COUNT, memory)
+    processes = _local_processes(settings)
+    memory = settings.memory or machine_memory() // processes
+    return Workers(processes, settings.threads_per_worker, CPU_COUNT, memory)
+
+
+def _local_processes(settings: ClusterSettings) -> int:
+    """Return how many worker processes this machine gets."""
+    if settings.kind != "gpus":
+        return settings.workers or max(1, CPU_COUNT // settings.threads_per_worker)
+    gpus = len(kinds.visible_gpus())
+    if (settings.workers or 0) > gpus:
+        raise ConfigError(
+            f"{settings.workers} workers on {gpus} GPU{'' if gpus == 1 else 's'}: expected at "
+            "most one for each"
+        )
+    return settings.workers or gpus
+
+
+def asked_workers(settings: ClusterSettings) -> Workers:
+    """Tell what Slurm or Kubernetes will be asked for; needs dask to be configured for it."""
+    if settings.kind == "slurm":
+        processes = settings.workers or 1
+        threads, memory = defaults.slurm_offer()
+    else:
+        processes, threads, memory = defaults.kubernetes_offer(settings)
+    return Workers(processes, threads, processes * threads, memory, apart=True)
+
+
+def remote_workers(client: Any, settings: ClusterSettings) -> Workers:
+    """Ask a scheduler for its workers; the one with the least memory counts.
+
+    Raises
+    ------
+    ConfigError
+        Where it has none.
+    ClusterError
+        Where its workers cannot import this package.
+    """
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    if not found:
+        raise ConfigError(
+            f"the dask scheduler at {client.scheduler.address} has no workers; start some with "
+            f"'dask worker {client.scheduler.address}'"
+        )
+    tasks = max(worker["nthreads"] for worker in found.values())
+    memory = settings.memory or _least_memory(client, found)
+    # a worker's threads are its cores
+    cores = sum(worker["nthreads"] for worker in found.values())
+    return Workers(len(found), tasks, cores, memory, apart=True)
+
+
+def _least_memory(client: Any, found: dict[str, Any]) -> int:
+    """Return what one worker may take: of its limit of dask's, and of its machine's."""
+    told = client.run(usable_memory, on_error="return")
+    hosts = Counter(worker["host"] for worker in found.values())
+    limits = []
+    for address, answer in told.items():
+        if isinstance(answer, BaseException):
+            raise ClusterError(
+                f"the worker {address} cannot run pixsim ({type(answer).__name__}: {answer}); "
+                "install the same version of it there"
+            )
+        limit, machine = answer
+        mates = hosts[found[address]["host"]] if address in found else 1
+        limits += [limit, machine if limit else machine // mates]
+    return min((limit for limit in limits if limit), default=machine_memory())
+
+
+def usable_memory(dask_worker: Any) -> tuple[int, int]:
+    """Tell, on a worker, how much of its limit it may use (0: no limit), and of its machine."""
+    manager = dask_worker.memory_manager
+    limit = manager.memory_limit or 0
+    shares = [
+        dask.config.get(f"distributed.worker.memory.{what}") for what in ("pause", "terminate")
+    ]
+    return int(limit * min((share for share in shares if share), default=1)), machine_memory()
+
+
+@contextmanager
+def open_client(
+    settings: ClusterSettings, reporter: Reporter | None = None
+) -> Iterator[tuple[Any, Workers]]:
+    """Open the cluster that the settings describe, and wait for a worker of it.
+
+    Yields
+    ------
+    The dask client, and what its workers offer.
+
+    Raises
+    ------
+    ConfigError
+        Where the cluster cannot be as it is described.
+    ClusterError
+        Where it cannot be had, or no worker comes.
+    """
+    with _configured(settings), _opened(settings) as client:
+        _wait_for_workers(client, settings, reporter or SilentReporter())
+        if settings.kind in ("local", "gpus"):
+            layout = local_workers(settings)
+        elif settings.kind == "scheduler":
+            layout = remote_workers(client, settings)
+        else:
+            layout = asked_workers(settings)
+        yield client, layout
+
+
+@contextmanager
+def _configured(settings: ClusterSettings) -> Iterator[None]:
+    importlib.import_module("distributed")  # a second, and the defaults of dask's configuration
+    with dask_defaults(*defaults.configuration(settings)):
+        yield
+
+
+@contextmanager
+def _opened(settings: ClusterSettings) -> Iterator[Any]:
+    if settings.kind in ("local", "gpus"):
+        layout = local_workers(settings)
+        pinned = kinds.visible_gpus() if settings.kind == "gpus" else ()
+        opened = kinds.open_processes(settings, layout.processes, layout.memory, pinned)
+    elif settings.kind == "scheduler":
+        opened = kinds.open_scheduler(settings)
+    elif settings.kind == "slurm":
+        opened = kinds.open_slurm(settings)
+    else:
+        opened = kinds.open_kubernetes(settings)
+    with opened as client:
+        yield client
+
+
+def patience() -> float:
+    """Return the seconds after which a job without any worker fails, of dask's configuration."""
+    timeout = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+    return float("inf") if timeout is None else float(parse_timedelta(timeout))
+
+
+def _wait_for_workers(client: Any, settings: ClusterSettings, reporter: Reporter) -> None:
+    """Wait for the first worker; of a running scheduler, for as many as the settings say."""
+    wanted = settings.workers or 1 if settings.kind == "scheduler" else 1
+    if settings.kind == "scheduler" and settings.workers is None:
+        return  # what is there counts
+    there = len(client.scheduler_info(n_workers=-1)["workers"])
+    if there >= wanted:
+        return
+    seconds = patience()
+    limit = "" if seconds == float("inf") else f", at most {seconds / 60:.3g} minutes"
+    reporter.say(f"waiting for {wanted - there} worker{'s'[: wanted - there > 1]}{limit}")
+    try:
+        client.wait_for_workers(wanted, timeout=None if seconds == float("inf") else seconds)
+    except TimeoutError:
+        raise ClusterError(
+            f"{wanted} worker{'s'[: wanted > 1]} did not come within {seconds / 60:.3g} minutes "
+            f"({_where_to_look(settings.kind)}); distributed.scheduler.no-workers-timeout in "
+            "dask's configuration lets it wait longer"
+        ) from None
+
+
+def _where_to_look(kind: str) -> str:
+    return {
+        "slurm": "squeue tells why jobs wait, the files slurm-*.out why workers ended",
+        "kubernetes": "kubectl get pods tells why pods wait, kubectl logs why they ended",
+    }.get(kind, "the logs of the workers tell why they ended")

@@ -1,0 +1,194 @@
+"""Decodes the bytes of one image file, of whatever content, into pixels or the reason why not.
+
+The header is read first: an image that is too large, or that does not fit the others of its set,
+is refused before a pixel of it is decoded. Formats are told by content, never by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
+from pipeline.core.errors import ShapeError
+from pipeline.images.box_formats import JP2_MAGICS, is_heif, open_avif, open_jpeg_2000
+from pipeline.images.conversion import Conversion
+from pipeline.images.headers import Opened, RefusedError, check_fits, refusal
+from pipeline.images.jpeg import MAGIC as JPEG_MAGIC
+from pipeline.images.jpeg import open_jpeg
+from pipeline.images.pillow_formats import (
+    GIF_MAGICS,
+    PNM_MAGICS,
+    QOI_MAGIC,
+    READERS,
+    SGI_MAGIC,
+    open_gif,
+    open_pnm,
+    open_qoi,
+    open_sgi,
+    open_simple,
+    open_webp,
+)
+from pipeline.images.png import MAGIC as PNG_MAGIC
+from pipeline.images.png import open_png
+from pipeline.images.tiff import MAGICS as TIFF_MAGICS
+from pipeline.images.tiff import open_tiff
+
+Opener = Callable[[bytes, int], Opened]
+
+_WEBP = (b"RIFF", b"WEBP")
+_OPENERS: dict[bytes, Opener] = {
+    PNG_MAGIC: open_png,
+    JPEG_MAGIC: open_jpeg,
+    **dict.fromkeys(TIFF_MAGICS, open_tiff),
+    **dict.fromkeys(GIF_MAGICS, open_gif),
+    **dict.fromkeys(PNM_MAGICS, open_pnm),
+    **dict.fromkeys(JP2_MAGICS, open_jpeg_2000),
+    **dict.fromkeys(READERS, open_simple),
+    QOI_MAGIC: open_qoi,
+    SGI_MAGIC: open_sgi,
+}
+FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, QOI, SGI or Sun raster"
+_SHOWN_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image.
+
+    Attributes
+    ----------
+    image
+        [y, x] or [y, x, 3], uint8 or uint16, after the conversion.
+    width, height
+        In pixels, after the orientation of the file was followed and before the conversion.
+    several
+        Whether the file holds more frames or pages than the first, which this is.
+    """
+
+    image: npt.NDArray[Any]
+    width: int
+    height: int
+    several: bool = False
+
+
+def decode(
+    data: bytes,
+    conversion: Conversion,
+    expected: tuple[tuple[int, ...], str] | None = None,
+    torchvision: bool = False,
+) -> Decoded | Problem:
+    """Decode an image file and convert the image.
+
+    It is one of `FORMATS`; of several frames or pages the first. Grey and RGB of 8 and
+    16 bits stay what they are, black and white becomes 0 and 255. Palettes, CMYK and YCbCr
+    become RGB, as Pillow converts them; alpha is dropped, without blending. The EXIF orientation
+    is followed.
+
+    Parameters
+    ----------
+    data
+        The content of the file.
+    conversion
+        What is done to the image.
+    expected
+        Shape and dtype that the image must have after the conversion; None: any.
+    torchvision
+        Whether torchvision decodes JPEG, where it can, else Pillow; see `decoders`.
+
+    Returns
+    -------
+    The image, or why it cannot be used: `UNREADABLE`, `TRUNCATED`, `TOO_LARGE` (more pixels than
+    `conversion.max_pixels`) or `WRONG_SIZE` (not as expected). Nothing is raised for what
+    the content of a file is.
+    """
+    width = height = 0
+    try:
+        opened = _open(data, conversion, torchvision)
+        header = opened.header
+        width, height = header.width, header.height
+        _check_output(opened, conversion, expected)
+        image = opened.load()
+        if image.shape != header.shape or image.dtype != header.dtype:
+            raise RefusedError(
+                UNREADABLE,
+                f"decodes to {image.shape} {image.dtype}, its header says {header.shape} "
+                f"{header.dtype}",
+            )
+        return Decoded(conversion.apply(image), width, height, opened.several)
+    except Exception as error:  # whatever a library raises at hostile bytes, it is about this file
+        return _problem(error, width, height)
+
+
+def is_jpeg(data: bytes | Problem) -> bool:
+    """Tell whether the content of a file is JPEG, which more than one library decodes."""
+    return isinstance(data, bytes) and data.startswith(JPEG_MAGIC)
+
+
+def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | Problem:
+    """Return the shape and dtype that `decode` gives, from the header alone; or why it cannot."""
+    try:
+        opened = _open(data, conversion)
+        return _check_output(opened, conversion, None)
+    except Exception as error:
+        return _problem(error, 0, 0)
+
+
+def _problem(error: Exception, width: int, height: int) -> Problem:
+    found = refusal(error).problem
+    if found.width and found.height:
+        return found
+    return Problem(found.status, found.detail, width, height)
+
+
+def _open(data: bytes, conversion: Conversion, torchvision: bool = False) -> Opened:
+    if not data:
+        raise RefusedError(UNREADABLE, "the file is empty")
+    if data.startswith(_WEBP[0]) and data[8:12] == _WEBP[1]:
+        return open_webp(data, conversion.max_pixels)
+    if data.startswith(JPEG_MAGIC):
+        return open_jpeg(data, conversion.max_pixels, torchvision)
+    if is_heif(data):
+        return open_avif(data, conversion.max_pixels)
+    for magic, opener in _OPENERS.items():
+        if data.startswith(magic):
+            return opener(data, conversion.max_pixels)
+    if any(magic.startswith(data) for magic in _OPENERS):
+        raise RefusedError(TRUNCATED, f"the file is truncated: it has {len(data)} bytes")
+    raise RefusedError(
+        UNREADABLE,
+        f"the file begins with {data[:_SHOWN_BYTES]!r}, expected a {FORMATS} image",
+    )
+
+
+def _check_output(
+    opened: Opened, conversion: Conversion, expected: tuple[tuple[int, ...], str] | None
+) -> tuple[tuple[int, ...], str]:
+    """Return the shape and dtype that an image comes out with.
+
+    Raises
+    ------
+    RefusedError
+        Where it cannot be converted so, comes out too large, or not as expected.
+    """
+    header = opened.header
+    try:
+        found = conversion.output(header.shape), conversion.output_type(header.dtype)
+    except ShapeError as error:
+        raise RefusedError(WRONG_SIZE, str(error), header.width, header.height) from None
+    if expected is not None:
+        wanted = tuple(expected[0]), expected[1]
+        check_fits(found, wanted, header.width, header.height)
+    height, width = conversion.resized(header.height, header.width)
+    if isinstance(conversion.resize, int) and height * width > conversion.max_pixels:
+        raise RefusedError(
+            TOO_LARGE,
+            f"{header.width} x {header.height} pixels become {width} x {height} by the resize, "
+            f"expected at most {conversion.max_pixels:,} in all",
+            header.width,
+            header.height,
+        )
+    return found

@@ -1,0 +1,207 @@
+"""The tasks of a job: one partition each, and nothing but small values between them.
+
+A task reads its images, uses them and drops them. It holds no state: called again with the same
+number it writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.classes import ClassSelection
+from pipeline.core.digests import ColumnDigest
+from pipeline.core.errors import DamagedError
+from pipeline.core.exact import Float64Array
+from pipeline.core.partitions import Concatenation
+from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
+from pipeline.core.threads import OwnLock
+from pipeline.ops.distances import Reference, distances_block, make_reference
+from pipeline.ops.predictions import ROW, predict_block
+from pipeline.storage import run_arrays, tables
+from pipeline.storage.fencing import Token
+from pipeline.storage.finished_images import read_checked
+from pipeline.storage.manifest import WORK
+from pipeline.storage.run_files import DIGESTED, distance_columns, part_path, prototypes_digest
+
+# Writing takes copies of all distances of a task; one task of a process takes them at a time.
+_WRITING = OwnLock()
+
+# Bytes of distances that are predicted from at once.
+_BLOCK_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class EvaluatePartition:
+    """Measures one step of samples and writes its distances and predictions.
+
+    Called with the number of the step. The prediction table is written last and says what was
+    written; running a step twice writes the same. One that comes late, when the run is being put
+    together or finished, writes nothing.
+    """
+
+    output: Path
+    images: Path
+    digest: str
+    evaluate: Concatenation
+    selection: ClassSelection
+    metrics: tuple[str, ...]
+    device: str
+    write_distances: bool
+    identity: str
+    prototypes: str
+    threads: int
+
+    @property
+    def token(self) -> Token:
+        """Lets it write."""
+        return Token(self.output / WORK, self.identity, "measure")
+
+    def __call__(self, index: int) -> bool:
+        """Do step `index`; return whether there was anything to do."""
+        if self._is_done(index):
+            return False
+        self.token.require()
+        images, samples = self._read(index)
+        distance, rows = self._measure(images, samples[LABEL.name])
+        del images
+        notes = {"identity": self.identity, "distances": ""}
+        self.token.require()
+        if distance is not None:
+            columns = {DISTANCE.name: distance, **samples}
+            start, _ = self.evaluate.bounds(index)
+            with _WRITING.held():
+                run_arrays.write_distances(self.output / run_arrays.DISTANCES, start, columns)
+                notes["distances"] = distances_digest(columns, self.metrics)
+            del distance, columns
+        table, notes["digest"] = self._table(rows, samples)
+        tables.write_part(part_path(self.output, index), table, notes)
+        return True
+
+    def _measure(
+        self, images: npt.NDArray[Any], labels: npt.NDArray[Any]
+    ) -> tuple[Float64Array | None, npt.NDArray[Any]]:
+        """Return the distances, where they are written, and records [metric, sample]."""
+        reference = load_reference(self.output, self.prototypes, self.device)
+        codes, positions = (
+            np.array(self.selection.codes, np.int32),
+            self.selection.positions(labels),
+        )
+        metrics, count = len(self.metrics), len(images)
+        kept = np.empty((metrics, count, len(codes))) if self.write_distances else None
+        rows = np.empty((metrics, count), ROW)
+        step = max(1, _BLOCK_BYTES // (8 * metrics * len(codes)))
+        for start in range(0, count, step * self.threads):
+            part = slice(start, start + step * self.threads)
+            distance = distances_block(images[part], reference, self.metrics, self.threads)
+            rows[:, part] = predict_block(distance, codes, positions[part])
+            if kept is not None:
+                kept[:, part] = distance
+        return kept, rows
+
+    def _is_done(self, index: int) -> bool:
+        path = part_path(self.output, index)
+        notes = tables.read_notes(path)
+        if notes.get("identity") != self.identity:
+            return False
+        try:
+            if table_digest(tables.read_part(path, DIGESTED)) != notes["digest"]:
+                return False
+            if not self.write_distances:
+                return True
+            start, stop = self.evaluate.bounds(index)
+            written = run_arrays.read_distances(self.output / run_arrays.DISTANCES, start, stop)
+        except DamagedError:
+            return False
+        return distances_digest(written, self.metrics) == notes["distances"]
+
+    def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+        splits = [name for name, _ in self.evaluate.counts]
+        pieces = list(self.evaluate.pieces(index))
+        read = [read_checked(self.images, self.digest, *piece) for piece in pieces]
+        images = read[0][0] if len(read) == 1 else np.concatenate([image for image, _ in read])
+        codes = [np.full(b - a, splits.index(name), np.int32) for name, a, b in pieces]
+        return images, {
+            LABEL.name: np.concatenate([label for _, label in read]),
+            SAMPLE: np.concatenate([np.arange(a, b) for _, a, b in pieces]),
+            "split": np.concatenate(codes),
+        }
+
+    def _table(
+        self, found: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
+    ) -> tuple[dict[str, Any], str]:
+        """Return the prediction table of the step, and its digest.
+
+        It has a row per metric and sample of the selected classes or without label: sample by
+        sample, so that steps put end to end make the same table.
+        """
+        labels = samples[LABEL.name]
+        kept = (self.selection.positions(labels) >= 0) | (labels < 0)
+        rows = found[:, kept].T.reshape(-1)
+        times = len(self.metrics)
+        columns = {
+            name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
+        }
+        columns[METRIC] = np.tile(np.arange(times, dtype=np.int32), int(kept.sum()))
+        columns |= {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
+        names = self.selection.all_names
+        missing = {name: np.isnan(columns[name]) for name in ("margin", "label_distance")}
+        table = {
+            SAMPLE: columns[SAMPLE],
+            "split": tables.dictionary(columns["split"], [n for n, _ in self.evaluate.counts]),
+            "label": tables.nullable(columns["label"], columns["label"] < 0),
+            "label_name": tables.dictionary(columns["label"], names),
+            METRIC: tables.dictionary(columns[METRIC], self.metrics),
+            "predicted": columns["predicted"],
+            "predicted_name": tables.dictionary(columns["predicted"], names),
+            "distance": columns["distance"],
+            "margin": tables.nullable(columns["margin"], missing["margin"]),
+            "label_distance": tables.nullable(columns["label_distance"], missing["label_distance"]),
+            "label_rank": tables.nullable(columns["label_rank"], columns["label_rank"] < 0),
+        }
+        return table, table_digest(columns)
+
+
+def table_digest(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the digest of one prediction table."""
+    digest = ColumnDigest()
+    digest.update({name: columns[name] for name in DIGESTED})
+    return digest.result()
+
+
+def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, ...]) -> str:
+    """Return the digest of one shard of distances."""
+    digest = ColumnDigest()
+    digest.update(distance_columns(columns, list(metrics)))
+    return digest.result()
+
+
+@lru_cache(maxsize=2)
+def load_reference(output: Path, digest: str, device: str) -> Reference:
+    """Read a run's prototypes, once for all tasks of a process.
+
+    Raises
+    ------
+    DamagedError
+        Where they no longer have that digest.
+    """
+    found = run_arrays.open_prototypes(output / run_arrays.PROTOTYPES, digest)
+    fractions = found[[NUMERATOR.name, DENOMINATOR.name]].load()
+    if prototypes_digest(fractions) != digest:
+        raise DamagedError(
+            f"{output / run_arrays.PROTOTYPES}: was changed after it was written; remove "
+            f"{output} and run the job again"
+        )
+    return make_reference(
+        fractions[NUMERATOR.name].values,
+        fractions[DENOMINATOR.name].values,
+        str(found.attrs["pixel_dtype"]),
+        int(found.attrs["full_scale"]),
+        device,
+    )

@@ -1,0 +1,294 @@
+"""The first pass of a job: prototypes from the images of one split.
+
+Every task takes one partition and adds it to an array of integers, and these arrays are added up.
+The array, the accumulator, holds for each class and pixel the sum and the sum of squares, and for
+medians the 256 counts of a histogram (of 16-bit pixels that of the high bytes;
+a further pass counts low bytes). Where accumulators of whole images would not fit into memory
+beside each other, the pixels are taken in tiles, one after the other, each in a pass of its own.
+
+What was counted is kept in the run folder until the prototypes are made, see `checkpoints`: each
+pass has a folder of pieces, whose identity is that of the plan, of the partitions, and of what the
+pass counts. So a fit that is cut short goes on, with what is done of the pass that it was in, the
+results of tiles that were finished, and of 16-bit medians the counts of high bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pipeline.core.classes import ClassSelection
+from pipeline.core.digests import array_digest, json_digest
+from pipeline.core.exact import Int64Array
+from pipeline.core.partitions import PartitionTable, ceil_div
+from pipeline.core.ranges import Ranges
+from pipeline.core.schema import IMAGE
+from pipeline.execution.checkpoints import WHOLE, Checkpoints, partitions_a_piece
+from pipeline.execution.executor import Executor
+from pipeline.execution.progress import Phase, Reporter
+from pipeline.jobs.plan import JobPlan
+from pipeline.kernels import backends
+from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
+from pipeline.ops.prototypes import flat_images, label_sums, prototypes
+from pipeline.ops.reduction import LARGE_BYTES
+from pipeline.storage import image_store, manifest, zarr_arrays
+from pipeline.storage.finished_images import read_checked
+from pipeline.storage.folders import remove_tree
+
+# Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
+# 2**32 images (`exact.check_count_bound`).
+_PAIRS = BINS // 2
+
+SUMS = "sums"
+"""The folder, among what a run keeps until it is finished, of what was counted."""
+
+
+@dataclass(frozen=True)
+class FitPartition:
+    """Counts a tile of pixels of one partition, class by class; called with its number.
+
+    Attributes
+    ----------
+    images, digest
+        The folder of the image set, and its digest.
+    table
+        The partitions of the split.
+    selection
+        The classes.
+    device, threads
+        As for `kernels.load`.
+    tile
+        The first pixel, and the one after the last.
+    histograms
+        Whether values are counted as well.
+    high
+        The folder with the high bytes of the middle values: count low bytes, and nothing else.
+    """
+
+    images: Path
+    digest: str
+    table: PartitionTable
+    selection: ClassSelection
+    device: str
+    threads: int
+    tile: tuple[int, int]
+    histograms: bool
+    high: Path | None = None
+
+    def __call__(self, index: int, total: Int64Array) -> None:
+        """Add partition `index` to an accumulator, [class, ...]; see `accumulator_columns`."""
+        part = self.table[index]
+        images, labels = read_checked(self.images, self.digest, part.split, part.start, part.stop)
+        tile = np.ascontiguousarray(flat_images(images)[:, slice(*self.tile)])
+        del images
+        classes, width = len(self.selection.codes), self.tile[1] - self.tile[0]
+        positions = self.selection.positions(labels, part.start)
+        use = backends.load(self.device, self.threads)
+        if self.high is not None:
+            high = _read_high(self.high)
+            for table, wanted in zip(_tables(total, 2), high, strict=True):
+                use.histograms(tile, positions, classes, wanted, into=table)
+            return
+        sums = total[:, :width], total[:, width : 2 * width], total[:, 2 * width]
+        use.class_sums(tile, positions, classes, into=sums)
+        if self.histograms:
+            (table,) = _tables(total[:, 2 * width + 1 :], 1)
+            use.histograms(tile, positions, classes, into=table)
+
+
+def accumulator_columns(width: int, histograms: bool, low: bool) -> int:
+    """Return how many integers of 64 bits an accumulator has for each class.
+
+    The sums of `width` pixels, those of squares, and the number of images; then, where values are
+    counted, 256 counts for each pixel, two counts in an integer. Where low bytes are counted, two
+    such tables alone: for the lower and for the upper middle value.
+    """
+    if low:
+        return 2 * width * _PAIRS
+    return 2 * width + 1 + (width * _PAIRS if histograms else 0)
+
+
+def _tables(packed: Int64Array, number: int) -> list[npt.NDArray[np.uint32]]:
+    """Return the tables of counts that lie in columns of an accumulator, [class, pixel, 256]."""
+    flat = packed.view(np.uint32)
+    width = flat.shape[1] // number
+    columns = [flat[:, place * width : (place + 1) * width] for place in range(number)]
+    return [column.reshape(len(packed), -1, BINS) for column in columns]
+
+
+@lru_cache(maxsize=1)
+def _read_high(path: Path) -> npt.NDArray[np.uint8]:
+    """Read the high bytes of a tile, once for all tasks of a process; the path has a digest."""
+    values: npt.NDArray[np.uint8] = zarr_arrays.StoreArray(path, "high")[:]
+    return values
+
+
+def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
+    """Make the prototypes of a job, in memory."""
+    partitions, passes = len(plan.fit), len(plan.tiles) * plan.passes
+    size = passes * _read_bytes(plan)
+    if len(plan.tiles) > 1:
+        reporter.say(plan.tiling)
+    name = f"prototypes from '{plan.settings.fit}'"
+    with reporter.phase(name, passes * partitions, size) as phase:
+        found = [_fit_tile(plan, executor, phase, tile) for tile in plan.tiles]
+    sums, medians = zip(*found, strict=True)
+    labelled = label_sums(_join(plan, sums), plan.selection, _like(plan))
+    if not plan.counts_values:
+        return prototypes(labelled)
+    return label_medians(labelled, np.concatenate(medians, axis=1))
+
+
+def _join(plan: JobPlan, sums: Sequence[Int64Array]) -> Int64Array:
+    """Put the sums of tiles side by side: as one tile of all pixels."""
+    if len(sums) == 1:
+        return sums[0]
+    widths = [stop - start for start, stop in plan.tiles]
+    values = [part[:, :width] for part, width in zip(sums, widths, strict=True)]
+    squares = [part[:, width:-1] for part, width in zip(sums, widths, strict=True)]
+    return np.concatenate([*values, *squares, sums[0][:, -1:]], axis=1)
+
+
+def _fit_tile(
+    plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
+) -> tuple[Int64Array, Int64Array]:
+    """Return the sums of a tile, [class, 2 * pixel + 1], and twice its medians, [class, pixel].
+
+    Of several tiles each is kept once it is done, and what it was made of is removed.
+    """
+    if len(plan.tiles) == 1:
+        return _count_tile(plan, executor, phase, tile)
+    width = tile[1] - tile[0]
+    last = 2 * width + 1
+    kept = _kept(plan, "tile", tile, last + (width if plan.counts_values else 0))
+    found = kept.load_numbers(WHOLE, _all(plan))
+    if found is not None:
+        phase.advance(plan.passes * len(plan.fit))
+        return found[:, :last], found[:, last:]
+    sums, medians = _count_tile(plan, executor, phase, tile)
+    kept.begin()
+    kept.save(WHOLE, _all(plan), np.concatenate([sums, medians], axis=1))
+    remove_tree(plan.work / SUMS / _place("counts", tile))
+    remove_tree(plan.work / SUMS / _place("low", tile))
+    return sums, medians
+
+
+def _count_tile(
+    plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
+) -> tuple[Int64Array, Int64Array]:
+    """Return the same from one pass over the images, or two."""
+    found = _pass(plan, executor, phase, tile, None)
+    last = 2 * (tile[1] - tile[0]) + 1
+    if not plan.counts_values:
+        return found, found[:, :0]
+    (counts,) = _tables(found[:, last:], 1)
+    high, rest = first_bytes(counts)
+    sums = found[:, :last].copy()  # without the counts
+    del found, counts
+    if plan.passes == 1:
+        return sums, median_numerators(high)
+    path = plan.work / f"high-{array_digest(high)}.zarr"
+    remove_tree(path)  # what a try that was cut short left of it
+    zarr_arrays.create_group(path, {})
+    zarr_arrays.write_array(path, "high", ("middle", "class_name", "pixel"), high, {})
+    tables = _tables(_pass(plan, executor, phase, tile, path), 2)
+    remove_tree(path)
+    low, _ = select_bytes(tables, rest)
+    return sums, median_numerators(high, low)
+
+
+def _pass(
+    plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int], high: Path | None
+) -> Int64Array:
+    """Add up the accumulators of all partitions for one tile of pixels."""
+    partitions = len(plan.fit)
+    task = FitPartition(
+        plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
+        executor.threads_for(partitions), tile, plan.counts_values, high,
+    )  # fmt: skip
+    columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
+    kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)
+    another = high is None and plan.passes > 1  # pass follows, which begins with the sum of this
+    found = kept.load_numbers(WHOLE, _all(plan)) if another else None
+    if found is not None:
+        phase.advance(partitions)
+        return found
+    kept.begin()
+    found = executor.add(task, partitions, kept.shape, phase, kept)
+    if another:
+        kept.save(WHOLE, _all(plan), found)
+    return found
+
+
+def _kept(
+    plan: JobPlan, stage: str, tile: tuple[int, int], columns: int, high: Path | None = None
+) -> Checkpoints:
+    """Return the pieces of one stage of a tile; `high` is named by a digest of it."""
+    decides = {
+        "plan": manifest.identity(plan.decides()),
+        "partitions": asdict(plan.fit),
+        "tile": tile,
+        "stage": stage,
+        "high": high and high.name,
+    }
+    shape = len(plan.selection.codes), columns
+    every = partitions_a_piece(len(plan.fit), 8 * math.prod(shape), _read_bytes(plan))
+    return Checkpoints(plan.work / SUMS / _place(stage, tile), json_digest(decides), shape, every)
+
+
+def _place(stage: str, tile: tuple[int, int]) -> str:
+    return f"{stage}-{tile[0]}-{tile[1]}"
+
+
+def _all(plan: JobPlan) -> Ranges:
+    return ((0, len(plan.fit)),)
+
+
+def _read_bytes(plan: JobPlan) -> int:
+    """Return the bytes of pixels that one pass reads."""
+    return sum(count for _, count, _ in plan.fit.splits) * plan.sample_bytes
+
+
+def kept_files(plan: JobPlan) -> tuple[int, int]:
+    """Return how many files with sums a fit keeps at most until it is done, and their bytes."""
+    classes, partitions, workers = len(plan.selection.codes), len(plan.fit), plan.workers
+    width = max(stop - start for start, stop in plan.tiles)
+    files, total = 0, 0
+    for low in (False, True)[: plan.passes]:
+        size = 8 * classes * accumulator_columns(width, plan.counts_values, low)
+        every = partitions_a_piece(partitions, size, _read_bytes(plan))
+        pieces = ceil_div(partitions, every)
+        if size > LARGE_BYTES:  # a piece for each lane that gets so far
+            lanes = min(partitions, max(1, workers.processes) * workers.tasks)
+            pieces = lanes if every <= ceil_div(partitions, lanes) else 0
+        whole = plan.passes - 1 - low
+        files, total = files + pieces + whole, total + (pieces + whole) * size
+    if len(plan.tiles) > 1:
+        results = 8 * classes * plan.pixels * (3 if plan.counts_values else 2)
+        files, total = files + len(plan.tiles), total + results
+    return files, total
+
+
+def forget(plan: JobPlan) -> None:
+    """Remove what was kept of sums, once the prototypes are made or the sums known to be wrong."""
+    remove_tree(plan.work / SUMS)
+
+
+def _like(plan: JobPlan) -> xr.Dataset:
+    """Return an empty data set of images, for what it says of their shape."""
+    dims = image_store.pixel_dims(plan.shape)
+    coordinates = {
+        dim: np.arange(n, dtype=np.int32) for dim, n in zip(dims, plan.shape, strict=True)
+    }
+    return xr.Dataset(
+        {IMAGE.name: ((IMAGE.dims[0], *dims), np.empty((0, *plan.shape), plan.dtype))},
+        coordinates,
+        {"full_scale": plan.full_scale},
+    )

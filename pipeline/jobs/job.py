@@ -1,0 +1,408 @@
+"""The job: plan, fit, evaluate, finish.
+
+Two passes over the images, each one task per partition: the first sums the images of each
+class, the second measures every image against the prototypes and writes distances and
+predictions. Images are read, used and dropped inside a task; between tasks travel sums and
+file names only.
+
+Nothing that a scheduler remembers is trusted. What is done is read from the run folder: the
+prototypes once their record is written, a partition once its prediction table is, each with
+the plan's identity and a digest that is checked before it is kept. The finish reads every
+table back, so the metrics are those of the files, and writes the manifest last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.job_settings import JobSettings, require_job
+from pipeline.core.arguments import checked
+from pipeline.core.classes import ClassSelection
+from pipeline.core.digests import ColumnDigest
+from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
+from pipeline.core.exact import Int64Array
+from pipeline.core.schema import COUNT, DENOMINATOR, METRIC, NUMERATOR, SAMPLE
+from pipeline.core.threads import read_ahead
+from pipeline.core.urls import shown
+from pipeline.execution.executor import Executor, deferred_executor
+from pipeline.execution.progress import Reporter, SilentReporter
+from pipeline.ingestion.ingest import prepare_images, store_place
+from pipeline.ingestion.plan import IngestPlan, expected_content
+from pipeline.jobs import plan as planning
+from pipeline.jobs.evaluate_pass import EvaluatePartition, table_digest
+from pipeline.jobs.fit_pass import fit, forget
+from pipeline.jobs.plan import JobPlan, plan_job
+from pipeline.ops.class_similarity import closest_classes
+from pipeline.ops.highlights import Highlights
+from pipeline.ops.metrics import confusion_counts, summarise
+from pipeline.report.page import add_report
+from pipeline.report.run import Run
+from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage.atomic import read_json, write_json
+from pipeline.storage.folders import exists, list_folder
+from pipeline.storage.run_files import (
+    DIGESTED,
+    HIGHLIGHTS_FILE,
+    METRICS_FILE,
+    PREDICTIONS,
+    REPORT_FILE,
+    RunDigests,
+    distance_columns,
+    list_run_files,
+    part_path,
+    prototypes_digest,
+)
+from pipeline.storage.zarr_arrays import consolidate
+
+Effort = Callable[[int], Mapping[str, Any]]
+EFFORT = ("seconds", "pixel_bytes", "memory")  # what a manifest says of how a run went
+
+
+@checked
+def run_job(
+    settings: JobSettings | Mapping[str, Any] | str | Path,
+    reporter: Reporter | None = None,
+    profile: Path | None = None,
+    *,
+    resume: bool = True,
+) -> Run:
+    """Run a job, or what is left of it, and return the finished run.
+
+    Parameters
+    ----------
+    settings
+        As `load_job` or `make_job` return, or what they take.
+    reporter
+        Told of the progress.
+    profile
+        A page of HTML to write dask's performance report into; needs worker processes.
+    resume
+        Whether to go on with what the output folder holds of this job, or to return it where it is
+        finished; else the folder must be new or empty.
+
+    A job that names no cluster runs on the dask client that this process has opened, if any.
+
+    Raises
+    ------
+    InputError
+        Where the job cannot be run as it is; nothing is written.
+    ConflictError
+        Where the output folder holds another job's run; it is left as it is.
+    InUseError
+        Where another process runs the job in this folder, or makes its image set.
+    ClusterError
+        Where the cluster fails; the same command goes on from there.
+    JobInterruptedError
+        Where the user stopped it; the same command goes on from there.
+    """
+    listener, settings = reporter or SilentReporter(), require_job(settings)
+    if not resume:
+        manifest.require_unused(settings.output)
+    manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
+    try:
+        with deferred_executor(settings.named_cluster, listener, profile) as executor:
+            images = prepare_images(
+                settings.images, executor, listener, settings.storage_options,
+                partial(_refuse_early, settings, executor),
+            )  # fmt: skip
+            outline = planning.outline_job(settings, images)
+            if manifest.recognise(outline.output, manifest.RUN, outline.decides(), resume=resume):
+                manifest.tidy(outline.output)
+                listener.say(f"{shown(settings.output)} is complete already")
+            else:
+                plan = plan_job(settings, images, executor.layout, outline)
+                run_plan(plan, executor, listener, resume=resume)
+            return Run(settings.output, settings.images.storage_options)
+    except KeyboardInterrupt:
+        raise JobInterruptedError(_interrupted(settings.output)) from None
+
+
+def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan) -> None:
+    """Refuse a job on images that are about to be ingested, for what is known of them by now."""
+    content = expected_content(images, least=True)
+    place = store_place(settings.images, settings.storage_options)
+    planning.plan_content(settings, place, content, executor.layout)
+
+
+def _interrupted(output: Path) -> str:
+    if not exists(output / manifest.WORK):
+        return f"interrupted before {shown(output)} was begun; run the same command again"
+    parts = sum(name.endswith(".parquet") for name in list_folder(output / PREDICTIONS))
+    return (
+        f"interrupted: {shown(output)} is incomplete, {parts} of its prediction tables are "
+        "written and kept; run the same command again to complete it"
+    )
+
+
+def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
+    """Run what the plan says and the folder does not hold yet; see `run_job`."""
+    begun = time.monotonic()
+    with manifest.claimed(
+        plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
+    ) as done:
+        if done is not None:
+            reporter.say(f"{shown(plan.settings.output)} is complete already")
+            return
+        held = executor.peak_memory()
+        if not plan.write_distances:
+            reporter.say(_why_no_distances(plan))
+        redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
+
+
+def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
+    """Do what of a plan is not done, or no longer as it was, in a folder that is held.
+
+    `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
+    """
+    fitted, read = _fit(plan, executor, reporter)
+    read += _evaluate(plan, executor, reporter, fitted)
+    _finish(plan, executor, reporter, fitted, partial(effort, read))
+
+
+def _effort(
+    plan: JobPlan, executor: Executor, begun: float, held: int | None, read: int
+) -> dict[str, Any]:
+    memory = {"planned": plan.footprint.worker, "before": held, "measured": executor.peak_memory()}
+    return {
+        "seconds": round(time.monotonic() - begun, 3),
+        "pixel_bytes": read,
+        "memory": memory,
+    }
+
+
+def _why_no_distances(plan: JobPlan) -> str:
+    values = len(plan.settings.metrics) * plan.evaluate.total * len(plan.selection.codes)
+    if plan.settings.distances == "skip":
+        return "distances are not written, as the job asks"
+    limit = planning.MAX_AUTO_DISTANCES
+    return (
+        f"distances are not written: {values:.3g} values, more than {limit:.0e}; "
+        "distances: write keeps them"
+    )
+
+
+def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, int]:
+    """Write the prototypes, unless they are there already.
+
+    Returns
+    -------
+    Their digest, and how many bytes of pixels were read for them.
+    """
+    path, record = plan.output / run_arrays.PROTOTYPES, plan.work / "prototypes.json"
+    kept = _kept_prototypes(path, record)
+    if kept is not None:
+        forget(plan)
+        return kept, 0
+    found = fit(plan, executor, reporter)
+    expected = [
+        plan.content["splits"][plan.settings.fit]["labels"][code] for code in plan.selection.codes
+    ]
+    if found[COUNT.name].values.tolist() != expected:
+        forget(plan)
+        raise DamagedError(
+            f"{plan.images}: holds {found[COUNT.name].values.tolist()} images of the classes, "
+            f"its manifest says {expected}; make the image set anew"
+        )
+    run_arrays.write_prototypes(path, found)
+    digest = prototypes_digest(found)
+    write_json(record, {"digest": digest})
+    forget(plan)
+    images = sum(count for _, count, _ in plan.fit.splits)
+    return digest, images * plan.sample_bytes * plan.passes
+
+
+def _kept_prototypes(path: Path, record: Path) -> str | None:
+    """Return the digest of an earlier try's prototypes where they are whole."""
+    try:
+        digest = str(read_json(record)["digest"])
+        found = prototypes_digest(run_arrays.open_prototypes(path, digest))
+    except RemoteError:
+        raise
+    except (OSError, ValueError, KeyError):
+        return None
+    return digest if found == digest else None
+
+
+def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str) -> int:
+    """Measure every image that is not measured yet; return how many bytes of pixels were read."""
+    settings, steps = plan.settings, plan.evaluate
+    if plan.write_distances:
+        codes = np.array(plan.selection.codes, np.int32)
+        run_arrays.create_distances(
+            plan.output / run_arrays.DISTANCES, settings.metrics, plan.selection.names, codes,
+            steps.total, steps.step, settings.evaluate,
+        )  # fmt: skip
+    task = EvaluatePartition(
+        plan.output, plan.images, plan.content["digest"], steps, plan.selection,
+        settings.metrics, settings.device,
+        plan.write_distances, manifest.identity(plan.decides()), fitted,
+        executor.threads_for(steps.steps),
+    )  # fmt: skip
+    name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
+    size = steps.total * plan.sample_bytes
+    with reporter.phase(name, steps.steps, size) as phase, task.token.issued():
+        done = executor.map(task, steps.steps, phase)
+    bounds = [steps.bounds(index) for index, was_done in enumerate(done) if was_done]
+    return plan.sample_bytes * sum(stop - start for start, stop in bounds)
+
+
+def _finish(
+    plan: JobPlan,
+    executor: Executor,
+    reporter: Reporter,
+    fitted: str,
+    effort: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Read every table back: metrics and digests are those of the files. Manifest last."""
+    names = [name for name, _ in plan.evaluate.counts]
+    highlights = Highlights(plan.selection, plan.settings.metrics, names)
+    metrics, classes = plan.settings.metrics, len(plan.selection.codes)
+    counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
+    predictions, distances = ColumnDigest(), ColumnDigest()
+    parts: list[dict[str, Any]] = []
+    for written in read_ahead(partial(_read_step, plan), plan.evaluate.steps):
+        _count(counts, written.rows, plan.selection)
+        highlights.add(len(parts), written.rows)
+        predictions.update(written.rows)
+        parts.append(written.record)
+        if written.distances is not None:
+            distances.update(written.distances)
+    if plan.write_distances:
+        consolidate(plan.output / run_arrays.DISTANCES)
+    header = list(plan.selection.names)
+    digests = RunDigests(
+        fitted,
+        distances.result(header) if plan.write_distances else None,
+        predictions.result(header),
+    )
+    write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
+    found = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
+    write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
+    files = list_run_files(plan.output, len(parts), plan.write_distances)
+    said = _manifest(plan, executor, digests, parts, files, effort())
+    if plan.settings.report:
+        _write_report(plan, said, reporter)
+    manifest.write_manifest(plan.output, manifest.RUN, said)
+
+
+def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> None:
+    """Write the report, and note it in what the manifest will say.
+
+    What the page shows is written and checked by now: a report that cannot be made loses no run.
+    """
+    run = Run(plan.output, plan.settings.images.storage_options)
+    try:
+        said["files"] = add_report(run, said)["files"]
+    except (PixsimError, OSError):
+        raise  # the disk, or what was written there; the same command goes on from here
+    except Exception as error:
+        name = f"{type(error).__name__}: {error}"
+        reporter.say(f"the report was not made ({name}); 'pixsim report' tries it again")
+    else:
+        reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
+
+
+def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
+    """Compare the prototypes that were written with each other."""
+    found = run_arrays.open_prototypes(plan.output / run_arrays.PROTOTYPES, fitted)
+    fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
+    threads = executor.layout.cores if not executor.layout.processes else 1
+    return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a task of the second pass wrote, read back."""
+
+    rows: dict[str, npt.NDArray[Any]]
+    distances: dict[str, npt.NDArray[Any]] | None
+    record: dict[str, Any]
+
+
+def _read_step(plan: JobPlan, index: int) -> _Step:
+    """Read what a step wrote, and check its table."""
+    start, stop = plan.evaluate.bounds(index)
+    path = part_path(plan.output, index)
+    rows = tables.read_part(path, DIGESTED)
+    notes = tables.read_notes(path)
+    if table_digest(rows) != notes["digest"]:
+        raise DamagedError(f"{path}: was changed while the job ran; run it again")
+    block = None
+    if plan.write_distances:
+        written = run_arrays.read_distances(plan.output / run_arrays.DISTANCES, start, stop)
+        block = distance_columns(written, list(plan.settings.metrics))
+    record = {
+        "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],
+    }  # fmt: skip
+    return _Step(rows, block, record)
+
+
+def _count(
+    counts: Int64Array, columns: Mapping[str, npt.NDArray[Any]], selection: ClassSelection
+) -> None:
+    """Add the rows of one table to the confusion counts, [split, metric, label, predicted]."""
+    labels = selection.positions(columns["label"])
+    predicted = selection.positions(columns["predicted"])
+    for split in range(counts.shape[0]):
+        for metric in range(counts.shape[1]):
+            mine = (columns["split"] == split) & (columns[METRIC] == metric)
+            counts[split, metric] += confusion_counts(
+                labels[mine], predicted[mine], counts.shape[2]
+            )
+
+
+def _metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
+    """Per metric over all evaluated samples; and, of several splits, each by itself."""
+    names = plan.selection.names
+    splits = [name for name, _ in plan.evaluate.counts]
+
+    def by_metric(pairs: Int64Array) -> dict[str, Any]:
+        return {
+            metric: summarise(pairs[at], names) for at, metric in enumerate(plan.settings.metrics)
+        }
+
+    result = by_metric(counts.sum(axis=0))
+    if len(splits) > 1:
+        result["splits"] = {name: by_metric(counts[at]) for at, name in enumerate(splits)}
+    return result
+
+
+def _manifest(
+    plan: JobPlan,
+    executor: Executor,
+    digests: RunDigests,
+    parts: list[dict[str, Any]],
+    files: Mapping[str, Any],
+    effort: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the manifest will say, less the report."""
+    decides = plan.decides()
+    return manifest.draft(
+        manifest.RUN,
+        {
+            "name": plan.settings.name,
+            "identity": manifest.identity(decides),
+            "plan": decides,
+            "settings": plan.settings.model_dump(mode="json"),
+            "class_names": list(plan.selection.names),
+            "images": {
+                "path": shown(plan.images),
+                "digest": plan.content["digest"],
+                "provenance": plan.content["provenance"],
+            },
+            "digests": digests.as_dict(),
+            "arithmetic": plan.arithmetic.reason,
+            "executor": executor.description,
+            **effort,
+            "partitions": parts,
+            **files,
+        },
+    )

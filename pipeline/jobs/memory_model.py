@@ -1,0 +1,231 @@
+"""How much memory a job takes: plain arithmetic on what is known before it starts.
+
+Each term is what the code keeps at that moment; the factors that cannot be counted in the code
+(copies inside Zarr and Arrow, what the allocator holds back) were measured, as the peak of a
+fresh process on two cores, and rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core.partitions import accumulator_bytes, ceil_div
+from pipeline.execution.workers import Workers
+from pipeline.ops.reduction import LARGE_BYTES, WIDE
+
+# A process with everything imported and its loops loaded.
+_BASE = 450 * 10**6
+# A worker process of dask, and the client of such, which loads no kernels.
+_BASE_WORKER = 400 * 10**6
+_BASE_CLIENT = 370 * 10**6
+# Bytes that a task takes for each byte of pixels it reads: those, and a compressed chunk.
+_READ = 1.6
+# What the allocator keeps of accumulators that were given back.
+_HELD_BACK = 1.12
+# Bytes that writing prototypes takes at most: chunks, as they are and encoded.
+_ENCODED = 64 * 10**6
+# Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
+_ROW = 450
+# Copies of a task's distances while they are written, by one task at a time.
+_WRITTEN = 4
+# Steps whose distances are in memory at once when they are read back, copies counted in.
+_READ_BACK = 5
+# Bytes of a confusion count: as an integer of NumPy, of Python, and as text.
+_CONFUSION = 60
+# The share of the memory that tiles of pixels are made to fit.
+_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Load:
+    """What decides how much memory a job takes.
+
+    Attributes
+    ----------
+    classes, pixels
+        Of the prototypes.
+    sample_bytes
+        Bytes of one image.
+    shard, partitions
+        Images a partition of the first pass, and their number.
+    tables
+        Tables of 256 counts that an accumulator holds for each class and pixel, for medians.
+    digits
+        Digits of 8 bits that hold a remainder, 0 where the arithmetic has none.
+    step, steps
+        Images that a task of the second pass measures, and the number of tasks.
+    evaluated_shard
+        Images a shard of what is measured.
+    metrics, splits
+        How many metrics are measured, on how many splits.
+    write
+        Whether distances are written.
+    """
+
+    classes: int
+    pixels: int
+    sample_bytes: int
+    shard: int
+    partitions: int
+    tables: int
+    digits: int
+    step: int
+    steps: int
+    evaluated_shard: int
+    metrics: int
+    splits: int
+    write: bool
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peaks of memory in bytes.
+
+    Attributes
+    ----------
+    fit, evaluate
+        Of a worker process, in each pass.
+    client
+        Of the process that runs the job; 0 where its threads do the work.
+    processes
+        Worker processes, likewise.
+    accumulator
+        What one task of the first pass returns.
+    """
+
+    fit: int
+    evaluate: int
+    client: int
+    processes: int
+    accumulator: int
+
+    @property
+    def worker(self) -> int:
+        """The peak of one worker process."""
+        return max(self.fit, self.evaluate)
+
+    @property
+    def total(self) -> int:
+        """The peak of all processes together."""
+        if self.processes == 0:
+            return self.worker
+        return self.processes * self.worker + self.client
+
+
+def _accumulators(load: Load, workers: Workers, size: int) -> int:
+    """Return how many accumulators a process holds at once.
+
+    Small ones are added up in a tree: one for each addition that waits for its others. Of large
+    ones there is one for each task that runs at once, on workers a copy of it while the task adds
+    to it, and in the end their sum.
+    """
+    tasks = min(workers.tasks, load.partitions)
+    if size > LARGE_BYTES and workers.processes:
+        return max(2 * tasks, tasks + 2)  # one worker fetches another's to add the two
+    if size > LARGE_BYTES:
+        return tasks + (1 if tasks > 1 else 0)
+    levels = max(1, math.ceil(math.log(max(load.partitions, 2), WIDE)))
+    return min(load.partitions, (WIDE - 1) * levels) + tasks + 1
+
+
+def _fit_bytes(load: Load, workers: Workers, width: int) -> int:
+    """Return what the first pass takes on top of the process, for tiles of `width` pixels."""
+    tasks = min(workers.tasks, load.partitions)
+    read = load.shard * load.sample_bytes
+    copied = read * width // load.pixels if width < load.pixels else 0
+    added = [_accumulators(load, workers, size) * size for size in _accumulator_sizes(load, width)]
+    return int(tasks * (_READ * read + copied) + _HELD_BACK * max(added))
+
+
+def _accumulator_sizes(load: Load, width: int) -> list[int]:
+    """Return the bytes of an accumulator in each pass over the images."""
+    first = accumulator_bytes(load.classes, width, min(load.tables, 1))
+    if load.tables < 2:
+        return [first]
+    return [
+        first,
+        accumulator_bytes(load.classes, width, 2) - accumulator_bytes(load.classes, width),
+    ]
+
+
+def _assembled_bytes(load: Load) -> int:
+    """Return what the client makes of the sums: images, deviations, and medians' numerators."""
+    return 8 * load.classes * load.pixels * (4 if load.tables else 3)
+
+
+def _fit_here_bytes(load: Load, workers: Workers, width: int) -> int:
+    """Return what the first pass takes where threads of the client do the work.
+
+    The client makes prototypes of the sums once the tasks are done.
+    """
+    size, assembled = accumulator_bytes(load.classes, width, load.tables), _assembled_bytes(load)
+    encoded = min(assembled, _ENCODED)
+    return max(_fit_bytes(load, workers, width), size + assembled) + encoded
+
+
+def _evaluate_bytes(load: Load, workers: Workers) -> int:
+    """Return what the second pass takes on top of the process."""
+    tasks = min(workers.tasks, load.steps)
+    prepared = load.classes * load.pixels * (8 + (1 + load.digits if load.digits else 24))
+    distances = 8 * load.metrics * load.step * load.classes
+    copies = tasks + _WRITTEN if load.write else 0
+    rows = load.metrics * load.step * _ROW
+    read = min(load.step, load.evaluated_shard) * load.sample_bytes
+    return prepared + int(tasks * (_READ * read + rows) + copies * distances)
+
+
+def _finish_bytes(load: Load) -> int:
+    """Return what the client takes to read everything back.
+
+    Confusion counts, of all samples and of each split, and the distances of some steps: those that
+    were read ahead, and copies of those that are digested.
+    """
+    tables = load.splits + 1 if load.splits > 1 else 1
+    distances = 8 * load.metrics * load.step * load.classes if load.write else 0
+    return _CONFUSION * load.classes**2 * load.metrics * tables + _READ_BACK * distances
+
+
+def fitting_pixels(load: Load, workers: Workers) -> int:
+    """Return how many pixels a tile of the first pass may have to fit into the memory.
+
+    All of them where no tile would be small enough: what else is needed is too much then.
+    """
+    room = int(_SHARE * workers.memory) - _base(workers)
+    needed = _fit_bytes if workers.processes else _fit_here_bytes
+    number = 1
+    while number <= load.pixels:
+        width = ceil_div(load.pixels, number)
+        if needed(load, workers, width) <= room:
+            return width
+        number += 1 + number // 8
+    return load.pixels
+
+
+def _base(workers: Workers) -> int:
+    return _BASE_WORKER if workers.processes else _BASE
+
+
+def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) -> Footprint:
+    """Work out the peaks of a job.
+
+    Parameters
+    ----------
+    load
+        The job.
+    workers
+        What it runs on.
+    tiles
+        The ranges of pixels of the first pass.
+    """
+    width = max(stop - start for start, stop in tiles)
+    base, assembled = _base(workers), _assembled_bytes(load)
+    evaluate = _evaluate_bytes(load, workers)
+    size = accumulator_bytes(load.classes, width, load.tables)
+    if not workers.processes:
+        fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
+        return Footprint(base + fit, base + second, 0, 0, size)
+    fit = _fit_bytes(load, workers, width)
+    client = _BASE_CLIENT + max(assembled + 2 * size, _finish_bytes(load))
+    return Footprint(base + fit, base + evaluate, client, workers.processes, size)

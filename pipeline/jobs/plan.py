@@ -1,0 +1,279 @@
+"""The plan of a job: everything that is known before a pixel is read.
+
+What cannot be is refused here, with the reason: a split, a class or an image of it that is not
+there, images of two shapes, sums that no arithmetic holds, accumulators that no memory does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.job_settings import JobSettings
+from pipeline.core.classes import ClassSelection, select_classes
+from pipeline.core.errors import MemoryLimitError, ShapeError
+from pipeline.core.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
+from pipeline.core.partitions import (
+    Concatenation,
+    PartitionTable,
+    choose_step,
+    image_bytes,
+    pixel_tiles,
+)
+from pipeline.execution.workers import Workers, find_workers
+from pipeline.jobs.memory_model import Footprint, Load, fitting_pixels, footprint
+from pipeline.ops.prototypes import refuse_empty_classes
+from pipeline.storage import image_store, manifest
+from pipeline.storage.image_content import partition_table
+
+MAX_AUTO_DISTANCES = 10**8
+
+# Bytes of distances that one task of the second pass holds.
+_STEP_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a job before its workers are.
+
+    Attributes
+    ----------
+    settings
+        The job file.
+    images, content
+        The folder of the image set, absolute: a worker may run elsewhere; and its manifest.
+    output
+        The run folder, absolute.
+    selection
+        The classes.
+    fit, evaluate
+        The partitions of the two passes.
+    shape, dtype, full_scale
+        Of one image.
+    arithmetic
+        The number type in which every sum is exact.
+    write_distances
+        Whether every distance is written.
+    """
+
+    settings: JobSettings
+    images: Path
+    content: Mapping[str, Any]
+    output: Path
+    selection: ClassSelection
+    fit: PartitionTable
+    evaluate: Concatenation
+    shape: tuple[int, ...]
+    dtype: str
+    full_scale: int
+    arithmetic: Arithmetic
+    write_distances: bool
+
+    @property
+    def sample_bytes(self) -> int:
+        return image_bytes(self.shape, self.dtype)
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def work(self) -> Path:
+        """The folder of what a run keeps until it is finished."""
+        return self.output / manifest.WORK
+
+    @property
+    def counts_values(self) -> bool:
+        """Whether the first pass counts values, for medians."""
+        return self.settings.prototypes == "median"
+
+    @property
+    def passes(self) -> int:
+        """How often the first pass reads each tile."""
+        return passes_of(self.settings.prototypes, self.dtype)
+
+    def decides(self) -> dict[str, Any]:
+        """What decides the result and its files; a folder with another such plan is refused."""
+        return {
+            "images": self.content["digest"],
+            "classes": list(self.selection.names),
+            **self.settings.decides(),
+            "distances": "write" if self.write_distances else "skip",
+            "step": self.evaluate.step,
+        }
+
+
+@dataclass(frozen=True)
+class JobPlan(Outline):
+    """Everything that is known before a pixel is read.
+
+    Attributes
+    ----------
+    tiles
+        The ranges of pixels that the first pass takes one after the other.
+    workers
+        What the cluster offers.
+    footprint
+        The memory that the job takes at most.
+    """
+
+    tiles: tuple[tuple[int, int], ...]
+    workers: Workers
+    footprint: Footprint
+
+    @property
+    def tiling(self) -> str:
+        """One line that says why the pixels are taken in tiles."""
+        return (
+            f"the sums of {len(self.selection.codes):,} classes of {self.pixels:,} pixels are made "
+            f"in {len(self.tiles)} tiles of pixels, each in a pass of its own, to fit "
+            f"{self.workers.memory / 1e9:.3g} GB"
+        )
+
+
+def passes_of(prototypes: str, dtype: str) -> int:
+    """Return how often prototypes of that kind read the images."""
+    return 2 if prototypes == "median" and dtype == "uint16" else 1
+
+
+def plan_job(
+    settings: JobSettings,
+    images: Path,
+    workers: Workers | None = None,
+    outline: Outline | None = None,
+) -> JobPlan:
+    """Work out a job on an image set, and refuse what cannot be.
+
+    Parameters
+    ----------
+    settings
+        The job.
+    images
+        The folder of the image set.
+    workers
+        What the cluster offers; default: what `find_workers` finds.
+    outline
+        What `outline_job` returned; default: it is made now.
+
+    Raises
+    ------
+    StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError, MemoryLimitError
+        Where a split, a class, an image of a class, one shape, an exact arithmetic, or the
+        memory is missing.
+    DamagedError
+        Where what the image set says of itself was changed.
+    """
+    return _fitted(outline or outline_job(settings, images), workers)
+
+
+def outline_job(settings: JobSettings, images: Path) -> Outline:
+    """Work out what of a job needs no workers to be known; see `plan_job`."""
+    content = manifest.read_manifest(images, manifest.IMAGES)
+    outline = outline_content(settings, images, content)
+    splits = dict.fromkeys((settings.fit, *settings.evaluate))
+    arrays = [name for split in splits for name in image_store.array_names(split)]
+    manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
+    return outline
+
+
+def plan_content(
+    settings: JobSettings, images: Path, content: Mapping[str, Any], workers: Workers | None = None
+) -> JobPlan:
+    """Work out a job on an image set from its manifest; see `plan_job`."""
+    return _fitted(outline_content(settings, images, content), workers)
+
+
+def outline_content(settings: JobSettings, images: Path, content: Mapping[str, Any]) -> Outline:
+    """Work out what of a job needs no workers from the manifest of its image set."""
+    selection = select_classes(content["class_names"], settings.classes)
+    fit = image_store.require_split(content, settings.fit, images)
+    counts = [fit["labels"][code] for code in selection.codes]
+    if not any(counts) or not settings.allow_empty_classes:
+        refuse_empty_classes(selection.names, counts, settings.fit)
+    evaluated = {
+        name: image_store.require_split(content, name, images) for name in settings.evaluate
+    }
+    for name, split in evaluated.items():
+        if (split["shape"], split["dtype"]) != (fit["shape"], fit["dtype"]):
+            raise ShapeError(
+                f"split '{name}' has images of {split['shape']} {split['dtype']}, expected those "
+                f"of '{settings.fit}', {fit['shape']} {fit['dtype']}; bring both to one shape"
+            )
+    check_sum_bound(max(counts), fit["dtype"])
+    if settings.prototypes == "median":
+        check_count_bound(max(counts))
+    denominator = 2 if settings.prototypes == "median" else max(counts)
+    row = 8 * len(settings.metrics) * len(selection.codes)
+    step = choose_step(max(split["shard"] for split in evaluated.values()), row, _STEP_BYTES)
+    concatenation = Concatenation(tuple((n, s["count"]) for n, s in evaluated.items()), step)
+    write = settings.distances == "write" or (
+        settings.distances == "auto" and concatenation.total * row // 8 <= MAX_AUTO_DISTANCES
+    )
+    return Outline(
+        settings=settings,
+        images=images.absolute(),
+        content=content,
+        output=settings.output.absolute(),
+        selection=selection,
+        fit=partition_table(content, [settings.fit]),
+        evaluate=concatenation,
+        shape=tuple(fit["shape"]),
+        dtype=fit["dtype"],
+        full_scale=content["full_scale"],
+        arithmetic=choose_arithmetic(denominator, math.prod(fit["shape"]), fit["dtype"]),
+        write_distances=write,
+    )
+
+
+def _fitted(outline: Outline, workers: Workers | None) -> JobPlan:
+    """Fit a job to the memory of workers."""
+    settings, content = outline.settings, outline.content
+    offered = workers or find_workers(settings.named_cluster)
+    load = Load(
+        classes=len(outline.selection.codes),
+        pixels=outline.pixels,
+        sample_bytes=outline.sample_bytes,
+        shard=content["splits"][settings.fit]["shard"],
+        partitions=len(outline.fit),
+        tables=outline.passes * outline.counts_values,
+        digits=outline.arithmetic.digits,
+        step=outline.evaluate.step,
+        evaluated_shard=max(content["splits"][name]["shard"] for name in settings.evaluate),
+        steps=outline.evaluate.steps,
+        metrics=len(settings.metrics),
+        splits=len(settings.evaluate),
+        write=outline.write_distances,
+    )
+    tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
+    found = footprint(load, offered, tiles)
+    _refuse_what_does_not_fit(found, offered, settings, load)
+    known = {field.name: getattr(outline, field.name) for field in fields(Outline)}
+    return JobPlan(**known, tiles=tiles, workers=offered, footprint=found)
+
+
+def _refuse_what_does_not_fit(
+    found: Footprint, workers: Workers, settings: JobSettings, load: Load
+) -> None:
+    needed = found.worker
+    if needed <= workers.memory:
+        return
+    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    if workers.tasks > 1:
+        cures.append(f"run fewer tasks at once ({_fewer(settings)})")
+    cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
+    if load.classes > 1:
+        cures.append("take fewer classes")
+    raise MemoryLimitError(
+        f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {found.fit / 1e9:.3g}, "
+        f"distances {found.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "
+        f"what it may take; {', or '.join(cures)}"
+    )
+
+
+def _fewer(settings: JobSettings) -> str:
+    if settings.cluster.kind == "threads":
+        return "--set cluster.workers=1"
+    return "threads_per_worker: 1"

@@ -1,0 +1,140 @@
+"""What a job will do, in plain values: for `pixsim plan`. Nothing but metadata is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pipeline.config.job_settings import JobSettings, require_job
+from pipeline.core.partitions import ceil_div, image_bytes
+from pipeline.core.urls import shown
+from pipeline.ingestion.ingest import find_images, store_place
+from pipeline.ingestion.plan import expected_content, plan_source
+from pipeline.jobs.fit_pass import SUMS, kept_files
+from pipeline.jobs.plan import JobPlan, plan_content, plan_job
+from pipeline.sources.registry import folder_note, open_source, packed, release
+from pipeline.storage import run_arrays
+from pipeline.storage.manifest import MANIFEST, WORK
+from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
+
+# Bytes of a row of predictions in Parquet, as measured.
+_ROW_BYTES = 40
+
+
+def forecast(settings: JobSettings) -> dict[str, Any]:
+    """Work out what a job will read, write and take, without reading a pixel.
+
+    Where the image set is not made yet it goes by what the source says of itself; the number of
+    images of each class is not known then, and taken to be as large as can be.
+
+    Parameters
+    ----------
+    settings
+        As `load_job` or `make_job` return.
+
+    Returns
+    -------
+    `name`, `images`, `ingested` (whether the image set exists), `classes`, `shape`, `dtype`;
+    `passes`, each with name, partitions, tasks, reads (how often it reads the images), images
+    and bytes (of pixels); `workers` (processes, tasks each, threads a task, bytes of memory each);
+    `memory` (bytes: fit, evaluate, worker, client, total, limit); `arithmetic` (name, reason),
+    `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files, bytes).
+
+    Raises
+    ------
+    InputError
+        Where the job cannot be run as it is; as `run_job`.
+    """
+    settings = require_job(settings)
+    path = find_images(settings.images, settings.storage_options)
+    if path is not None:
+        return _describe(plan_job(settings, path), ingested=True)
+    place = store_place(settings.images, settings.storage_options)
+    source = open_source(settings.images)
+    try:
+        planned = plan_source(packed(source, settings.images), place, settings.images.shard)
+        content = expected_content(planned)
+    finally:
+        release(source)
+    found = _describe(plan_content(settings, place, content), ingested=False)
+    return found | {"images": folder_note(settings.images) or found["images"]}
+
+
+def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
+    workers, memory = plan.workers, plan.footprint
+    at_once = max(1, workers.processes) * workers.tasks
+    return {
+        "name": plan.settings.name,
+        "output": str(plan.settings.output),
+        "images": shown(plan.images) if ingested else plan.settings.images.title,
+        "ingested": ingested,
+        "classes": len(plan.selection.codes),
+        "shape": list(plan.shape),
+        "dtype": plan.dtype,
+        "passes": ([] if ingested else [_ingest(plan)]) + [_fit(plan), _evaluate(plan)],
+        "workers": {
+            "processes": workers.processes,
+            "tasks": workers.tasks,
+            "threads": max(1, workers.cores // at_once),
+            "memory": workers.memory,
+        },
+        "memory": {
+            "fit": memory.fit,
+            "evaluate": memory.evaluate,
+            "worker": memory.worker,
+            "client": memory.client,
+            "total": memory.total,
+            "limit": workers.memory,
+        },
+        "arithmetic": {"name": plan.arithmetic.name, "reason": plan.arithmetic.reason},
+        "tiles": len(plan.tiles),
+        "tiling": plan.tiling if len(plan.tiles) > 1 else None,
+        "files": _files(plan, ingested),
+    }
+
+
+def _pass(name: str, partitions: int, reads: int, images: int, size: int) -> dict[str, Any]:
+    return {
+        "name": name, "partitions": partitions, "tasks": partitions * reads, "reads": reads,
+        "images": images, "bytes": size * reads,
+    }  # fmt: skip
+
+
+def _ingest(plan: JobPlan) -> dict[str, Any]:
+    splits = plan.content["splits"].values()
+    partitions = sum(ceil_div(split["count"], split["shard"]) for split in splits)
+    size = sum(s["count"] * image_bytes(s["shape"], s["dtype"]) for s in splits)
+    return _pass("ingest", partitions, 1, sum(split["count"] for split in splits), size)
+
+
+def _fit(plan: JobPlan) -> dict[str, Any]:
+    images = sum(count for _, count, _ in plan.fit.splits)
+    reads = plan.passes * len(plan.tiles)
+    name = f"prototypes from '{plan.settings.fit}'"
+    return _pass(name, len(plan.fit), reads, images, images * plan.sample_bytes)
+
+
+def _evaluate(plan: JobPlan) -> dict[str, Any]:
+    steps = plan.evaluate
+    name = "distances of " + ", ".join(f"'{name}'" for name, _ in steps.counts)
+    return _pass(name, steps.steps, 1, steps.total, steps.total * plan.sample_bytes)
+
+
+def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
+    """Return what will be written; bytes before compression."""
+    classes, metrics = len(plan.selection.codes), len(plan.settings.metrics)
+    steps, total = plan.evaluate.steps, plan.evaluate.total
+    found = []
+    if not ingested:
+        ingest = _ingest(plan)
+        found.append((str(plan.images), ingest["partitions"], ingest["bytes"]))
+    kept, size = kept_files(plan)
+    if kept:
+        found.append((f"{WORK}/{SUMS} (until the prototypes are made)", kept, size))
+    image = 8 * math.prod(plan.shape) * classes
+    found.append((run_arrays.PROTOTYPES, 1, 3 * image))
+    if plan.write_distances:
+        found.append((run_arrays.DISTANCES, steps, total * (8 * metrics * classes + 16)))
+    found.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
+    found += [(name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, MANIFEST)]
+    return [{"path": path, "files": files, "bytes": size} for path, files, size in found]

@@ -1,0 +1,174 @@
+"""Verifying what is finished, and making again what is damaged, and only that.
+
+What is made again is checked against what the manifest has recorded, so a repair ends with the
+digest that was there before, or says why it cannot. Until then nothing more is lost: damaged files
+stay where they are until others take their place.
+
+An image set gets its shards from its source once more: each sample must have the SHA-256 that the
+table of samples has for it. Metadata follows from the manifest, the manifest from its copy. A run
+gets its parts from its image set, as if it had been cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.job_settings import make_job
+from pipeline.core.arguments import checked
+from pipeline.core.errors import ConflictError, DamagedError
+from pipeline.core.paths import locate
+from pipeline.core.urls import shown
+from pipeline.execution.executor import Executor, open_executor
+from pipeline.execution.progress import Reporter, SilentReporter
+from pipeline.jobs.job import EFFORT, redo
+from pipeline.jobs.mending import mend_images
+from pipeline.jobs.plan import plan_job
+from pipeline.jobs.verification import Damage, examine, read_finished
+from pipeline.report.page import add_report
+from pipeline.report.run import Run
+from pipeline.storage import manifest, run_arrays
+from pipeline.storage.atomic import write_json
+from pipeline.storage.completeness import FOREIGN
+from pipeline.storage.folders import remove_tree
+from pipeline.storage.locks import held
+from pipeline.storage.run_files import REPORT_FILE
+
+_SHOWN = 5
+
+
+@checked
+def verify(
+    path: Path | str,
+    *,
+    repair: bool = False,
+    cluster: ClusterSettings | str | None = None,
+    reporter: Reporter | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Damage]:
+    """Read a finished image set or run whole, and tell which of its files are damaged.
+
+    Parameters
+    ----------
+    path
+        Its folder, or URL.
+    repair
+        Whether to make these files again: parts of an image set from its source, parts of a run
+        from its image set.
+    cluster
+        Where tasks run; default: threads.
+    reporter
+        Told of the progress.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+
+    Returns
+    -------
+    The damaged files; where `repair`, those that were damaged and are whole again.
+
+    Raises
+    ------
+    StoreError
+        Where there is no such folder, or it was never finished.
+    DamagedError
+        Where neither the manifest nor its copy can be read, or something is damaged that cannot
+        be made again; says why.
+    SourceError, ConflictError
+        Where the source, or the image set of a run, is not there or not what it was.
+    InUseError
+        Where another process repairs it.
+    """
+    folder, listener = locate(path, storage_options), reporter or SilentReporter()
+    read_finished(folder)
+    with open_executor(cluster, listener) as executor:
+        damages = examine(folder, executor, listener)
+        if not repair or not damages:
+            return damages
+        with held(folder, "repair", listener.say):
+            mended = _mend(folder, damages, executor, listener, storage_options or {})
+    return mended
+
+
+def _mend(
+    path: Path,
+    damages: Sequence[Damage],
+    executor: Executor,
+    reporter: Reporter,
+    options: Mapping[str, Any],
+) -> list[Damage]:
+    """Make damaged files again, until none is left; return all that were.
+
+    What hides behind damaged metadata shows once that is mended, so there may be several rounds.
+    """
+    content, _ = read_finished(path)
+    mended: set[Damage] = set()
+    left = list(damages)
+    while left:
+        if mended.issuperset(left):
+            named = ", ".join(damage.file for damage in left[:_SHOWN])
+            raise DamagedError(
+                f"{shown(path)}: {len(left)} files are damaged still ({named}); make it anew"
+            )
+        mended |= set(left)
+        if content["kind"] == manifest.IMAGES:
+            content = mend_images(path, content, left, executor, reporter, options)
+        else:
+            content = _mend_run(path, content, left, executor, reporter, options)
+        left = examine(path, executor, reporter)
+    return sorted(mended)
+
+
+def _mend_run(
+    path: Path,
+    content: Mapping[str, Any],
+    damages: Sequence[Damage],
+    executor: Executor,
+    reporter: Reporter,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make the damaged files of a run again; return its manifest."""
+    foreign = {damage.file for damage in damages if damage.reason == FOREIGN}
+    for file in foreign:
+        remove_tree(path / file)
+    files = {damage.file for damage in damages} - foreign
+    if files <= {manifest.MANIFEST, manifest.COPY, REPORT_FILE}:
+        whole = dict(content)
+        if REPORT_FILE in files:
+            whole = add_report(Run(path, options), whole)
+        manifest.put_manifest(path, whole)
+        return whole
+    kept = {
+        k: v for k, v in content["settings"].items() if k not in ("images", "output", "cluster")
+    }
+    place = content["images"]["path"]
+    settings = make_job(
+        kept | {"images": place, "output": str(path), "storage_options": dict(options)}
+    )
+    plan = plan_job(settings, locate(place, options), executor.layout)
+    if manifest.identity(plan.decides()) != content["identity"]:
+        raise ConflictError(
+            f"{shown(path)}: was made from an image set with digest {content['images']['digest']}, "
+            f"{place} has {plan.content['digest']} now; bring back that one to repair the run, "
+            "or run the job anew"
+        )
+    for file in files - {manifest.MANIFEST, manifest.COPY}:
+        remove_tree(path / file)
+    if any(file.startswith(f"{run_arrays.PROTOTYPES}/") for file in files):
+        remove_tree(path / run_arrays.PROTOTYPES)
+    else:
+        write_json(plan.work / "prototypes.json", {"digest": content["digests"]["prototypes"]})
+    redo(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})
+    made = manifest.read_manifest(path, manifest.RUN)
+    if made["digests"] != content["digests"]:
+        raise DamagedError(
+            f"{shown(path)}: has digest {made['digests']['run']} after it was repaired, recorded "
+            f"was {content['digests']['run']}; run the job anew, to another place"
+        )
+    # it stays the run that it was; what a newer library writes otherwise has other hashes
+    whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
+    if REPORT_FILE in whole["files"]:
+        whole = add_report(Run(path, options), whole)
+    manifest.put_manifest(path, whole)
+    return whole

@@ -1,0 +1,183 @@
+"""The kernels: NumPy arrays in, exact integers out, the same bits on every device.
+
+A handful of functions behind one protocol, written twice: `cpu` (numba) and `torch` (any torch
+device). They know nothing of dask, xarray or paths, and divide nothing: see `exact`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.exact import Arithmetic, Int64Array
+
+Pixels = npt.NDArray[Any]
+"""[sample, pixel]; uint8 or uint16, C-contiguous."""
+
+Prepared = Any
+"""Prototypes as the loops of one device read them; what `Prepare` returns."""
+
+
+class ClassSums(Protocol):
+    """Sum the images of each class, and their squares.
+
+    `positions` is [sample] int64, the class position of each image, negative to leave it out.
+    Returns `sum x` and `sum x*x`, both [class, pixel] int64, and the image counts, [class] int64;
+    with `into`, three such arrays, they are added to them and these are returned.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        positions: Int64Array,
+        classes: int,
+        into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    ) -> tuple[Int64Array, Int64Array, Int64Array]: ...
+
+
+class Histograms(Protocol):
+    """Count the values of each pixel in each class, [class, pixel, 256] uint32.
+
+    Of 16-bit pixels the high bytes are counted; with `high`, [class, pixel] uint8, the low bytes
+    of those values whose high byte is that. Counts of parts of an image set add up: with `into`,
+    they are added to that array, and it is returned.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        positions: Int64Array,
+        classes: int,
+        high: npt.NDArray[np.uint8] | None = None,
+        into: npt.NDArray[np.uint32] | None = None,
+    ) -> npt.NDArray[np.uint32]: ...
+
+
+class SelectRanks(Protocol):
+    """Find the value that has each rank, from 0, and its rank among equal values.
+
+    `counts` is [class, pixel, 256] uint32, `ranks` [class, pixel] int64. Returns [class, pixel]
+    uint8 and int64; 0 where there are not so many values.
+    """
+
+    def __call__(
+        self, counts: npt.NDArray[np.uint32], ranks: Int64Array
+    ) -> tuple[npt.NDArray[np.uint8], Int64Array]: ...
+
+
+class Prepare(Protocol):
+    """Bring prototypes P/n, [class, pixel] over [class], into the form that the loops read.
+
+    A class with n = 0 must have P = 0, and is measured as black over 1.
+    """
+
+    def __call__(
+        self, numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic
+    ) -> Prepared: ...
+
+
+class L1Numerators(Protocol):
+    """Return `sum |n*x - P|` of every image x and prototype P/n, [sample, class] int64."""
+
+    def __call__(self, images: Pixels, prototypes: Prepared) -> Int64Array: ...
+
+
+class DotProducts(Protocol):
+    """Return `sum x*m` and `sum x*r` of every image x and prototype (n*m + r)/n.
+
+    Two of [sample, class] int64: the two limbs of `sum x*P`.
+    """
+
+    def __call__(self, images: Pixels, prototypes: Prepared) -> tuple[Int64Array, Int64Array]: ...
+
+
+class SquaredNorms(Protocol):
+    """Return `sum x*x` of every image, [sample] int64."""
+
+    def __call__(self, images: Pixels) -> Int64Array: ...
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of one device."""
+
+    device: str
+    class_sums: ClassSums
+    histograms: Histograms
+    select_ranks: SelectRanks
+    prepare: Prepare
+    l1_numerators: L1Numerators
+    dot_products: DotProducts
+    squared_norms: SquaredNorms
+
+
+def has_cuda_driver() -> bool:
+    """Tell whether the CUDA driver can be loaded, without importing torch."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=8)
+def load(device: str = "auto", threads: int = 1) -> Kernels:
+    """Return the kernels for `auto`, `cpu`, `cuda`, `cuda:N` or `torch:DEVICE`.
+
+    `auto` takes a CUDA device where this process sees one, else the CPU. torch is imported
+    only where it is needed.
+
+    Parameters
+    ----------
+    device
+        As above.
+    threads
+        How many cores a sum over classes uses, on a CPU. What is measured image by image is
+        split by the caller.
+
+    Raises
+    ------
+    ConfigError
+        Where the device is not of that form, or this machine has none such.
+    """
+    if device == "cpu" or (device == "auto" and not has_cuda_driver()):
+        cpu = importlib.import_module("pipeline.kernels.cpu")
+        return Kernels(
+            "cpu",
+            partial(cpu.class_sums, threads=threads),
+            partial(cpu.histograms, threads=threads),
+            cpu.select_ranks,
+            cpu.prepare,
+            cpu.l1_numerators,
+            cpu.dot_products,
+            cpu.squared_norms,
+        )
+    on_torch = importlib.import_module("pipeline.kernels.torch")
+    if device == "auto":
+        return load("cuda" if on_torch.is_available("cuda") else "cpu", threads)
+    name = device.removeprefix("torch:")
+    if name == device and not name.startswith("cuda"):
+        raise ConfigError(f"device '{device}': expected auto, cpu, cuda, cuda:N or torch:DEVICE")
+    if not on_torch.is_available(name):
+        raise ConfigError(
+            f"device '{device}': torch finds no such device on this machine; "
+            "use device: auto to take what there is"
+        )
+    on_torch.use_threads(threads)
+    return Kernels(
+        f"torch:{name}",
+        partial(on_torch.class_sums, device=name),
+        partial(on_torch.histograms, device=name),
+        load("cpu").select_ranks,  # on the host: there is little to do
+        partial(on_torch.prepare, device=name),
+        on_torch.l1_numerators,
+        on_torch.dot_products,
+        partial(on_torch.squared_norms, device=name),
+    )

@@ -1,0 +1,247 @@
+"""What is worth a look among all predictions, picked from their tables as these pass by.
+
+Of each metric and class the most typical images, the hardest that were right and the most
+confidently wrong ones; how margins are distributed; where two metrics disagree. What is kept does
+not grow with the number of samples, and does not depend on how they are cut into tables or in which
+order these come: equals are ranked by split and sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.classes import ClassSelection
+from pipeline.core.exact import Float64Array
+from pipeline.core.schema import METRIC, SAMPLE
+
+KEPT = 4  # samples of each kind and class
+DISAGREEMENTS = 12  # samples that one metric has right and the other one wrong, of each kind
+BINS = 2**14  # of margins, over 0 to 1; a power of two, so that the bin of a margin is exact
+KINDS = ("typical", "hardest", "wrong")
+OUTCOMES = ("both", "first", "second", "neither")
+
+_VALUES = ("predicted", "distance", "margin", "label_distance")
+
+
+class _Best:
+    """The samples of each group with the smallest keys, the same whatever comes first.
+
+    Most of what is offered is farther than what is kept already and looked at once. The rest waits
+    until it is worth sorting.
+    """
+
+    def __init__(self, groups: int, keep: int, metrics: int) -> None:
+        self._keep = keep
+        self._limits = np.full(groups, np.inf)
+        self._dtype = np.dtype(
+            [
+                ("group", np.int64), ("key", np.float64), ("split", np.int32),
+                ("sample", np.int64), ("part", np.int64), ("row", np.int64), ("label", np.int64),
+                ("predicted", np.int64, (metrics,)), ("distance", np.float64, (metrics,)),
+                ("margin", np.float64, (metrics,)), ("label_distance", np.float64, (metrics,)),
+            ]
+        )  # fmt: skip
+        self._kept = np.empty(0, self._dtype)
+        self._waiting: list[npt.NDArray[Any]] = []
+
+    def offer(
+        self,
+        group: npt.NDArray[np.int64],
+        key: Float64Array,
+        where: npt.NDArray[np.int64],
+        part: int,
+        columns: Mapping[str, npt.NDArray[Any]],
+        metrics: Sequence[int],
+    ) -> None:
+        """Offer some samples of a table.
+
+        Parameters
+        ----------
+        group, key
+            [candidate]; what each is ranked among, and by; NaN is never kept.
+        where
+            [candidate]; its place among the samples of the table.
+        part
+            The number of the table.
+        columns
+            Of the table: split, sample, label [sample], the others [sample, metric].
+        metrics
+            Those whose values are kept.
+        """
+        near = np.flatnonzero(key <= self._limits[group])
+        if not len(near):
+            return
+        rows = np.empty(len(near), self._dtype)
+        at = where[near]
+        rows["group"], rows["key"], rows["part"] = group[near], key[near], part
+        for name in ("split", "sample", "label"):
+            rows[name] = columns[name][at]
+        rows["row"] = at * columns["predicted"].shape[1] + metrics[0]
+        for name in _VALUES:
+            rows[name] = columns[name][at][:, list(metrics)]
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= self._keep * len(self._limits):
+            self._rank()
+
+    def _rank(self) -> None:
+        rows = np.concatenate([self._kept, *self._waiting])
+        order = np.lexsort((rows["sample"], rows["split"], rows["key"], rows["group"]))
+        rows = rows[order]
+        first = np.searchsorted(rows["group"], rows["group"])
+        rank = np.arange(len(rows)) - first
+        last = rows[rank == self._keep - 1]
+        self._limits[last["group"]] = last["key"]
+        self._kept, self._waiting = rows[rank < self._keep], []
+
+    def result(self, splits: Sequence[str]) -> dict[str, Any]:
+        """Return columns: the samples group by group, best first. What is not known is None."""
+        self._rank()
+        rows = self._kept
+        found: dict[str, Any] = {name: rows[name].tolist() for name in ("sample", "part", "row")}
+        found["split"] = [splits[code] for code in rows["split"].tolist()]
+        found["label"] = rows["label"].tolist()
+        for name in _VALUES:
+            values = rows[name][:, 0] if rows[name].shape[1] == 1 else rows[name]
+            found[name] = _plain(values)
+        return found
+
+
+def _plain(values: npt.NDArray[Any]) -> list[Any]:
+    """Return an array as lists, with None for NaN."""
+    if values.dtype.kind != "f" or not np.isnan(values).any():
+        return list(values.tolist())
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return list(plain.tolist())
+
+
+class Highlights:
+    """Picks what is worth a look from prediction tables.
+
+    Parameters
+    ----------
+    selection
+        The classes of the run.
+    metrics, splits
+        The names of what the tables have codes of.
+    """
+
+    def __init__(
+        self, selection: ClassSelection, metrics: Sequence[str], splits: Sequence[str]
+    ) -> None:
+        self._selection, self._metrics, self._splits = selection, tuple(metrics), tuple(splits)
+        classes = len(selection.codes)
+        self._best = [{kind: _Best(classes, KEPT, 1) for kind in KINDS} for _ in metrics]
+        self._margins = np.zeros((len(metrics), 2, BINS), np.int64)
+        self._agreement = np.zeros((classes, len(OUTCOMES)), np.int64)
+        self._differing = _Best(2, DISAGREEMENTS, len(metrics))
+
+    def add(self, part: int, rows: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Look at one prediction table.
+
+        Parameters
+        ----------
+        part
+            Its number.
+        rows
+            Its columns, [row]; sample by sample, and of each sample a row for each metric in the
+            order of their codes.
+        """
+        times = len(self._metrics)
+        if len(rows[SAMPLE]) % times or (rows[METRIC].reshape(-1, times) != np.arange(times)).any():
+            raise ValueError(f"table {part} has rows in another order, expected sample by sample")
+        columns = {
+            SAMPLE: rows[SAMPLE][::times],
+            "split": rows["split"][::times],
+            "label": self._selection.positions(rows["label"][::times]),
+            "predicted": self._selection.positions(rows["predicted"]).reshape(-1, times),
+        }
+        for name in _VALUES[1:]:
+            columns[name] = rows[name].reshape(-1, times)
+        labelled = columns["label"] >= 0
+        right = (columns["predicted"] == columns["label"][:, None]) & labelled[:, None]
+        known = (columns["predicted"] >= 0) & labelled[:, None]
+        for metric in range(times):
+            self._look(part, metric, columns, right[:, metric], known[:, metric])
+        if times == 2:
+            self._compare(part, columns, right, known[:, 0] & known[:, 1])
+
+    def _look(
+        self,
+        part: int,
+        metric: int,
+        columns: Mapping[str, npt.NDArray[Any]],
+        right: npt.NDArray[np.bool_],
+        known: npt.NDArray[np.bool_],
+    ) -> None:
+        label, margin = columns["label"], columns["margin"][:, metric]
+        hits, misses = np.flatnonzero(right), np.flatnonzero(known & ~right)
+        best = self._best[metric]
+        distance = columns["label_distance"][hits, metric]
+        for kind, where, key in (
+            ("typical", hits, distance),
+            ("hardest", hits, margin[hits]),
+            ("wrong", misses, -margin[misses]),
+        ):
+            best[kind].offer(label[where], key, where, part, columns, [metric])
+        for row, where in enumerate((hits, misses)):
+            found = margin[where]
+            bins = (found[~np.isnan(found)] * BINS).astype(np.int64)
+            self._margins[metric, row] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+
+    def _compare(
+        self,
+        part: int,
+        columns: Mapping[str, npt.NDArray[Any]],
+        right: npt.NDArray[np.bool_],
+        known: npt.NDArray[np.bool_],
+    ) -> None:
+        """Count where two metrics are right, and pick where both are sure and one is wrong."""
+        first, second = right.T
+        outcome = np.where(first, np.where(second, 0, 1), np.where(second, 2, 3))
+        classes = len(self._agreement)
+        pairs = columns["label"][known] * len(OUTCOMES) + outcome[known]
+        counts = np.bincount(pairs, minlength=classes * len(OUTCOMES))
+        self._agreement += counts.reshape(classes, len(OUTCOMES))
+        where = np.flatnonzero(known & (first != second))
+        surest = -columns["margin"][where].min(axis=1)
+        group = outcome[where].astype(np.int64) - 1
+        self._differing.offer(group, surest, where, part, columns, [0, 1])
+
+    def result(self) -> dict[str, Any]:
+        """Return what was found, as `highlights.json` has it.
+
+        `samples`, for each metric and kind: columns of label, predicted (positions among the
+        classes), split, sample, distance, margin, label_distance, and `part` and `row`, the place
+        in the prediction tables; class by class, the first of a class first. `margins`, for each
+        metric: how many that were right and wrong have a margin in each bin of 1 / `bins`, without
+        the empty bins at the end. `agreement`, of two metrics: per class how many were right by
+        both, only the first, only the second, neither; and `samples`, of which one metric is right
+        and both are sure, with the values of both.
+        """
+        margins = {
+            name: {"right": _trimmed(right), "wrong": _trimmed(wrong)}
+            for name, (right, wrong) in zip(self._metrics, self._margins, strict=True)
+        }
+        agreement = None
+        if len(self._metrics) == 2:
+            counts = zip(OUTCOMES, self._agreement.T.tolist(), strict=True)
+            samples = self._differing.result(self._splits)
+            agreement = {"counts": dict(counts), "samples": samples}
+        return {
+            "samples": {
+                name: {kind: best.result(self._splits) for kind, best in kinds.items()}
+                for name, kinds in zip(self._metrics, self._best, strict=True)
+            },
+            "margins": {"bins": BINS, **margins},
+            "agreement": agreement,
+        }
+
+
+def _trimmed(counts: npt.NDArray[np.int64]) -> list[int]:
+    occupied = np.flatnonzero(counts)
+    return list(counts[: occupied[-1] + 1 if len(occupied) else 0].tolist())

@@ -1,0 +1,142 @@
+"""From distances to predictions: the nearest prototype, and how clear that was.
+
+Ties go to the lowest class code, always. A class without images is never predicted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pipeline.core.arguments import checked
+from pipeline.core.classes import ClassSelection
+from pipeline.core.exact import Float64Array
+from pipeline.core.schema import CLASS, CLASS_CODE, DISTANCE, LABEL, METRIC, SAMPLE, check
+
+ROW = np.dtype(
+    [
+        ("predicted", np.int32),
+        ("distance", np.float64),
+        ("margin", np.float64),
+        ("label_distance", np.float64),
+        ("label_rank", np.int32),
+    ]
+)
+
+_MEANING = {
+    "predicted": "code of the nearest class, -1 where no class has a prototype",
+    "distance": "distance to the nearest prototype",
+    "margin": "second smallest distance minus smallest",
+    "label_distance": "distance to the prototype of the image's own label",
+    "label_rank": "rank of the image's own label among the distances, 1 for the nearest",
+}
+
+
+def predict_block(
+    distance: Float64Array, codes: npt.NDArray[Any], positions: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:
+    """Predict one block.
+
+    Parameters
+    ----------
+    distance
+        [metric, sample, class]; NaN where a class has no prototype.
+    codes
+        [class]; the code of each class, ascending.
+    positions
+        [sample]; the position of each label among the classes, -1 for none.
+
+    Returns
+    -------
+    [metric, sample]; records of dtype `ROW`. `margin` is NaN where fewer than two classes have
+    prototypes, `label_distance` is NaN and `label_rank` -1 where the label has none.
+    """
+    metrics, samples, classes = distance.shape
+    rows = np.empty((metrics, samples), ROW)
+    missing = np.isnan(distance)
+    filled = np.where(missing, np.inf, distance)
+    nearest = filled.argmin(axis=2)
+    smallest = np.take_along_axis(filled, nearest[..., None], 2)[..., 0]
+    possible = np.isfinite(smallest)
+    rows["predicted"] = np.where(possible, codes[nearest], -1)
+    rows["distance"] = np.where(possible, smallest, np.nan)
+    rows["margin"] = np.nan
+    if classes > 1:
+        second = np.partition(filled, 1, axis=2)[..., 1]
+        several = np.isfinite(second)
+        rows["margin"][several] = second[several] - smallest[several]
+    own = np.where(positions < 0, 0, positions)[None, :, None]
+    label_distance = np.take_along_axis(distance, np.broadcast_to(own, (metrics, samples, 1)), 2)
+    before = np.arange(classes) < own
+    rank = 1 + (filled < label_distance).sum(2) + ((filled == label_distance) & before).sum(2)
+    ranked = (positions >= 0) & ~np.isnan(label_distance[..., 0])
+    rows["label_distance"] = np.where(ranked, label_distance[..., 0], np.nan)
+    rows["label_rank"] = np.where(ranked, rank, -1)
+    return rows
+
+
+def _predict_from_arrays(
+    distance: Float64Array, labels: npt.NDArray[Any], codes: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    total = max(int(codes.max(initial=-1)), int(labels.max(initial=-1))) + 1
+    selection = ClassSelection(tuple(map(str, range(total))), tuple(codes.tolist()))
+    return predict_block(distance, codes, selection.positions(labels))
+
+
+@checked
+def predict(distances: xr.DataArray) -> xr.Dataset:
+    """Predict the class of every image: that of the nearest prototype, lazily.
+
+    Parameters
+    ----------
+    distances
+        `distance` (metric, sample, class_name) with the coordinates `class_code`
+        (class_name) and, where known, `label` (sample), as `distances` returns.
+
+    Returns
+    -------
+    Variables over (metric, sample): `predicted` (class code), `predicted_name`, `distance`,
+    `margin`, and `label_distance` and `label_rank` where the images have labels. `margin` is
+    the second smallest distance minus the smallest; a rank of 1 means nearest.
+
+    Raises
+    ------
+    SchemaError
+        Where dimensions or dtype are not as above.
+    """
+    check(distances, DISTANCE)
+    if CLASS_CODE.name in distances.coords:
+        distances = distances.sortby(CLASS_CODE.name)  # a tie goes to the first
+    lazy = distances.chunk({METRIC: -1, CLASS: -1})
+    codes = np.arange(distances.sizes[CLASS], dtype=np.int32)
+    if CLASS_CODE.name in distances.coords:
+        codes = np.asarray(distances[CLASS_CODE.name].values, np.int32)
+    if LABEL.name in lazy.coords:
+        label = lazy[LABEL.name].chunk({SAMPLE: lazy.chunksizes[SAMPLE]}).data
+    else:
+        chunks = (lazy.chunksizes[SAMPLE],)
+        label = da.full(distances.sizes[SAMPLE], -1, chunks=chunks, dtype=np.int32)
+    rows = da.blockwise(
+        _predict_from_arrays, "ms", lazy.data, "msc", label, "s", codes=codes,
+        concatenate=True, dtype=ROW, meta=np.empty((0, 0), ROW),
+    )  # fmt: skip
+    names = np.array([*(str(name) for name in distances[CLASS].values), ""])
+    lookup = np.full(int(codes.max(initial=-1)) + 2, len(names) - 1)
+    lookup[codes] = np.arange(len(codes))
+    fields = [name for name in _MEANING if LABEL.name in lazy.coords or "label" not in name]
+    variables: dict[str, Any] = {
+        name: ((METRIC, SAMPLE), rows[name], {"long_name": _MEANING[name]}) for name in fields
+    }
+    named = rows["predicted"].map_blocks(
+        lambda predicted: names[lookup[predicted]], dtype=names.dtype
+    )
+    variables["predicted_name"] = ((METRIC, SAMPLE), named, {"long_name": "name of predicted"})
+    coordinates = {
+        name: lazy.coords[name] for name in (METRIC, SAMPLE, LABEL.name) if name in lazy.coords
+    }
+    attributes = {k: v for k, v in distances.attrs.items() if k == "class_names"}
+    return xr.Dataset(variables, coordinates, attributes)

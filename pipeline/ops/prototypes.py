@@ -1,0 +1,350 @@
+"""Per-class sums, and the means that follow from them.
+
+A prototype is an exact fraction, an integer image over one positive integer: the mean of a
+class is its pixel sums over its number of images. Sums of integers come out the same in any
+order, so chunks are summed where they lie and added up in a tree. The sums of squares that are
+taken in the same pass give the standard deviation of every pixel. See `median` for medians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pipeline.core.arguments import checked
+from pipeline.core.classes import ClassSelection, select_classes
+from pipeline.core.errors import EmptyClassError, SchemaError
+from pipeline.core.exact import (
+    Float64Array,
+    Int64Array,
+    check_sum_bound,
+    finish_spread,
+    largest_pixel,
+)
+from pipeline.core.schema import (
+    CLASS,
+    CLASS_CODE,
+    COUNT,
+    DENOMINATOR,
+    IMAGE,
+    LABEL,
+    NUMERATOR,
+    PIXEL_SQUARE_SUM,
+    PIXEL_SUM,
+    PROTOTYPE,
+    SAMPLE,
+    SPREAD,
+    check,
+    pick,
+)
+from pipeline.kernels import backends
+from pipeline.ops.reduction import add_up
+
+PrototypeKind = Literal["mean", "median"]
+
+
+def class_sums_block(
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    selection: ClassSelection,
+    device: str,
+    first: int = 0,
+    threads: int = 1,
+) -> Int64Array:
+    """Sum one block of images by class.
+
+    Parameters
+    ----------
+    images
+        [sample, ...]; pixels.
+    labels
+        [sample]; codes.
+    selection
+        The classes to sum.
+    device
+        As for `kernels.load`.
+    first
+        The sample index of the first image, for messages.
+    threads
+        How many cores to use.
+
+    Returns
+    -------
+    [class, 2 * pixel + 1]; the sums of pixels, those of squares, and in the last column the
+    number of images. In one array, so that one addition adds up all.
+    """
+    flat = flat_images(images)
+    positions = selection.positions(labels, first)
+    use = backends.load(device, threads)
+    sums, squares, counts = use.class_sums(flat, positions, len(selection.codes))
+    return np.concatenate([sums, squares, counts[:, None]], axis=1)
+
+
+def flat_images(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return images, [sample, ...], as the kernels take them, [sample, pixel]."""
+    return np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
+
+
+def lazy_images(images: xr.Dataset) -> xr.Dataset:
+    """Check a data set of images and bring it into chunks along `sample` alone."""
+    for variable in (IMAGE, LABEL):
+        if variable.name not in images.variables:
+            raise SchemaError(
+                f"the data set has no '{variable.name}', expected {variable.name} "
+                f"{variable.dims}; open_images() gives it, .rename() brings your own names to it"
+            )
+        check(images[variable.name], variable)
+    if 0 in images[IMAGE.name].shape[1:]:
+        raise SchemaError(
+            f"'{IMAGE.name}' has shape {images[IMAGE.name].shape}, expected images of one pixel at "
+            "least"
+        )
+    pixels = {dim: -1 for dim in images[IMAGE.name].dims if dim != SAMPLE}
+    return images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name).chunk(pixels).unify_chunks()
+
+
+def class_names_of(images: xr.Dataset) -> list[str]:
+    """Return the attribute `class_names` of a data set of images."""
+    try:
+        return [str(name) for name in images.attrs["class_names"]]
+    except KeyError:
+        raise SchemaError(
+            "the data set has no attribute 'class_names', expected a list of names by code; "
+            "use .assign_attrs(class_names=[...])"
+        ) from None
+
+
+def full_scale_of(images: xr.Dataset) -> int:
+    """Return the pixel value that counts as 1: an attribute, else the largest of the type."""
+    return int(images.attrs.get("full_scale", largest_pixel(images[IMAGE.name].dtype)))
+
+
+@checked
+def class_sums(
+    images: xr.Dataset, classes: Sequence[str] | None = None, device: str = "auto"
+) -> xr.Dataset:
+    """Sum the images of each class, lazily.
+
+    Parameters
+    ----------
+    images
+        `image` (sample, y, x[, channel]) uint8 or uint16, `label` (sample) int32, and the
+        attribute `class_names`; as `open_images` returns.
+    classes
+        Names of the classes to sum; default: all.
+    device
+        `auto`, `cpu`, `cuda` or `torch:cpu`; the same bits on each.
+
+    Returns
+    -------
+    `pixel_sum` and `pixel_square_sum` (class_name, y, x[, channel]) int64 and `count` (class_name)
+    int64, classes in the order of their codes. Nothing is read until it is computed.
+
+    Raises
+    ------
+    SchemaError
+        Where dimensions, dtypes or `class_names` are not as above.
+    LabelError
+        Where a class is not known; when computed, where a label is no code.
+    """
+    selection = select_classes(class_names_of(images), classes)
+    lazy = lazy_images(images)
+    image = lazy[IMAGE.name]
+    check_sum_bound(image.sizes[SAMPLE], image.dtype)
+    width = 2 * int(np.prod(image.shape[1:])) + 1
+    blocks = each_block(
+        class_sums_block, "cp", {"c": len(selection.codes), "p": width}, lazy, np.int64,
+        selection=selection, device=device,
+    )  # fmt: skip
+    return label_sums(add_up(blocks), selection, lazy)
+
+
+def each_block(
+    function: Any,
+    axes: str,
+    sizes: Mapping[str, int],
+    lazy: xr.Dataset,
+    dtype: Any,
+    extra: da.Array | None = None,
+    **settings: Any,
+) -> da.Array:
+    """Call a function for each block of images, and stack what it returns along a first axis.
+
+    Parameters
+    ----------
+    function
+        Called with images, labels, the settings and `first`, the index of the first sample;
+        with `extra` too where that is given, whole.
+    axes, sizes
+        A letter for each axis of a result, and their lengths; not `s`, `y`, `x` or `k`.
+    lazy
+        As `lazy_images` returns.
+    dtype
+        Of a result.
+    extra
+        An array whose axes are the first of `axes`.
+    settings
+        Further arguments of the function.
+
+    Returns
+    -------
+    [block, ...]; one step for each block of images.
+    """
+    image, label = lazy[IMAGE.name], lazy[LABEL.name]
+    chunks = image.chunksizes[SAMPLE]
+    starts = da.from_array(np.cumsum([0, *chunks[:-1]]), chunks=1)
+    given = "" if extra is None else axes[: extra.ndim]
+    more = () if extra is None else (extra, given)
+    # not concatenated: dask would copy each block of images, only to drop an axis of length 1
+    return da.blockwise(
+        _call_block, "s" + axes, image.data, "s" + "yxk"[: image.ndim - 1], label.data, "s",
+        starts, "s", *more, function=function, align_arrays=False, adjust_chunks={"s": 1},
+        new_axes={axis: size for axis, size in sizes.items() if axis not in given},
+        dtype=dtype, meta=np.empty((0,) * (1 + len(axes)), dtype), **settings,
+    )  # fmt: skip
+
+
+def _call_block(
+    images: Any, labels: Any, start: Any, *extra: Any, function: Any, **settings: Any
+) -> Any:
+    while isinstance(images, list):  # one block along each axis of pixels
+        images = images[0]
+    return function(images, labels, *extra, first=int(start[0]), **settings)[None]
+
+
+def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr.Dataset:
+    """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
+
+    Parameters
+    ----------
+    packed
+        [class, 2 * pixel + 1]; as `class_sums_block` returns.
+    selection
+        The classes.
+    images
+        The images that were summed; only their shape and attributes are looked at.
+    """
+    image = images[IMAGE.name]
+    dims, shape = image.dims[1:], image.shape[1:]
+    pixels = int(np.prod(shape))
+    whole = (len(selection.codes), *shape)
+    return xr.Dataset(
+        {
+            PIXEL_SUM.name: (
+                (CLASS, *dims), packed[:, :pixels].reshape(whole), PIXEL_SUM.attributes,
+            ),
+            PIXEL_SQUARE_SUM.name: (
+                (CLASS, *dims), packed[:, pixels:-1].reshape(whole), PIXEL_SQUARE_SUM.attributes,
+            ),
+            COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
+        },
+        class_coordinates(selection, images),
+        class_attributes(selection, images),
+    )  # fmt: skip
+
+
+def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+    """Return the coordinates of what is known of each class: names, codes, pixel positions."""
+    image = images[IMAGE.name]
+    codes = np.array(selection.codes, np.int32)
+    coordinates: dict[str, Any] = {
+        CLASS: list(selection.names),
+        CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
+    }
+    return coordinates | {
+        str(dim): image.coords[dim] for dim in image.dims[1:] if dim in image.coords
+    }
+
+
+def class_attributes(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+    """Return the attributes that tell what prototypes were made from."""
+    return {
+        "class_names": list(selection.all_names),
+        "full_scale": full_scale_of(images),
+        "pixel_dtype": str(images[IMAGE.name].dtype),
+    }
+
+
+@checked
+def prototypes(sums: xr.Dataset) -> xr.Dataset:
+    """Make the mean image of each class from its sums, lazily.
+
+    Parameters
+    ----------
+    sums
+        As `class_sums` returns.
+
+    Returns
+    -------
+    `prototype` (class_name, y, x[, channel]) float64 in pixel values, and the exact fraction
+    behind it: `numerator` of the same dimensions and `denominator` (class_name), both int64;
+    `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
+    images has denominator 0, and a prototype and deviation of NaN.
+    """
+    pick(sums, PIXEL_SUM)
+    pick(sums, PIXEL_SQUARE_SUM)
+    pick(sums, COUNT)
+    return label_prototypes(sums, sums[PIXEL_SUM.name], sums[COUNT.name], "mean")
+
+
+def label_prototypes(
+    sums: xr.Dataset, numerator: Any, denominator: Any, kind: PrototypeKind
+) -> xr.Dataset:
+    """Label the exact fractions behind prototypes as `prototypes` returns them.
+
+    Parameters
+    ----------
+    sums
+        As `class_sums` returns.
+    numerator, denominator
+        (class_name, y, x[, channel]) and (class_name).
+    kind
+        What they are.
+    """
+    dims, count = numerator.dims, sums[COUNT.name]
+    largest = largest_pixel(sums.attrs["pixel_dtype"])
+    fraction = numerator.data, denominator.data
+    moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
+    return xr.Dataset(
+        {
+            NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
+            DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
+            PROTOTYPE.name: (dims, _on_blocks(_divide, *fraction), PROTOTYPE.attributes),
+            SPREAD.name: (
+                dims, _on_blocks(finish_spread, *moments, largest=largest), SPREAD.attributes,
+            ),
+        },
+        {**sums.coords, COUNT.name: count.variable},
+        {**sums.attrs, "prototypes": kind},
+    )  # fmt: skip
+
+
+def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+    over = np.where(denominators > 0, denominators, np.nan)
+    return np.asarray(numerators / over.reshape(-1, *(1,) * (numerators.ndim - 1)))
+
+
+def _on_blocks(function: Any, *arrays: Any, **settings: Any) -> Any:
+    """Call a function on arrays, [class, ...] or [class], now or, of lazy arrays, later."""
+    if not any(isinstance(array, da.Array) for array in arrays):
+        return function(*arrays, **settings)
+    letters = [item for array in arrays for item in (array, "cyxk"[: array.ndim])]
+    axes = "cyxk"[: arrays[0].ndim]
+    meta = np.empty((0,) * len(axes), np.float64)
+    return da.blockwise(function, axes, *letters, dtype=np.float64, meta=meta, **settings)
+
+
+def refuse_empty_classes(names: Sequence[str], counts: Sequence[int], split: str) -> None:
+    """Raise `EmptyClassError` where a class has no image to make a prototype from."""
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        shown = ", ".join(f"'{name}'" for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        raise EmptyClassError(
+            f"no image of class {shown} in split '{split}', expected one at least; leave "
+            "them out with 'classes', or set allow_empty_classes: true"
+        )

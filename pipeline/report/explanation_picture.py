@@ -1,0 +1,131 @@
+"""One picture of why an image was predicted as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from pipeline.core.arguments import checked
+from pipeline.core.errors import InputError
+from pipeline.report import plots
+from pipeline.report.explanation import Explanation
+from pipeline.report.pixel_ranges import parse_pixels
+from pipeline.report.plot_style import INK, PLAIN, one_line
+from pipeline.storage.atomic import replaced
+
+WHOLE = 28  # pixels a side up to which the whole image is shown as a table
+WIDTH = 10.0  # inches
+PANEL, BARS, LINE = 2.2, 0.24, 0.23  # inches: a row of images, a bar, a line of the table
+CELL = 0.4  # inches of a pixel of the table at most
+PROTOTYPES = 3  # that are drawn
+KINDS = {".png": "png", ".svg": "svg"}
+DPI = 150
+
+
+@checked
+def draw_explanation(explanation: Explanation, picture: Path, pixels: str | None = None) -> None:
+    """Draw an image, the nearest prototypes, where they differ, distances and pixel values.
+
+    Prototypes are those of the nearest classes by the first metric of the run and of the image's
+    label, three in all.
+
+    Parameters
+    ----------
+    explanation
+        As `explain` returns.
+    picture
+        The file to write, .png or .svg, whole or not at all.
+    pixels
+        `ROWS,COLS` of the table of pixel values, such as `5:25,4:24`; default: all of an image
+        of up to 28 x 28 pixels, else its middle.
+
+    Raises
+    ------
+    InputError
+        Where the file has another ending, or the image no such pixels.
+    """
+    kind = KINDS.get(picture.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{picture}: pictures are written as PNG or SVG, expected a name ending in .png or .svg"
+        )
+    figure = explanation_figure(explanation, pixels)
+    metadata = {"Date": None} if kind == "svg" else {}  # the same picture, the same bytes
+    same = rc_context({"svg.hashsalt": "pixsim", "svg.fonttype": "none"})
+    with same, replaced(picture) as aside:
+        figure.savefig(aside, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
+
+
+def explanation_figure(explanation: Explanation, pixels: str | None = None) -> Figure:
+    """Return the figure that `draw_explanation` writes."""
+    image = explanation.image
+    rows, columns = _part(image, pixels)
+    bars = min(len(explanation.class_names), 11) * BARS + 0.8
+    table = LINE * len(range(*rows.indices(image.shape[0]))) + 0.5
+    heights = [2 * PANEL + 0.3, bars, table]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
+    label = explanation.label_name
+    stated = "without label" if label is None else f"labelled {one_line(label, 40)}"
+    figure.suptitle(
+        f"{one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
+        x=0.01, ha="left", color=INK, fontsize=11, **PLAIN,
+    )  # fmt: skip
+    above, between, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_images(above, explanation)
+    places = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
+    for ax, metric in zip(places, explanation.metrics, strict=True):
+        plots.distances(explanation, metric, ax=ax)
+    used = min(CELL * len(range(*columns.indices(image.shape[1]))) / WIDTH, 0.99)
+    ax = below.add_subplot(below.add_gridspec(1, 2, width_ratios=[used, 1 - used])[0])
+    plots.pixel_values(image, explanation.full_scale, rows=rows, columns=columns, ax=ax)
+    return figure
+
+
+def _part(image: npt.NDArray[Any], pixels: str | None) -> tuple[slice, slice]:
+    if pixels is not None:
+        return parse_pixels(pixels, image.shape)
+    starts = [max(0, (side - WHOLE) // 2) for side in image.shape[:2]]
+    rows, columns = (slice(start, start + WHOLE) for start in starts)
+    return rows, columns
+
+
+def _draw_images(figure: Any, explanation: Explanation) -> None:
+    """Draw the image, prototypes above and the differences from them below."""
+    image, full_scale = explanation.image, explanation.full_scale
+    chosen = chosen_classes(explanation, explanation.metrics[0])
+    signed = [image.astype(np.float64) - explanation.prototypes[name] for name in chosen]
+    largest = max((float(np.abs(np.nan_to_num(part)).max()) for part in signed), default=0.0)
+    limit = largest / full_scale or 1.0
+    places = figure.subplots(2, 1 + PROTOTYPES)
+    plots.image(image, full_scale, title="the image", ax=places[0, 0])
+    for column, (name, marks) in enumerate(chosen.items(), start=1):
+        prototype = explanation.prototypes[name]
+        title = f"{one_line(name, 20)}: {marks}"
+        plots.image(prototype, full_scale, title=title, ax=places[0, column])
+        plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
+    for ax in places.flat:
+        ax.set_anchor("NW")
+    for ax in [places[1, 0], *places[:, 1 + len(chosen) :].flat]:
+        ax.set_axis_off()
+    places[1, 0].text(
+        0, 1, "where the image has more\nthan the prototype, and less,\nin units of full scale",
+        va="top", color=INK, fontsize=8, transform=places[1, 0].transAxes,
+    )  # fmt: skip
+
+
+def chosen_classes(explanation: Explanation, metric: str) -> dict[str, str]:
+    """Return what each class to draw is, by name: the nearest by a metric, and the label."""
+    names = [explanation.class_names[position] for position in explanation.ranked(metric)]
+    ranks = ["predicted", "second nearest", "third nearest"]
+    found = dict(zip(names[:PROTOTYPES], ranks, strict=False))
+    label = explanation.label_name
+    if label is None or label not in explanation.prototypes:
+        return found
+    if label not in found and len(found) == PROTOTYPES:
+        found.popitem()
+    return found | {label: f"{found[label]}, label" if label in found else "label"}

@@ -1,0 +1,46 @@
+"""Small pieces of HTML for notebooks, in which every text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from pipeline.core.errors import printable
+
+MAX_TEXT = 200  # characters of a text that are shown
+
+
+def text(value: object) -> str:
+    """Return a value as text that is no markup, on one line."""
+    line = printable(" ".join(str(value).split()))
+    return escape(line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…")
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table; whatever is in it is escaped."""
+    head = "".join(f"<th>{text(name)}</th>" for name in header)
+    lines = ("".join(f"<td>{text(value)}</td>" for value in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
+    """Return a title and lines of what is known, a name and a value each."""
+    lines = "".join(
+        f'<tr><th style="text-align:left">{text(name)}</th>'
+        f'<td style="text-align:left">{text(value)}</td></tr>'
+        for name, value in rows
+    )
+    return f"<div><strong>{text(title)}</strong></div><table><tbody>{lines}</tbody></table>"
+
+
+def picture(drawn: Image.Image, description: str) -> str:
+    """Return a picture, its content within the text."""
+    content = io.BytesIO()
+    drawn.save(content, format="PNG", optimize=True)
+    data = base64.b64encode(content.getvalue()).decode()
+    return f'<img alt="{text(description)}" src="data:image/png;base64,{data}">'

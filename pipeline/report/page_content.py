@@ -1,0 +1,335 @@
+"""What a report says, in plain values: sentences, rows and figures from what a run has written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.report.plot_style import one_line
+
+EXTREMES = 10  # of many classes the best and the worst that are shown
+MANY = 24  # classes from which on only some are shown
+PAIRS = 12  # rows of pairs of classes
+NEAREST = 3  # bars of a sample
+_MEANING = {
+    "l1": "the mean absolute difference between their pixels",
+    "l2": "the root of the mean squared difference between their pixels",
+}
+KINDS = {
+    "typical": ("Most typical", "right, and closest to their own prototype"),
+    "hardest": ("Hardest", "right, but another class was nearly as close"),
+    "wrong": ("Most confidently wrong", "one wrong class was much closer than all others"),
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run has written, as far as a report needs it.
+
+    Attributes
+    ----------
+    content, metrics, highlights
+        Its manifest, `metrics.json` and `highlights.json`.
+    """
+
+    content: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    highlights: Mapping[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.content["class_names"])
+
+    @property
+    def measures(self) -> list[str]:
+        """The metrics, in the order of the job."""
+        return list(self.content["settings"]["metrics"])
+
+    @property
+    def main(self) -> str:
+        """The metric that is right more often; the first of equals."""
+        return max(self.measures, key=lambda name: self.metrics[name]["accuracy"] or 0.0)
+
+    def accuracy(self, name: str, metric: str) -> float | None:
+        """The accuracy of a class, None where it has no images."""
+        found: float | None = self.metrics[metric]["per_class"][name]["accuracy"]
+        return found
+
+    def counts(self, metric: str) -> npt.NDArray[np.int64]:
+        """[label, predicted]; the confusion counts of a metric."""
+        return np.array(self.metrics[metric]["confusion"]["counts"], np.int64)
+
+    @property
+    def ranked(self) -> list[int]:
+        """Positions of the classes with images, the most accurate first."""
+        shares = [self.accuracy(name, self.main) for name in self.names]
+        known = [at for at, share in enumerate(shares) if share is not None]
+        return sorted(known, key=lambda at: -(shares[at] or 0.0))
+
+    @property
+    def shown(self) -> list[int]:
+        """Positions of the classes that are shown one by one, the most accurate first."""
+        ranked = self.ranked or list(range(min(len(self.names), MANY)))
+        if len(ranked) <= MANY:
+            return ranked
+        return [*ranked[:EXTREMES], *ranked[-EXTREMES:]]
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share as text."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def size(count: float) -> str:
+    """Return bytes as text."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,.0f} B"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(f"‘{one_line(name)}’" for name in names)
+
+
+def asked(found: Findings) -> str:
+    """Return what was asked, in one sentence."""
+    settings, kind = found.content["settings"], found.content["settings"]["prototypes"]
+    return (
+        f"How far does the simplest possible model get? Each class is represented by one image, "
+        f"the {kind} of its images in {_quoted([settings['fit']])}, and each image in "
+        f"{_quoted(settings['evaluate'])} is given the class whose {kind} is nearest."
+    )
+
+
+def answer(found: Findings) -> str:
+    """Return the answer in one sentence."""
+    main = found.metrics[found.main]
+    if main["accuracy"] is None:
+        return "None of the measured images has a label, so there is no accuracy to tell."
+    others = [
+        f"{percent(found.metrics[name]['accuracy'])} by {name}"
+        for name in found.measures
+        if name != found.main
+    ]
+    also = f" ({' and '.join(others)})" if others else ""
+    return (
+        f"It is right for {percent(main['accuracy'])} of {number(main['count'], 'image')} by "
+        f"{found.main}{also}; guessing among {number(len(found.names), 'class', 'classes')} would "
+        f"be right for {percent(1 / len(found.names), 1 if len(found.names) < 200 else 2)}."
+    )
+
+
+def explained_metrics(found: Findings) -> list[tuple[str, str]]:
+    """Return the metrics, and what each measures between two images."""
+    return [(name, _MEANING.get(name, "")) for name in found.measures]
+
+
+def accuracies(found: Findings) -> dict[str, Any]:
+    """Return rows of the classes that are shown: name, images, and a share for each metric."""
+
+    def row(at: int) -> dict[str, Any]:
+        name = found.names[at]
+        return {
+            "name": name,
+            "count": found.metrics[found.main]["per_class"][name]["count"],
+            "shares": [(metric, found.accuracy(name, metric)) for metric in found.measures],
+        }  # fmt: skip
+
+    shown = [row(at) for at in found.shown]
+    split = len(found.ranked) > MANY
+    empty = len(found.names) - len(found.ranked)
+    return {
+        "groups": [
+            (f"The {EXTREMES} most accurate classes", shown[:EXTREMES]),
+            (f"The {EXTREMES} least accurate classes", shown[EXTREMES:]),
+        ] if split else [("", shown)],
+        "chance": 1 / len(found.names),
+        "empty": empty,
+        "balanced": [(name, found.metrics[name]["balanced_accuracy"]) for name in found.measures],
+        "splits": [
+            (split, values[found.main]["count"], [values[m]["accuracy"] for m in found.measures])
+            for split, values in found.metrics.get("splits", {}).items()
+        ],
+    }  # fmt: skip
+
+
+def mistakes(found: Findings) -> list[dict[str, Any]]:
+    """Return the most frequent mistakes: label, predicted, how often, and the share."""
+    counts = found.counts(found.main)
+    totals = counts.sum(axis=1)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    rows = []
+    for at in order.tolist():
+        label, predicted = divmod(at, len(counts))
+        if wrong[label, predicted]:
+            rows.append({
+                "label": found.names[label], "predicted": found.names[predicted],
+                "count": int(wrong[label, predicted]),
+                "share": int(wrong[label, predicted]) / int(totals[label]),
+            })  # fmt: skip
+    return rows
+
+
+def closest(found: Findings) -> dict[str, Any]:
+    """Return the closest pairs of prototypes, and how many images were mistaken between them."""
+    known = found.highlights["prototypes"]
+    if known["skipped"]:
+        return {"skipped": known["skipped"], "pairs": []}
+    counts = found.counts(found.main)
+    pairs = known[found.main]["pairs"][:PAIRS]
+    longest = max((distance for *_, distance in pairs), default=1.0) or 1.0
+    return {
+        "skipped": None,
+        "pairs": [
+            {
+                "names": (found.names[one], found.names[other]), "positions": (one, other),
+                "distance": distance, "width": distance / longest,
+                "mistaken": int(counts[one, other] + counts[other, one]),
+            }
+            for one, other, distance in pairs
+        ],
+        "all": len(found.names) * (len(found.names) - 1) // 2,
+    }  # fmt: skip
+
+
+def class_table(found: Findings) -> list[dict[str, Any]]:
+    """Return a row for each class, for the searchable table."""
+    counts = found.counts(found.main)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    confused = wrong.argmax(axis=1)
+    close = found.highlights["prototypes"].get(found.main) or {}
+    nearest = close.get("nearest") or [None] * len(counts)
+    rows = []
+    for at, name in enumerate(found.names):
+        most = int(wrong[at, confused[at]])
+        rows.append({
+            "name": name,
+            "count": found.metrics[found.main]["per_class"][name]["count"],
+            "shares": [found.accuracy(name, metric) for metric in found.measures],
+            "nearest": "" if nearest[at] is None else found.names[nearest[at]],
+            "distance": None if nearest[at] is None else close["distance"][at],
+            "confused": found.names[confused[at]] if most else "",
+            "times": most,
+        })  # fmt: skip
+    return rows
+
+
+def margins(found: Findings, bars: int = 60) -> dict[str, Any] | None:
+    """Return the distribution of margins in some bins, and how it parts right from wrong."""
+    known = found.highlights["margins"]
+    fine, mine = known["bins"], known[found.main]
+    width = max(len(mine["right"]), len(mine["wrong"]))
+    right, wrong = (np.array(mine[k] + [0] * (width - len(mine[k]))) for k in ("right", "wrong"))
+    total = int(right.sum() + wrong.sum())
+    if not total:
+        return None
+    both = right + wrong
+    # the few largest margins would leave most of the picture empty
+    last = int(np.searchsorted(np.cumsum(both), math.ceil(0.998 * total))) + 1
+    step = max(1, -(-last // bars))
+    edges = np.arange(0, last + step, step)
+    middle = int(np.searchsorted(np.cumsum(both), total / 2)) + 1
+    above, below = (
+        int(right[part].sum()) / max(1, int(both[part].sum()))
+        for part in (slice(middle, None), slice(None, middle))
+    )
+    return {
+        "edges": edges / fine,
+        "right": np.add.reduceat(right, edges[:-1][edges[:-1] < width]),
+        "wrong": np.add.reduceat(wrong, edges[:-1][edges[:-1] < width]),
+        "above": above, "below": below, "middle": middle / fine,
+        "several": width > 1,
+    }  # fmt: skip
+
+
+def agreement(found: Findings) -> dict[str, Any] | None:
+    """Return how two metrics agree, in all and where they differ most; None of a single one."""
+    known = found.highlights["agreement"]
+    if known is None:
+        return None
+    first, second = found.measures
+    counts = np.array([known["counts"][k] for k in ("both", "first", "second", "neither")])
+    total = int(counts.sum())
+    whole = counts.sum(axis=1).tolist()
+    gain = counts[2] - counts[1]
+    order = np.argsort(-np.abs(gain), kind="stable")[:6]
+    return {
+        "first": first, "second": second, "total": total,
+        "cells": [(count, count / max(total, 1)) for count in whole],
+        "classes": [
+            {
+                "name": found.names[at], "first": int(counts[1, at]), "second": int(counts[2, at]),
+                "better": second if gain[at] > 0 else first,
+            }
+            for at in order.tolist() if gain[at]
+        ],
+    }  # fmt: skip
+
+
+def columns_to_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return columns of samples as a dictionary for each."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def provenance(found: Findings) -> list[tuple[str, str]]:
+    """Return how a run was computed: names and values."""
+    content = found.content
+    settings, effort = content["settings"], content
+    given = {
+        key: settings[key]
+        for key in ("classes", "fit", "evaluate", "prototypes", "metrics", "device", "distances")
+        if settings.get(key) is not None
+    }
+    rows = [
+        ("job", content["name"]),
+        *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
+          for key, value in given.items()),
+        ("image set", content["images"]["path"]),
+        ("digest of the image set", f"sha256:{content['images']['digest']}"),
+        *((f"digest of the {name}", "not written" if value is None else f"sha256:{value}")
+          for name, value in content["digests"].items()),
+        ("arithmetic", content["arithmetic"]),
+        ("ran on", content["executor"]),
+        ("finished", content["finished"]),
+        ("time", f"{effort['seconds']:,.1f} s, before this report"),
+    ]  # fmt: skip
+    read = effort.get("pixel_bytes")
+    if read and effort["seconds"]:
+        rows.append(
+            (
+                "pixels read",
+                f"{size(read)}, {size(read / effort['seconds'])} a second over all of it",
+            )
+        )
+    if "memory" in effort:
+        rows.append(("peak memory of a process", _memory(effort["memory"])))
+    rows += [("versions", ", ".join(f"{k} {v}" for k, v in content["versions"].items()))]
+    return rows
+
+
+def _memory(known: Mapping[str, Any]) -> str:
+    planned = f"planned {size(known['planned'])}"
+    if known["measured"] is None:
+        return f"{planned}, not measured"
+    if known["before"] is not None and known["measured"] <= known["before"]:
+        return f"{planned}; it held {size(known['before'])} before the run began, and no more since"
+    return f"{planned}, measured {size(known['measured'])}"
+
+
+def written_in_full(name: str) -> str:
+    """Return a name on one line, cut only where it is very long."""
+    return one_line(name, 160)

@@ -1,0 +1,137 @@
+"""The few samples that a report shows: their images, distances and sources, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import DamagedError, PixsimError, RemoteError
+from pipeline.core.exact import Float64Array
+from pipeline.core.schema import DISTANCE, SAMPLE
+from pipeline.storage import manifest, run_arrays
+from pipeline.storage.completeness import require_tables
+from pipeline.storage.finished_images import read_checked
+from pipeline.storage.sample_tables import SAMPLES, sources_of
+from pipeline.storage.zarr_arrays import StoreArray
+
+MAX_LISTED = 5 * 10**6  # samples of an image set up to which their sources are looked up
+_WHOLE_BYTES = 2**26  # distances of a partition that are read at once
+
+Key = tuple[str, int]
+"""A split and the index of a sample in it."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The image set of a run, where it is there still.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    content
+        Its manifest.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    def images(self, wanted: Iterable[Key]) -> dict[Key, npt.NDArray[Any]]:
+        """Read some images, chunk by chunk.
+
+        Raises
+        ------
+        DamagedError, ConflictError
+            Where they are not there, or not those that the run saw.
+        """
+        splits = self.content["splits"]
+        found: dict[Key, npt.NDArray[Any]] = {}
+        keys = sorted({key for key in wanted if key[0] in splits})
+        for (split, _), group in groupby(
+            keys, lambda key: (key[0], key[1] // splits[key[0]]["chunk"])
+        ):
+            samples = [sample for _, sample in group]
+            start, stop = samples[0], samples[-1] + 1
+            digest = self.content["digest"]
+            images, _ = read_checked(self.path, digest, split, start, stop)
+            found |= {(split, sample): images[sample - start].copy() for sample in samples}
+        return found
+
+    def first(self, split: str, wanted: Sequence[int], each: int) -> dict[int, list[Any]]:
+        """Return the first images of some classes, by code, as far as the first chunk has them."""
+        info = self.content["splits"][split]
+        digest = self.content["digest"]
+        stop = min(info["chunk"], info["count"])
+        images, labels = read_checked(self.path, digest, split, 0, stop)
+        chosen = {code: np.flatnonzero(labels == code)[:each] for code in wanted}
+        return {code: [images[at] for at in places] for code, places in chosen.items()}
+
+    def sources(self, wanted: Iterable[Key]) -> dict[Key, str]:
+        """Return where samples came from, where the image set is small enough to look it up."""
+        count = sum(split["count"] for split in self.content["splits"].values())
+        if count > MAX_LISTED or SAMPLES not in self.content["files"]:
+            return {}
+        require_tables(self.path, self.content, SAMPLES)
+        return sources_of(self.path, set(wanted))
+
+
+def open_image_set(path: Path, digest: str) -> tuple[ImageSet | None, str]:
+    """Return the image set of a run; or None, and why it cannot be shown."""
+    try:
+        content = manifest.read_manifest(path, manifest.IMAGES)
+    except RemoteError:
+        raise
+    except (PixsimError, OSError):
+        return None, "the image set is not where it was"
+    if content["digest"] != digest:
+        return None, "the image set holds other images by now"
+    return ImageSet(path, content), ""
+
+
+def read_distances(
+    path: Path, content: Mapping[str, Any], wanted: Iterable[tuple[int, Key]]
+) -> dict[Key, Float64Array]:
+    """Read the distances of some samples of a run, [metric, class] of each.
+
+    Parameters
+    ----------
+    path, content
+        The run, and its manifest.
+    wanted
+        The partition of each sample, and which it is.
+
+    Returns
+    -------
+    Nothing where the run wrote no distances.
+    """
+    if content["digests"]["distances"] is None:
+        return {}
+    store = path / run_arrays.DISTANCES
+    splits = content["settings"]["evaluate"]
+    distance = StoreArray(store, DISTANCE.name, 1)
+    found = {}
+    for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
+        part = content["partitions"][number]
+        bounds = part["start"], part["stop"]
+        codes = StoreArray(store, run_arrays.SPLIT).samples(*bounds)
+        samples = StoreArray(store, SAMPLE).samples(*bounds)
+        keys = [key for _, key in group]
+        row = 8 * distance.shape[0] * distance.shape[2]
+        whole = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
+        for split, sample in keys:
+            at = np.flatnonzero((codes == splits.index(split)) & (samples == sample))
+            if len(at) != 1:
+                raise DamagedError(f"{store}: has no sample {sample} of '{split}'")
+            place = int(at[0])
+            if whole is not None:
+                found[split, sample] = whole[:, place].copy()
+            else:
+                start = bounds[0] + place
+                found[split, sample] = distance.samples(start, start + 1)[:, 0]
+    return found

@@ -1,0 +1,253 @@
+"""The catalog of named data sets, and where their files are found.
+
+A set's files are looked for in three places: the folder named by `PIXSIM_DATASETS` (one folder
+a set), where the system's package puts them, and among earlier downloads; else they are
+downloaded through torchvision.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.job_settings import Environment, load_environment
+from pipeline.config.yaml_files import load_yaml
+from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError
+from pipeline.core.messages import nearest
+from pipeline.sources.arrays import from_arrays
+from pipeline.sources.idx import IdxSource, check_file
+from pipeline.sources.protocol import Source
+from pipeline.storage.file_versions import version_of
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One named data set.
+
+    Attributes
+    ----------
+    name, title, licence, source
+        What it is, under which terms, by whom.
+    kind
+        `idx`, `cifar10` or `digits`: the reader.
+    class_names
+        The name of each label code.
+    image
+        The shape of one image.
+    splits
+        Split name -> file names by role (`images`, `labels`), without `.gz`, and `count`.
+    checksums
+        File name -> `sha256:HEX` of its unpacked content, or `packed-md5:HEX` of the archive.
+    torchvision
+        The torchvision class that downloads it.
+    system
+        The folder where the system's package puts the files, and the package's name.
+    """
+
+    name: str
+    title: str
+    kind: str
+    licence: str
+    source: str
+    class_names: tuple[str, ...]
+    image: tuple[int, ...]
+    splits: Mapping[str, Mapping[str, Any]]
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    torchvision: str | None = None
+    system: Mapping[str, str] | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "title": self.title,
+            "source": self.source,
+            "licence": self.licence,
+            "checksums": dict(self.checksums),
+        }
+
+
+def load_catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
+    """Read the catalog: `path`, else `PIXSIM_CATALOG`, else the project's own.
+
+    Raises
+    ------
+    ConfigError
+        Where the file cannot be read or an entry lacks something.
+    """
+    chosen = path or load_environment().catalog
+    if chosen is None:
+        chosen = next((place for place in _CATALOGS if place.is_file()), _CATALOGS[0])
+    content = load_yaml(chosen)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{chosen}: expected a mapping of data-set names")
+    entries = {}
+    for name, values in content.items():
+        try:
+            fixed = {
+                **values,
+                "class_names": tuple(str(item) for item in values["class_names"]),
+                "image": tuple(values["image"]),
+            }
+            entries[str(name)] = CatalogEntry(name=str(name), **fixed)
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"{chosen}: entry '{name}' is not complete: {error}") from None
+    return entries
+
+
+def find_entry(name: str) -> CatalogEntry:
+    """Return the catalog's entry of that name, or raise `ConfigError` with the nearest."""
+    catalog = load_catalog()
+    if name not in catalog:
+        raise ConfigError(f"'{name}' is no data set of the catalog; {nearest(name, catalog)}")
+    return catalog[name]
+
+
+def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
+    """The folders where files of an entry may lie, in order of preference."""
+    folders = []
+    if environment.datasets is not None:
+        folders.append(environment.datasets / entry.name)
+    if entry.system is not None:
+        folders.append(Path(entry.system["folder"]))
+    folders.append(environment.data / "downloads" / entry.name)
+    folders = [folder.absolute() for folder in folders]  # workers may run elsewhere
+    return [place for folder in folders for place in _beside(folder, entry)]
+
+
+def _beside(folder: Path, entry: CatalogEntry) -> tuple[Path, Path]:
+    """Return a folder, and where torchvision's own classes put files below it."""
+    return folder, folder / str(entry.torchvision) / "raw"
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return the file of that name, gzipped or unpacked, where it exists."""
+    return next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+
+
+def find_folder(entry: CatalogEntry, environment: Environment | None = None) -> Path | None:
+    """Return the folder that holds all files of an entry, or None."""
+    folders = _folders(entry, environment or load_environment())
+    return next((folder for folder in folders if _has_files(folder, entry)), None)
+
+
+def holds_entry(folder: Path, entry: CatalogEntry) -> bool:
+    """Tell whether a folder holds the files of an entry, as downloads put them there."""
+    return any(_has_files(place, entry) for place in _beside(folder, entry))
+
+
+def _has_files(folder: Path, entry: CatalogEntry) -> bool:
+    if entry.kind == "idx":
+        return all(find_file(folder, name) for name in _files(entry))
+    return entry.kind == "cifar10" and (folder / "cifar-10-batches-py").is_dir()
+
+
+def list_datasets() -> list[tuple[CatalogEntry, str]]:
+    """Return every entry of the catalog, and in words where its files are."""
+    listed = []
+    for entry in load_catalog().values():
+        folder = find_folder(entry)
+        place = "embedded" if entry.kind == "digits" else str(folder or "to be downloaded")
+        listed.append((entry, place))
+    return listed
+
+
+def _files(entry: CatalogEntry) -> list[str]:
+    return [split[role] for split in entry.splits.values() for role in ("images", "labels")]
+
+
+def open_dataset(name: str, download: bool = True) -> Source:
+    """Open a data set of the catalog, downloading it where it is not at hand.
+
+    Parameters
+    ----------
+    name
+        A name of the catalog.
+    download
+        Whether to try the network.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        Where the files are nowhere; names the three ways to get them.
+    ChecksumError
+        Where a file is not what the catalog says.
+    """
+    entry = find_entry(name)
+    if entry.kind == "digits":
+        return _open_digits(entry)
+    folder = find_folder(entry)
+    if folder is None:
+        folder = _download(entry) if download else None
+    if folder is None:
+        raise DatasetNotFoundError(_how_to_get(entry, "its files are not at hand"))
+    if entry.kind == "cifar10":
+        reader = importlib.import_module("pipeline.sources.torchvision")
+        source: Source = reader.read_cifar10(folder, entry.class_names, entry.provenance)
+        return source
+    return _open_idx(entry, folder)
+
+
+def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
+    found = {name: find_file(folder, name) for name in _files(entry)}
+    stamps = {path: version_of(path).stamp for path in found.values() if path is not None}
+    for name, path in found.items():
+        if path is not None and name in entry.checksums:
+            check_file(path, entry.checksums[name])
+    files = {
+        split: (found[values["images"]], found[values["labels"]])
+        for split, values in entry.splits.items()
+    }
+    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)  # type: ignore[arg-type]
+
+
+def _download(entry: CatalogEntry) -> Path:
+    # torchvision takes seconds to import; only a download needs it
+    reader = importlib.import_module("pipeline.sources.torchvision")
+    root = load_environment().data / "downloads" / entry.name
+    try:
+        folder: Path = reader.download(str(entry.torchvision), root)
+    except SourceError as error:
+        raise DatasetNotFoundError(_how_to_get(entry, str(error))) from None
+    return folder
+
+
+def _how_to_get(entry: CatalogEntry, why: str) -> str:
+    first, *others = _wanted(entry)
+    files = first if not others else f"{first} and the {len(others)} files beside it"
+    package = ""
+    if entry.system is not None:
+        package = f", or install the system's package {entry.system['package']}"
+    return (
+        f"'{entry.name}' was not found ({why}); put {files} into the folder "
+        f"$PIXSIM_DATASETS/{entry.name}{package}, or run again with a network connection to "
+        "download it"
+    )
+
+
+def _wanted(entry: CatalogEntry) -> list[str]:
+    if entry.kind == "cifar10":
+        return ["cifar-10-batches-py"]
+    return [f"{name}.gz" for name in _files(entry)]
+
+
+def _open_digits(entry: CatalogEntry) -> Source:
+    # scikit-learn takes a second to import; only this set needs it
+    loader = importlib.import_module("sklearn.datasets")
+    images, labels = loader.load_digits(return_X_y=True)
+    pixels = images.reshape(-1, *entry.image).astype(np.uint8)
+    arrays, start = {}, 0
+    for split, values in entry.splits.items():
+        part = slice(start, start + int(values["count"]))
+        arrays[split] = pixels[part], labels[part]
+        start = part.stop
+    return from_arrays(arrays, entry.class_names, full_scale=16, provenance=entry.provenance)

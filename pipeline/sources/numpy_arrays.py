@@ -1,0 +1,313 @@
+"""Arrays where NumPy stored them: `.npy` files and the members of `.npz` archives.
+
+An array is opened by its header, and ranges of it are read: plain data where it lies, compressed
+data forward, with the cursors of `sources.cursors`, so that memory stays that of one range. Nothing
+is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy_format
+
+from pipeline.core.errors import InputError, RemoteError, SourceError
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
+from pipeline.sources import stream_pool
+from pipeline.sources.arrays import described
+from pipeline.sources.open_cache import unchanged
+from pipeline.storage.blobs import open_binary
+from pipeline.storage.file_versions import version_of
+
+ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
+_READ_BYTES = 2**20
+_HEADER_BYTES = 2**14
+_LOCAL_HEADER = struct.Struct("<26xHH")
+_END = struct.Struct("<10xH10x")
+_MANY = 0xFFFF  # the number is elsewhere
+_ENCRYPTED = 0x1
+_FILE_ERRORS = (
+    OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+    RuntimeError, KeyError, TypeError, SyntaxError, tokenize.TokenError, struct.error,
+    MemoryError,
+)  # fmt: skip
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn every failure to read a file into a `SourceError` that names it."""
+    try:
+        yield
+    except (InputError, RemoteError):
+        raise
+    except _FILE_ERRORS as error:
+        kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
+        raise SourceError(
+            f"{shown(path)}: cannot be read as {kind} without pickle: "
+            f"{error or type(error).__name__}"
+        ) from None
+
+
+class _MemberStream:
+    """One member of a zip archive as a stream that closes the archive with it."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        with ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
+            self._stream = stack.enter_context(archive.open(name))
+            self._stack = stack.pop_all()
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file: where it lies and what its header says.
+
+    Attributes
+    ----------
+    path, member
+        The file, and the name in it where it is a zip archive.
+    packed
+        Whether the member is compressed.
+    offset
+        Where its values begin: in the file, or in the unpacked content of a packed member.
+    shape, dtype, fortran
+        As the header says.
+    identity
+        Tells other content apart: checksum and size, or size and time.
+    stamp
+        Of the file when it was opened: another one is not read.
+    """
+
+    path: Path
+    member: str | None
+    packed: bool
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    identity: Mapping[str, Any]
+    stamp: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.path.name if self.member is None else f"{self.path.name}/{self.member}"
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read entries `start` to `stop` of the first dimension.
+
+        Raises
+        ------
+        SourceError
+            Where the file is gone, or ends too soon.
+        """
+        with _reading(self.path), unchanged(self.path, self.stamp) as version:
+            if self.fortran and len(self.shape) > 1:
+                mapped: npt.NDArray[Any] = np.memmap(
+                    self.path, self.dtype, "r", self.offset, self.shape, "F"
+                )
+                return np.array(mapped[start:stop], order="C")
+            row = math.prod(self.shape[1:]) * self.dtype.itemsize
+            data = self._bytes(self.offset + start * row, (stop - start) * row, version)
+            return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
+        if not self.packed:
+            plain, open_it = (self.path, None), partial(open_binary, self.path)
+            with stream_pool.borrowed(plain, 0, open_it, version) as cursor:
+                cursor.stream.seek(offset)  # place stays 0: this stream can go back
+                return self._whole(_read_exactly(cursor.stream, size), size)
+        member = self.path, self.member
+        with stream_pool.borrowed(member, offset, self._open_member, version) as cursor:
+            while cursor.place < offset:
+                skipped = cursor.stream.read(min(offset - cursor.place, _READ_BYTES))
+                self._whole(skipped, 1)
+                cursor.place += len(skipped)
+            data = self._whole(_read_exactly(cursor.stream, size), size)
+            cursor.place += size
+            return data
+
+    def _open_member(self) -> _MemberStream:
+        return _MemberStream(self.path, f"{self.member}{ARRAY_SUFFIX}")
+
+    def _whole(self, data: bytes, least: int) -> bytes:
+        if len(data) < least:
+            raise SourceError(
+                f"{self.title}: ends too soon, {least - len(data)} bytes before what its header "
+                "says; the file is truncated: fetch it again"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the streams of its file that are idle in this process."""
+        stream_pool.close({self.path})
+
+
+def _read_exactly(stream: Any, size: int) -> bytes:
+    """Read `size` bytes in pieces, or what there is: a stream may give fewer at a time."""
+    pieces, missing = [], size
+    while missing:
+        piece = stream.read(min(missing, _READ_BYTES))
+        if not piece:
+            break
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def _read_header(
+    stream: Any, title: str, size: int
+) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+    """Read a .npy header; return the shape, type, Fortran order and where the values begin.
+
+    `size` is that of the whole file or member, with which the header must agree.
+    """
+    buffer = io.BytesIO(_read_exactly(stream, _HEADER_BYTES))
+    version = npy_format.read_magic(buffer)
+    readers: dict[tuple[int, int], Callable[..., Any]] = {
+        (1, 0): npy_format.read_array_header_1_0,
+        (2, 0): npy_format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise SourceError(f"{title}: has .npy format {version}, expected (1, 0) or (2, 0)")
+    shape, fortran, dtype = readers[version](buffer)
+    offset = buffer.tell()
+    # NumPy takes truth values for whole numbers, here and nowhere else
+    plain = all(type(side) is int and side >= 0 for side in shape)
+    if dtype.hasobject or dtype.itemsize == 0 or not plain:
+        raise SourceError(
+            f"{title}: holds {dtype} of shape {shape}, expected numbers or text, which are read "
+            "without pickle"
+        )
+    expected = offset + math.prod(shape) * dtype.itemsize
+    if expected != size:
+        raise SourceError(
+            f"{title}: has {size} bytes, expected {expected} by its header ({dtype} of shape "
+            f"{shape}); the file is damaged: fetch it again"
+        )
+    return tuple(shape), dtype, bool(fortran), offset
+
+
+def open_array(path: Path) -> StoredArray:
+    """Open a `.npy` file.
+
+    Raises
+    ------
+    SourceError
+        Where it is missing, damaged, or no such file.
+    """
+    with _reading(path):
+        found = version_of(path)
+        with open_binary(path) as file:
+            shape, dtype, fortran, offset = _read_header(file, path.name, found.size)
+    identity = {"name": path.name, "bytes": found.size, **described(path, found)}
+    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, found.stamp)
+    return _checked(array)
+
+
+def _checked(array: StoredArray) -> StoredArray:
+    if array.fortran and len(array.shape) > 1 and (array.packed or is_remote(array.path)):
+        raise SourceError(
+            f"{array.title}: is in Fortran order, which cannot be read in ranges from a "
+            "compressed or remote file; save np.ascontiguousarray(...) of it, or with np.savez"
+        )
+    return array
+
+
+# archives ----------------------------------------------------------------------------------------
+
+
+class Archive:
+    """An `.npz` file while its arrays are opened.
+
+    Attributes
+    ----------
+    path
+        The file.
+    names, others
+        What the arrays in it are called, and what else is in it.
+    """
+
+    def __init__(
+        self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str = ""
+    ) -> None:
+        self.path, self._file, self._archive, self._stamp = path, file, archive, stamp
+        listed = archive.namelist()
+        self.names = [n.removesuffix(ARRAY_SUFFIX) for n in listed if n.endswith(ARRAY_SUFFIX)]
+        self.others = [n for n in listed if not n.endswith(ARRAY_SUFFIX)]
+
+    def open(self, name: str) -> StoredArray:
+        """Open one array by its header."""
+        info = self._archive.getinfo(name + ARRAY_SUFFIX)
+        title = f"{self.path.name}/{name}"
+        if info.flag_bits & _ENCRYPTED:
+            raise SourceError(f"{title}: is encrypted, expected an archive without password")
+        with self._archive.open(info) as stream:
+            shape, dtype, fortran, offset = _read_header(stream, title, info.file_size)
+        packed = info.compress_type != zipfile.ZIP_STORED
+        if not packed:
+            offset += self._content_start(info, title)
+        identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
+        return _checked(
+            StoredArray(
+                self.path, name, packed, offset, shape, dtype, fortran, identity, self._stamp
+            )
+        )
+
+    def _content_start(self, info: zipfile.ZipInfo, title: str) -> int:
+        """Return where in the file the content of a plain member begins."""
+        if info.compress_size != info.file_size:
+            raise SourceError(
+                f"{title}: {info.compress_size} bytes are stored, expected {info.file_size}"
+            )
+        self._file.seek(info.header_offset)
+        name_length, extra_length = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
+        start: int = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        return start
+
+    def check(self, name: str) -> None:
+        """Read an array to its end, where zipfile compares its checksum."""
+        with self._archive.open(name + ARRAY_SUFFIX) as stream:
+            while stream.read(_READ_BYTES):
+                pass
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open an `.npz` file; whatever fails while it is open is a `SourceError` that names it."""
+    with _reading(path):
+        stamp = version_of(path).stamp
+        with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+            _check_count(path, archive, file)
+            yield Archive(path, file, archive, stamp)
+
+
+def _check_count(path: Path, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+    """Raise where damage hides members: zipfile does not count them."""
+    file.seek(-_END.size - len(archive.comment), io.SEEK_END)
+    (count,) = _END.unpack(file.read(_END.size))
+    found = len(archive.infolist())
+    if count not in (found, _MANY):
+        raise SourceError(
+            f"{shown(path)}: lists {found} members, expected {count} by its end record; the file "
+            "is damaged: fetch it again"
+        )

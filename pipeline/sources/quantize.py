@@ -1,0 +1,276 @@
+"""Packs images of floats into 16 bits, with the range and the rounding stated.
+
+As the CF conventions have it, `value = scale_factor * stored + add_offset`: the lowest value of the
+range is stored as 0, the highest as 65535, every other as the nearest of the steps between. One
+range holds for all splits, so that equal values are stored equally.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.blocks import Block
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.sources.converted import ConvertedSource
+from pipeline.sources.protocol import Source, SplitInfo
+
+STEPS = 2**16 - 1
+# Of q = rint((x - lowest) / (highest - lowest) * STEPS) four operations are rounded, of
+# scale_factor two: together less than STEPS * 6 * 2**-53 < 2**-34 steps, 2**-33 of half a step.
+_FLOAT_ERROR = 2.0**-32
+_TASK_BYTES = 2**26
+_FLOATS = ("float32", "float64")
+_FINITE = "a finite number; replace such values, or leave out their samples"
+
+Run = Callable[[Callable[[int], Any], int], Sequence[Any]]
+
+
+def run_here(function: Callable[[int], Any], count: int) -> list[Any]:
+    """Call a function with the numbers from 0 to `count - 1`, one after the other."""
+    return [function(number) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How floats become whole numbers.
+
+    Attributes
+    ----------
+    lowest, highest
+        The values that are stored as 0 and as 65535.
+    measured
+        Whether they are the extremes of the images, or were given.
+    """
+
+    lowest: float
+    highest: float
+    measured: bool
+
+    def __post_init__(self) -> None:
+        span = self.highest - self.lowest
+        usable = self.lowest <= self.highest and math.isfinite(span)
+        if not usable or 0 < span < STEPS * np.finfo(np.float64).tiny:
+            raise ConfigError(
+                f"values from {self.lowest} to {self.highest} cannot be packed; expected a lowest "
+                "and a highest value whose difference float64 can hold; give value_range, or "
+                "scale the images"
+            )
+
+    @property
+    def scale_factor(self) -> float:
+        return (self.highest - self.lowest) / STEPS if self.highest > self.lowest else 1.0
+
+    @property
+    def encoding(self) -> dict[str, float]:
+        return {"scale_factor": self.scale_factor, "add_offset": self.lowest}
+
+    @property
+    def rounding_error(self) -> float:
+        """The most by which `scale_factor * stored + add_offset` differs from the value.
+
+        Half a step, and 2**-32 of it for what float64 rounds; 0 where all values are equal.
+        """
+        half = self.scale_factor / 2 * (1 + _FLOAT_ERROR)
+        return half if self.highest > self.lowest else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is done, as plain JSON."""
+        return {
+            **self.encoding,
+            "range": [self.lowest, self.highest],
+            "measured": self.measured,
+            "rounding_error": self.rounding_error,
+        }
+
+    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+        """Return values that lie in the range as what is stored for them."""
+        span = self.highest - self.lowest or 1.0
+        found = np.subtract(values, self.lowest, dtype=np.float64)
+        found /= span
+        found *= STEPS
+        packed: npt.NDArray[np.uint16] = np.rint(found, out=found).astype(np.uint16)
+        return packed
+
+
+@dataclass(frozen=True)
+class _Ranges:
+    """The task that measures the lowest and highest value of a range of samples."""
+
+    source: Source
+    pieces: tuple[tuple[str, int, int], ...]  # split, count, samples per task
+
+    @property
+    def count(self) -> int:
+        return sum(-(-count // step) for _, count, step in self.pieces)
+
+    def __call__(self, number: int) -> tuple[float, float] | None:
+        for split, count, step in self.pieces:
+            tasks = -(-count // step)
+            if number < tasks:
+                start = number * step
+                return self._measure(split, start, min(start + step, count))
+            number -= tasks
+        raise IndexError(number)
+
+    def _measure(self, split: str, start: int, stop: int) -> tuple[float, float] | None:
+        values = _usable(self.source.read(split, start, stop))
+        if not values.size:
+            return None
+        extremes = float(values.min()), float(values.max())
+        if not all(map(math.isfinite, extremes)):
+            _refuse(split, start, values, np.isfinite(values), _FINITE)
+        return extremes
+
+
+def _usable(block: Block) -> npt.NDArray[Any]:
+    """Return the images of a block, those with problems replaced by one without."""
+    good = [place for place in range(len(block.images)) if place not in block.problems]
+    if len(good) == len(block.images):
+        return block.images
+    if not good:
+        return block.images[:0]
+    images = block.images.copy()
+    images[list(block.problems)] = images[good[0]]
+    return images
+
+
+def _refuse(
+    split: str, start: int, values: npt.NDArray[Any], good: npt.NDArray[Any], expected: str
+) -> None:
+    """Raise `SourceError` for the first value that is not good."""
+    place = np.unravel_index(int(np.argmin(good)), values.shape)
+    where = ", ".join(str(int(index)) for index in place[1:])
+    raise SourceError(
+        f"split '{split}', sample {start + int(place[0])}, pixel ({where}): value "
+        f"{float(values[place])}, expected {expected}"
+    )
+
+
+@dataclass(frozen=True)
+class PackedSource:
+    """A source of floats whose images are given as uint16.
+
+    Attributes
+    ----------
+    source
+        Gives the floats.
+    packing
+        How they are packed.
+    """
+
+    source: Source
+    packing: Packing
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def full_scale(self) -> int:
+        return STEPS
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {**self.source.provenance, "packing": self.packing.describe()}
+
+    @property
+    def encoding(self) -> Mapping[str, float]:
+        """The attributes that tell what a stored value means."""
+        return self.packing.encoding
+
+    def splits(self) -> dict[str, SplitInfo]:
+        found = self.source.splits()
+        return {name: replace(info, dtype="uint16") for name, info in found.items()}
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        """Read and pack samples `start` to `stop` of a split.
+
+        Raises
+        ------
+        SourceError
+            Where a value is not finite, or outside the range.
+        """
+        block = self.source.read(split, start, stop)
+        values = _usable(block)
+        self._check(split, start, values)
+        images = np.zeros(block.images.shape, np.uint16)
+        if values.size:
+            images[:] = self.packing.apply(values)
+            images[list(block.problems)] = 0
+        return replace(block, images=images)
+
+    def _check(self, split: str, start: int, values: npt.NDArray[Any]) -> None:
+        # the extremes first: masks are only made where something is wrong; NaN is never within
+        lowest, highest = self.packing.lowest, self.packing.highest
+        if not values.size or (lowest <= float(values.min()) and float(values.max()) <= highest):
+            return
+        finite = np.isfinite(values)
+        if not finite.all():
+            _refuse(split, start, values, finite, _FINITE)
+        within = (values.astype(np.float64) >= lowest) & (values.astype(np.float64) <= highest)
+        expected = f"{lowest} to {highest}; give a value_range that holds all values, or clip them"
+        _refuse(split, start, values, within, expected)
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def pack_floats(
+    source: Source, value_range: tuple[float, float] | None = None, run: Run = run_here
+) -> Source:
+    """Return a source that gives the floats of another as uint16.
+
+    Parameters
+    ----------
+    source
+        Its images are float32 or float64. Where it converts images, they are packed before.
+    value_range
+        The values to be stored as 0 and as 65535; default: the lowest and the highest of all
+        splits, which are measured now.
+    run
+        Maps a function, which can be pickled, over the numbers below a count.
+
+    Raises
+    ------
+    SourceError
+        Where a split does not hold floats, or a measured value is not finite.
+    ConfigError
+        Where the range cannot be used.
+    """
+    if isinstance(source, ConvertedSource):
+        return replace(source, source=pack_floats(source.source, value_range, run))
+    splits = source.splits()
+    for name, info in splits.items():
+        if info.dtype not in _FLOATS:
+            raise SourceError(
+                f"split '{name}': images of {info.dtype}, expected float32 or float64 as in the "
+                "other splits; convert them to one type"
+            )
+    if value_range is None:
+        return PackedSource(source, _measured(source, splits, run))
+    return PackedSource(source, Packing(float(value_range[0]), float(value_range[1]), False))
+
+
+def pack_measured(source: Source, lowest: float, highest: float) -> Source:
+    """Do as `pack_floats` with a range that was measured before."""
+    if isinstance(source, ConvertedSource):
+        return replace(source, source=pack_measured(source.source, lowest, highest))
+    return PackedSource(source, Packing(lowest, highest, True))
+
+
+def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Packing:
+    pieces = []
+    for name, info in splits.items():
+        size = max(1, math.prod(info.shape) * np.dtype(info.dtype).itemsize)
+        pieces.append((name, info.count, max(1, _TASK_BYTES // size)))
+    task = _Ranges(source, tuple(pieces))
+    extremes = [found for found in run(task, task.count) if found is not None]
+    lowest = min((low for low, _ in extremes), default=0.0)
+    highest = max((high for _, high in extremes), default=0.0)
+    return Packing(lowest + 0.0, highest + 0.0, True)  # never -0.0, which equals 0.0

@@ -1,0 +1,374 @@
+"""From what a job says of its images to a source: which reader a place needs, and opening it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline.config.image_settings import ImageSettings
+from pipeline.config.job_settings import load_environment, make_images
+from pipeline.core.arguments import checked
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.messages import nearest
+from pipeline.core.paths import is_remote, locate
+from pipeline.core.urls import shown
+from pipeline.images.conversion import Conversion
+from pipeline.images.decoder_choice import recorded as recorded_decoders
+from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
+from pipeline.sources.converted import converted
+from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
+from pipeline.sources.file_names import expand, is_hidden, is_image
+from pipeline.sources.folder import folder_reader, has_images
+from pipeline.sources.lists import list_reader
+from pipeline.sources.name_words import splits_in
+from pipeline.sources.numpy_files import open_numpy
+from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.protocol import Source
+from pipeline.sources.quantize import pack_floats, pack_measured
+from pipeline.sources.sample_index import left_beside
+from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
+from pipeline.sources.tar import tar_reader
+from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
+from pipeline.storage.atomic import make_scratch, remove_scratch
+from pipeline.storage.blobs import file_size
+from pipeline.storage.folders import exists, is_folder, list_folder
+from pipeline.storage.manifest import WORK
+
+TORCHVISION, CATALOG = "torchvision:", "catalog:"
+_KIND_OF_SUFFIX = {
+    ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy",
+    ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
+    **dict.fromkeys(TEXT_SUFFIXES, "list"),
+    **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"),
+}  # fmt: skip
+_PACKED = {".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
+_FOLDERS_OF = {"parquet": (".parquet",), "tar": TAR_SUFFIXES, "numpy": (".npy", ".npz")}
+_MOST_LOOKED_INTO = 100
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
+_ENCODED = ("folder", "tar", "parquet", "list")
+
+Places = Mapping[str | None, Sequence[Path]]
+Mapped = Callable[[Callable[[int], Any], int], list[Any]]
+
+
+@checked
+def open_source(
+    images: str | Path | Mapping[str, Any] | ImageSettings,
+    listing: Path | None = None,
+    scratch: Path | None = None,
+) -> Source:
+    """Open a source: a name of the catalog, a path, a pattern or a URL, or a mapping of settings.
+
+    Parameters
+    ----------
+    images
+        See `ImageSettings`.
+    listing
+        The folder of a listing of its samples that was made before, which is taken as it is.
+    scratch
+        A folder in which a new listing may be put; default: in the data folder. It is removed by
+        `release`, at the end of the process, or, where that was killed, by the next one.
+
+    Raises
+    ------
+    ConfigError
+        Where it is nothing that can be read.
+    SourceError
+        Where it cannot be read.
+    """
+    settings = make_images(images)
+    kind = settings.kind or find_kind(settings)
+    conversion = make_conversion(settings)
+    if kind in _ENCODED:
+        return _open_encoded(kind, settings, conversion, listing, scratch)
+    wanted = conversion if conversion.describe() else None
+    if kind == "torchvision":  # its images may be of all sizes
+        return _open_torchvision(settings, wanted)
+    source = _open_arrays(kind, settings)
+    return source if wanted is None else converted(source, wanted)
+
+
+def release(source: Source) -> None:
+    """Close a source, and remove the listing that was made for it."""
+    source.close()
+    if isinstance(source, EncodedSource):
+        remove_scratch(source.listing)
+
+
+def packed(
+    source: Source,
+    settings: ImageSettings,
+    mapped: Mapped | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return a source of integers: floats are packed.
+
+    Parameters
+    ----------
+    source, settings
+        What was opened, and from what.
+    mapped
+        Calls a function for each number below a count, as `Executor.map` does: it measures the
+        range, unless that is given; without it the range is taken to be 0 to 1.
+    recorded
+        The provenance of the same source, packed: its range is taken.
+
+    Raises
+    ------
+    ConfigError
+        Where a range is given, and there are no floats, of what is not recorded.
+    """
+    types = sorted({info.dtype for info in source.splits().values()})
+    if not any(name.startswith("float") for name in types):
+        if settings.value_range is not None and recorded is None:
+            raise ConfigError(
+                f"value_range is for images of floats, these are {', '.join(types)}; leave it out"
+            )
+        return source
+    if recorded is not None and recorded.get("packing", {}).get("measured"):
+        return pack_measured(source, *recorded["packing"]["range"])
+    if mapped is None:
+        return pack_floats(source, settings.value_range or (0.0, 1.0))
+    return pack_floats(source, settings.value_range, mapped)
+
+
+def decoded(
+    source: Source,
+    begun: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Source:
+    """Return a source with the libraries that decode its image files, where it has such.
+
+    Parameters
+    ----------
+    source
+        What was opened.
+    begun
+        Its provenance in a plan that was begun: what that recorded is taken, also where that is
+        nothing; default: they are chosen now.
+    base
+        The provenance of images that these are added to; see `decoders.choose`.
+    """
+    if not isinstance(source, EncodedSource):
+        return source
+    if begun is not None:
+        return source.decoded_by(recorded_decoders(begun))
+    return source.decoded_by(source.chosen_decoders(base))
+
+
+def make_conversion(settings: ImageSettings) -> Conversion:
+    """Return how a job brings its images to one shape."""
+    return Conversion(
+        settings.resize,
+        settings.crop,
+        settings.pad,
+        settings.mode,
+        settings.max_pixels,
+        settings.depth,
+    )
+
+
+def find_kind(settings: ImageSettings) -> str:
+    """Tell how to read a source from its name and what lies there.
+
+    Raises
+    ------
+    ConfigError
+        Where nothing is there, or nothing that can be read.
+    """
+    if settings.source is not None and settings.source.startswith(TORCHVISION):
+        return "torchvision"
+    if catalog_name(settings) is not None:
+        return "catalog"
+    first = next(iter(places_of(settings).values()))[0]
+    text = str(settings.source) if settings.source is not None else str(first)
+    suffix = _suffix(first)
+    if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
+        return "tar"
+    if suffix == ".parquet":
+        columns = dict(settings.columns)
+        return "parquet" if holds_images(first, columns) else "list"
+    if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
+        if exists(first):
+            return _KIND_OF_SUFFIX[suffix]
+    elif is_folder(first):
+        return _kind_of_folder(first)
+    if suffix in _PACKED and exists(first):
+        raise ConfigError(
+            f"images '{shown(text)}': archives of kind {suffix} are not read; unpack it "
+            f"('{_PACKED[suffix]} {first.name}') and give the folder, or pack it as .tar"
+        )
+    if is_remote(first):
+        with suppress(FileNotFoundError):
+            file_size(first)  # says that access was refused, where it was
+    raise ConfigError(
+        f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
+        "images, a .tar, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "
+        f"{nearest(text, load_catalog())}"
+    )
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix of a place in lower case; of a table of text that was packed, its own."""
+    unpacked = Path(path.name.lower().removesuffix(".gz")).suffix
+    return unpacked if unpacked in TEXT_SUFFIXES else path.suffix.lower()
+
+
+def catalog_name(settings: ImageSettings) -> str | None:
+    """Return the name of the catalog's data set that a source means; None where it means a place.
+
+    A folder of that name in the working directory is what is meant, unless it holds just the files
+    of the data set; `catalog:NAME` always means the data set.
+    """
+    text = settings.source
+    if text is None or settings.kind not in (None, "catalog"):
+        return None
+    if text.startswith(CATALOG) or settings.kind == "catalog":
+        return text.removeprefix(CATALOG)
+    entry = load_catalog().get(text)
+    if entry is None or (Path(text).is_dir() and not holds_entry(Path(text), entry)):
+        return None
+    return text
+
+
+def folder_note(settings: ImageSettings) -> str | None:
+    """Return a line that says that a folder stands before the catalog's data set of its name."""
+    text = settings.source
+    if settings.kind is not None or text not in load_catalog() or catalog_name(settings):
+        return None
+    return f"'{text}' is the folder of that name; {CATALOG}{text} is the catalog's data set"
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Tell what a folder holds: files of data, such as archives, or images.
+
+    Where there are both, the others are stray ones: images win where they are more, or lie in
+    several folders or in that of a split.
+    """
+    names = list_folder(path)
+    if any(name in _ZARR_FILES for name in names):
+        return "xarray"
+    data = {
+        kind: [name for name in names if name.lower().endswith(suffixes)]
+        for kind, suffixes in _FOLDERS_OF.items()
+    }
+    tables = data["parquet"]
+    if tables and (data["tar"] or data["numpy"]) and not _is_image_table(path / tables[0]):
+        data["parquet"] = []
+    kind = max(data, key=lambda kind: len(data[kind]))
+    images = sum(is_image(os.fsencode(name)) for name in names)
+    if images > len(data[kind]) or not data[kind] or _has_image_folders(path, names):
+        return "folder"
+    return kind
+
+
+def _is_image_table(path: Path) -> bool:
+    try:
+        return holds_images(path)
+    except SourceError:  # none that can be read
+        return False
+
+
+def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
+    """Tell whether images lie in several folders of a folder, or in that of a split."""
+    known = (*(suffix for several in _FOLDERS_OF.values() for suffix in several), ".zarr")
+    found = 0
+    for name in [n for n in names if not n.lower().endswith(known)][:_MOST_LOOKED_INTO]:
+        if not is_hidden(os.fsencode(name)) and is_folder(path / name) and has_images(path / name):
+            found += 2 if splits_in(os.fsencode(name)) else 1
+            if found > 1:
+                return True
+    return False
+
+
+def places_of(settings: ImageSettings) -> dict[str | None, list[Path]]:
+    """Return the places of each split; None where the source is to tell of the splits."""
+    found: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
+    given: dict[str | None, Sequence[str]] = dict(found)
+    options = settings.storage_options
+    return {
+        name: [
+            locate(text, options).absolute() for place in places for text in expand(place, options)
+        ]
+        for name, places in given.items()
+    }
+
+
+def _open_encoded(
+    kind: str,
+    settings: ImageSettings,
+    conversion: Conversion,
+    listing: Path | None,
+    scratch: Path | None,
+) -> EncodedSource:
+    places, split, columns = places_of(settings), settings.split, dict(settings.columns)
+    doubts = settings.kind is None  # else the job says what the folders are
+    if kind == "list":
+        root = None if settings.root is None else locate(settings.root, settings.storage_options)
+        reader: Any = list_reader(places, columns, root, split, settings.encoding)
+    elif kind == "parquet":
+        reader = parquet_reader(places, columns, split)
+    elif kind == "tar":
+        named = {role: name for role, name in columns.items() if name is not None}
+        reader = tar_reader(places, split, named, doubts=doubts)
+    else:
+        reader = folder_reader(places, split, doubts=doubts)
+    arguments = (conversion, settings.class_names, settings.max_bytes)
+    if listing is not None:
+        return reopen_encoded(reader, listing, *arguments)
+    folder = _make_scratch(scratch)
+    try:
+        source = open_encoded(reader, folder, *arguments)
+        stray = left_beside(places, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
+    except BaseException:
+        remove_scratch(folder)
+        raise
+    return replace(source, remarks=(*source.remarks, *([f"left out: {stray}"] if stray else [])))
+
+
+def _make_scratch(base: Path | None) -> Path:
+    """Make a local folder for a listing: in `base`, else the data folder, else the system's."""
+    known = [base] if base is not None and not is_remote(base) else []
+    for place in (*known, load_environment().data / WORK):
+        with suppress(OSError):  # it may be no place to write to
+            return make_scratch(place.absolute())
+    return make_scratch()
+
+
+def _open_arrays(kind: str, settings: ImageSettings) -> Source:
+    if kind == "catalog":
+        return open_dataset(catalog_name(settings) or "")
+    if kind == "numpy":
+        return open_numpy(
+            places_of(settings), settings.class_names, settings.split, settings.variables
+        )
+    reader = importlib.import_module("pipeline.sources.xarray_source")
+    names = settings.variables, settings.dims, settings.class_names, settings.split
+    return cast(Source, reader.open_labelled(places_of(settings), *names))
+
+
+def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) -> Source:
+    reader = importlib.import_module("pipeline.sources.torchvision")
+    name = str(settings.source).removeprefix(TORCHVISION)
+    roots = _torchvision_roots(name)
+    opened = reader.open_torchvision(name, roots, settings.options, conversion=conversion)
+    return cast(Source, opened)
+
+
+def _torchvision_roots(name: str) -> list[Path]:
+    """Return the folders below which torchvision may find the files of a data set."""
+    environment = load_environment()
+    roots = [environment.data / "downloads" / name.lower()]
+    if environment.datasets is not None:
+        roots = [
+            environment.datasets / name,
+            environment.datasets / name.lower(),
+            environment.datasets,
+            *roots,
+        ]
+    return [root.absolute() for root in roots]

@@ -1,0 +1,408 @@
+"""The listing of a source: one row for each sample, in Parquet, a file for each split.
+
+It is written once, while a reader walks its input, and read in ranges, so that memory does not
+grow with the number of samples: not when a job is planned, and not in the tasks. What concerns
+the whole (files, labels that occur, digest) lies beside it in a small JSON.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.core.blocks import OK
+from pipeline.core.digests import ColumnDigest
+from pipeline.core.errors import DamagedError, LabelError
+from pipeline.core.paths import is_remote
+from pipeline.core.threads import OwnLock
+from pipeline.sources.file_names import as_text, is_hidden, suffix_of
+from pipeline.sources.name_words import may_be_labels, may_be_sidecar
+from pipeline.sources.open_cache import Kept
+from pipeline.storage.atomic import read_json, storage_errors, write_json
+from pipeline.storage.blobs import open_binary
+from pipeline.storage.file_versions import Version, version_of
+from pipeline.storage.folders import is_folder, list_folder
+
+ROWS_PER_GROUP = 8192
+MOST_LABELS = 1_000_000
+MOST_TABLES = 100
+_SHOWN_EMPTY = 3
+_SHOWN_COLUMNS = 60  # characters
+INDEX = "listing.json"
+
+SCHEMA = pa.schema(
+    [
+        ("origin", pa.string()),
+        ("file", pa.int32()),
+        ("key", pa.binary()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.string()),
+        ("status", pa.int8()),
+        ("detail", pa.string()),
+    ]
+)
+_DEFAULTS = {"file": 0, "key": b"", "offset": 0, "size": -1, "status": OK, "stamp": ""}
+
+
+@dataclass(frozen=True)
+class File:
+    """An archive or file that samples lie in.
+
+    Attributes
+    ----------
+    root
+        Which of the reader's folders it lies in.
+    name
+        Below that folder.
+    stamp
+        Its size and time or tag: what changes when the file does.
+    """
+
+    root: int
+    name: str
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a listing, as columns: a list each."""
+
+    origin: list[str]
+    file: list[int]
+    key: list[bytes]
+    offset: list[int]
+    size: list[int]
+    label: list[str | None]
+    status: list[int]
+    detail: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.origin)
+
+
+@dataclass
+class Notes:
+    """What a reader says of the whole, besides the rows; it is filled while the rows come.
+
+    Attributes
+    ----------
+    files
+        What the `file` column counts.
+    ignored
+        Suffix -> how many files were no images.
+    examples
+        Suffix -> the first of these files.
+    tables
+        Some of these files that may hold labels.
+    sidecars
+        Suffix -> how many of these files may each be of one image.
+    empty
+        How many folders hold nothing.
+    first_empty
+        The first of these.
+    left_out
+        What else was left out, in words.
+    labels_from
+        Where the labels come from, in words, for a line with the numbers of splits and classes.
+    remarks
+        What else was decided, in words: on that line, or a line each.
+    unlabelled
+        There are no labels at all, and none are missing.
+    labels_are_text
+        Labels are names also where all of them look like numbers.
+    class_names
+        Where the input names its classes.
+    """
+
+    files: list[File] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    tables: list[bytes] = field(default_factory=list)
+    sidecars: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    first_empty: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    labels_from: str = ""
+    unlabelled: bool = False
+    labels_are_text: bool = False
+    class_names: tuple[str, ...] | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def ignore(self, path: bytes) -> None:
+        """Count a file that is no image."""
+        suffix = suffix_of(path)
+        self.ignored[suffix] += 1
+        self.examples.setdefault(suffix, as_text(path))
+        if len(self.tables) < MOST_TABLES and may_be_labels(path):
+            self.tables.append(path)
+        if may_be_sidecar(path):
+            self.sidecars[suffix] += 1
+
+    def take_labels_from(self, columns: Sequence[str]) -> None:
+        """Say which columns of a table hold the labels: one, or one for each class."""
+        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
+
+    def ignore_empty(self, folder: bytes) -> None:
+        """Count a folder that holds nothing."""
+        self.empty += 1
+        if len(self.first_empty) < _SHOWN_EMPTY:
+            self.first_empty.append(as_text(folder))
+
+
+def counted(notes: Notes) -> str:
+    """Return what was left out, in words: how many files of each suffix; a single one by name."""
+    parts = [
+        f"{count:,} {suffix or 'without suffix'}" if count > 1 else notes.examples[suffix]
+        for suffix, count in notes.ignored.most_common()
+    ]
+    if notes.empty:
+        more = ", ..." if notes.empty > len(notes.first_empty) else ""
+        folders = f"empty folder{'' if notes.empty == 1 else 's'}"
+        parts.append(f"{notes.empty:,} {folders} ({', '.join(sorted(notes.first_empty))}{more})")
+    return ", ".join([*parts, *notes.left_out])
+
+
+def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+    """Return what lies in folders beside the files of some suffixes, in words."""
+    notes = Notes()
+    for path in (path for paths in places.values() for path in paths):
+        # what has the suffix is not asked for: there may be very many
+        if not path.name.lower().endswith(tuple(suffixes)) and is_folder(path):
+            for name in map(os.fsencode, list_folder(path)):
+                if not as_text(name).lower().endswith(tuple(suffixes)) and not is_hidden(name):
+                    notes.ignore(name)
+    return counted(notes)
+
+
+def make_rows(count: int, **columns: Any) -> pa.Table:
+    """Return `count` rows of a listing; columns left out get their defaults, null else.
+
+    `stamp`, what changes when a sample's file does, goes into the digest and not to the disk.
+    `label` may be of integers, which are codes, or of text.
+    """
+    arrays: dict[str, Any] = {}
+    for spec in [*SCHEMA, pa.field("stamp", pa.string())]:
+        value = columns.get(spec.name, _DEFAULTS.get(spec.name))
+        if spec.name == "label" and isinstance(value, pa.Array | pa.ChunkedArray):
+            arrays[spec.name] = value
+        elif isinstance(value, pa.Array | pa.ChunkedArray):
+            arrays[spec.name] = value.cast(spec.type)
+        elif isinstance(value, list):
+            arrays[spec.name] = pa.array(value, spec.type)
+        else:
+            arrays[spec.name] = pa.repeat(pa.scalar(value, spec.type), count)
+    return pa.table(arrays)
+
+
+class ListingWriter:
+    """Writes the listing of one source below a folder; memory holds a row group a split."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+        self._waiting: dict[str, list[Any]] = {}
+        self._counts: Counter[str] = Counter()
+        self._digests: dict[str, ColumnDigest] = {}
+        self._labels: set[str] = set()
+        self._integers = True
+
+    def add(self, split: str, rows: Any) -> None:
+        """Append rows, as `make_rows` gives them, to a split.
+
+        Raises
+        ------
+        LabelError
+            Where there are more labels than a class of a set could be.
+        """
+        if not rows.num_rows:
+            return
+        rows = self._with_text(rows)
+        self._labels.update(pc.unique(rows["label"].drop_null()).to_pylist())
+        if len(self._labels) > MOST_LABELS:
+            raise LabelError(
+                f"more than {MOST_LABELS:,} different labels were found in split '{split}', such "
+                f"as '{min(self._labels)}'; name the column of the labels"
+            )
+        digest = self._digests.setdefault(split, ColumnDigest())
+        for name in rows.column_names:
+            digest.update(_hashable(name, rows[name].combine_chunks()))
+        self._counts[split] += rows.num_rows
+        waiting = self._waiting.setdefault(split, [])
+        waiting.append(rows.select(SCHEMA.names))
+        if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP:
+            self._write(split, whole=True)
+
+    def _with_text(self, rows: Any) -> Any:
+        labels = rows["label"]
+        if not pa.types.is_null(labels.type) and labels.null_count < len(labels):
+            self._integers &= pa.types.is_integer(labels.type)
+        return rows.set_column(rows.column_names.index("label"), "label", labels.cast(pa.string()))
+
+    def _write(self, split: str, whole: bool) -> None:
+        """Write what waits; only whole row groups, where more may come."""
+        table = pa.concat_tables(self._waiting[split]).combine_chunks()
+        count = table.num_rows - table.num_rows % ROWS_PER_GROUP if whole else table.num_rows
+        if split not in self._writers:
+            self._writers[split] = pq.ParquetWriter(
+                self._folder / f"{len(self._writers)}.parquet",
+                SCHEMA,
+                compression="zstd",
+                write_statistics=False,
+                write_page_checksum=True,
+            )
+        self._writers[split].write_table(table.slice(0, count), row_group_size=ROWS_PER_GROUP)
+        self._waiting[split] = [table.slice(count)]
+
+    def finish(self, kind: str, notes: Notes) -> None:
+        """Write what still waits, and last the index, without which there is no listing."""
+        for split in self._counts:
+            self._write(split, whole=False)
+        self.close()
+        header = {"kind": kind, "files": [[item.name, item.stamp] for item in notes.files]}
+        parts = {split: digest.result(header) for split, digest in self._digests.items()}
+        content = {
+            "splits": [[split, self._counts[split]] for split in self._writers],
+            "files": [[item.root, item.name, item.stamp] for item in notes.files],
+            "labels": sorted(self._labels),
+            "integers": self._integers,
+            "labels_are_text": notes.labels_are_text,
+            "class_names": notes.class_names,
+            "ignored": dict(sorted(notes.ignored.items())),
+            "labels_from": notes.labels_from,
+            "remarks": notes.remarks,
+            "left_out": counted(notes),
+            "unlabelled": notes.unlabelled,
+            "digests": parts,
+        }
+        write_json(self._folder / INDEX, content, indent=None)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[ListingWriter]:
+    """Give a writer of a new listing below `folder`, and close its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    writer = ListingWriter(folder)
+    with storage_errors(folder):
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def _hashable(name: str, column: Any) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the values of a column as arrays whose bytes, strung together, are unambiguous."""
+    if pa.types.is_integer(column.type):
+        return {name: column.to_numpy(zero_copy_only=False)}
+    # null has length -1, so that it differs from empty
+    lengths = pc.fill_null(pc.binary_length(column), -1)
+    column = pc.fill_null(column.cast(pa.binary()), b"")
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    content = np.frombuffer(b"" if data is None else data, np.uint8)[ends[0] : ends[-1]]
+    return {
+        f"{name}.length": lengths.to_numpy(zero_copy_only=False),
+        f"{name}.content": content,
+    }
+
+
+# reading -----------------------------------------------------------------------------------------
+
+_MOST_OPEN = 16
+_reading = OwnLock()
+
+
+def _close(opened: Any) -> None:
+    if isinstance(opened, pq.ParquetFile):
+        opened.close(force=True)
+
+
+_opened: Kept[tuple[Path, str], Any] = Kept(_close, _MOST_OPEN)
+
+
+def _open_table(path: Path) -> Any:
+    place = open_binary(path) if is_remote(path) else path
+    return pq.ParquetFile(place, page_checksum_verification=True)
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(f"{path}: the listing cannot be read ({error}); run the job again")
+
+
+def index(folder: Path) -> Mapping[str, Any]:
+    """Return what a listing says of the whole.
+
+    Raises
+    ------
+    DamagedError
+        Where there is no whole listing.
+    """
+    return _index(folder)[0]
+
+
+def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
+    """Return the index of a listing, and its version; it is written last, so that of the whole."""
+    try:
+        version = version_of(folder / INDEX)
+        found = _opened.get((folder, INDEX), lambda: read_json(folder / INDEX), version)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder / INDEX, error) from None
+    return found, version
+
+
+def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
+    """Read rows `start` to `stop` of a split of a listing; only the row groups that overlap.
+
+    Raises
+    ------
+    DamagedError
+        Where the listing is missing, torn, or a page fails its checksum.
+    """
+    content, version = _index(folder)
+    names = [name for name, _ in content["splits"]]
+    path = folder / f"{names.index(split)}.parquet"
+    if stop <= start:
+        return _as_rows(SCHEMA.empty_table())
+    first = start // ROWS_PER_GROUP
+    groups = range(first, (stop - 1) // ROWS_PER_GROUP + 1)
+    try:
+        version = version if is_remote(path) else version_of(path)
+        with _reading.held():  # a file's reader is not for several threads at once
+            file = _opened.get((folder, path.name), lambda: _open_table(path), version)
+            table = file.read_row_groups(list(groups), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from None
+    return _as_rows(table.slice(start - first * ROWS_PER_GROUP, stop - start))
+
+
+def _as_rows(table: Any) -> Rows:
+    return Rows(**{name: table[name].to_pylist() for name in SCHEMA.names})
+
+
+def take(rows: Rows, places: Sequence[int]) -> Rows:
+    """Return the rows at `places`."""
+    return Rows(**{name: [getattr(rows, name)[place] for place in places] for name in SCHEMA.names})
+
+
+def close(folder: Path) -> None:
+    """Close what reading the listing left open in this process."""
+    with _reading.held():
+        _opened.close(lambda key: key[0] == folder)

@@ -1,0 +1,277 @@
+"""The image-set store: one group per split, labelled so that any xarray user can open it.
+
+`xr.open_zarr(path, group="train")` reads it without pixsim:
+
+- attributes of the root and of each group: `class_names`, `full_scale`, `provenance`;
+- `SPLIT/image` (sample, y, x[, channel]) uint8 or uint16, sharded; `SPLIT/label` (sample)
+  int32, one chunk a shard; `SPLIT/y`, `SPLIT/x`, `SPLIT/channel`, pixel positions;
+- `samples.parquet` and `manifest.json` beside the groups.
+
+The sample index is the position along `sample` and is not stored: as a coordinate it would be
+read whole at every opening, one file per shard. `open_images` adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pipeline.core.arguments import checked
+from pipeline.core.errors import SchemaError, StoreError
+from pipeline.core.partitions import Layout, image_bytes
+from pipeline.core.paths import ABSENT, locate
+from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
+from pipeline.storage.atomic import read_json
+from pipeline.storage.manifest import IMAGES, read_manifest
+from pipeline.storage.zarr_arrays import (
+    StoreArray,
+    create_array,
+    create_group,
+    grow_array,
+    write_array,
+    write_shard,
+)
+
+
+@dataclass(frozen=True)
+class SplitTemplate:
+    """What a split of a store will hold: `count` images of `shape` and `dtype`."""
+
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout
+
+    @property
+    def sample_bytes(self) -> int:
+        return image_bytes(self.shape, self.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Return it in plain values, as a manifest has it."""
+        return {
+            "count": self.count,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "chunk": self.layout.chunk,
+            "shard": self.layout.shard,
+        }
+
+
+def pixel_dims(shape: Sequence[int]) -> tuple[str, ...]:
+    """Return the dimension names of one image of `shape`."""
+    return PIXEL_DIMS if len(shape) == 2 else (*PIXEL_DIMS, CHANNEL)
+
+
+def _check_pixels(name: str, shape: Sequence[int], dtype: str) -> None:
+    if dtype not in IMAGE.dtypes or len(shape) not in (2, 3) or 0 in shape:
+        raise SchemaError(
+            f"{name}: images of shape {tuple(shape)} and dtype {dtype}; expected (y, x) or "
+            f"(y, x, channel), no side of them 0, in {' or '.join(IMAGE.dtypes)}"
+        )
+
+
+def create_images(
+    path: Path,
+    attributes: Mapping[str, Any],
+    splits: Mapping[str, SplitTemplate],
+    encoding: Mapping[str, Any] | None = None,
+) -> None:
+    """Create the empty arrays of an image set; what exists already is kept.
+
+    Parameters
+    ----------
+    path
+        The folder of the store.
+    attributes
+        Those of the root and of each group.
+    splits
+        What each split will hold.
+    encoding
+        CF `scale_factor` and `add_offset` of packed images.
+
+    Raises
+    ------
+    SchemaError
+        Where a split's images are of another shape or type than a store can hold.
+    """
+    for name, template in splits.items():
+        _check_pixels(name, template.shape, template.dtype)
+    create_group(path, attributes)
+    for split, template in splits.items():
+        create_group(path, attributes, split)
+        chunk, shard = template.layout.chunk, template.layout.shard
+        dims = pixel_dims(template.shape)
+        create_array(
+            path,
+            f"{split}/{IMAGE.name}",
+            (SAMPLE, *dims),
+            (template.count, *template.shape),
+            template.dtype,
+            chunks=(chunk, *template.shape),
+            shards=(shard, *template.shape),
+            attributes=IMAGE.attributes | {"coordinates": LABEL.name} | dict(encoding or {}),
+        )
+        create_array(
+            path,
+            f"{split}/{LABEL.name}",
+            LABEL.dims,
+            (template.count,),
+            "int32",
+            chunks=(shard,),
+            fill_value=-1,
+            attributes=LABEL.attributes,
+        )
+        for dim, size in zip(dims, template.shape, strict=True):
+            write_array(path, f"{split}/{dim}", (dim,), np.arange(size, dtype=np.int32), {})
+
+
+def is_own_store(path: Path) -> bool:
+    """Tell whether a folder is a Zarr group as `create_images` makes it, finished or not."""
+    try:
+        attributes = read_json(path / "zarr.json").get("attributes", {})
+    except (*ABSENT, ValueError, AttributeError):
+        return False
+    return {"class_names", "full_scale", "provenance"} <= set(attributes)
+
+
+def write_images(
+    path: Path,
+    split: str,
+    start: int,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[np.int32],
+    total: int | None = None,
+) -> tuple[str, str]:
+    """Write one whole shard: images `start` to `start + len(images)` of a split.
+
+    `total` is how many images the split will have, where its arrays are about to grow.
+
+    Returns
+    -------
+    The fingerprints of the files of images and of labels.
+    """
+    return (
+        write_shard(path, f"{split}/{IMAGE.name}", 0, start, images, total),
+        write_shard(path, f"{split}/{LABEL.name}", 0, start, labels, total),
+    )
+
+
+def grow_images(
+    path: Path, attributes: Mapping[str, Any], splits: Mapping[str, SplitTemplate]
+) -> None:
+    """Make the arrays of an image set as long as the templates say; their shards are there."""
+    create_group(path, attributes)
+    for split, template in splits.items():
+        create_group(path, attributes, split)
+        for name in (IMAGE.name, LABEL.name):
+            grow_array(path, f"{split}/{name}", template.count)
+
+
+def read_images(
+    path: Path,
+    split: str,
+    start: int,
+    stop: int,
+    expected: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Read images `start` to `stop` of a split and their labels.
+
+    `expected` has the fingerprints of the files of its arrays, where these are to be checked.
+
+    Raises
+    ------
+    DamagedError
+        Where a shard is missing, does not pass its checksum, or is not the expected one.
+    """
+    known = expected or {}
+    images, labels = (
+        StoreArray(path, name, expected=tuple(known.get(name, ()))).samples(start, stop)
+        for name in array_names(split)
+    )
+    return images, labels
+
+
+def by_array(
+    splits: Iterable[str], written: Iterable[tuple[str, Iterable[str]]]
+) -> dict[str, list[str]]:
+    """Gather the fingerprints of written shards by array.
+
+    Parameters
+    ----------
+    splits
+        All splits.
+    written
+        The split of each shard, in order, and what `write_images` returned.
+    """
+    found: dict[str, list[str]] = {name: [] for split in splits for name in array_names(split)}
+    for split, marks in written:
+        for name, mark in zip(array_names(split), marks, strict=True):
+            found[name].append(mark)
+    return found
+
+
+def array_names(split: str) -> tuple[str, str]:
+    """Return the names of the arrays of images and of labels of a split."""
+    return f"{split}/{IMAGE.name}", f"{split}/{LABEL.name}"
+
+
+@checked
+def open_images(
+    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
+
+    Parameters
+    ----------
+    store
+        The folder of the image set, or its URL.
+    split
+        The name of the split.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+
+    Returns
+    -------
+    A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
+    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
+    metadata is read.
+
+    Raises
+    ------
+    StoreError
+        Where the folder is no image set, is incomplete, or has no such split.
+    """
+    path = locate(store, storage_options).absolute()
+    manifest = read_manifest(path, IMAGES)
+    require_split(manifest, split, path)
+    count = manifest["splits"][split]["count"]
+    shard = manifest["splits"][split]["shard"]
+    image, label = (  # samples beyond the manifest's are being added, and not there yet
+        StoreArray(path, name, expected=tuple(manifest["arrays"][name][: count // shard])).lazy(
+            manifest["digest"]
+        )[:count]
+        for name in array_names(split)
+    )
+    coordinates: dict[str, Any] = {
+        LABEL.name: label,
+        SAMPLE: (SAMPLE, np.arange(image.sizes[SAMPLE]), {"long_name": "sample index"}),
+    }
+    for dim in image.dims[1:]:
+        coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
+    attributes = {name: manifest[name] for name in ("class_names", "full_scale", "provenance")}
+    return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
+
+
+def require_split(manifest: Mapping[str, Any], split: str, path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a split, or raise `StoreError` with those there are."""
+    try:
+        return dict(manifest["splits"][split])
+    except KeyError:
+        known = ", ".join(manifest["splits"])
+        raise StoreError(f"{path}: has no split '{split}', expected one of {known}") from None

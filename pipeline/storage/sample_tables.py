@@ -1,0 +1,309 @@
+"""The samples of an image set as tables: one a partition while it is made, one in the end.
+
+A partition's table, `.work/samples/part-*.parquet`, has a row for each sample that was planned,
+whatever became of it: its `status` is `ok`, or says why it cannot be used, with a `detail`. Its
+notes say which plan it belongs to and the digest of what was written. `samples.parquet` is these
+tables end to end. There the samples that could be used are numbered as in the store, the others
+have no number.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.blocks import OK, STATUSES, Block
+from pipeline.core.digests import SAMPLE_RECORD
+from pipeline.core.errors import BadSamplesError
+from pipeline.core.partitions import Partition, PartitionTable
+from pipeline.storage import tables
+from pipeline.storage.atomic import replaced
+from pipeline.storage.folders import remove_tree
+from pipeline.storage.image_content import records_digest
+from pipeline.storage.manifest import WORK
+
+SAMPLES = "samples.parquet"
+BAD_SAMPLES = "bad_samples.csv"
+SHOWN_ROWS = 20
+KEPT_SAMPLES = 2**20
+_BAD_HEADER = ("split", "sample", "source", "status", "detail")
+
+
+def part_path(path: Path, index: int) -> Path:
+    """Return where the table of a partition lies while its store is being made."""
+    return path / WORK / "samples" / f"part-{index:06d}.parquet"
+
+
+def write_part(
+    path: Path,
+    partition: Partition,
+    block: Block,
+    records: npt.NDArray[Any],
+    splits: Sequence[str],
+    class_names: Sequence[str],
+    identity: str,
+    fingerprints: Sequence[str],
+) -> None:
+    """Write the table of a partition.
+
+    Parameters
+    ----------
+    path
+        The file.
+    partition
+        Which samples.
+    block
+        What was read and written.
+    records
+        [sample]; label and hash of each sample, of dtype `SAMPLE_RECORD`.
+    splits, class_names
+        All names of splits and classes.
+    identity
+        Of the plan that the table belongs to.
+    fingerprints
+        Of the files of images and labels that were written.
+    """
+    notes = {
+        "identity": identity,
+        "digest": records_digest(records),
+        "fingerprints": " ".join(fingerprints),
+        "remarks": str(len(block.remarks)),
+    }
+    tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
+
+
+def _columns(
+    partition: Partition,
+    block: Block,
+    records: npt.NDArray[Any],
+    splits: Sequence[str],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    count = partition.count
+    sizes = _sizes(block)
+    status, details = np.full(count, OK, np.int32), dict(block.remarks)
+    for place, problem in block.problems.items():
+        status[place], details[place] = problem.status, problem.detail
+        sizes[place] = problem.width, problem.height
+    texts = sorted(set(details.values()))
+    code_of = {text: code for code, text in enumerate(texts)}
+    codes = np.full(count, -1, np.int32)
+    codes[list(details)] = [code_of[detail] for detail in details.values()]
+    return {
+        "sample": np.arange(partition.start, partition.stop),
+        "split": tables.dictionary(np.full(count, splits.index(partition.split)), splits),
+        "source": list(block.origins),
+        "label": tables.nullable(block.labels, block.labels < 0),
+        "label_name": tables.dictionary(block.labels, class_names),
+        "width": sizes[:, 0],
+        "height": sizes[:, 1],
+        "status": tables.dictionary(status, STATUSES),
+        "detail": tables.dictionary(codes, texts),
+        "sha256": tables.fixed_bytes(records["sha256"]),
+    }
+
+
+def _sizes(block: Block) -> npt.NDArray[np.int32]:
+    """Return width and height of each image, [sample, 2]."""
+    if block.sizes is not None:
+        return np.array(block.sizes, np.int32)
+    height, width = block.images.shape[1:3]
+    return np.full((len(block.images), 2), (width, height), np.int32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the table of a partition says of its samples, in order.
+
+    Attributes
+    ----------
+    partition
+        Which samples were planned.
+    records
+        [sample]; label and hash of each.
+    status
+        [sample]; a place in `STATUSES`.
+    """
+
+    partition: Partition
+    records: npt.NDArray[Any]
+    status: npt.NDArray[np.int64]
+
+    @property
+    def good(self) -> npt.NDArray[np.bool_]:
+        """[sample]; which can be used."""
+        return np.equal(self.status, OK)
+
+
+def read_part(path: Path, partition: Partition, whole: bool = False) -> Part:
+    """Read back what the table of a partition says; see `Part`.
+
+    `whole` reads, and so checks, every column of it.
+
+    Raises
+    ------
+    DamagedError
+        Where it is missing or damaged.
+    """
+    columns = tables.read_part(path, None if whole else ["label", "sha256", "status"])
+    records = np.empty(len(columns["label"]), SAMPLE_RECORD)
+    records["label"], records["sha256"] = columns["label"], columns["sha256"]
+    return Part(partition, records, columns["status"])
+
+
+class Parts:
+    """The tables of all partitions of a store, kept in memory where the samples are few."""
+
+    def __init__(self, path: Path, table: PartitionTable) -> None:
+        self._path, self._table = path, table
+        self._kept: dict[int, Part] = {}
+        self._keeps = sum(count for _, count, _ in table.splits) <= KEPT_SAMPLES
+
+    def __iter__(self) -> Iterator[Part]:
+        return (self._read(index) for index in range(len(self._table)))
+
+    def of_split(self, split: str) -> Iterator[Part]:
+        """Return the tables of one split, in order."""
+        return (self._read(index) for index in self._table.indices(split))
+
+    def _read(self, index: int) -> Part:
+        part = self._kept.get(index)
+        if part is None:
+            part = read_part(part_path(self._path, index), self._table[index])
+            if self._keeps:
+                self._kept[index] = part
+        return part
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many samples of each split were planned, and how many have which status.
+
+    Attributes
+    ----------
+    counts
+        Split -> [status], for every status of `STATUSES`.
+    parts
+        [partition]; samples that can be used.
+    """
+
+    counts: Mapping[str, npt.NDArray[np.int64]]
+    parts: npt.NDArray[np.int64]
+
+    @property
+    def total(self) -> int:
+        return sum(int(counts.sum()) for counts in self.counts.values())
+
+    @property
+    def bad(self) -> int:
+        return self.total - sum(int(counts[OK]) for counts in self.counts.values())
+
+    def by_status(self) -> dict[str, int]:
+        """Return how many samples have each status but `ok`, those that occur."""
+        whole = np.sum(list(self.counts.values()), axis=0)
+        return {STATUSES[at]: int(n) for at, n in enumerate(whole) if n and at != OK}
+
+
+def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
+    """Count the samples of a store that is being made by split and status."""
+    counts = {name: np.zeros(len(STATUSES), np.int64) for name, _, _ in table.splits}
+    good = np.zeros(len(table), np.int64)
+    for part in parts:
+        counts[part.partition.split] += np.bincount(part.status, minlength=len(STATUSES))
+        good[part.partition.index] = np.count_nonzero(part.good)
+    return Tally(counts, good)
+
+
+def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple[Any, ...]]:
+    for partition in table:
+        if found.parts[partition.index] == partition.count:
+            continue
+        for row in tables.read_rows(part_path(path, partition.index)):
+            if row["status"] != STATUSES[OK]:
+                yield (
+                    row["split"], row["sample"], row["source"], row["status"], row["detail"] or "",
+                )  # fmt: skip
+
+
+def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[tuple[Any, ...]]:
+    """Write `bad_samples.csv`, one row a sample that cannot be used; return the first rows."""
+    first: list[tuple[Any, ...]] = []
+    with (
+        replaced(path / BAD_SAMPLES) as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(_BAD_HEADER)
+        for row in _bad_rows(path, table, found):
+            writer.writerow(row)
+            if len(first) < SHOWN_ROWS:
+                first.append(row)
+    return first
+
+
+def refuse_bad_samples(path: Path, table: PartitionTable, found: Tally, allowed: int) -> None:
+    """Raise `BadSamplesError` where more samples cannot be used than are allowed.
+
+    All of them are listed in `bad_samples.csv`, the first in the error.
+    """
+    if found.bad <= allowed:
+        remove_tree(path / BAD_SAMPLES)  # of an earlier try
+        return
+    first = write_bad_samples(path, table, found)
+    kinds = ", ".join(f"{count:,} {status}" for status, count in found.by_status().items())
+    split, sample, source, status, detail = first[0]
+    raise BadSamplesError(
+        f"{found.bad:,} of {found.total:,} samples cannot be used ({kinds}), expected at most "
+        f"{allowed:,}; the first is '{split}' sample {sample}, {source}: {status}, {detail}; all "
+        f"are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many may "
+        "be left out, and run again",
+        _BAD_HEADER,
+        first,
+        found.bad,
+    )
+
+
+def write_samples(path: Path, table: PartitionTable, found: Tally) -> None:
+    """Put the tables of all partitions together as `samples.parquet`, samples numbered anew."""
+    parts = [part_path(path, index) for index in range(len(table))]
+    if not found.bad:
+        tables.merge_parts(path / SAMPLES, parts)
+        return
+    numbered = [path / WORK / "numbered" / part.name for part in parts]
+    after = {name: 0 for name, _, _ in table.splits}
+    for partition, part, target in zip(table, parts, numbered, strict=True):
+        status = tables.read_part(part, ["status"])["status"]
+        good = status == OK
+        numbers = after[partition.split] + np.cumsum(good) - 1
+        after[partition.split] += int(np.count_nonzero(good))
+        columns = {"sample": tables.nullable(numbers, ~good)}
+        tables.rewrite_part(part, target, columns, {"sha256": ~good})
+    tables.merge_parts(path / SAMPLES, numbered)
+
+
+def sources_of(path: Path, wanted: Set[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Return where some samples of an image set came from.
+
+    Parameters
+    ----------
+    path
+        The folder of the image set.
+    wanted
+        Split and index of each.
+    """
+    numbers = np.array(sorted({sample for _, sample in wanted}), np.int64)
+    found = {}
+    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "source"]):
+        near = rows.where(np.isin(rows.integers("sample"), numbers))
+        samples = near.integers("sample").tolist()
+        keys = zip(near.texts("split").tolist(), samples, strict=True)
+        for key, source in zip(keys, near.texts("source").tolist(), strict=True):
+            if key in wanted:
+                found[key] = str(source)
+    return found

@@ -1,0 +1,311 @@
+"""Parquet tables, with page checksums; the only module that knows pyarrow.
+
+A part is written aside and renamed; the disk may have it later, since one that is torn is found
+out. Its schema metadata says which plan it belongs to and the digest of its rows, so a part
+explains itself: a resumed run needs no list of what is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import DamagedError, RemoteError, StoreError
+from pipeline.core.paths import ABSENT, is_remote
+from pipeline.storage.atomic import replaced
+from pipeline.storage.blobs import open_binary, read_bytes
+
+_PREFIX = "pixsim."
+
+
+def dictionary(codes: npt.NDArray[Any], names: Sequence[str]) -> pa.Array:
+    """Return a column of `names[code]`, null where the code is negative."""
+    indices = pa.array(codes.astype(np.int32), mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
+
+
+def fixed_bytes(values: npt.NDArray[np.void]) -> pa.Array:
+    """Return a column of byte strings of one width, without a Python object for each."""
+    width = values.dtype.itemsize
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.binary(width), len(values), [None, buffer])
+
+
+def nullable(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return a column that is null where `missing`."""
+    return pa.array(values, mask=missing)
+
+
+def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Write a table, whole or not at all, with `notes` in its schema's metadata."""
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({_PREFIX + key: text for key, text in notes.items()})
+    with replaced(path, lasting=False) as aside:
+        pq.write_table(
+            table,
+            aside,
+            compression="zstd",
+            use_dictionary=_repetitive(table.schema),
+            write_statistics=False,  # no checksum covers them
+            write_page_checksum=True,
+        )
+
+
+def _repetitive(schema: Any) -> list[str]:
+    """Return the columns of texts; numbers are written faster, and smaller, as they are."""
+    number = (pa.types.is_integer, pa.types.is_floating)
+    return [field.name for field in schema if not any(is_(field.type) for is_ in number)]
+
+
+@contextmanager
+def _opened(path: Path, whole: bool = True) -> Iterator[Any]:
+    """Open a table with checksums verified; whatever is wrong with it is a `DamagedError`.
+
+    `whole` says that most of it will be read.
+    """
+    try:
+        place: Any = path
+        if is_remote(path):
+            place = pa.BufferReader(read_bytes(path)) if whole else open_binary(path)
+        with pq.ParquetFile(place, page_checksum_verification=True) as file:
+            yield file
+    except RemoteError:
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); run the job again") from error
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the notes of a part, or nothing where it is missing or torn."""
+    try:
+        return read_end(path)[1]
+    except DamagedError:
+        return {}
+
+
+def read_end(path: Path) -> tuple[int, dict[str, str]]:
+    """Return how many rows a part has, and its notes; nothing but its end is read.
+
+    Raises
+    ------
+    DamagedError
+        Where it is missing or torn.
+    """
+    with _opened(path, whole=False) as file:
+        metadata = file.schema_arrow.metadata or {}
+        found = {key.decode(): text.decode() for key, text in metadata.items()}
+        notes = {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
+        return file.metadata.num_rows, notes
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Read columns of a part, checksums verified; dictionary columns as their codes.
+
+    Null is -1 in codes and integers, NaN in floats.
+
+    Raises
+    ------
+    DamagedError
+        Where the file is missing, torn, or a page fails its checksum.
+    """
+    with _opened(path) as file:
+        table = file.read(columns=None if columns is None else list(columns))
+    missing = set(columns or ()) - set(table.column_names)
+    if missing:
+        raise DamagedError(f"{path}: has no column {', '.join(sorted(missing))}; run the job again")
+    return {name: _plain(table.column(name).combine_chunks()) for name in table.column_names}
+
+
+def _plain(column: Any) -> npt.NDArray[Any]:
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.indices
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        values = np.frombuffer(column.buffers()[1], f"V{width}")
+        return values[column.offset : column.offset + len(column)]
+    if pa.types.is_integer(column.type) and column.null_count:
+        column = column.fill_null(-1)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def merge_parts(path: Path, parts: Iterable[Path]) -> int:
+    """Write the rows of all parts, in order, as one table, a row group each; return the rows."""
+    writer: pq.ParquetWriter | None = None
+    rows = 0
+    with replaced(path) as aside:
+        try:
+            for part in parts:
+                with _opened(part) as file:
+                    table = file.read().replace_schema_metadata(None)
+                if writer is None:
+                    writer = _writer(aside, table.schema)
+                writer.write_table(table)
+                rows += table.num_rows
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise StoreError(f"{path}: there is no part to merge")
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a part as rows of plain Python values; for the few that a person looks at."""
+    with _opened(path) as file:
+        return list(file.read().to_pylist())
+
+
+def empty_frame(path: Path) -> Any:
+    """Return a pandas data frame with the columns of a part and no rows; its end is read."""
+    with _opened(path, whole=False) as file:
+        return file.schema_arrow.empty_table().to_pandas()
+
+
+def read_frame(path: Path, sha256: str, columns: Sequence[str] | None = None) -> Any:
+    """Read a part as a pandas data frame, once every byte is that which was written.
+
+    Parameters
+    ----------
+    path
+        The part.
+    sha256
+        Of the file, in hex; so equal names of dask's mean equal content.
+    columns
+        Those to read; default: all.
+
+    Raises
+    ------
+    DamagedError
+        Where it is missing, or any byte of it was changed.
+    """
+    cure = "'pixsim verify' with --repair makes it again"
+    try:
+        data = read_bytes(path)
+    except ABSENT as error:
+        raise DamagedError(f"{path}: cannot be read ({error}); {cure}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(f"{path}: was changed after it was written; {cure}")
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        return file.read(columns=None if columns is None else list(columns)).to_pandas()
+
+
+def rewrite_part(
+    path: Path,
+    target: Path,
+    columns: Mapping[str, Any],
+    missing: Mapping[str, npt.NDArray[np.bool_]],
+) -> None:
+    """Write the rows of a part to another one, with some columns changed.
+
+    Parameters
+    ----------
+    path, target
+        The part, and the new one.
+    columns
+        Replace those of the same name.
+    missing
+        [row]; where a column becomes null.
+    """
+    with _opened(path) as file:
+        table = file.read()
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, values)
+    for name, wanted in missing.items():
+        column = table.column(name)
+        null = pa.scalar(None, column.type)
+        emptied = pc.if_else(pa.array(wanted), null, column)
+        table = table.set_column(table.column_names.index(name), name, emptied)
+    write_part(target, {name: table.column(name) for name in table.column_names}, {})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table, by column."""
+
+    table: Any
+
+    def where(self, wanted: npt.NDArray[np.bool_]) -> Rows:
+        """Return those rows that are wanted, [row]."""
+        return Rows(self.table.filter(pa.array(wanted)))
+
+    def texts(self, name: str) -> npt.NDArray[Any]:
+        """Return a column of texts, [row], null as None."""
+        column = self.table.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return np.array(column.to_pylist(), object)
+
+    def integers(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a column of integers, [row], null as -1."""
+        return np.asarray(_plain(self.table.column(name).combine_chunks()), np.int64)
+
+    def fixed(self, name: str) -> npt.NDArray[np.void]:
+        """Return a column of byte strings of one width, [row]; null as zeros."""
+        column = self.table.column(name).combine_chunks()
+        if column.null_count:
+            column = column.fill_null(bytes(column.type.byte_width))
+        return _plain(column)
+
+
+def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+    """Read a table group by group of rows, checksums verified.
+
+    Raises
+    ------
+    DamagedError
+        Where it cannot be read.
+    """
+    with _opened(path) as file:
+        for number in range(file.num_row_groups):
+            yield Rows(file.read_row_group(number, None if columns is None else list(columns)))
+
+
+def join(
+    path: Path, parts: Iterable[tuple[Path, Callable[[Rows], Mapping[str, Any]] | None]]
+) -> None:
+    """Write the rows of several tables as one, group by group.
+
+    Parameters
+    ----------
+    path
+        The table to write; it may be one of those that are read.
+    parts
+        Each a table, and what gives new columns in place of those of the same name.
+    """
+    writer: Any = None
+    with replaced(path) as aside:
+        try:
+            for part, change in parts:
+                for rows in read_groups(part):
+                    table = rows.table.replace_schema_metadata(None)
+                    for name, values in ({} if change is None else change(rows)).items():
+                        table = table.set_column(table.column_names.index(name), name, values)
+                    if writer is None:
+                        writer = _writer(aside, table.schema)
+                    writer.write_table(table.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _writer(path: Path, schema: Any) -> Any:
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=_repetitive(schema),
+        write_statistics=False,
+        write_page_checksum=True,
+    )

@@ -1,0 +1,117 @@
+"""What a process keeps open: opened once, by any number of threads, and closed when told."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from forks_for_tests import in_fork
+
+from pipeline.core.errors import SourceError
+from pipeline.sources.open_cache import Kept, unchanged
+from pipeline.storage.file_versions import version_of
+
+
+def test_a_key_is_opened_once_until_it_is_closed():
+    opened, closed = [], []
+    kept = Kept(closed.append)
+
+    def open_it():
+        opened.append(len(opened))
+        return opened[-1]
+
+    assert [kept.get("a", open_it), kept.get("a", open_it), kept.get("b", open_it)] == [0, 0, 1]
+    kept.close(lambda key: key == "a")
+    assert closed == [0]
+    assert [kept.get("b", open_it), kept.get("a", open_it)] == [1, 2]
+    kept.close(lambda key: True)
+    assert sorted(closed) == [0, 1, 2]
+
+
+def test_what_is_put_there_needs_no_opening():
+    kept = Kept()
+    kept.put("a", 5)
+    assert kept.get("a", pytest.fail) == 5
+    kept.close(lambda key: True)  # what has no way to be closed is let go
+    assert kept.get("a", lambda: 6) == 6
+
+
+def test_what_fails_to_open_is_tried_again():
+    kept = Kept()
+    with pytest.raises(OSError, match="gone"):
+        kept.get("a", lambda: (_ for _ in ()).throw(OSError("gone")))
+    assert kept.get("a", lambda: 1) == 1
+
+
+def test_threads_share_one():
+    kept, opened, together = Kept(), [], threading.Barrier(4)
+
+    def read(_):
+        together.wait()
+        return kept.get("a", lambda: opened.append(1) or object())
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(read, range(4)))
+    assert len(found) == len(opened) == 1
+
+
+def test_of_another_version_the_one_before_is_closed():
+    closed = []
+    kept = Kept(closed.append)
+    assert [kept.get("a", lambda n=n: n, version) for n, version in enumerate("xxyx")] == [
+        0,
+        0,
+        2,
+        3,
+    ]
+    assert closed == [0, 2]
+
+
+def test_what_was_used_longest_ago_is_closed():
+    closed = []
+    kept = Kept(closed.append, most=2)
+    for key in "abaca":
+        kept.get(key, lambda key=key: key)
+    assert closed == ["b"]
+
+
+def test_a_forked_process_opens_its_own_and_leaves_the_parents_open():
+    closed = []
+    kept = Kept(closed.append)
+    kept.put("a", "parent's")
+    with kept._lock:  # by another thread of the parent, as it may be
+
+        def child():
+            assert kept.get("a", lambda: "child's") == "child's"
+            kept.close(lambda key: True)
+            assert closed == ["child's"]
+
+        in_fork(child)
+    assert kept.get("a", pytest.fail) == "parent's"
+
+
+@pytest.mark.parametrize("stamp", ["", "recorded"])
+@pytest.mark.parametrize("moment", ["before", "meanwhile", "meanwhile and it fails"])
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(tmp_path, stamp, moment):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    recorded = version_of(path).stamp if stamp else ""
+    with unchanged(path, recorded) as version:
+        pass
+    if moment == "before":
+        path.write_bytes(b"new one")
+        with contextlib.nullcontext() if not stamp else refused(), unchanged(path, recorded) as now:
+            assert now != version
+        return
+    with refused(), unchanged(path, recorded):
+        path.write_bytes(b"new one")
+        if moment.endswith("fails"):
+            raise EOFError
+
+
+def refused():
+    return pytest.raises(
+        SourceError, match=r"x: is another file \(7 bytes\).*run the command again"
+    )

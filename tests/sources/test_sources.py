@@ -1,0 +1,395 @@
+"""The readers: what they accept, in which order they read, and how they refuse the rest."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import ChecksumError, LabelError, ShapeError, SourceError
+from pipeline.sources.arrays import from_arrays
+from pipeline.sources.idx import IdxSource, check_file, read_header
+
+NAMES = ("cat", "dog", "emu")
+COUNT = 50
+
+
+def make_arrays(count=COUNT, shape=(6, 4), dtype=np.uint8, seed=0, labels="uint8"):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, np.iinfo(dtype).max, (count, *shape), dtype, endpoint=True)
+    return images, rng.integers(0, 3, count).astype(labels)
+
+
+# IDX -------------------------------------------------------------------------------------------
+
+
+def idx_bytes(array, kind=0x08):
+    """Write the format as its authors describe it: magic, big-endian sizes, bytes."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, kind, array.ndim]) + sizes + array.tobytes()
+
+
+@pytest.fixture(params=["plain", "gzip"])
+def idx(request, tmp_path):
+    """An IDX source of one split, its arrays, and a function that packs bytes as it is packed."""
+    images, labels = make_arrays()
+    pack = gzip.compress if request.param == "gzip" else bytes
+    (tmp_path / "images").write_bytes(pack(idx_bytes(images)))
+    (tmp_path / "labels").write_bytes(pack(idx_bytes(labels)))
+    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
+    yield source, images, labels, pack
+    source.close()
+
+
+def same_block(block, images, labels, start, stop):
+    np.testing.assert_array_equal(block.images, images[start:stop])
+    np.testing.assert_array_equal(block.labels, labels[start:stop])
+    assert (block.images.dtype, block.labels.dtype) == (np.uint8, np.int32)
+    assert list(block.origins) == [f"images[{index}]" for index in range(start, stop)]
+    return True
+
+
+def test_an_idx_source_says_what_it_has_without_reading_pixels(idx):
+    source, images, *_ = idx
+    info = source.splits()["train"]
+    assert (info.count, info.shape, info.dtype) == (COUNT, images.shape[1:], "uint8")
+    assert source.full_scale == 255
+    assert source.class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(0, 50)],
+        [(0, 20), (20, 40), (40, 50)],
+        [(40, 50), (20, 40), (0, 20)],
+        [(10, 20), (10, 20), (5, 15), (0, 0), (49, 50), (0, 1)],
+    ],
+    ids=["at once", "in order", "backwards", "anyhow"],
+)
+def test_any_order_of_reading_gives_the_same_images(idx, ranges):
+    source, images, labels, _ = idx
+    for start, stop in ranges:
+        same_block(source.read("train", start, stop), images, labels, start, stop)
+
+
+def test_several_threads_read_one_file_without_mixing_it_up(idx):
+    source, images, labels, _ = idx
+    starts = np.random.default_rng(0).permutation(np.tile(np.arange(0, COUNT, 5), 20)).tolist()
+
+    def read(start):
+        return same_block(source.read("train", start, start + 5), images, labels, start, start + 5)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, starts))
+
+
+def test_an_idx_source_travels_to_another_process(idx):
+    source, images, labels, _ = idx
+    source.read("train", 0, 10)  # a file is open now
+    again = pickle.loads(pickle.dumps(source))
+    same_block(again.read("train", 5, 15), images, labels, 5, 15)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs the list of open files")
+def test_a_closed_source_holds_no_file_open_and_can_be_read_again(idx, tmp_path):
+    source, images, labels, _ = idx
+
+    def opened():
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [link for link in links if str(link.readlink()).startswith(str(tmp_path))]
+
+    source.read("train", 0, 5)
+    assert len(opened()) == 2
+    source.close()
+    assert opened() == []
+    same_block(source.read("train", 5, 10), images, labels, 5, 10)
+
+
+def test_idx_images_with_channels_are_read(tmp_path):
+    images, labels = make_arrays(shape=(4, 5, 3))
+    (tmp_path / "images").write_bytes(idx_bytes(images))
+    (tmp_path / "labels").write_bytes(idx_bytes(labels))
+    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
+    assert source.splits()["train"].shape == (4, 5, 3)
+    same_block(source.read("train", 7, 9), images, labels, 7, 9)
+    source.close()
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+def test_a_truncated_idx_file_is_named_and_gives_no_image(idx, tmp_path, name):
+    source, *_ = idx
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(SourceError, match=rf"{name}: .*truncated"):
+        source.read("train", 0, COUNT)
+
+
+def test_a_truncated_file_that_was_fetched_again_is_read_anew(idx, tmp_path):
+    source, images, labels, _ = idx
+    path = tmp_path / "images"
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    for start in range(0, COUNT, 10):
+        try:
+            source.read("train", start, start + 10)
+        except SourceError:
+            break
+    (tmp_path / "fetched").write_bytes(good)
+    (tmp_path / "fetched").replace(path)
+    same_block(source.read("train", start, start + 10), images, labels, start, start + 10)
+
+
+def test_a_flipped_bit_in_the_middle_of_a_gzipped_file_is_an_error_before_its_end(tmp_path):
+    images, _ = make_arrays()
+    packed = bytearray(gzip.compress(idx_bytes(images)))
+    packed[2 * len(packed) // 3] ^= 0x10
+    (tmp_path / "images").write_bytes(packed)
+    with pytest.raises(ChecksumError, match="images"):
+        check_file(tmp_path / "images", "sha256:" + hashlib.sha256(idx_bytes(images)).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [
+        (b"", "nothing"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "89504e47"),
+        (b"\x00\x00\x0d\x03" + bytes(50), "00000d03"),  # floats
+        (b"\x01\x00\x08\x03" + bytes(50), "01000803"),
+        (b"\x00\x00\x08", "000008"),
+    ],
+)
+def test_what_does_not_begin_as_idx_is_refused_with_what_it_begins_with(idx, tmp_path, start, why):
+    *_, pack = idx
+    (tmp_path / "images").write_bytes(pack(start))
+    with pytest.raises(SourceError, match=rf"images: begins with {why}"):
+        read_header(tmp_path / "images")
+
+
+def test_a_header_that_ends_too_soon_is_refused(idx, tmp_path):
+    *_, pack = idx
+    (tmp_path / "images").write_bytes(pack(b"\x00\x00\x08\x03" + bytes(7)))
+    with pytest.raises(SourceError, match="header"):
+        read_header(tmp_path / "images")
+
+
+def test_a_missing_idx_file_is_named(idx, tmp_path):
+    source, *_ = idx
+    (tmp_path / "images").unlink()
+    with pytest.raises(SourceError, match="images: cannot be opened"):
+        source.splits()
+
+
+@pytest.mark.parametrize("labels", [make_arrays(49)[1], make_arrays(51)[1], make_arrays(50)[0]])
+def test_another_number_of_labels_than_of_images_is_refused_with_both(tmp_path, labels):
+    images, _ = make_arrays()
+    (tmp_path / "images").write_bytes(idx_bytes(images))
+    (tmp_path / "labels").write_bytes(idx_bytes(labels))
+    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
+    with pytest.raises(ShapeError) as caught:
+        source.splits()
+    assert str(images.shape) in str(caught.value)
+    assert str(labels.shape) in str(caught.value)
+
+
+# checksums -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_a_checksum_is_that_of_the_unpacked_content_however_it_is_packed(tmp_path, algorithm):
+    content = bytes(range(256)) * 50
+    checksum = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+    for number, data in enumerate([content, gzip.compress(content, 1), gzip.compress(content, 9)]):
+        path = tmp_path / f"{number}.gz"
+        path.write_bytes(data)
+        check_file(path, checksum)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_altered_file_is_refused_with_both_checksums(tmp_path, pack):
+    good, bad = b"content", b"contend"
+    expected, found = (hashlib.sha256(data).hexdigest() for data in (good, bad))
+    (tmp_path / "a").write_bytes(pack(bad))
+    with pytest.raises(ChecksumError) as caught:
+        check_file(tmp_path / "a", f"sha256:{expected}")
+    assert all(text in str(caught.value) for text in (str(tmp_path / "a"), expected, found))
+
+
+def test_a_gzipped_file_that_ends_too_soon_is_refused_as_truncated(tmp_path):
+    content = np.random.default_rng(0).bytes(5000)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content)[:-100])
+    with pytest.raises(ChecksumError, match="truncated"):
+        check_file(tmp_path / "a.gz", "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def test_a_packed_checksum_is_that_of_the_file_as_it_lies(tmp_path):
+    packed = gzip.compress(b"content")
+    (tmp_path / "a.gz").write_bytes(packed)
+    check_file(tmp_path / "a.gz", "packed-md5:" + hashlib.md5(packed).hexdigest())
+    with pytest.raises(ChecksumError):
+        check_file(tmp_path / "a.gz", "packed-md5:" + hashlib.md5(b"content").hexdigest())
+
+
+# arrays ----------------------------------------------------------------------------------------
+
+
+def test_arrays_are_read_in_ranges_with_their_place(tmp_path):
+    images, labels = make_arrays(dtype=np.uint16)
+    source = from_arrays({"train": (images, labels), "test": (images[:5], labels[:5])}, NAMES)
+    info = source.splits()
+    assert list(info) == ["train", "test"]
+    assert (info["test"].count, info["test"].shape, info["test"].dtype) == (5, (6, 4), "uint16")
+    block = source.read("train", 10, 13)
+    np.testing.assert_array_equal(block.images, images[10:13])
+    np.testing.assert_array_equal(block.labels, labels[10:13])
+    assert block.labels.dtype == np.int32
+    assert list(block.origins) == ["train[10]", "train[11]", "train[12]"]
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_class_names_and_full_scale_follow_from_the_arrays_unless_given(dtype, scale):
+    images, _ = make_arrays(dtype=dtype, count=4)
+    arrays = {"train": (images, np.array([0, 2, -1, 1])), "test": (images, np.array([4, 3, 0, 0]))}
+    source = from_arrays(arrays)
+    assert (source.class_names, source.full_scale) == (("0", "1", "2", "3", "4"), scale)
+    given = from_arrays(arrays, ["a", "b", "c", "d", "e"], full_scale=16)
+    assert (given.class_names, given.full_scale) == (("a", "b", "c", "d", "e"), 16)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "uint16", "uint64", ">i4"])
+def test_labels_may_be_of_any_type_of_integer(dtype):
+    images, labels = make_arrays(labels=dtype)
+    source = from_arrays({"train": (images, labels)})
+    assert source.class_names == ("0", "1", "2")
+    block = source.read("train", 0, COUNT)
+    np.testing.assert_array_equal(block.labels, labels)
+    assert block.labels.dtype == np.int32
+
+
+def test_the_provenance_of_arrays_tells_other_pixels_or_labels_apart():
+    images, labels = make_arrays()
+    other_pixels, other_labels = images.copy(), labels.copy()
+    other_pixels[3, 1, 1] ^= 1
+    other_labels[3] = (labels[3] + 1) % 3
+    pairs = [(images, labels), (other_pixels, labels), (images, other_labels)]
+    seen = [str(from_arrays({"train": pair}, NAMES).provenance) for pair in pairs]
+    assert len(set(seen)) == 3
+    same_values = images[:, :, ::-1].copy()[:, :, ::-1]  # other strides
+    assert str(from_arrays({"train": (same_values, labels)}, NAMES).provenance) == seen[0]
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(49, int), np.zeros((49, 1), int), np.zeros((50, 2, 2), int), np.array(3)]
+)
+def test_another_number_of_labels_than_images_is_refused(labels):
+    images, _ = make_arrays()
+    with pytest.raises(ShapeError, match="one label for each image"):
+        from_arrays({"valid": (images, labels)})
+
+
+def test_a_column_of_labels_is_taken_as_labels():
+    images, labels = make_arrays()
+    block = from_arrays({"train": (images, labels[:, None])}, NAMES).read("train", 0, COUNT)
+    np.testing.assert_array_equal(block.labels, labels)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "M8[s]", "m8[s]", "V4"])
+def test_labels_that_are_neither_codes_nor_text_are_refused(dtype):
+    images, labels = make_arrays()
+    with pytest.raises(SourceError, match=r"split 'train': labels of .*expected whole numbers"):
+        from_arrays({"train": (images, labels.astype(np.int64).astype(dtype))})
+
+
+@pytest.mark.parametrize("encode", [str, str.encode])
+def test_texts_become_sorted_classes_of_all_splits(encode):
+    images, _ = make_arrays(3)
+    arrays = {
+        "train": (images, np.array([encode(t) for t in ("emu", "cat", "emu")])),
+        "test": (images[:2], np.array([encode(t) for t in ("dog", "cat")])),
+    }
+    source = from_arrays(arrays)
+    assert source.class_names == ("cat", "dog", "emu")
+    assert source.read("train", 0, 3).labels.tolist() == [2, 0, 2]
+    assert source.read("test", 0, 2).labels.tolist() == [1, 0]
+    assert from_arrays(arrays, ["emu", "dog", "cat"]).read("train", 0, 3).labels.tolist() == [
+        0,
+        2,
+        0,
+    ]
+    with pytest.raises(LabelError, match="label 'dog' is none of the classes"):
+        from_arrays(arrays, ["emu", "cat"])
+
+
+def test_codes_in_one_split_and_texts_in_another_are_refused():
+    images, labels = make_arrays(3)
+    with pytest.raises(LabelError, match="some texts"):
+        from_arrays({"train": (images, labels), "test": (images, np.array(["a", "b", "a"]))})
+
+
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, 2**31, -(2**32)])
+def test_a_label_that_does_not_fit_is_refused_and_never_becomes_another(label):
+    images, labels = make_arrays()
+    wide = labels.astype(np.int64)
+    wide[7] = label
+    with pytest.raises(LabelError, match=f"sample 7 has label {label}"):
+        from_arrays({"train": (images, wide)}, NAMES)
+
+
+def test_a_large_label_without_names_does_not_make_as_many_classes(monkeypatch):
+    images, _ = make_arrays(2)
+    source = from_arrays({"train": (images, np.array([10**6, 7]))})
+    assert source.class_names == ("7", "1000000")
+    assert source.read("train", 0, 2).labels.tolist() == [1, 0]
+    monkeypatch.setattr("pipeline.sources.labels.MOST_CLASSES", 1)
+    with pytest.raises(LabelError, match="more than 1 different labels"):
+        from_arrays({"train": (images, np.array([0, 99]))})
+
+
+def test_truth_values_are_given_as_0_and_1_of_full_scale_1():
+    images = np.random.default_rng(0).random((4, 2, 3)) < 0.5
+    source = from_arrays({"train": (images, np.zeros(4, int))})
+    assert (source.full_scale, source.splits()["train"].dtype) == (1, "uint8")
+    block = source.read("train", 1, 4)
+    assert block.images.dtype == np.uint8
+    assert block.images.tolist() == [
+        [[int(v) for v in row] for row in i] for i in images[1:].tolist()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "announced"),
+    [("f2", "float32"), ("f4", "float32"), (">f4", "float32"), ("f8", "float64"),
+     (">f8", "float64"), (">u2", "uint16")],
+)  # fmt: skip
+def test_floats_and_other_byte_orders_are_announced_as_they_are_given(dtype, announced):
+    images = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    source = from_arrays({"train": (images, np.zeros(2, int))})
+    found = source.read("train", 0, 2).images
+    assert source.splits()["train"].dtype == announced
+    assert found.dtype == np.dtype(announced)
+    assert found.dtype.isnative
+    assert found.tolist() == np.arange(24).reshape(2, 3, 4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "message"),
+    [
+        ("int32", (0, 255), r"int32 with values 0 to 255.*fit \.astype\(\"uint8\"\)"),
+        ("int64", (3, 256), r"values 3 to 256.*fit \.astype\(\"uint16\"\)"),
+        ("uint32", (0, 65536), r"values 0 to 65536.*scale the values"),
+        ("int8", (-1, 7), r"values -1 to 7.*scale the values"),
+        ("complex64", (0, 1), r"complex64, expected uint8"),
+        ("longdouble", (0, 1), r"expected uint8"),
+    ],
+)
+def test_images_of_other_types_are_refused_with_their_range_and_the_cure(dtype, values, message):
+    images = np.zeros((2, 3, 4), dtype)
+    images[0, 0, 0], images[1], images[1, 2, 3] = values[0], values[0], values[1]
+    images[0] = values[0]
+    with pytest.raises(SourceError, match=message):
+        from_arrays({"train": (images, np.zeros(2, int))})
