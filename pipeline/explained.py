@@ -14,7 +14,7 @@ from pipeline import plots
 from pipeline.doors import checked
 from pipeline.errors import InputError
 from pipeline.explanation import Explanation
-from pipeline.files import replaced
+from pipeline.files import replaced, require_file
 from pipeline.plot_style import INK, PLAIN, one_line
 from pipeline.terminal import parse_pixels
 
@@ -54,6 +54,7 @@ def draw_explanation(explanation: Explanation, picture: Path, pixels: str | None
         raise InputError(
             f"{picture}: pictures are written as PNG or SVG, expected a name ending in .png or .svg"
         )
+    require_file(picture, "--picture")
     figure = explanation_figure(explanation, pixels)
     metadata = {"Date": None} if kind == "svg" else {}  # the same picture, the same bytes
     same = rc_context({"svg.hashsalt": "pixsim", "svg.fonttype": "none"})

@@ -8,10 +8,13 @@ fresh process on two cores, and rounded up.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.clients import Workers
+from pipeline.errors import MemoryLimitError
+from pipeline.ingest_plan import IngestPlan
+from pipeline.memory import LEAST_BYTES
 from pipeline.partitions import accumulator_bytes, ceil_div
 from pipeline.reduction import LARGE_BYTES, WIDE
 
@@ -192,7 +195,7 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
 
     All of them where no tile would be small enough: what else is needed is too much then.
     """
-    room = int(_SHARE * workers.memory) - _base(workers)
+    room = int(_SHARE * workers.memory) - base_bytes(workers)
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
     while number <= load.pixels:
@@ -203,7 +206,8 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
     return load.pixels
 
 
-def _base(workers: Workers) -> int:
+def base_bytes(workers: Workers) -> int:
+    """Return what a process takes that has read nothing yet."""
     return _BASE_WORKER if workers.processes else _BASE
 
 
@@ -220,7 +224,7 @@ def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) ->
         The ranges of pixels of the first pass.
     """
     width = max(stop - start for start, stop in tiles)
-    base, assembled = _base(workers), _assembled_bytes(load)
+    base, assembled = base_bytes(workers), _assembled_bytes(load)
     evaluate = _evaluate_bytes(load, workers)
     size = accumulator_bytes(load.classes, width, load.tables)
     if not workers.processes:
@@ -229,3 +233,61 @@ def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) ->
     fit = _fit_bytes(load, workers, width)
     client = _BASE_CLIENT + max(assembled + 2 * size, _finish_bytes(load))
     return Footprint(base + fit, base + evaluate, client, workers.processes, size)
+
+
+def require_memory(plan: IngestPlan, workers: Workers, partitions: int | None = None) -> None:
+    """Refuse an ingest whose partitions do not fit into the memory; see `require_room`.
+
+    Parameters
+    ----------
+    plan, workers
+        What is ingested, and where.
+    partitions
+        How many of its partitions are written; default: all.
+    """
+    splits = {
+        name: (min(template.count, template.layout.shard), template.sample_bytes)
+        for name, template in plan.templates.items()
+    }
+    cure = "take smaller shards (shard of its images, or --shard; now {shard:,} images)"
+    require_room(splits.values(), partitions or len(plan.table), workers, cure)
+
+
+def require_room(
+    shards: Iterable[tuple[int, int]], partitions: int, workers: Workers, cure: str = ""
+) -> None:
+    """Refuse what reads or writes whole shards where those that are in memory at once do not fit.
+
+    The least that it takes is counted: a process, and the samples of each task once. Threads of
+    this process are held to a limit that was given, and not to what there seems to be.
+
+    Parameters
+    ----------
+    shards
+        Samples a shard and bytes a sample, of each split.
+    partitions
+        Shards in all.
+    workers
+        Where tasks run.
+    cure
+        What else helps; with `{shard}`, the samples of the largest shard.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the numbers, and what to change.
+    """
+    count, sample = max(shards, key=lambda shard: shard[0] * shard[1])
+    tasks = min(workers.tasks, partitions)
+    needed = LEAST_BYTES + tasks * count * sample
+    if needed <= workers.memory or not (workers.processes or workers.limited):
+        return
+    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    fewer = "threads_per_worker: 1" if workers.processes else "cluster.workers: 1"
+    cures += [f"run fewer tasks at once ({fewer})"] if tasks > 1 else []
+    cures += [cure.format(shard=count)] if cure else []
+    raise MemoryLimitError(
+        f"{tasks} shard{'s'[: tasks > 1]} of {count * sample / 1e9:.3g} GB at once need "
+        f"{needed / 1e9:.3g} GB in one process, expected at most {workers.memory / 1e9:.3g} GB, "
+        f"what it may take; {', or '.join(cures)}"
+    )

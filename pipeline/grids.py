@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline import manifest, store
 from pipeline.doors import checked
 from pipeline.errors import InputError
+from pipeline.files import require_file
 from pipeline.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.places import locate
 from pipeline.runs import open_run
@@ -63,6 +64,7 @@ def draw_grid(
         fsspec's options for a URL; default: credentials from the environment.
     """
     folder = locate(path, storage_options)
+    require_file(picture, "--grid")
     if manifest.kind_of(folder) == manifest.RUN:
         save_picture(grid_of_prototypes(folder), picture)
         return

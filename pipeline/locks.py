@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InUseError, printable
+from pipeline.files import require_writable
 from pipeline.lock_files import LOCK, Slots, note_of, slots_of, token_of
 from pipeline.lock_holders import Holder, holder_of, new_holder
 from pipeline.places import list_folder
@@ -72,9 +73,12 @@ def held(path: Path, what: str, say: Say = _say_nothing, *, wait: bool = True) -
 
     Raises
     ------
+    StoreError
+        Where it cannot be written to.
     InUseError
         Where another process holds it; or, from within, where another took it over.
     """
+    require_writable(path)
     lock = _acquire(path, what, say, wait)
     try:
         yield lock

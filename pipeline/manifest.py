@@ -33,7 +33,14 @@ from pipeline.errors import (
     StoreError,
     hide_in,
 )
-from pipeline.files import PARTIAL_SUFFIX, flush, read_json, sweep, write_json
+from pipeline.files import (
+    PARTIAL_SUFFIX,
+    flush,
+    read_json,
+    require_writable,
+    sweep,
+    write_json,
+)
 from pipeline.locks import Say, check, held, is_lock, put_away
 from pipeline.places import (
     ABSENT,
@@ -53,7 +60,7 @@ RUN = "pixsim run"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
-APPEND = ".append"
+APPEND, ADDED = ".append", "store"
 DECODERS = "decoders"
 _SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
@@ -301,6 +308,16 @@ def repair_cure(path: Path) -> str:
     return f"'pixsim verify {shown(path)} --repair' finds and mends what is damaged"
 
 
+def append_cure(path: Path) -> str:
+    """Return what to do where samples were begun to be added to an image set and not finished.
+
+    Once they are ingested some of them may be in the image set already.
+    """
+    begun = path / APPEND
+    cure = "run that command again, to complete it"
+    return cure if exists(begun / ADDED / MANIFEST) else f"{cure}, or remove {shown(begun)}"
+
+
 def identity(content: Mapping[str, Any]) -> str:
     """Return a digest of what decides a result; equal plans make equal results.
 
@@ -498,6 +515,35 @@ def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
     As `recognise`, before all of the plan is known.
     """
     recognise(path, kind, {**plan_there(path, kind), **known})
+
+
+def require_place(path: Path, *, lock: bool = False) -> None:
+    """Refuse a folder that is not finished and cannot be filled, before anything is done for it.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    lock
+        Whether a remote one is locked for a moment, since only a write tells there; else it is not
+        looked at.
+
+    Raises
+    ------
+    StoreError
+        Where it cannot be written to.
+    InUseError
+        Where another process holds a remote one.
+    """
+    if is_remote(path):
+        if lock and not exists(path / MANIFEST):
+            with held(path, "look whether it can be written to"):
+                pass
+        return
+    with suppress(OSError):  # what cannot be looked at cannot be written to either
+        if exists(path / MANIFEST) or (exists(path) and not is_folder(path)):
+            return  # it is finished, or something else, which is told elsewhere
+    require_writable(path)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pipeline.config import JobSettings
 from pipeline.content import partition_table
 from pipeline.errors import MemoryLimitError, ShapeError
 from pipeline.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
-from pipeline.footprint import Footprint, Load, fitting_pixels, footprint
+from pipeline.footprint import Footprint, Load, base_bytes, fitting_pixels, footprint
 from pipeline.partitions import (
     Concatenation,
     PartitionTable,
@@ -259,11 +259,12 @@ def _refuse_what_does_not_fit(
     if needed <= workers.memory:
         return
     cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
-    if workers.tasks > 1:
-        cures.append(f"run fewer tasks at once ({_fewer(settings)})")
-    cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
-    if load.classes > 1:
-        cures.append("take fewer classes")
+    if workers.memory > base_bytes(workers):  # else nothing that it does fits
+        if workers.tasks > 1:
+            cures.append(f"run fewer tasks at once ({_fewer(settings)})")
+        cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
+        if load.classes > 1:
+            cures.append("take fewer classes")
     raise MemoryLimitError(
         f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {found.fit / 1e9:.3g}, "
         f"distances {found.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.files import require_file
 from pipeline.progress import Reporter
 
 
@@ -33,6 +34,7 @@ def refuse_profile(path: Path, kind: str) -> None:
         )
     if not path.parent.is_dir():
         raise ConfigError(f"--profile {path}: there is no folder {path.parent}; make it first")
+    require_file(path, "--profile")
 
 
 @contextmanager

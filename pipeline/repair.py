@@ -11,21 +11,23 @@ gets its parts from its image set, as if it had been cut short.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import manifest, results
-from pipeline.cluster import Executor, open_executor
+from pipeline.cluster import Executor, deferred_executor
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.completeness import FOREIGN
 from pipeline.config import make_job
 from pipeline.doors import checked
 from pipeline.errors import ConflictError, DamagedError
-from pipeline.files import write_json
+from pipeline.files import require_writable, write_json
+from pipeline.footprint import require_room
 from pipeline.job import EFFORT, redo
 from pipeline.locks import held
 from pipeline.mending import mend_images
+from pipeline.partitions import image_bytes
 from pipeline.places import locate, remove_tree
 from pipeline.plan import plan_job
 from pipeline.progress import Reporter, SilentReporter
@@ -79,14 +81,24 @@ def verify(
         Where another process repairs it.
     """
     folder, listener = locate(path, storage_options), reporter or SilentReporter()
-    read_finished(folder)
-    with open_executor(cluster, listener) as executor:
+    content, _ = read_finished(folder)
+    if repair:
+        require_writable(folder)
+    with deferred_executor(cluster, listener) as executor:
+        if content["kind"] == manifest.IMAGES:
+            require_room(_shards(content), len(content["partitions"]), executor.layout)
         damages = examine(folder, executor, listener)
         if not repair or not damages:
             return damages
         with held(folder, "repair", listener.say):
             mended = _mend(folder, damages, executor, listener, storage_options or {})
     return mended
+
+
+def _shards(content: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """Yield the samples of a shard and the bytes of a sample, of each split of an image set."""
+    for split in content["splits"].values():
+        yield min(split["shard"], split["count"]), image_bytes(split["shape"], split["dtype"])
 
 
 def _mend(

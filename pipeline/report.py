@@ -21,7 +21,7 @@ from pipeline import manifest, plots, results
 from pipeline import report_content as say
 from pipeline.doors import checked
 from pipeline.errors import InputError, PixsimError, RemoteError
-from pipeline.files import write_text
+from pipeline.files import require_file, write_text
 from pipeline.locks import held
 from pipeline.matrix_plots import MAX_NAMES
 from pipeline.places import locate, options_of
@@ -71,6 +71,7 @@ def write_report(
     if output is not None:
         if output.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{output}: a report is a page, expected a name ending in .html")
+        require_file(output, "--output")
         write_text(output, render_report(opened))
         return output
     with held(opened.path, "report"):

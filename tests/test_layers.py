@@ -37,9 +37,9 @@ LAYERS = """
     reduction prototype median distance predictions metrics highlights closeness
     dask_defaults draining cluster_defaults kubernetes_spec cluster_kinds clients worker_signals
     computing profiling adding cluster
-    opening origins samples duplicates compaction ingest_plan succession ingest_steps appending
-    ingestion
-    pictures markup image_set runs footprint plan fit steps verification
+    opening origins samples duplicates compaction ingest_plan footprint succession ingest_steps
+    appending ingestion
+    pictures markup image_set runs plan fit steps verification
     explanation plot_style image_plots result_plots matrix_plots plots
     report_pictures report_content shown_samples report
     job mending repair outlook description grids demo terminal explained cli
