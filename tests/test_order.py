@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 import pipeline
-from pipeline import cluster, cluster_kinds, files, manifest
+from pipeline import clients, cluster, files, manifest
 from pipeline.cli import main
 from pipeline.cluster_settings import ClusterSettings
 from pipeline.errors import (
@@ -280,12 +281,13 @@ def test_a_memory_that_nothing_fits_into_is_found_before_a_worker_is_asked_for(
         monkeypatch.setattr("pipeline.store.image_bytes", lambda *_: 10**8)
         monkeypatch.setattr("pipeline.repair.image_bytes", lambda *_: 10**8)
     asked = ClusterSettings(**MEMORY[kind])
-    with pytest.raises(MemoryLimitError, match="expected at most 0.*(cluster.memory)"):
-        if do == "verify":
-            pipeline.verify(store, cluster=asked)
-        else:
-            target, source = ("t.zarr", "set") if do == "ingest" else (store, "more")
-            pipeline.ingest(source, target, cluster=asked, append=do == "append")
+    call = {
+        "verify": partial(pipeline.verify, store),
+        "ingest": partial(pipeline.ingest, "set", "t.zarr"),
+        "append": partial(pipeline.ingest, "more", store, append=True),
+    }[do]
+    with pytest.raises(MemoryLimitError, match=r"expected at most 0.*\(cluster\.memory"):
+        call(cluster=asked)
     assert not (here / "t.zarr").exists()
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -324,7 +326,7 @@ def read_only_below(folder):
     """Return what makes a temporary file as where a disk is mounted to be read."""
     make = tempfile.TemporaryFile
 
-    def make_or_refuse(dir):  # noqa: A002 (its name there)
+    def make_or_refuse(dir):
         if folder in (Path(dir).absolute(), *Path(dir).absolute().parents):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return make(dir=dir)
@@ -382,13 +384,13 @@ def test_a_cluster_that_is_not_to_be_had_is_refused_before_anything_is_listed(
     monkeypatch.setenv("KUBECONFIG", str(here / "nothing"))
     monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
     monkeypatch.setattr("pipeline.ingestion.open_source", pytest.fail)
+    call = {
+        "verify": partial(pipeline.verify, store, repair=True, cluster=settings),
+        "run": partial(pipeline.run_job, job(images="s.zarr", cluster=settings)),
+        "ingest": partial(pipeline.ingest, "set", "other.zarr", cluster=settings),
+    }[do]
     with pytest.raises(ConfigError, match=said):
-        if do == "verify":
-            pipeline.verify(store, repair=True, cluster=settings)
-        elif do == "run":
-            pipeline.run_job(here_job(images="s.zarr", cluster=settings))
-        else:
-            pipeline.ingest("set", "other.zarr", cluster=settings)
+        call()
     assert not (here / "run").exists()
     assert not (here / "other.zarr").exists()
 
@@ -398,8 +400,8 @@ def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told_at_once(tmp_path
     programs("scancel", 0)
     programs("sbatch", 1, "sbatch: error: Invalid account")
     with (
-        pytest.raises(ClusterError, match="Slurm takes no job .*Invalid account"),
-        cluster_kinds.open_slurm(SLURM),
+        pytest.raises(ClusterError, match=r"Slurm takes no job .*Invalid account"),
+        clients.open_client(SLURM),
     ):
         pass
 
