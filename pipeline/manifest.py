@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -83,8 +83,12 @@ class Successor(Protocol):
         ...
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, the system and the libraries that shape a result."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of Python, the system and the libraries that shape a result.
+
+    They are read once: that takes longer than all else in a manifest.
+    """
     found = {"python": platform.python_version(), "platform": sys.platform}
     for name in _LIBRARIES:
         try:
@@ -206,7 +210,7 @@ def _looks_like_zarr(path: Path) -> bool:
 def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a manifest will be: its content, when it was finished, and the versions."""
     header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
-    return header | dict(content) | {"versions": versions()}
+    return header | dict(content) | {"versions": dict(versions())}
 
 
 def write_manifest(

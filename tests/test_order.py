@@ -573,8 +573,14 @@ def killed(*arguments, **keywords):
 
 @pytest.mark.parametrize(("patch", "command", "place"), [
     ("ingestion.plan_source", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
-    ("ingestion.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
-    ("ingestion.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work"),
+    pytest.param(
+        "ingestion.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "ingestion.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work",
+        marks=pytest.mark.slow,
+    ),
     ("opening.release", "pipeline.open_source('set'); opening.release()", "data/.work"),
 ])  # fmt: skip
 def test_a_killed_process_leaves_its_listing_where_the_next_one_sweeps_it(
