@@ -1,8 +1,9 @@
-# make demo    run the pixel-similarity job on real images
-# make test    run the tests
-# make lint    check format, lint and types
-# make faults  kill, damage and fail it in every way, a thousand times: half an hour or more
-# make bench   measure it beside the libraries that one would use instead
+# make demo      run the pixel-similarity job on real images
+# make test      run the tests, but for those that take long
+# make test-all  run every test, as pytest without options does
+# make lint      check format, lint and types
+# make faults    kill, damage and fail it in every way, a thousand times: half an hour or more
+# make bench     measure it beside the libraries that one would use instead
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
 SHELL := /bin/sh
@@ -13,10 +14,10 @@ BENCH_READY := $(VENV)/.bench-ready
 UV := uv==0.13.9
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test faults bench lint format lock which-python clean
+.PHONY: help setup demo test test-all faults bench lint format lock which-python clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q;s/^# //p' Makefile
 
 setup: $(READY)
 
@@ -50,8 +51,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	@$(BIN)/pixsim demo
 
-test faults: export PYTHONDONTWRITEBYTECODE = # or each process that a test starts compiles anew
-test: $(READY)
+test test-all faults: export PYTHONDONTWRITEBYTECODE = # or each process that a test starts compiles anew
+test: $(READY) # what takes long has the mark `slow`
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not slow"
+
+test-all: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 faults: $(READY) # make faults ARGS="--faults-seed 7 -k killed"

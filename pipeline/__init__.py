@@ -8,6 +8,8 @@ importing `pipeline.x` sets the attribute `x` of this one, and would hide the fu
 from __future__ import annotations
 
 import importlib
+import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -100,12 +102,22 @@ _MODULES = {"plots": "report.plots"}
 __all__ = sorted(_HOMES)
 
 
+# A process that is forked while another thread imports waits for that module for ever, since the
+# thread stays with its parent: so a fork waits until what is imported here is.
+_importing = threading.RLock()
+os.register_at_fork(
+    before=_importing.acquire,
+    after_in_parent=_importing.release,
+    after_in_child=_importing.release,
+)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"pipeline.{_MODULES[name]}")
-    if name not in _HOMES:
+    if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)
+    with _importing:
+        module = importlib.import_module(f"pipeline.{_HOMES.get(name) or _MODULES[name]}")
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,19 @@ def _console(stream: TextIO | None = None) -> Console:
 def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
 ) -> None:
-    """Print a table, to stdout by default; columns of numbers are set right."""
+    """Print a table, to stdout by default; columns of numbers are set right.
+
+    Raises
+    ------
+    ShapeError
+        Where a row has other than one cell for each column.
+    """
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ShapeError(
+                f"row {number} has {len(row)} cells, expected {len(header)}, one for each column "
+                f"({', '.join(header)}); give empty texts where there is nothing"
+            )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(header):
         cells = [row[place] for row in rows]

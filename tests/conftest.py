@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ settings.register_profile(
 )
 settings.load_profile("pixsim")
 
-_FIGURE = "figure"
+_FIGURE, _ME = "figure", os.getpid()
 PLAIN = "<!doctype html><title>a report without pictures</title>"
 
 
@@ -55,6 +56,18 @@ def _own_data_folder(tmp_path, monkeypatch):
     """Keep stores, downloads and runs of a test in its own folder."""
     monkeypatch.setenv("PIXSIM_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("PIXSIM_CATALOG", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_is_left():
+    """Fail a test that leaves a lock behind, whose heart would beat in the tests after it."""
+    yield
+    locks = sys.modules.get("pipeline.storage.locks")
+    left = [] if locks is None else [key for key in locks._held if locks._held[key].process == _ME]
+    for key in left:
+        lock = locks._held.pop(key)
+        lock._done.set()
+    assert not left, f"holds {', '.join(left)} still"
 
 
 @pytest.fixture(autouse=True, scope="module")

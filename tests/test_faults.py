@@ -152,6 +152,7 @@ def test_every_damage_is_found_and_repaired_and_nothing_reads_as_if_it_were_not_
     )
 
 
+@pytest.mark.slow
 def test_jobs_whose_workers_are_killed_end_with_the_same_digests(full, seed, figure, tmp_path):
     partitions, shard = (300, 10) if full else (24, 4)
     source = make_source(partitions, shard)
@@ -169,6 +170,7 @@ def test_jobs_whose_workers_are_killed_end_with_the_same_digests(full, seed, fig
             figure(f"workers killed by {way}", what)
 
 
+@pytest.mark.slow
 def test_any_course_of_events_keeps_what_was_finished(forge, full, figure, tmp_path):
     events = Counter()
     run_state_machine_as_test(

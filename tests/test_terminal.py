@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, ShapeError
 from pipeline.report.pixel_ranges import parse_range
 from pipeline.terminal import print_pixels, print_table
 
@@ -114,6 +114,14 @@ def test_pixels_of_three_channels_are_printed_as_hex(capsys):
     image = np.array([[[255, 0, 16], [1, 2, 3]]], np.uint8)
     print_pixels(image, 255, "1,2")
     assert numbers(printed(capsys))[1] == ["0", "ff0010", "010203"]
+
+
+@pytest.mark.parametrize("row", [[], ["1"], ["1", "2", "3"]], ids=len)
+def test_a_row_of_other_cells_than_columns_is_refused(capsys, row):
+    with pytest.raises(ShapeError, match=f"row 1 has {len(row)} cells, expected 2.*name, what"):
+        print_table(["name", "what"], [["a", "b"], row])
+    assert not printed(capsys)
+    print_table(["name", "what"], [["a", "b"], [*row, "", ""][:2]])  # what the message tells to do
 
 
 def test_all_columns_stand_in_line(capsys):

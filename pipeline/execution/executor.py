@@ -44,10 +44,10 @@ from pipeline.execution.progress import SILENT, Phase, Reporter, SilentReporter
 from pipeline.execution.workers import (
     Workers,
     current_client,
-    find_workers,
     local_workers,
     open_client,
     remote_workers,
+    require_cluster,
 )
 from pipeline.ops.reduction import LARGE_BYTES, add_up
 
@@ -62,6 +62,11 @@ class Executor(Protocol):
 
     @property
     def layout(self) -> Workers: ...
+
+    @property
+    def offered(self) -> Workers | None:
+        """The layout, as far as it is known without asking workers."""
+        ...
 
     def threads_for(self, count: int) -> int:
         """Return how many cores each of `count` tasks may use, so that all are used once."""
@@ -149,6 +154,10 @@ class _DaskExecutor:
     compute: Callable[[Any], Any]
     layout: Workers
     client: Any = None
+
+    @property
+    def offered(self) -> Workers:
+        return self.layout
 
     def threads_for(self, count: int) -> int:
         return self.layout.threads_for(count)
@@ -248,10 +257,21 @@ def open_executor(
     ClusterError
         Where it cannot be had, or no worker comes.
     """
-    chosen, listener = _as_settings(settings), reporter or SilentReporter()
+    chosen = _as_settings(settings)
     client = current_client() if settings is None else None
     if profile is not None:
         refuse_profile(profile, chosen.kind if client is None else "scheduler")
+    if client is None:
+        require_cluster(chosen)
+    with _opened(chosen, client, reporter or SilentReporter(), profile) as executor:
+        yield executor
+
+
+@contextmanager
+def _opened(
+    chosen: ClusterSettings, client: Any, listener: Reporter, profile: Path | None
+) -> Iterator[Executor]:
+    """Open a cluster, or use a client that is there; what could be refused was."""
     if client is not None:
         with profiled(client, profile, listener):
             yield _on_workers(client, remote_workers(client, chosen), chosen)
@@ -280,15 +300,12 @@ def deferred_executor(
     """
     chosen = _as_settings(settings)
     client = current_client() if settings is None else None
-    asked = client is not None or chosen.kind == "scheduler"
     if profile is not None:
         refuse_profile(profile, "scheduler" if client is not None else chosen.kind)
-    offered = None if asked else find_workers(chosen)
+    offered = None if client is not None else require_cluster(chosen)
     with ExitStack() as stack:
-        yield _Deferred(
-            lambda: stack.enter_context(open_executor(settings and chosen, reporter, profile)),
-            offered,
-        )
+        arguments = chosen, client, reporter or SilentReporter(), profile
+        yield _Deferred(lambda: stack.enter_context(_opened(*arguments)), offered)
 
 
 def _as_settings(settings: ClusterSettings | str | None) -> ClusterSettings:
@@ -307,7 +324,7 @@ class _Deferred:
     """
 
     def __init__(self, open_it: Callable[[], Executor], offered: Workers | None) -> None:
-        self._open_it, self._offered = open_it, offered
+        self._open_it, self.offered = open_it, offered
 
     @cached_property
     def _opened(self) -> Executor:
@@ -319,7 +336,7 @@ class _Deferred:
 
     @property
     def layout(self) -> Workers:
-        return self._offered or self._opened.layout
+        return self.offered or self._opened.layout
 
     def threads_for(self, count: int) -> int:
         return self.layout.threads_for(count)

@@ -12,10 +12,12 @@ import gc
 import importlib
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -27,6 +29,9 @@ from pipeline.execution.kubernetes_spec import cluster_spec
 
 CONNECT_SECONDS = 30
 _KEEP_SECONDS = 30.0
+_LONGEST = 300  # characters of what another program says
+_SLURM_PROGRAMS = ("sbatch", "scancel")
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # within a pod
 
 
 def visible_gpus() -> list[str]:
@@ -102,18 +107,7 @@ def open_processes(
 def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
     """Connect to a scheduler that runs already."""
     distributed = importlib.import_module("distributed")
-    address = settings.address or dask.config.get("scheduler-address", None)
-    if settings.scheduler_file is None and not address:
-        raise ConfigError(
-            "a cluster of kind scheduler needs an address, a scheduler_file, or "
-            "DASK_SCHEDULER_ADDRESS in the environment"
-        )
-    where = address if settings.scheduler_file is None else settings.scheduler_file
-    if settings.scheduler_file is not None and not settings.scheduler_file.is_file():
-        raise ConfigError(
-            f"there is no file {where}; start a scheduler that writes it, with "
-            f"'dask scheduler --scheduler-file {where}'"
-        )
+    address, where = scheduler_place(settings)
     named = (
         {"address": address}
         if settings.scheduler_file is None
@@ -138,6 +132,66 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
     )
 
 
+def scheduler_place(settings: ClusterSettings) -> tuple[str | None, str | Path]:
+    """Return the address of a scheduler that runs already, and what names it: that, or a file.
+
+    Raises
+    ------
+    ConfigError
+        Where there is neither.
+    """
+    address = settings.address or dask.config.get("scheduler-address", None)
+    if settings.scheduler_file is None and not address:
+        raise ConfigError(
+            "a cluster of kind scheduler needs an address, a scheduler_file, or "
+            "DASK_SCHEDULER_ADDRESS in the environment"
+        )
+    if settings.scheduler_file is None:
+        return address, str(address)
+    if not settings.scheduler_file.is_file():
+        raise ConfigError(
+            f"there is no file {settings.scheduler_file}; start a scheduler that writes it, with "
+            f"'dask scheduler --scheduler-file {settings.scheduler_file}'"
+        )
+    return address, settings.scheduler_file
+
+
+def require_slurm() -> None:
+    """Raise `ConfigError` where Slurm cannot be asked for jobs from here."""
+    load("dask_jobqueue", "slurm")
+    elsewhere = "run this where Slurm's commands work, such as on a login node, or use another"
+    for program in _SLURM_PROGRAMS:
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"a cluster of kind slurm needs {program}, which is in no folder of PATH; "
+                f"{elsewhere} --cluster"
+            )
+    try:
+        done = subprocess.run(
+            ["scontrol", "ping"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=CONNECT_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return  # it may answer later
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise ConfigError(f"Slurm does not answer ('scontrol ping': {said}); {elsewhere} --cluster")
+
+
+def require_kubernetes() -> None:
+    """Raise `ConfigError` where nothing says which Kubernetes is meant, and how to log in."""
+    load("dask_kubernetes.operator", "kubernetes")
+    named = os.environ.get("KUBECONFIG", "~/.kube/config")
+    files = [Path(name).expanduser() for name in named.split(os.pathsep) if name]
+    if not any(file.is_file() for file in files) and not _SERVICE_ACCOUNT.is_dir():
+        raise ConfigError(
+            f"a cluster of kind kubernetes needs a file of kubectl's, expected {named}; set "
+            "KUBECONFIG to one with which 'kubectl get pods' works, or use another --cluster"
+        )
+
+
 @contextmanager
 def open_slurm(settings: ClusterSettings) -> Iterator[Any]:
     """Ask Slurm for jobs, each with worker processes, and ask again where one has ended."""
@@ -145,15 +199,46 @@ def open_slurm(settings: ClusterSettings) -> Iterator[Any]:
     jobqueue = load("dask_jobqueue", "slurm")
     workers = {"worker-extra-args": worker_arguments(), "job-script-prologue": worker_prologue()}
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in workers.items()}):
+        refusals: list[str] = []
+        jobs = _told_jobs(jobqueue.SLURMCluster.job_cls, refusals)
         try:
-            cluster = jobqueue.SLURMCluster(security=_security(settings, distributed))
+            cluster = jobqueue.SLURMCluster(security=_security(settings, distributed), job_cls=jobs)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise ClusterError(
                 f"the scheduler of Slurm's workers cannot be started ({_short(error)})"
             ) from None
         with cluster, distributed.Client(cluster, set_as_default=False) as client:
             _scale(cluster, settings.workers or 1)
+            cluster.sync(_asked, cluster)
+            if refusals and not any(job.job_id for job in cluster.workers.values()):
+                raise ClusterError(
+                    f"Slurm takes no job ({refusals[-1]}); correct the cluster's options, and try "
+                    "them with sbatch"
+                )
             yield client
+
+
+def _told_jobs(jobs: Any, refusals: list[str]) -> Any:
+    """Return a class of jobs of which one that Slurm does not take is told in `refusals`.
+
+    dask would log a traceback, wait for its worker to the end, and then fail to close.
+    """
+
+    class Job(jobs):  # type: ignore[misc]
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (OSError, RuntimeError, ValueError) as error:
+                _, found, said = str(error).partition("stderr:")
+                refusals.append(" ".join(said.split())[:_LONGEST] if found else _short(error))
+                self.status = importlib.import_module("distributed").Status.running
+
+    return Job
+
+
+async def _asked(cluster: Any) -> None:
+    """Wait until all jobs that are wanted have been asked for."""
+    await cluster
 
 
 def _security(settings: ClusterSettings, distributed: Any) -> Any:
@@ -169,6 +254,8 @@ def _scale(cluster: Any, workers: int) -> None:
 
     def again() -> None:
         if cluster.status.name == "running":
+            for name in [name for name, job in cluster.workers.items() if not job.job_id]:
+                del cluster.workers[name]  # was not taken: it is asked for again
             cluster.scale(n=workers)
             cluster.loop.call_later(_KEEP_SECONDS, again)
 
@@ -195,7 +282,7 @@ def open_kubernetes(settings: ClusterSettings) -> Iterator[Any]:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:_LONGEST]}" if text else type(error).__name__
 
 
 def dashboard_link(client: Any, settings: ClusterSettings) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.execution.progress import Reporter
+from pipeline.storage.atomic import require_file
 
 
 def refuse_profile(path: Path, kind: str) -> None:
@@ -33,6 +34,7 @@ def refuse_profile(path: Path, kind: str) -> None:
         )
     if not path.parent.is_dir():
         raise ConfigError(f"--profile {path}: there is no folder {path.parent}; make it first")
+    require_file(path, "--profile")
 
 
 @contextmanager

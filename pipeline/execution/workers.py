@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask.config
@@ -15,11 +15,11 @@ from dask.system import CPU_COUNT
 from dask.utils import parse_timedelta
 
 from pipeline.config.cluster_settings import ClusterSettings
-from pipeline.core.errors import ClusterError, ConfigError
+from pipeline.core.errors import ClusterError, ConfigError, MemoryLimitError
 from pipeline.execution import dask_config as defaults
 from pipeline.execution import launchers as kinds
 from pipeline.execution.dask_defaults import dask_defaults
-from pipeline.execution.memory import machine_memory
+from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
 
 
@@ -39,6 +39,8 @@ class Workers:
         Bytes of memory that one process may take.
     apart
         Whether they may be on several machines: then a task has the cores of its own process only.
+    limited
+        Whether the memory of this process was given, and is not just what the machine has.
     """
 
     processes: int
@@ -46,6 +48,7 @@ class Workers:
     cores: int
     memory: int
     apart: bool = False
+    limited: bool = field(default=False, compare=False)
 
     @property
     def at_once(self) -> int:
@@ -84,6 +87,39 @@ def find_workers(settings: ClusterSettings | None = None) -> Workers:
             return remote_workers(opened, chosen)
 
 
+def require_cluster(settings: ClusterSettings) -> Workers | None:
+    """Refuse a cluster that cannot be had from here, before anything is listed or started.
+
+    Returns
+    -------
+    What it offers; None of a scheduler, which only its workers can tell.
+
+    Raises
+    ------
+    ConfigError
+        Where a program, a file, an address or a setting is missing.
+    MemoryLimitError
+        Where a worker process could not even start.
+    """
+    if settings.kind == "scheduler":
+        with _configured(settings):
+            kinds.scheduler_place(settings)
+        return None
+    if settings.kind == "slurm":
+        kinds.require_slurm()
+    if settings.kind == "kubernetes":
+        kinds.require_kubernetes()
+    offered = find_workers(settings)
+    if (offered.processes or offered.limited) and offered.memory < LEAST_BYTES:
+        what = "a worker process" if offered.processes else "the process"
+        raise MemoryLimitError(
+            f"{what} takes {LEAST_BYTES / 1e9:.3g} GB before it has read anything, "
+            f"expected at most {offered.memory / 1e9:.3g} GB, what it may take; give it more "
+            "memory (cluster.memory), or take fewer processes (cluster.workers)"
+        )
+    return offered
+
+
 def current_client() -> Any:
     """Return the dask client that this process has opened, if any."""
     distributed = sys.modules.get("distributed")  # who has not imported it has no client
@@ -100,7 +136,8 @@ def local_workers(settings: ClusterSettings) -> Workers:
     """Share this machine among its worker threads or processes."""
     if settings.kind == "threads":
         memory = settings.memory or machine_memory()
-        return Workers(0, settings.workers or CPU_COUNT, CPU_COUNT, memory)
+        tasks, given = settings.workers or CPU_COUNT, settings.memory is not None
+        return Workers(0, tasks, CPU_COUNT, memory, limited=given)
     processes = _local_processes(settings)
     memory = settings.memory or machine_memory() // processes
     return Workers(processes, settings.threads_per_worker, CPU_COUNT, memory)

@@ -40,7 +40,7 @@ from pipeline.storage.zarr_arrays import consolidate
 
 def append_place(path: Path) -> Path:
     """Return where samples are ingested before they are added to the store at `path`."""
-    return path / manifest.APPEND / "store"
+    return path / manifest.APPEND / manifest.ADDED
 
 
 def append_images(
@@ -86,12 +86,9 @@ def _append(
     try:
         fill(place)
     except ConflictError:
-        # once they are ingested, some of them may be in the image set already
-        ingested = exists(place / manifest.MANIFEST)
-        cure = "to complete it" if ingested else f"or remove {shown(place.parent)}"
         raise ConflictError(
-            f"{shown(path)}: other samples were begun to be added to it and not finished; run that "
-            f"command again, {cure}"
+            f"{shown(path)}: other samples were begun to be added to it and not finished; "
+            f"{manifest.append_cure(path)}"
         ) from None
     added = manifest.read_manifest(place, manifest.IMAGES)
     if added["identity"] in _identities(base):

@@ -26,6 +26,7 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.images.decoder_choice import difference
 from pipeline.ingestion.append import append_images, plan_growth
+from pipeline.ingestion.memory_limit import require_memory
 from pipeline.ingestion.origins import is_gone, is_made, recorded_settings
 from pipeline.ingestion.plan import IngestPlan, check_names, plan_source
 from pipeline.ingestion.steps import begun, finish, listing_place, write_partitions
@@ -109,6 +110,7 @@ def ingest(
     with _interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
+        manifest.require_place(work.path)
         if _is_left(work, listener):
             return work.path
         return _fill(work, work.path, executor, listener)
@@ -145,12 +147,19 @@ class _Work:
         listing: Path | None = None,
         scratch: Path | None = None,
         base: Mapping[str, Any] | None = None,
+        early: Check | None = None,
     ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store; see `open_source`. `base`: what it is added to."""
+        """Open the source and plan its store; see `open_source`.
+
+        `base` is what it is added to; `early` may refuse the plan, of floats before their range is
+        measured, which takes workers.
+        """
         opened = self.source
         if opened is None:
             opened = open_source(self.settings, listing, scratch)
         try:
+            if early is not None:
+                early(plan_source(packed(opened, self.settings), path, self.shard))
             yield self._plan(opened, path, executor, listing is not None, base)
         finally:
             release(opened)
@@ -206,6 +215,8 @@ def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
             if remark:
                 reporter.say(f"{shown(work.path)} and what is added have other decoders{remark}")
 
+        if _is_left(replace(work, path=place), reporter):
+            return place
         return _fill(work, place, executor, reporter, fits, base["provenance"])
 
     return append_images(work.path, fill, executor, reporter)
@@ -251,15 +262,25 @@ def _fill(
     reporter: Reporter,
     check: Check | None = None,
     base: Mapping[str, Any] | None = None,
+    early: Check | None = None,
 ) -> Path:
     """Make the store at a place, or what is missing of it.
 
-    `check` may refuse the plan before; `base` is the provenance of what it is added to.
+    `check` may refuse the plan before, `early` what is known of it before any worker is asked for;
+    `base` is the provenance of what it is added to.
     """
-    with _begun(work, path, executor, reporter, check, base) as ready:
+
+    def fits(plan: IngestPlan) -> None:
+        if early is not None:
+            early(plan)
+        if executor.offered is not None:
+            require_memory(plan, executor.offered)
+
+    with _begun(work, path, executor, reporter, check, base, fits) as ready:
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
+        require_memory(ready, executor.layout)
         write_partitions(ready, path, executor, reporter)
         finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
     return path
@@ -273,6 +294,7 @@ def _begun(
     reporter: Reporter,
     check: Check | None = None,
     base: Mapping[str, Any] | None = None,
+    early: Check | None = None,
 ) -> Iterator[IngestPlan | None]:
     """Plan a store and begin it; None where it is finished.
 
@@ -282,7 +304,8 @@ def _begun(
 
     @contextmanager
     def planned(scratch: Path | None = None) -> Iterator[IngestPlan]:
-        with work.planned(path, executor, scratch=scratch, base=base) as plan:
+        asked = None if scratch is None else early  # what is finished needs no workers
+        with work.planned(path, executor, scratch=scratch, base=base, early=asked) as plan:
             if check is not None:
                 check(plan)
             yield plan
@@ -319,6 +342,7 @@ def plan_ingest(
     """
     work = _work(source, output, shard_samples, storage_options)
     listener = reporter or SilentReporter()
+    manifest.require_place(work.path)
     with (
         deferred_executor(cluster) as executor,
         _interruptible(work.path),
@@ -364,6 +388,7 @@ def ingest_partitions(
                 f"partitions {start} to {stop}, expected numbers from 0 to {len(plan.table)}, the "
                 f"partitions of {shown(work.path)}"
             )
+        require_memory(plan, executor.layout, stop - start)
         write_partitions(
             plan, work.path, executor, reporter or SilentReporter(), range(start, stop)
         )
@@ -407,6 +432,7 @@ def finish_ingest(
 def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
     record = manifest.read_plan(work.path, manifest.IMAGES)
+    manifest.require_place(work.path)
     with work.planned(work.path, executor, listing=listing_place(work.path)) as plan:
         manifest.require_same(work.path, manifest.IMAGES, record, plan.content)
         yield plan
@@ -458,13 +484,14 @@ def prepare_images(
     executor: Executor,
     reporter: Reporter,
     options: Mapping[str, Any] | None = None,
-    check: Check | None = None,
+    early: Check | None = None,
 ) -> Path:
     """Return the store of what a job calls `images`, making it where it is missing.
 
     A store is used as it is. For a catalog name or another source the store is `store_place`,
     made now where it does not exist or is incomplete; one that was made with the same settings is
-    used as it is too, whatever the source holds by now. `check` may refuse the plan of a store.
+    used as it is too, whatever the source holds by now. `early` may refuse the plan of a store,
+    before any worker is asked for.
     """
     found = find_images(images, options)
     if found is not None:
@@ -472,9 +499,11 @@ def prepare_images(
             reporter.say(f"using {shown(found)}, made from {images.title}, which is not read again")
         return found
     target = store_place(images, options)
+    manifest.require_place(target)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
-    return _fill(_Work(None, images, target, images.shard), target, executor, reporter, check)
+    work = _Work(None, images, target, images.shard)
+    return _fill(work, target, executor, reporter, early=early)
 
 
 def _holds_dataset(path: Path, name: str) -> bool:

@@ -106,6 +106,7 @@ def run_job(
     listener, settings = reporter or SilentReporter(), require_job(settings)
     if not resume:
         manifest.require_unused(settings.output)
+    manifest.require_place(settings.output, lock=True)
     manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
     try:
         with deferred_executor(settings.named_cluster, listener, profile) as executor:
@@ -129,6 +130,7 @@ def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan)
     """Refuse a job on images that are about to be ingested, for what is known of them by now."""
     content = expected_content(images, least=True)
     place = store_place(settings.images, settings.storage_options)
+    planning.outline_content(settings, place, content)  # asks no workers
     planning.plan_content(settings, place, content, executor.layout)
 
 

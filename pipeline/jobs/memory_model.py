@@ -192,7 +192,7 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
 
     All of them where no tile would be small enough: what else is needed is too much then.
     """
-    room = int(_SHARE * workers.memory) - _base(workers)
+    room = int(_SHARE * workers.memory) - base_bytes(workers)
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
     while number <= load.pixels:
@@ -203,7 +203,8 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
     return load.pixels
 
 
-def _base(workers: Workers) -> int:
+def base_bytes(workers: Workers) -> int:
+    """Return what a process takes that has read nothing yet."""
     return _BASE_WORKER if workers.processes else _BASE
 
 
@@ -220,7 +221,7 @@ def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) ->
         The ranges of pixels of the first pass.
     """
     width = max(stop - start for start, stop in tiles)
-    base, assembled = _base(workers), _assembled_bytes(load)
+    base, assembled = base_bytes(workers), _assembled_bytes(load)
     evaluate = _evaluate_bytes(load, workers)
     size = accumulator_bytes(load.classes, width, load.tables)
     if not workers.processes:

@@ -24,7 +24,7 @@ from pipeline.core.partitions import (
     pixel_tiles,
 )
 from pipeline.execution.workers import Workers, find_workers
-from pipeline.jobs.memory_model import Footprint, Load, fitting_pixels, footprint
+from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
 from pipeline.ops.prototypes import refuse_empty_classes
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import partition_table
@@ -261,11 +261,12 @@ def _refuse_what_does_not_fit(
     if needed <= workers.memory:
         return
     cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
-    if workers.tasks > 1:
-        cures.append(f"run fewer tasks at once ({_fewer(settings)})")
-    cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
-    if load.classes > 1:
-        cures.append("take fewer classes")
+    if workers.memory > base_bytes(workers):  # else nothing that it does fits
+        if workers.tasks > 1:
+            cures.append(f"run fewer tasks at once ({_fewer(settings)})")
+        cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
+        if load.classes > 1:
+            cures.append("take fewer classes")
     raise MemoryLimitError(
         f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {found.fit / 1e9:.3g}, "
         f"distances {found.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "

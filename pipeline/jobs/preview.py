@@ -9,12 +9,12 @@ from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.partitions import ceil_div, image_bytes
 from pipeline.core.urls import shown
 from pipeline.ingestion.ingest import find_images, store_place
+from pipeline.ingestion.memory_limit import require_memory
 from pipeline.ingestion.plan import expected_content, plan_source
 from pipeline.jobs.fit_pass import SUMS, kept_files
 from pipeline.jobs.plan import JobPlan, plan_content, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
-from pipeline.storage import run_arrays
-from pipeline.storage.manifest import MANIFEST, WORK
+from pipeline.storage import manifest, run_arrays
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
 
 # Bytes of a row of predictions in Parquet, as measured.
@@ -46,17 +46,23 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         Where the job cannot be run as it is; as `run_job`.
     """
     settings = require_job(settings)
+    manifest.require_place(settings.output)
+    manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
         return _describe(plan_job(settings, path), ingested=True)
     place = store_place(settings.images, settings.storage_options)
+    manifest.require_place(place)
+    manifest.could_hold(place, manifest.IMAGES)
     source = open_source(settings.images)
     try:
         planned = plan_source(packed(source, settings.images), place, settings.images.shard)
         content = expected_content(planned)
     finally:
         release(source)
-    found = _describe(plan_content(settings, place, content), ingested=False)
+    plan = plan_content(settings, place, content)
+    require_memory(planned, plan.workers)
+    found = _describe(plan, ingested=False)
     return found | {"images": folder_note(settings.images) or found["images"]}
 
 
@@ -130,11 +136,13 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
         found.append((str(plan.images), ingest["partitions"], ingest["bytes"]))
     kept, size = kept_files(plan)
     if kept:
-        found.append((f"{WORK}/{SUMS} (until the prototypes are made)", kept, size))
+        found.append((f"{manifest.WORK}/{SUMS} (until the prototypes are made)", kept, size))
     image = 8 * math.prod(plan.shape) * classes
     found.append((run_arrays.PROTOTYPES, 1, 3 * image))
     if plan.write_distances:
         found.append((run_arrays.DISTANCES, steps, total * (8 * metrics * classes + 16)))
     found.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
-    found += [(name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, MANIFEST)]
+    found += [
+        (name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, manifest.MANIFEST)
+    ]
     return [{"path": path, "files": files, "bytes": size} for path, files, size in found]

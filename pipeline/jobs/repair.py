@@ -11,7 +11,7 @@ gets its parts from its image set, as if it had been cut short.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.job_settings import make_job
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConflictError, DamagedError
+from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate
 from pipeline.core.urls import shown
-from pipeline.execution.executor import Executor, open_executor
+from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
+from pipeline.ingestion.memory_limit import require_room
 from pipeline.jobs.job import EFFORT, redo
 from pipeline.jobs.mending import mend_images
 from pipeline.jobs.plan import plan_job
@@ -30,7 +32,7 @@ from pipeline.jobs.verification import Damage, examine, read_finished
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
 from pipeline.storage import manifest, run_arrays
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import require_writable, write_json
 from pipeline.storage.completeness import FOREIGN
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.locks import held
@@ -81,14 +83,24 @@ def verify(
         Where another process repairs it.
     """
     folder, listener = locate(path, storage_options), reporter or SilentReporter()
-    read_finished(folder)
-    with open_executor(cluster, listener) as executor:
+    content, _ = read_finished(folder)
+    if repair:
+        require_writable(folder)
+    with deferred_executor(cluster, listener) as executor:
+        if content["kind"] == manifest.IMAGES:
+            require_room(_shards(content), len(content["partitions"]), executor.layout)
         damages = examine(folder, executor, listener)
         if not repair or not damages:
             return damages
         with held(folder, "repair", listener.say):
             mended = _mend(folder, damages, executor, listener, storage_options or {})
     return mended
+
+
+def _shards(content: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """Yield the samples of a shard and the bytes of a sample, of each split of an image set."""
+    for split in content["splits"].values():
+        yield min(split["shard"], split["count"]), image_bytes(split["shape"], split["dtype"])
 
 
 def _mend(

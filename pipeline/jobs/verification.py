@@ -69,8 +69,8 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
             manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
     if exists(path / manifest.APPEND):
         raise IncompleteError(
-            f"{shown(path)}: samples were being added to it; run that command again to complete "
-            f"it, or remove {manifest.APPEND} in it, then verify it"
+            f"{shown(path)}: samples were being added to it; {manifest.append_cure(path)}, then "
+            "verify it"
         )
     content, wrong = manifest.read_either(path)
     return content, [Damage(name, reason) for name, reason in wrong.items()]

@@ -16,7 +16,7 @@ from pipeline.report import plots
 from pipeline.report.explanation import Explanation
 from pipeline.report.pixel_ranges import parse_pixels
 from pipeline.report.plot_style import INK, PLAIN, one_line
-from pipeline.storage.atomic import replaced
+from pipeline.storage.atomic import replaced, require_file
 
 WHOLE = 28  # pixels a side up to which the whole image is shown as a table
 WIDTH = 10.0  # inches
@@ -54,6 +54,7 @@ def draw_explanation(explanation: Explanation, picture: Path, pixels: str | None
         raise InputError(
             f"{picture}: pictures are written as PNG or SVG, expected a name ending in .png or .svg"
         )
+    require_file(picture, "--picture")
     figure = explanation_figure(explanation, pixels)
     metadata = {"Date": None} if kind == "svg" else {}  # the same picture, the same bytes
     same = rc_context({"svg.hashsalt": "pixsim", "svg.fonttype": "none"})

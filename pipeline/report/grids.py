@@ -15,6 +15,7 @@ from pipeline.core.paths import locate
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.report.run import open_run
 from pipeline.storage import image_store, manifest
+from pipeline.storage.atomic import require_file
 
 MAX_CLASSES = 12
 PER_CLASS = 8
@@ -63,6 +64,7 @@ def draw_grid(
         fsspec's options for a URL; default: credentials from the environment.
     """
     folder = locate(path, storage_options)
+    require_file(picture, "--grid")
     if manifest.kind_of(folder) == manifest.RUN:
         save_picture(grid_of_prototypes(folder), picture)
         return

@@ -30,7 +30,7 @@ from pipeline.report.plot_style import one_line
 from pipeline.report.run import Run, open_run
 from pipeline.report.shown_samples import ImageSet, Key, open_image_set, read_distances
 from pipeline.storage import manifest, run_arrays
-from pipeline.storage.atomic import write_text
+from pipeline.storage.atomic import require_file, write_text
 from pipeline.storage.locks import held
 from pipeline.storage.run_files import REPORT_FILE, part_name
 
@@ -73,6 +73,7 @@ def write_report(
     if output is not None:
         if output.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{output}: a report is a page, expected a name ending in .html")
+        require_file(output, "--output")
         write_text(output, render_report(opened))
         return output
     with held(opened.path, "report"):

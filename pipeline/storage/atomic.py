@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import StorageFullError, hide_in
+from pipeline.core.errors import StorageFullError, StoreError, hide_in
 from pipeline.core.paths import is_remote, remote_errors
-from pipeline.core.urls import is_url
+from pipeline.core.urls import is_url, shown
 from pipeline.storage.blobs import put_file, read_bytes
 from pipeline.storage.folders import walk
 from pipeline.storage.processes import Process, this_process
@@ -30,6 +30,8 @@ PARTIAL_SUFFIX = ".partial"
 _CHUNKS = "c"  # the folder in that of a Zarr array that holds its chunks
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSES = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE)  # what says nothing of a place
+_PLACES = "--output; of a job file output, or store of its images; or PIXSIM_DATA"
 
 
 @contextmanager
@@ -54,6 +56,61 @@ def storage_errors(path: Path | str) -> Iterator[None]:
             f"no space left while writing {path}: {os.strerror(error.errno)}; "
             "free some space and run the same command again: what is written is kept"
         ) from error
+
+
+def require_writable(path: Path, named_by: str = _PLACES) -> None:
+    """Refuse a folder that cannot be written to, or made, before any work is done for it.
+
+    Only a try tells: rights say nothing of a disk that is mounted to be read, or of `/proc`. What
+    it makes is nameless, or gone at once. A remote folder is tried by whoever locks it.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    named_by
+        What names it, for the message.
+
+    Raises
+    ------
+    StoreError
+        Where no file can be made in it or, as long as it is not there, in the nearest above it.
+    """
+    if is_remote(path):
+        return
+    folder = path
+    with storage_errors(path):
+        try:
+            while not _is_there(folder):
+                folder = folder.absolute().parent
+            if folder.is_dir():
+                with tempfile.TemporaryFile(dir=folder):
+                    return
+            why = f"{shown(folder)} is no folder"
+        except OSError as error:
+            if error.errno is None or error.errno in _PASSES:
+                raise
+            why = f"no file can be made in {shown(folder)}: {os.strerror(error.errno)}"
+    raise StoreError(
+        f"{shown(path)}: cannot be written to ({why}), expected a folder that takes new files; "
+        f"make it one, or name another place ({named_by})"
+    )
+
+
+def require_file(path: Path, named_by: str) -> None:
+    """Refuse a file that cannot be written; see `require_writable`."""
+    if not is_remote(path) and path.is_dir():
+        raise StoreError(f"{shown(path)}: is a folder, expected the name of a file ({named_by})")
+    require_writable(path.parent, named_by)
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a local path is taken: by a link that leads nowhere too."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from pathlib import Path
 
 from pipeline.core.errors import InUseError, printable
 from pipeline.core.urls import shown
+from pipeline.storage.atomic import require_writable
 from pipeline.storage.folders import list_folder
 from pipeline.storage.lock_files import LOCK, Slots, note_of, slots_of, token_of
 from pipeline.storage.lock_holders import Holder, holder_of, new_holder
@@ -72,9 +73,12 @@ def held(path: Path, what: str, say: Say = _say_nothing, *, wait: bool = True) -
 
     Raises
     ------
+    StoreError
+        Where it cannot be written to.
     InUseError
         Where another process holds it; or, from within, where another took it over.
     """
+    require_writable(path)
     lock = _acquire(path, what, say, wait)
     try:
         yield lock

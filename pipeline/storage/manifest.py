@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -28,7 +28,14 @@ from pipeline.core.digests import json_digest
 from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError, hide_in
 from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.atomic import PARTIAL_SUFFIX, flush, read_json, sweep, write_json
+from pipeline.storage.atomic import (
+    PARTIAL_SUFFIX,
+    flush,
+    read_json,
+    require_writable,
+    sweep,
+    write_json,
+)
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.durability import flush_named
 from pipeline.storage.folders import exists, files_below, is_folder, list_folder, remove_tree
@@ -40,7 +47,7 @@ RUN = "pixsim run"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
-APPEND = ".append"
+APPEND, ADDED = ".append", "store"
 DECODERS = "decoders"
 _SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
@@ -63,8 +70,12 @@ class Successor(Protocol):
         ...
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, the system and the libraries that shape a result."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of Python, the system and the libraries that shape a result.
+
+    They are read once: that takes longer than all else in a manifest.
+    """
     found = {"python": platform.python_version(), "platform": sys.platform}
     for name in _LIBRARIES:
         try:
@@ -186,7 +197,7 @@ def _looks_like_zarr(path: Path) -> bool:
 def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a manifest will be: its content, when it was finished, and the versions."""
     header = {"kind": kind, "format_version": FORMAT_VERSION, "finished": now()}
-    return header | dict(content) | {"versions": versions()}
+    return header | dict(content) | {"versions": dict(versions())}
 
 
 def write_manifest(
@@ -286,6 +297,16 @@ def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) 
 def repair_cure(path: Path) -> str:
     """Return what to do where something of a finished folder is damaged."""
     return f"'pixsim verify {shown(path)} --repair' finds and mends what is damaged"
+
+
+def append_cure(path: Path) -> str:
+    """Return what to do where samples were begun to be added to an image set and not finished.
+
+    Once they are ingested some of them may be in the image set already.
+    """
+    begun = path / APPEND
+    cure = "run that command again, to complete it"
+    return cure if exists(begun / ADDED / MANIFEST) else f"{cure}, or remove {shown(begun)}"
 
 
 def identity(content: Mapping[str, Any]) -> str:
@@ -485,6 +506,35 @@ def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
     As `recognise`, before all of the plan is known.
     """
     recognise(path, kind, {**plan_there(path, kind), **known})
+
+
+def require_place(path: Path, *, lock: bool = False) -> None:
+    """Refuse a folder that is not finished and cannot be filled, before anything is done for it.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    lock
+        Whether a remote one is locked for a moment, since only a write tells there; else it is not
+        looked at.
+
+    Raises
+    ------
+    StoreError
+        Where it cannot be written to.
+    InUseError
+        Where another process holds a remote one.
+    """
+    if is_remote(path):
+        if lock and not exists(path / MANIFEST):
+            with held(path, "look whether it can be written to"):
+                pass
+        return
+    with suppress(OSError):  # what cannot be looked at cannot be written to either
+        if exists(path / MANIFEST) or (exists(path) and not is_folder(path)):
+            return  # it is finished, or something else, which is told elsewhere
+    require_writable(path)
 
 
 @contextmanager

@@ -398,6 +398,7 @@ def digest_of(run: Path) -> str:
     return pipeline.describe(run)["digests"]["run"]
 
 
+@pytest.mark.slow
 def test_a_job_on_pods_ends_with_the_digest_that_it_has_on_threads(tmp_path):
     job = ROOT / "workflows" / "digits.yml"
     words = [job, "--cluster", "kubernetes", "--output", tmp_path / "run"]

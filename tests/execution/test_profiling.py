@@ -10,6 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.execution import profiling
 
 
+@pytest.mark.slow
 def test_a_job_on_processes_keeps_dasks_report_and_says_where(tmp_path):
     small_store(tmp_path, samples=16)
     heard, page = Heard(), tmp_path / "profile.html"

@@ -82,8 +82,9 @@ CLUSTER = ["--cluster", "cluster.yml"]
 
 
 @pytest.mark.parametrize(("cluster", "to_all"), [
-    ("kind: threads\nworkers: 2", False), ("kind: local\nworkers: 2", True),
-], ids=["threads", "processes"])  # fmt: skip
+    pytest.param("kind: threads\nworkers: 2", False, id="threads"),
+    pytest.param("kind: local\nworkers: 2", True, marks=pytest.mark.slow, id="processes"),
+])  # fmt: skip
 def test_sigterm_drains_and_the_same_command_goes_on(folder, cluster, to_all):
     """Batch systems send it to every process; what runs ends, nothing else begins."""
     (folder / "cluster.yml").write_text(cluster)
@@ -125,7 +126,9 @@ def begin_local(folder):
     return process
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_second_signal_stops_at_once(folder, second):
     (folder / "cluster.yml").write_text("kind: threads\nworkers: 2\ngrace: 600")
     process = begin(folder, 600, *CLUSTER)

@@ -60,6 +60,7 @@ def on_threads(job: Path, folder: Path, *overrides: str) -> str:
     return pipeline.describe(pipeline.run_job(settings).path)["digests"]["run"]
 
 
+@pytest.mark.slow
 def test_the_job_ends_with_the_digest_that_it_has_on_threads(at_home, tmp_path):
     real = "PIXSIM_DATASETS" in os.environ
     job = ROOT / "workflows" / "fashion_mnist.yml" if real else DIGITS
@@ -122,6 +123,7 @@ class Batch:
         return found
 
 
+@pytest.mark.slow
 def test_a_batch_job_that_is_stopped_goes_on(at_home, tmp_path):
     batch = Batch(at_home, tmp_path)
 
@@ -148,6 +150,7 @@ def test_a_batch_job_that_is_stopped_goes_on(at_home, tmp_path):
     assert digest_of(batch.log(second)) == on_threads(DIGITS, tmp_path, MANY[1])
 
 
+@pytest.mark.slow
 def test_an_ingest_is_planned_shared_and_finished(at_home, tmp_path):
     environment = at_home.environment | {
         "SHARES": "2",

@@ -176,6 +176,7 @@ def test_a_client_that_is_open_is_used_and_left_open(job, tmp_path):
 # TLS ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_over_tls_the_job_has_the_same_digest_and_strangers_are_turned_away(
     job, tmp_path, monkeypatch
 ):
@@ -212,6 +213,7 @@ def test_a_certificate_that_is_not_there_is_said(tmp_path):
 # limits of memory --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_under_half_the_memory_it_planned_a_job_adapts_or_is_refused(tmp_path, monkeypatch):
     """The limit is a real one, of a real worker process; nothing is killed."""
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_files_for_tests import write_tar
 from PIL import Image
 from test_decoder_choice import Heard
-from test_encoded import write_tar
 
 import pipeline
 from pipeline.config.job_settings import make_images

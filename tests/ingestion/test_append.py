@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from functools import cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,8 +47,15 @@ def joined(*sets):
     }
 
 
-def base_store(folder, arrays=BASE, shard=SHARD):
-    return ingest(from_arrays(arrays, NAMES), folder / "s", shard)
+@pytest.fixture(scope="module")
+def base_store(tmp_path_factory):
+    """Return what puts a store of `BASE` into a folder; each is made once, and copied."""
+
+    @cache
+    def made(shard):
+        return ingest(from_arrays(BASE, NAMES), tmp_path_factory.mktemp("base") / "s", shard)
+
+    return lambda folder, shard=SHARD: shutil.copytree(made(shard), folder / "s")
 
 
 def content(path):
@@ -64,8 +73,8 @@ def holds(path, arrays):
 
 
 @pytest.mark.parametrize("what", MORE)
-@pytest.mark.parametrize("shard", [SHARD, None, 1])
-def test_the_grown_store_is_that_of_all_samples_at_once(tmp_path, what, shard):
+@pytest.mark.parametrize("shard", [SHARD, None, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_grown_store_is_that_of_all_samples_at_once(base_store, tmp_path, what, shard):
     path = base_store(tmp_path, shard=shard)
     ingest(from_arrays(MORE[what], NAMES), path, shard, append=True)
     everything = joined(BASE, MORE[what])
@@ -79,7 +88,7 @@ def test_the_grown_store_is_that_of_all_samples_at_once(tmp_path, what, shard):
     }
 
 
-def test_a_store_may_grow_again_and_again(tmp_path):
+def test_a_store_may_grow_again_and_again(base_store, tmp_path):
     path = base_store(tmp_path)
     parts = [make_arrays({"train": n, "test": 1}, seed=n) for n in (2, 9, 5)]
     for part in parts:
@@ -90,7 +99,7 @@ def test_a_store_may_grow_again_and_again(tmp_path):
     ]
 
 
-def test_new_classes_become_the_last_ones_and_old_codes_stay(tmp_path):
+def test_new_classes_become_the_last_ones_and_old_codes_stay(base_store, tmp_path):
     path = base_store(tmp_path)
     images = MORE["one sample"]["train"][0].repeat(4, axis=0)
     labels = np.array([0, 1, 2, -1], np.int32)
@@ -108,7 +117,7 @@ def test_new_classes_become_the_last_ones_and_old_codes_stay(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_table_of_samples_lists_old_samples_then_new_ones(tmp_path):
+def test_the_table_of_samples_lists_old_samples_then_new_ones(base_store, tmp_path):
     path = base_store(tmp_path)
     before = pq.read_table(path / SAMPLES).to_pylist()
     ingest(from_arrays(MORE["both"], NAMES), path, append=True)
@@ -118,7 +127,7 @@ def test_the_table_of_samples_lists_old_samples_then_new_ones(tmp_path):
     assert numbers == [("extra", n) for n in range(3)] + [("test", 5 + n) for n in range(30)]
 
 
-def test_duplicates_of_old_samples_are_found(tmp_path):
+def test_duplicates_of_old_samples_are_found(base_store, tmp_path):
     path = base_store(tmp_path)
     images, labels = BASE["train"]
     ingest(from_arrays({"test": (images[3:5], labels[3:5])}, NAMES), path, append=True)
@@ -128,7 +137,7 @@ def test_duplicates_of_old_samples_are_found(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_same_samples_are_not_added_twice(tmp_path):
+def test_the_same_samples_are_not_added_twice(base_store, tmp_path):
     path = base_store(tmp_path)
     source = from_arrays(MORE["several shards"], NAMES)
     ingest(source, path, SHARD, append=True)
@@ -145,7 +154,9 @@ def test_the_same_samples_are_not_added_twice(tmp_path):
         (make_arrays({"extra": 3}, (5, 3, 3)), NAMES, 255, r"\[5, 3, 3\]"),
     ],
 )
-def test_other_images_are_refused_and_nothing_changes(tmp_path, arrays, names, scale, word):
+def test_other_images_are_refused_and_nothing_changes(
+    base_store, tmp_path, arrays, names, scale, word
+):
     path = base_store(tmp_path)
     with pytest.raises(ShapeError, match=word):
         ingest(from_arrays(arrays, names, scale), path, append=True)
@@ -153,7 +164,7 @@ def test_other_images_are_refused_and_nothing_changes(tmp_path, arrays, names, s
     assert digest_images(path) == content(path)["digest"]
 
 
-def test_bad_samples_among_the_new_ones_are_refused_or_left_out(tmp_path):
+def test_bad_samples_among_the_new_ones_are_refused_or_left_out(base_store, tmp_path):
     path = base_store(tmp_path)
     source = Faulty(MORE["several shards"], {("train", 0), ("test", 8)})
     with pytest.raises(BadSamplesError):
@@ -171,7 +182,7 @@ def test_only_a_finished_image_set_grows(tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_samples_of_another_source_wait_for_those_that_were_begun(tmp_path):
+def test_samples_of_another_source_wait_for_those_that_were_begun(base_store, tmp_path):
     path = base_store(tmp_path)
     begun = Faulty(MORE["several shards"], {("train", 0)})
     with pytest.raises(BadSamplesError):
@@ -180,7 +191,9 @@ def test_samples_of_another_source_wait_for_those_that_were_begun(tmp_path):
         ingest(from_arrays(MORE["one sample"], NAMES), path, SHARD, append=True)
 
 
-def test_while_samples_are_added_others_are_refused_and_readers_see_what_was_there(tmp_path):
+def test_while_samples_are_added_others_are_refused_and_readers_see_what_was_there(
+    base_store, tmp_path
+):
     path = base_store(tmp_path)
     old, seen = content(path)["digest"], []
 
@@ -202,9 +215,11 @@ class Stop(Exception):
     """The machine is switched off."""
 
 
-@pytest.mark.parametrize("moment", range(16))
+@pytest.mark.parametrize(
+    "moment", [n if n % 2 else pytest.param(n, marks=pytest.mark.slow) for n in range(16)]
+)
 def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
-    tmp_path, monkeypatch, moment
+    base_store, tmp_path, monkeypatch, moment
 ):
     path = base_store(tmp_path)
     old = content(path)["digest"]
@@ -261,25 +276,25 @@ MORE_ONCE = MORE["both"] | {"train": MORE["several shards"]["train"]}
 EXPECTED_SHARDS = 3 + 6 + 1  # those that the append writes, of two arrays each
 
 
+@pytest.fixture(scope="module")
+def grown(base_store, tmp_path_factory):
+    """The bytes of a store to which nothing happened while it grew."""
+    path = base_store(tmp_path_factory.mktemp("grown"))
+    return files_of(ingest(from_arrays(MORE_ONCE, NAMES), path, SHARD, append=True))
+
+
 @pytest.mark.parametrize("number", range(0, 2 * EXPECTED_SHARDS, 3))
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.slow)])
 def test_metadata_that_cannot_be_read_once_ends_in_an_error_and_never_in_other_bytes(
-    tmp_path, monkeypatch, number, code
+    base_store, grown, tmp_path, monkeypatch, number, code
 ):
-    made = {}
-    for name in ("undisturbed", "disturbed"):
-        (tmp_path / name).mkdir()
-        made[name] = base_store(tmp_path / name)
+    path = base_store(tmp_path)
     source = from_arrays(MORE_ONCE, NAMES)
-    ingest(source, made["undisturbed"], SHARD, append=True)
     asked = 0
 
     def read(file):
         nonlocal asked
-        if (
-            file.is_relative_to(made["disturbed"])
-            and append.append_place(made["disturbed"]) not in file.parents
-        ):
+        if file.is_relative_to(path) and append.append_place(path) not in file.parents:
             asked += 1
             if asked == number + 1:
                 raise OSError(code, os.strerror(code), str(file))
@@ -289,9 +304,9 @@ def test_metadata_that_cannot_be_read_once_ends_in_an_error_and_never_in_other_b
     with monkeypatch.context() as patch:
         patch.setattr(zarr_arrays, "read_json", read)
         with pytest.raises(OSError, match=r"zarr\.json|space left"):
-            ingest(source, made["disturbed"], SHARD, append=True)
-    ingest(source, made["disturbed"], SHARD, append=True)
-    assert files_of(made["disturbed"]) == files_of(made["undisturbed"])
+            ingest(source, path, SHARD, append=True)
+    ingest(source, path, SHARD, append=True)
+    assert files_of(path) == grown
 
 
 def failing_removal(path):
@@ -300,7 +315,7 @@ def failing_removal(path):
 
 @pytest.mark.parametrize("killed", [True, False])
 def test_killed_or_failed_after_the_manifest_the_same_command_tidies_up(
-    tmp_path, monkeypatch, killed
+    base_store, tmp_path, monkeypatch, killed
 ):
     path = base_store(tmp_path)
     more = joined(MORE["one sample"], MORE["one sample"])  # one is a copy of the other

@@ -117,9 +117,14 @@ def test_the_predictions_table_holds_a_row_per_sample_and_metric(runs):
     assert set(by_l1["label_name"]) == {"Dress", "Pullover"}
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
 @pytest.mark.parametrize(
-    ("shard", "cluster"), [(977, "threads"), (60000, {"kind": "threads", "workers": 1})]
+    ("shard", "cluster", "device"),
+    [
+        (977, "threads", "torch:cpu"),
+        (60000, {"kind": "threads", "workers": 1}, "cpu"),
+        pytest.param(977, "threads", "cpu", marks=pytest.mark.slow),
+        pytest.param(60000, {"kind": "threads", "workers": 1}, "torch:cpu", marks=pytest.mark.slow),
+    ],
 )
 def test_digests_are_the_same_for_any_shards_workers_and_device(
     runs, real_datasets, tmp_path, monkeypatch, device, shard, cluster

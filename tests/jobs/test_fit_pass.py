@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
@@ -92,11 +93,25 @@ def counted_reads(most=None):
         yield reads
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_was_counted_is_not_read_again(tmp_path, large, kind, workers):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return what gives the digests of an undisturbed run by its kind."""
+
+    @cache
+    def digests(kind):
+        _, settings = make(tmp_path_factory.mktemp("undisturbed"), kind)
+        return pipeline.run_job(settings()).manifest["digests"]
+
+    return digests
+
+
+@pytest.mark.parametrize(("kind", "workers"), [
+    ("mean", 1), ("mean", 2), ("median", 1), ("16", 2),
+    *(pytest.param(*other, marks=pytest.mark.slow) for other in [("median", 2), ("16", 1)]),
+])  # fmt: skip
+def test_what_was_counted_is_not_read_again(tmp_path, large, undisturbed, kind, workers):
     _, settings = make(tmp_path, kind)
-    expected = pipeline.run_job(settings("undisturbed")).manifest["digests"]
+    expected = undisturbed(kind)
     kept = cut_short(settings())
     with counted_reads() as reads:
         done = pipeline.run_job(settings(cluster={"kind": "threads", "workers": workers}))
@@ -118,9 +133,9 @@ def scheduler():
 
 
 @pytest.mark.parametrize("kind", ["mean", "16"])
-def test_workers_go_on_and_so_do_threads_after_them(tmp_path, large, kind, scheduler):
+def test_workers_go_on_and_so_do_threads_after_them(tmp_path, large, kind, scheduler, undisturbed):
     images, settings = make(tmp_path, kind)
-    expected = pipeline.run_job(settings("undisturbed")).manifest["digests"]
+    expected = undisturbed(kind)
     first = cut_short(settings(), after=3)
     hide(images, [*first, missing := max(set(range(PARTS)) - first)])
     with pytest.raises(DamagedError, match="missing"):
@@ -134,9 +149,11 @@ def test_workers_go_on_and_so_do_threads_after_them(tmp_path, large, kind, sched
     assert done.manifest["digests"] == expected
 
 
-def test_the_counts_of_high_bytes_are_kept_while_low_bytes_are_counted(tmp_path, large):
+def test_the_counts_of_high_bytes_are_kept_while_low_bytes_are_counted(
+    tmp_path, large, undisturbed
+):
     images, settings = make(tmp_path, "16")
-    expected = pipeline.run_job(settings("undisturbed")).manifest["digests"]
+    expected = undisturbed("16")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_pass, "_read_high", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -187,9 +204,9 @@ def test_tiles_that_are_done_are_kept(tmp_path, kind):
     assert found == pipeline.run_job(whole).manifest["digests"]
 
 
-def test_with_other_tiles_the_pass_starts_again(tmp_path):
+def test_with_other_tiles_the_pass_starts_again(tmp_path, undisturbed):
     _, settings = make(tmp_path)
-    expected = pipeline.run_job(settings("undisturbed")).manifest["digests"]
+    expected = undisturbed("mean")
     assert cut_short(settings())
     plan_job = job.plan_job
     with pytest.MonkeyPatch.context() as patch:
@@ -200,9 +217,9 @@ def test_with_other_tiles_the_pass_starts_again(tmp_path):
         assert pipeline.run_job(settings()).manifest["digests"] == expected
 
 
-def test_pieces_of_another_plan_do_not_pass_for_those_of_this(tmp_path):
+def test_pieces_of_another_plan_do_not_pass_for_those_of_this(tmp_path, undisturbed):
     _, settings = make(tmp_path)
-    expected = pipeline.run_job(settings("undisturbed")).manifest["digests"]
+    expected = undisturbed("mean")
     other = settings("other", metrics=["l1"])
     kept = cut_short(other, after=PARTS - 1)
     cut_short(settings(), after=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from strategies import labelled_blocks
 
 import pipeline
+from pipeline.cli import main
 from pipeline.core.errors import (
     ConflictError,
     DamagedError,
@@ -68,13 +70,25 @@ def make_settings(images, output, **settings):
     )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("made") / "images.zarr")
+
+
 @pytest.fixture
-def images(tmp_path):
-    return make_images(tmp_path / "images.zarr")
+def images(made, tmp_path):
+    """The image set in a folder of the test's own, which may damage it."""
+    return shutil.copytree(made, tmp_path / "images.zarr")
 
 
 def run(images, output, **settings):
     return pipeline.run_job(make_settings(images, output, **settings))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made, tmp_path_factory):
+    """A run on it to which nothing happens, to be read only."""
+    return run(made, tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def test_a_run_folder_holds_what_is_documented(images, tmp_path):
@@ -123,8 +137,10 @@ def test_metrics_agree_with_scikit_learn(images, tmp_path, metric):
     ],
 )
 @pytest.mark.parametrize("shard", [5, 64, 1000])
-def test_digests_are_equal_for_any_shards_workers_and_device(images, tmp_path, shard, settings):
-    expected = run(images, tmp_path / "expected").manifest
+def test_digests_are_equal_for_any_shards_workers_and_device(
+    undisturbed, tmp_path, shard, settings
+):
+    expected = undisturbed.manifest
     other = make_images(tmp_path / "other.zarr", shard=shard)
     found = run(other, tmp_path / "run", **settings).manifest
     assert found["images"]["digest"] == expected["images"]["digest"]
@@ -144,10 +160,12 @@ def test_digests_are_equal_for_colour_and_16_bits(tmp_path, shape, dtype):
     assert digests[0] == digests[1]
 
 
-def test_worker_processes_and_a_scheduler_at_an_address_give_the_same_digests(images, tmp_path):
+def test_worker_processes_and_a_scheduler_at_an_address_give_the_same_digests(
+    images, undisturbed, tmp_path
+):
     from distributed import LocalCluster
 
-    expected = run(images, tmp_path / "expected").manifest["digests"]
+    expected = undisturbed.manifest["digests"]
     local = run(images, tmp_path / "local", cluster={"kind": "local", "workers": 2})
     assert local.manifest["digests"] == expected
     with LocalCluster(
@@ -160,6 +178,7 @@ def test_worker_processes_and_a_scheduler_at_an_address_give_the_same_digests(im
     assert "2 dask workers" in local.manifest["executor"]
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(data=st.data(), train=labelled_blocks(max_samples=7), classes=st.integers(1, 5))
 def test_any_images_give_the_same_digests_however_they_are_cut_and_counted(data, train, classes):
@@ -430,9 +449,8 @@ class Failing(job.EvaluatePartition):
     ],
 )
 def test_a_job_cut_short_keeps_what_is_written_and_resumes_to_the_same_digest(
-    images, tmp_path, monkeypatch, failure, expected, message
+    images, undisturbed, tmp_path, monkeypatch, failure, expected, message
 ):
-    undisturbed = run(images, tmp_path / "undisturbed").manifest["digests"]
     one_worker = {"cluster": {"kind": "threads", "workers": 1}}
     with monkeypatch.context() as patch:
         patch.setattr(Failing, "failure", failure, raising=False)
@@ -444,7 +462,7 @@ def test_a_job_cut_short_keeps_what_is_written_and_resumes_to_the_same_digest(
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*")}
     assert kept
     done = run(images, tmp_path / "run", **one_worker)
-    assert done.manifest["digests"] == undisturbed
+    assert done.manifest["digests"] == undisturbed.manifest["digests"]
     assert kept.items() <= {p: p.stat().st_mtime_ns for p in done.path.rglob("part-*")}.items()
     assert not (done.path / ".work").exists()
 
@@ -455,6 +473,13 @@ def cut_short(images, output):
         patch.setattr(manifest, "write_manifest", lambda *_: (_ for _ in ()).throw(OSError("cut")))
         with pytest.raises(OSError, match="cut"):
             run(images, output)
+
+
+@pytest.fixture(scope="module")
+def cut(made, tmp_path_factory):
+    """A run that was cut short, to be copied."""
+    cut_short(made, output := tmp_path_factory.mktemp("cut") / "run")
+    return output
 
 
 @pytest.mark.parametrize(
@@ -469,10 +494,10 @@ def cut_short(images, output):
     ],
 )
 @pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
-def test_what_was_damaged_before_a_resume_is_made_again(images, tmp_path, victim, damage):
-    undisturbed = run(images, tmp_path / "undisturbed").manifest["digests"]
-    cut_short(images, tmp_path / "run")
-    path = tmp_path / "run" / victim
+def test_what_was_damaged_before_a_resume_is_made_again(
+    made, cut, undisturbed, tmp_path, victim, damage
+):
+    path = shutil.copytree(cut, tmp_path / "run") / victim
     content = bytearray(path.read_bytes())
     if damage == "delete":
         path.unlink()
@@ -481,7 +506,7 @@ def test_what_was_damaged_before_a_resume_is_made_again(images, tmp_path, victim
     else:
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
-    assert run(images, tmp_path / "run").manifest["digests"] == undisturbed
+    assert run(made, tmp_path / "run").manifest["digests"] == undisturbed.manifest["digests"]
 
 
 def kill_at(name, settings):
@@ -503,8 +528,9 @@ pipeline.run_job(pipeline.make_job({settings!r}))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
-def test_of_a_killed_run_nothing_is_left_beside_what_is_documented(images, tmp_path):
-    undisturbed, done = run(images, tmp_path / "undisturbed"), tmp_path / "run"
+@pytest.mark.slow
+def test_of_a_killed_run_nothing_is_left_beside_what_is_documented(images, undisturbed, tmp_path):
+    done = tmp_path / "run"
     job_file = {"name": "trees", "images": str(images), "output": str(done)}
     for name in ("distance/c/0/1/0", ".manifest.json"):
         kill_at(name, job_file)
@@ -549,8 +575,8 @@ def test_what_a_process_killed_at_the_very_end_left_is_tidied_up(images, tmp_pat
     assert relative_files(done) == before
 
 
-def test_of_two_runs_in_one_folder_the_second_is_told_of_the_first(images, tmp_path):
-    undisturbed, output = run(images, tmp_path / "undisturbed"), tmp_path / "run"
+def test_of_two_runs_in_one_folder_the_second_is_told_of_the_first(images, undisturbed, tmp_path):
+    output = tmp_path / "run"
     one_worker = {"cluster": {"kind": "threads", "workers": 1}}
     said = []
 
@@ -618,8 +644,9 @@ def test_a_run_that_is_not_to_resume_begins_in_a_new_or_an_empty_folder(images, 
     assert done.metrics["l1"]["count"] == 90
 
 
-def test_a_full_disk_is_one_clear_error_and_the_run_resumes(images, tmp_path, monkeypatch):
-    undisturbed = run(images, tmp_path / "undisturbed").manifest["digests"]
+def test_a_full_disk_is_one_clear_error_and_the_run_resumes(
+    images, undisturbed, tmp_path, monkeypatch
+):
     write, written = atomic.Path.replace, []
 
     def replace(self, target):
@@ -634,35 +661,31 @@ def test_a_full_disk_is_one_clear_error_and_the_run_resumes(images, tmp_path, mo
         with pytest.raises(StorageFullError, match=r"No space left on device.*free some space"):
             run(images, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.partial"))
-    assert run(images, tmp_path / "run").manifest["digests"] == undisturbed
+    assert run(images, tmp_path / "run").manifest["digests"] == undisturbed.manifest["digests"]
 
 
 LIMITED = """
 import resource, sys
 import pipeline
 from pipeline.cli import main
-images, output, limit = sys.argv[1:]
-if int(limit):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+images, output = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
 sys.exit(main(["run", "job.yml", "--set", f"images={images}", f"output={output}"]))
 """
 
 
-def test_a_real_file_size_limit_fails_the_job_cleanly(tmp_path):
+def test_a_real_file_size_limit_fails_the_job_cleanly(tmp_path, monkeypatch):
     arrays = make_arrays(train=64, test=4000)
     images = make_images(tmp_path / "images.zarr", arrays, shard=4000)
     (tmp_path / "job.yml").write_text("images: to be set\n")
     arguments = [sys.executable, "-c", LIMITED, str(images), str(tmp_path / "run")]
-    done = subprocess.run(
-        [*arguments, "30000"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "pixsim: no space left while writing" in done.stderr
     assert "Traceback" not in done.stderr
-    done = subprocess.run(
-        [*arguments, "0"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    changes = [f"images={images}", f"output={tmp_path / 'run'}"]
+    assert main(["run", "job.yml", "--set", *changes]) == 0
     assert pipeline.digest(tmp_path / "run")
 
 
@@ -709,6 +732,7 @@ print(json.dumps([ingested, peak()]))
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_images_take_the_same_peak_memory(tmp_path):
     peaks = []
     for count in (25_000, 250_000):

@@ -62,6 +62,7 @@ else:
 TURNS = 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("given", [
     {"shape": [8, 8], "dtype": "uint8", "classes": 3, "train": 500, "test": 100, "settings": {}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from PIL import Image
 
 import pipeline
 from pipeline.cli import main
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import (
+    ClusterError,
     ConfigError,
     ConflictError,
     IncompleteError,
@@ -28,7 +32,7 @@ from pipeline.core.errors import (
     SourceError,
     StoreError,
 )
-from pipeline.execution import executor
+from pipeline.execution import executor, workers
 from pipeline.execution.progress import SilentReporter
 from pipeline.sources.registry import open_source, release
 from pipeline.storage import atomic, manifest
@@ -175,6 +179,33 @@ def twin_splits(here):
     return job(images={"source": "list.csv", "root": "set"})
 
 
+def no_split_of_floats(here):
+    make_floats(here / "f.npz")
+    return job(images="f.npz", evaluate="valid")
+
+
+def no_split_on_a_scheduler(here):
+    return job(evaluate="valid", cluster="tcp://127.0.0.1:1")
+
+
+def no_place(here):
+    return job(output="/proc/out")
+
+
+def no_folder(here):
+    (here / "file").write_text("x")
+    return job(output="file/out")
+
+
+def no_place_for_the_store(here):
+    return job(images={"source": "set", "store": "/proc/x.zarr"})
+
+
+def no_data_folder(here):
+    os.environ["PIXSIM_DATA"] = "/proc/data"  # as `monkeypatch` has set it, and sets it back
+    return job(output="run")
+
+
 def named(value):
     return getattr(value, "__name__", "")
 
@@ -186,6 +217,11 @@ REFUSED = [
     (no_source, ConfigError, "images 'gone'"), (no_split, StoreError, "no split 'valid'"),
     (no_class, LabelError, "'emu'"), (no_split_in_a_store, StoreError, "no split 'valid'"),
     (no_memory, MemoryLimitError, "expected at most"),
+    (no_split_of_floats, StoreError, "no split 'valid'"),
+    (no_split_on_a_scheduler, StoreError, "no split 'valid'"),
+    (no_place, StoreError, "no file can be made in /proc"), (no_folder, StoreError, "no folder"),
+    (no_place_for_the_store, StoreError, "/proc/x.zarr: cannot be written"),
+    (no_data_folder, StoreError, "PIXSIM_DATA"),
     (foreign_store, ConflictError, "is no pixsim image set"),
     (other_store, ConflictError, "nothing in it was touched"),
     (other_store_begun, ConflictError, "'source' there is"),
@@ -208,6 +244,7 @@ def test_what_can_be_refused_without_a_worker_asks_for_none(
     (other_store, ConflictError, "nothing in it was touched"),
     (other_store_begun, ConflictError, "'source' there is"),
     (twin_splits, SourceError, "'Train'"),
+    (no_place_for_the_store, StoreError, "--output"), (no_data_folder, StoreError, "PIXSIM_DATA"),
 ], ids=named)  # fmt: skip
 @pytest.mark.parametrize("do", [pipeline.ingest, pipeline.plan_ingest])
 def test_an_ingest_that_is_refused_asks_for_no_worker(here, monkeypatch, do, prepare, error, said):
@@ -215,6 +252,159 @@ def test_an_ingest_that_is_refused_asks_for_no_worker(here, monkeypatch, do, pre
     images = prepare(here).images
     with pytest.raises(error, match=said):
         do(images, cluster="local")
+
+
+def test_a_plan_is_refused_where_the_run_would_be(here, monkeypatch):
+    monkeypatch.setenv("PIXSIM_DATA", "data")
+    for prepare in (no_place, no_place_for_the_store, foreign_run, foreign_store, no_memory):
+        with pytest.raises((StoreError, ConflictError, MemoryLimitError)):
+            pipeline.forecast(prepare(here))
+    shutil.rmtree(here / "run")
+    shutil.rmtree(here / "data")
+    before = sorted(here.rglob("*"))
+    pipeline.forecast(job())
+    assert sorted(here.rglob("*")) == before
+
+
+MEMORY = {"process": {"kind": "local", "workers": 1, "memory": "1 MB"},
+          "threads": {"kind": "threads", "workers": 2, "memory": "1 MB"},
+          "shards": {"kind": "local", "threads_per_worker": 2, "memory": "250 MB"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MEMORY)
+@pytest.mark.parametrize("do", ["ingest", "append", "verify"])
+def test_a_memory_that_nothing_fits_into_is_found_before_a_worker_is_asked_for(
+    here, monkeypatch, do, kind
+):
+    store = pipeline.ingest("set", "s.zarr")
+    make_folder(here / "more", seed=1, splits={"train": 2})
+    if kind == "shards":  # as if they were that large
+        monkeypatch.setattr("pipeline.storage.image_store.image_bytes", lambda *_: 10**8)
+        monkeypatch.setattr("pipeline.repair.image_bytes", lambda *_: 10**8)
+    asked = ClusterSettings(**MEMORY[kind])
+    call = {
+        "verify": partial(pipeline.verify, store),
+        "ingest": partial(pipeline.ingest, "set", "t.zarr"),
+        "append": partial(pipeline.ingest, "more", store, append=True),
+    }[do]
+    with pytest.raises(MemoryLimitError, match=r"expected at most 0.*\(cluster\.memory"):
+        call(cluster=asked)
+    assert not (here / "t.zarr").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    pipeline.ingest("more", store, append=True)  # it blocks nothing
+    assert pipeline.verify(store) == []
+
+
+@pytest.mark.parametrize("words", [
+    ["ingest", "set", "-o", "{}.zarr"], ["ingest", "set", "-o", "{}.zarr", "--only", "plan"],
+    ["run", "j.yml", "-o", "{}"], ["plan", "j.yml", "-o", "{}"], ["report", "run", "-o", "{}.html"],
+    ["show", "run", "--grid", "{}.png"], ["ingest", "set", "--cluster", "local", "--profile", "{}"],
+    ["explain", "run", "--split", "test", "--sample", "0", "--picture", "{}.png"],
+], ids=lambda words: words[0])  # fmt: skip
+def test_every_output_that_cannot_be_written_is_one_line_with_a_cure(
+    here, monkeypatch, capsys, words
+):
+    pipeline.run_job(here_job())
+    (here / "j.yml").write_text("images: set\nreport: false\n")
+    (here / "file").write_text("x")
+    (here / "full").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", read_only_below(here / "full"))
+        for place in ("/proc/x", "file/x", "full/x"):
+            capsys.readouterr()
+            assert main([word.format(place) for word in words]) == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert "[Errno" not in line
+            assert "--" in line
+            assert ("cannot be written to" in line) or "there is no folder file" in line
+        assert not list((here / "full").iterdir())
+    if "--profile" not in words:
+        assert main([word.format("full/good") for word in words]) == 0
+
+
+def read_only_below(folder):
+    """Return what makes a temporary file as where a disk is mounted to be read."""
+    make = tempfile.TemporaryFile
+
+    def make_or_refuse(dir):
+        if folder in (Path(dir).absolute(), *Path(dir).absolute().parents):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return make(dir=dir)
+
+    return make_or_refuse
+
+
+def test_what_cannot_be_written_to_is_not_repaired_and_a_finished_one_needs_no_writing(
+    here, monkeypatch
+):
+    store = pipeline.ingest("set", "s.zarr")
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only_below(here))
+    assert pipeline.ingest("set", "s.zarr") == store
+    assert pipeline.verify(store) == []
+    with pytest.raises(StoreError, match="Read-only file system"):
+        pipeline.verify(store, repair=True, cluster="local")
+
+
+# clusters that are not to be had ----------------------------------------------------------------
+
+
+@pytest.fixture
+def programs(here, monkeypatch):
+    """Return what makes a program; there are no others."""
+    folder = here / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def program(name, code, said=""):
+        (folder / name).write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {code}\n")
+        (folder / name).chmod(0o755)
+
+    return program
+
+
+SLURM = ClusterSettings(kind="slurm", workers=1, memory="1 GB")
+KUBERNETES = ClusterSettings(kind="kubernetes", workers=1, memory="1 GB")
+SCHEDULER = ClusterSettings(kind="scheduler")
+TORN = ClusterSettings(kind="scheduler", scheduler_file="gone.json")
+
+
+@pytest.mark.parametrize("do", ["ingest", "run", "verify"])
+@pytest.mark.parametrize(("settings", "there", "said"), [
+    (SLURM, [], "needs sbatch"), (SLURM, ["sbatch"], "needs scancel"),
+    (SLURM, ["sbatch", "scancel", "scontrol"], "no controller"),
+    (KUBERNETES, [], "KUBECONFIG"), (SCHEDULER, [], "needs an address"),
+    (TORN, [], "there is no file gone.json"),
+], ids=str)  # fmt: skip
+def test_a_cluster_that_is_not_to_be_had_is_refused_before_anything_is_listed(
+    here, programs, monkeypatch, do, settings, there, said
+):
+    store = pipeline.ingest("set", "s.zarr")
+    for name in there:
+        programs(name, 1, "no controller")
+    monkeypatch.setenv("KUBECONFIG", str(here / "nothing"))
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    monkeypatch.setattr("pipeline.ingestion.open_source", pytest.fail)
+    call = {
+        "verify": partial(pipeline.verify, store, repair=True, cluster=settings),
+        "run": partial(pipeline.run_job, job(images="s.zarr", cluster=settings)),
+        "ingest": partial(pipeline.ingest, "set", "other.zarr", cluster=settings),
+    }[do]
+    with pytest.raises(ConfigError, match=said):
+        call()
+    assert not (here / "run").exists()
+    assert not (here / "other.zarr").exists()
+
+
+def test_what_slurm_says_of_a_job_that_it_does_not_take_is_told_at_once(tmp_path, programs):
+    programs("scontrol", 0)
+    programs("scancel", 0)
+    programs("sbatch", 1, "sbatch: error: Invalid account")
+    with (
+        pytest.raises(ClusterError, match=r"Slurm takes no job .*Invalid account"),
+        workers.open_client(SLURM),
+    ):
+        pass
 
 
 def test_what_is_to_be_done_asks_for_the_cluster(here):
@@ -384,8 +574,14 @@ def killed(*arguments, **keywords):
 
 @pytest.mark.parametrize(("patch", "command", "place"), [
     ("ingestion.plan_source", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
-    ("ingestion.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
-    ("ingestion.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work"),
+    pytest.param(
+        "ingestion.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "ingestion.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work",
+        marks=pytest.mark.slow,
+    ),
     ("opening.release", "pipeline.open_source('set'); opening.release()", "data/.work"),
 ])  # fmt: skip
 def test_a_killed_process_leaves_its_listing_where_the_next_one_sweeps_it(

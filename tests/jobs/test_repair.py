@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from image_files_for_tests import make_folder
 from PIL import Image
 
 import pipeline
@@ -21,38 +22,33 @@ from pipeline.sources.arrays import from_arrays
 SHARD = 8
 
 
-def make_folder(path, count=30, seed=0, bad=()):
-    """Write PNG files in train/CLASS and test/CLASS; some of them are no pictures."""
-    rng = np.random.default_rng(seed)
-    for split, images in {"train": count, "test": count // 2}.items():
-        for number in range(images):
-            file = path / split / f"class{number % 3}" / f"{number:03}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (6, 5), dtype=np.uint8)).save(file)
-            if split == "train" and number in bad:
-                file.write_bytes(b"no picture")
-    return path
-
-
-@pytest.fixture
-def images(tmp_path):
-    """A store with bad samples left out, duplicates, and samples appended."""
-    folder = make_folder(tmp_path / "pictures", bad=(4, 11))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with pictures, their store and a run on it, and a copy of all."""
+    root = tmp_path_factory.mktemp("made") / "all"
+    folder = make_folder(root / "pictures", bad=(4, 11))
     copy = folder / "train/class0/000.png"
     shutil.copyfile(copy, folder / "train/class1/900.png")
-    more = make_folder(tmp_path / "more", 13, seed=1)
-    store = pipeline.ingest(str(folder), tmp_path / "images.zarr", SHARD, max_bad=2)
-    return pipeline.ingest(str(more), store, SHARD, append=True)
-
-
-def run(images, path):
-    settings = {"name": "job", "images": str(images), "output": str(path)}
-    return pipeline.run_job(pipeline.make_job(settings)).path
+    more = make_folder(root / "more", 13, seed=1)
+    store = pipeline.ingest(str(folder), root / "images.zarr", SHARD, max_bad=2)
+    pipeline.ingest(str(more), store, SHARD, append=True)
+    settings = {"name": "job", "images": str(store), "output": str(root / "run")}
+    pipeline.run_job(pipeline.make_job(settings))
+    return root, shutil.copytree(root, root.with_name("copy"))
 
 
 @pytest.fixture
-def done(images, tmp_path):
-    return run(images, tmp_path / "run")
+def images(made):
+    """A store with bad samples left out, duplicates, and samples appended; each time as new."""
+    root, copy = made
+    shutil.rmtree(root)
+    shutil.copytree(copy, root)  # to the paths that the store and the run know
+    return root / "images.zarr"
+
+
+@pytest.fixture
+def done(images):
+    return images.with_name("run")
 
 
 def all_files(path):
@@ -99,10 +95,11 @@ def damaged_in_turn(names, kinds=DAMAGES):
         yield name, kinds[number % len(kinds)]
 
 
-def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images, step):
     before = contents(images)
     digest = pipeline.digest(images)
-    for name, damage in damaged_in_turn(all_files(images)):
+    for name, damage in damaged_in_turn(all_files(images)[::step]):
         damage(images / name)
         assert [found.file for found in pipeline.verify(images)] == [name]
         assert name in [found.file for found in pipeline.verify(images, repair=True)]
@@ -110,10 +107,11 @@ def test_damage_to_any_file_of_an_image_set_is_named_and_mended(images):
     assert pipeline.digest(images) == digest
 
 
-def test_damage_to_many_files_of_a_run_is_named_and_mended(done):
-    """Every second one: `make faults` damages them all."""
+@pytest.mark.parametrize("step", [7, pytest.param(2, marks=pytest.mark.slow)])
+def test_damage_to_many_files_of_a_run_is_named_and_mended(done, step):
+    """Some of them: `make faults` damages them all."""
     before, digest = contents(done), pipeline.digest(done)
-    for name, damage in damaged_in_turn(all_files(done)[::2]):
+    for name, damage in damaged_in_turn(all_files(done)[::step]):
         damage(done / name)
         assert [found.file for found in pipeline.verify(done)] == [name]
         assert name in [found.file for found in pipeline.verify(done, repair=True)]
@@ -180,11 +178,12 @@ def test_a_table_that_is_none_of_the_run_is_named_and_removed(done):
 def test_what_cannot_be_made_again_says_why_and_is_left_as_it_is(images, done, tmp_path):
     shard = images / "train/image/c/0/0/0"
     delete(shard)
-    shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
+    pictures = images.with_name("pictures")
+    shutil.move(pictures, tmp_path / "elsewhere")
     with pytest.raises(SourceError, match="pictures"):
         pipeline.verify(images, repair=True)
-    shutil.move(tmp_path / "elsewhere", tmp_path / "pictures")
-    other = tmp_path / "pictures/train/class0/003.png"
+    shutil.move(tmp_path / "elsewhere", pictures)
+    other = pictures / "train/class0/003.png"
     Image.fromarray(np.zeros((6, 5), np.uint8)).save(other)
     with pytest.raises(SourceError, match="another image in its source now"):
         pipeline.verify(images, repair=True)

@@ -87,7 +87,10 @@ print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if nam
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason="the instructions of x86-64; on others the portable loops are what all tests run",
 )
-@pytest.mark.parametrize("variant", VARIANTS)
+# those of this processor are what all tests run
+@pytest.mark.parametrize("variant", [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in [*VARIANTS][:-1]), [*VARIANTS][-1],
+])  # fmt: skip
 def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
     needed, settings, name, present, absent = VARIANTS[variant]
     features = binding.get_host_cpu_features()

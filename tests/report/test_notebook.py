@@ -55,6 +55,7 @@ def kernel(tmp_path, monkeypatch):
     return KERNEL
 
 
+@pytest.mark.slow
 @pytest.mark.datasets
 def test_it_runs_from_top_to_bottom_and_gives_the_outputs_it_shows(
     real_datasets, tmp_path, monkeypatch, kernel

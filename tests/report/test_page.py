@@ -318,10 +318,12 @@ def look(browser, file, width, scheme, picture=None):
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
+@pytest.mark.parametrize("width", [pytest.param("desktop", marks=pytest.mark.slow), "phone"])
 @pytest.mark.parametrize("name", [
-    "digits", pytest.param("fashion-mnist", marks=pytest.mark.datasets), "thousand",
+    "digits",
+    pytest.param("fashion-mnist", marks=[pytest.mark.datasets, pytest.mark.slow]),
+    pytest.param("thousand", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_browser_shows_it_whole(browser, pages, screenshots, request, name, width, scheme):
     if name == "fashion-mnist":
@@ -332,6 +334,7 @@ def test_a_browser_shows_it_whole(browser, pages, screenshots, request, name, wi
     look(browser, file, width, scheme, picture).context.close()
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_can_be_searched_and_sorted(browser, pages):
     page = look(browser, pages("thousand"), "desktop", "light")
     page.get_by_label("Find a class").fill("CLASS 0042")

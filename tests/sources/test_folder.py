@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_encoded import assert_holds, make_files, png, remote, write_files
+from image_files_for_tests import assert_holds, make_files, png, remote, write_files
 
 from pipeline.core.blocks import LABEL_UNKNOWN, UNREADABLE
 from pipeline.core.errors import RemoteError, SourceError

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_encoded import png, write_tar
+from image_files_for_tests import png, write_tar
 
 import pipeline
 from pipeline.cli import main

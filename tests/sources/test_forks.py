@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
 from forks_for_tests import in_fork
 from test_replaced import COUNT, FORMATS, root  # noqa: F401 (a fixture)
 
+import pipeline
 from pipeline.sources import sample_index, stream_pool, xarray_groups
 from pipeline.sources.registry import open_source, release
 
@@ -59,3 +61,25 @@ def test_a_child_does_not_wait_for_what_a_thread_of_its_parent_held(make, lock, 
         leave.set()
         holder.join()
     release(source)
+
+
+SLOW = "import sys, time\nsys.slow_begun.set()\ntime.sleep(0.3)\nslow = 7\n"
+
+
+def test_a_child_does_not_wait_for_what_a_thread_of_its_parent_imports(monkeypatch, tmp_path):
+    (tmp_path / "slow_module.py").write_text(SLOW)
+    monkeypatch.setattr(pipeline, "__path__", [*pipeline.__path__, str(tmp_path)])
+    monkeypatch.setitem(pipeline._HOMES, "slow", "slow_module")
+    begun = threading.Event()
+    monkeypatch.setattr(sys, "slow_begun", begun, raising=False)
+    importer = threading.Thread(target=lambda: pipeline.slow)
+    importer.start()
+    assert begun.wait(60)
+
+    def child():
+        assert pipeline.slow == 7
+
+    in_fork(child)
+    importer.join()
+    monkeypatch.delitem(sys.modules, "pipeline.slow_module")
+    monkeypatch.delattr(pipeline, "slow_module")

@@ -2,10 +2,11 @@
 
 The corpus is that of `hostile.py`: 115 image files and some 250 containers (tar archives, NumPy's
 files, Parquet, CSV lists, IDX, Zarr stores and NetCDF files of others, job files) with bombs of up
-to 512 MiB. Two processes ingest the containers by the command line, and once more by the API,
-without the bad samples, where there are some. Nothing else may be written, nothing of the input may
-be run, and each process may hold 700 MB at most. 300 MB of it are the libraries; the rest is what
-pyarrow takes for a page of Parquet: some six times the largest image in it, which is 32 MiB here.
+to 512 MiB; `make test` takes a few of them. Processes ingest the containers by the command line,
+and once more by the API, without the bad samples, where there are some. Nothing else may be
+written, nothing of the input may be run, and each process may hold 700 MB at most. 300 MB of it are
+the libraries; the rest is what pyarrow takes for a page of Parquet: some six times the largest
+image in it, which is 32 MiB here.
 
 Most bits of a Parquet page cannot flip unseen, since pages have checksums. The footer has none: a
 bit that flips there may change a name, and is only shown to stop nothing.
@@ -49,19 +50,25 @@ def snapshot(root):
 class Corpus:
     """What was ingested, what became of it, and what the disk held before and after."""
 
-    def __init__(self, root):
+    def __init__(self, root, every):
         self.root, self.trap = root, root / "trap"
-        cases = hostile.write_containers(root / "corpus", self.trap)
+        made = hostile.write_containers(root / "corpus", self.trap)
+        assert len({case.name for case in made}) == len(made) > 200
+        chosen = {
+            "job-html.yml",
+            *(name for case in made[::every] for name in (case.name, case.like)),
+        }
+        cases = [case for case in made if case.name in chosen]
         self.cases = {case.name: case for case in cases}
-        assert len(self.cases) == len(cases)
         for name in ("home", "tmp", "here"):
             (root / name).mkdir()
-        # two processes, one a core
-        self.folders = [root / f"half{number}" for number in range(2)]
+        # two processes, one a core, where there are many
+        count = 2 if every == 1 else 1
+        self.folders = [root / f"part{number}" for number in range(count)]
         for number, folder in enumerate(self.folders):
             folder.mkdir()
-            half = [asdict(case) for case in cases[number::2]]
-            (folder / "cases.json").write_text(json.dumps(half))
+            part = [asdict(case) for case in cases[number::count]]
+            (folder / "cases.json").write_text(json.dumps(part))
         self.before = snapshot(root)
         processes = [self._started(folder) for folder in self.folders]
         self.said = [process.communicate()[0] for process in processes]
@@ -88,16 +95,17 @@ class Corpus:
         return next(f for folder in self.folders for f in folder.glob(f"stores/{name}.zarr"))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return Corpus(tmp_path_factory.mktemp("hostile"))
+@pytest.fixture(
+    scope="module", params=[10, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def corpus(request, tmp_path_factory):
+    return Corpus(tmp_path_factory.mktemp("hostile"), request.param)
 
 
 def test_nothing_stops_the_process(corpus):
     at = [(folder / "now").read_text() for folder in corpus.folders]
-    assert corpus.codes == [0, 0], (at, corpus.said)
+    assert set(corpus.codes) == {0}, (at, corpus.said)
     assert set(corpus.outcomes) == set(corpus.cases)
-    assert len(corpus.cases) > 200
 
 
 def test_every_container_ends_as_a_status_or_as_one_error(corpus):
@@ -166,7 +174,7 @@ def test_nothing_else_is_written_and_nothing_is_run(corpus):
 
 def test_memory_stays_small(corpus):
     assert max(found["peak"] for found in corpus.found) < MOST_BYTES
-    assert [found["heavy"] for found in corpus.found] == [[], []]
+    assert all(found["heavy"] == [] for found in corpus.found)
 
 
 # Folders -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_encoded import png
+from image_files_for_tests import png
 
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_encoded import png, remote, write_files
+from image_files_for_tests import png, remote, write_files
 
 from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import ConfigError, RemoteError, SourceError

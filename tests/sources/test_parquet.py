@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_encoded import make_files, png, remote, write_files
+from image_files_for_tests import make_files, png, remote, write_files
 
 from pipeline.core.blocks import TOO_LARGE, UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, SourceError

@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 import pytest
-from test_encoded import (
+from image_files_for_tests import (
     assert_holds,
     everything,
     make_files,

@@ -89,7 +89,7 @@ def write_and_die(*paths):
 import os, signal, sys
 from contextlib import ExitStack
 from pathlib import Path
-from pipeline.files import replaced
+from pipeline.storage.atomic import replaced
 with ExitStack() as stack:
     for path in sys.argv[1:]:
         stack.enter_context(replaced(Path(path))).write_text("half")

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+from image_files_for_tests import make_folder
 from sources_for_tests import NAMES, Faulty, make_arrays
-from test_repair import make_folder
 
 import pipeline
 from pipeline.core.errors import (

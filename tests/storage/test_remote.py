@@ -416,6 +416,7 @@ def logs_of(client):
     return str(logs) + str(client.get_events())
 
 
+@pytest.mark.slow
 def test_worker_processes_know_what_to_hide(remote, bucket_run, local_run, workers, monkeypatch):
     address, client = workers
     images = bucket_run[0].images
@@ -592,6 +593,7 @@ def test_a_source_in_a_bucket_is_the_one_on_a_disk(kind, kinds, uploaded, remote
 BAD = {("train", 2), ("train", 9), ("train", 10), ("test", 8)}
 
 
+@pytest.mark.slow
 def test_leaving_out_bad_samples_and_adding_others_survives_failures(remote, tmp_path):
     faulty, more, found = Faulty(ARRAYS, BAD), make_arrays({"train": 5, "extra": 4}, seed=5), []
     good = faulty.good()
@@ -822,7 +824,10 @@ def test_a_web_server_that_refuses_is_named_at_once(site, tmp_path):
         assert len(_Web.seen) < 10
 
 
-@pytest.mark.parametrize("name", ["set.tar", "set.npz", "train.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["set.tar", *(pytest.param(n, marks=pytest.mark.slow) for n in ("set.npz", "train.parquet"))],
+)
 def test_access_that_ends_half_way_is_one_error_without_secrets(site, tmp_path, name):
     found = []
     for requests in range(2, 40):

@@ -14,6 +14,7 @@ import pipeline
 from pipeline.core.errors import (
     BadSamplesError,
     ConflictError,
+    IncompleteError,
     LabelError,
     ShapeError,
     SourceError,
@@ -378,7 +379,29 @@ def test_what_keeps_other_samples_waiting_may_be_removed_as_the_message_says(tmp
     more = from_arrays(make_arrays({"train": 5}, seed=3), NAMES)
     with pytest.raises(ConflictError, match=r"or remove .*\.append"):
         pipeline.ingest(more, path, append=True)
+    with pytest.raises(IncompleteError, match=r"or remove .*\.append, then verify it"):
+        pipeline.verify(path)
     pipeline.storage.folders.remove_tree(path / manifest.APPEND)
+    assert pipeline.verify(path) == []
     pipeline.ingest(more, path, append=True)
     assert content(path)["splits"]["train"]["count"] == 14
     assert content(path)["digest"] == digest_images(path)
+
+
+def test_an_append_cut_short_whose_source_is_gone_is_completed_as_the_message_says(
+    tmp_path, monkeypatch
+):
+    path = pipeline.ingest(from_arrays(make_arrays({"train": 9}), NAMES), tmp_path / "s", SHARD)
+    arrays = make_arrays({"train": 4}, seed=2)
+    images, labels = arrays["train"]
+    np.savez(tmp_path / "more.npz", train_images=images, train_labels=labels, class_names=NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.ingestion.append._commit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.ingest(tmp_path / "more.npz", path, append=True)
+    (tmp_path / "more.npz").unlink()
+    with pytest.raises(IncompleteError, match="run that command again, to complete it, then"):
+        pipeline.verify(path)
+    pipeline.ingest(tmp_path / "more.npz", path, append=True)
+    assert pipeline.verify(path) == []
+    assert content(path)["splits"]["train"]["count"] == 13

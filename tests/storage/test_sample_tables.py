@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_a_failed_ingest_goes_on_without_reading_again_once_more_is_allowed(tmp_
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("shard", [1, SHARD, None])
+@pytest.mark.parametrize("shard", [pytest.param(1, marks=pytest.mark.slow), SHARD, None])
 def test_what_is_left_is_the_store_of_the_good_samples(tmp_path, pattern, shard):
     source = faulty(PATTERNS[pattern])
     path = ingest(source, tmp_path / "s", shard, max_bad="100%")
@@ -127,10 +128,23 @@ class Stop(Exception):
     """The machine is switched off."""
 
 
-@pytest.mark.parametrize("moment", range(12))
-def test_leaving_out_may_be_stopped_anywhere_and_is_completed(tmp_path, monkeypatch, moment):
+@pytest.fixture(scope="module")
+def whole_and_failed(tmp_path_factory):
+    """The store that is to come about, and one that failed, to be copied."""
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.raises(BadSamplesError):
+        ingest(faulty(), folder / "failed", SHARD)
+    return ingest(faulty(), folder / "whole", SHARD, max_bad=5), folder / "failed"
+
+
+@pytest.mark.parametrize(
+    "moment", [n if n % 2 else pytest.param(n, marks=pytest.mark.slow) for n in range(12)]
+)
+def test_leaving_out_may_be_stopped_anywhere_and_is_completed(
+    whole_and_failed, tmp_path, monkeypatch, moment
+):
     """Stop at each of the steps of the finish in turn; the same command completes it."""
-    whole = ingest(faulty(), tmp_path / "whole", SHARD, max_bad=5)
+    whole, failed = whole_and_failed
     calls = 0
 
     def counted(function):
@@ -149,9 +163,7 @@ def test_leaving_out_may_be_stopped_anywhere_and_is_completed(tmp_path, monkeypa
         steps: ["write_samples", "write_duplicates", "consolidate"],
         manifest: ["write_json"],
     }
-    path = tmp_path / "s"
-    with pytest.raises(BadSamplesError):
-        ingest(faulty(), path, SHARD)
+    path = shutil.copytree(failed, tmp_path / "s")
     with monkeypatch.context() as patch:
         for module, names in watched.items():
             for name in names:

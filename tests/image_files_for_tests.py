@@ -1,0 +1,102 @@
+"""Image files that tests make: in folders and archives, and what a source of them must hold."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core.paths import locate
+
+
+def png(pixels):
+    """Return pixels as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def make_files(splits=("train", "valid"), classes=("3", "7"), count=5, shape=(6, 4), seed=0):
+    """Return `SPLIT/CLASS/FILE` -> (pixels, PNG) of random images, in the order of the names."""
+    rng = np.random.default_rng(seed)
+    paths = [f"{s}/{c}/{n}.png" for s in splits for c in classes for n in range(count)]
+    pixels = {path: rng.integers(0, 256, shape, np.uint8) for path in sorted(paths)}
+    return {path: (image, png(image)) for path, image in pixels.items()}
+
+
+def write_files(root, files):
+    for path, (_, data) in files.items():
+        place = root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    return root
+
+
+def write_tar(path, members, mode="w"):
+    """Write an archive of (name, bytes) pairs."""
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def by_split(files):
+    found = {}
+    for path, (pixels, _) in files.items():
+        split, name, _ = path.split("/")
+        found.setdefault(split, []).append((name, pixels))
+    return found
+
+
+def everything(source):
+    """Return for each split images, class names of the labels, and problems."""
+    found = {}
+    for split, info in source.splits().items():
+        block = source.read(split, 0, info.count)
+        names = [source.class_names[code] if code >= 0 else None for code in block.labels]
+        assert (len(block.origins), len(block.images)) == (info.count, info.count)
+        assert (block.labels.dtype, block.images.dtype) == (np.int32, info.dtype)
+        found[split] = (block.images, names, block)
+    return found
+
+
+def assert_holds(source, files):
+    """Compare a source with the files it was made of."""
+    found, expected = everything(source), by_split(files)
+    assert list(found) == list(expected)
+    for split, pairs in expected.items():
+        images, names, block = found[split]
+        assert block.problems == {}
+        assert names == [name for name, _ in pairs]
+        np.testing.assert_array_equal(images, np.stack([pixels for _, pixels in pairs]))
+        height, width = pairs[0][1].shape[:2]
+        assert block.sizes.tolist() == [[width, height]] * len(pairs)
+
+
+@pytest.fixture
+def remote():
+    """An empty folder behind a URL."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield locate("memory://bucket/set")
+    files.store.clear()
+
+
+def make_folder(path, count=30, seed=0, bad=()):
+    """Write PNG files in train/CLASS and test/CLASS; some of them are no pictures."""
+    rng = np.random.default_rng(seed)
+    for split, images in {"train": count, "test": count // 2}.items():
+        for number in range(images):
+            file = path / split / f"class{number % 3}" / f"{number:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (6, 5), dtype=np.uint8)).save(file)
+            if split == "train" and number in bad:
+                file.write_bytes(b"no picture")
+    return path
