@@ -40,7 +40,7 @@ from pipeline.sources.registry import (
     packed,
     release,
 )
-from pipeline.storage import manifest
+from pipeline.storage import claims, manifest
 from pipeline.storage.folders import exists
 from pipeline.storage.image_store import is_own_store
 from pipeline.storage.locks import held
@@ -110,7 +110,7 @@ def ingest(
     with _interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
-        manifest.require_place(work.path)
+        claims.require_place(work.path)
         if _is_left(work, listener):
             return work.path
         return _fill(work, work.path, executor, listener)
@@ -176,10 +176,10 @@ class _Work:
 
         Where it was `planned` before, the decoders are those of then.
         """
-        there = manifest.plan_there(path, manifest.IMAGES)
+        there = claims.plan_there(path, manifest.IMAGES)
         known = there.get("source", {})
         same = {key: value for key, value in known.items() if key != "packing"}
-        if manifest.identity(same) == manifest.identity(opened.provenance):
+        if claims.identity(same) == claims.identity(opened.provenance):
             ready = packed(opened, self.settings, executor.map, known)
         else:
             ready = packed(opened, self.settings, executor.map)
@@ -342,7 +342,7 @@ def plan_ingest(
     """
     work = _work(source, output, shard_samples, storage_options)
     listener = reporter or SilentReporter()
-    manifest.require_place(work.path)
+    claims.require_place(work.path)
     with (
         deferred_executor(cluster) as executor,
         _interruptible(work.path),
@@ -423,7 +423,7 @@ def finish_ingest(
     ):
         listener, allowed = reporter or SilentReporter(), work.settings.allowed_bad(plan.count)
         with held(work.path, "finish an ingest", listener.say):
-            manifest.read_plan(work.path, manifest.IMAGES)  # another may have finished it
+            claims.read_plan(work.path, manifest.IMAGES)  # another may have finished it
             finish(plan, work.path, allowed, executor, listener)
     return work.path
 
@@ -431,10 +431,10 @@ def finish_ingest(
 @contextmanager
 def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
-    record = manifest.read_plan(work.path, manifest.IMAGES)
-    manifest.require_place(work.path)
+    record = claims.read_plan(work.path, manifest.IMAGES)
+    claims.require_place(work.path)
     with work.planned(work.path, executor, listing=listing_place(work.path)) as plan:
-        manifest.require_same(work.path, manifest.IMAGES, record, plan.content)
+        claims.require_same(work.path, manifest.IMAGES, record, plan.content)
         yield plan
 
 
@@ -499,7 +499,7 @@ def prepare_images(
             reporter.say(f"using {shown(found)}, made from {images.title}, which is not read again")
         return found
     target = store_place(images, options)
-    manifest.require_place(target)
+    claims.require_place(target)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
     work = _Work(None, images, target, images.shard)

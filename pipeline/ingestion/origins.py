@@ -14,7 +14,7 @@ from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, ConflictError, SourceError
 from pipeline.sources.catalog import load_catalog
 from pipeline.sources.registry import CATALOG, TORCHVISION, catalog_name, places_of
-from pipeline.storage import manifest
+from pipeline.storage import claims, manifest
 from pipeline.storage.folders import exists
 
 
@@ -72,7 +72,7 @@ def is_made(images: ImageSettings, path: Path) -> bool:
     now_is = _decisive(make_images(recorded_settings(images, images.shard)))
     same_source = (was["source"], was["splits"]) == (now_is["source"], now_is["splits"])
     if was != now_is and same_source and catalog_name(images) is None and is_gone(images):
-        raise ConflictError(manifest.conflict(path, manifest.IMAGES, now_is, was))
+        raise ConflictError(claims.conflict(path, manifest.IMAGES, now_is, was))
     return was == now_is
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.core.errors import ConfigError, LabelError, ShapeError, SourceError
 from pipeline.core.partitions import PartitionTable, choose_layout, image_bytes
 from pipeline.sources.protocol import Source
-from pipeline.storage import image_store, manifest
+from pipeline.storage import claims, image_store, manifest
 from pipeline.storage.sample_tables import SAMPLES
 
 _RESERVED = (".", "__")
@@ -86,7 +86,7 @@ class IngestPlan:
 
     @property
     def identity(self) -> str:
-        return manifest.identity(self.content)
+        return claims.identity(self.content)
 
     @property
     def attributes(self) -> dict[str, Any]:

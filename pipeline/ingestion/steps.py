@@ -45,7 +45,7 @@ from pipeline.ingestion.plan import IngestPlan
 from pipeline.ingestion.restart import Successor, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
-from pipeline.storage import image_store, manifest, tables
+from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
 from pipeline.storage.finished_images import list_files
 from pipeline.storage.folders import list_folder
@@ -62,7 +62,8 @@ from pipeline.storage.sample_tables import (
     write_part,
     write_samples,
 )
-from pipeline.storage.zarr_arrays import StoreArray, consolidate
+from pipeline.storage.store_array import StoreArray
+from pipeline.storage.zarr_arrays import consolidate
 
 Planned = Callable[..., AbstractContextManager[IngestPlan]]
 
@@ -95,12 +96,12 @@ def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPl
         Where another process makes it.
     """
     # what cannot be the store of any plan is refused before anything is listed
-    if manifest.could_hold(path, manifest.IMAGES):
+    if claims.could_hold(path, manifest.IMAGES):
         _compare(planned, path, reporter)
-        manifest.tidy(path)
+        claims.tidy(path)
         yield None
         return
-    with manifest.only_if_filled(path), ExitStack() as stack:
+    with claims.only_if_filled(path), ExitStack() as stack:
         try:
             stack.enter_context(held(path, "image set", reporter.say))
         except InUseError:
@@ -109,7 +110,7 @@ def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPl
             raise
         plan = stack.enter_context(planned(path / manifest.WORK))
         # another process may have had it in the meantime
-        done = manifest.start(
+        done = claims.start(
             path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
         )
         yield None if done is not None else _empty_store(plan, path)
@@ -118,7 +119,7 @@ def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPl
 def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
     """Refuse a plan that is not that of what a folder holds; nothing is written there."""
     with planned() as plan:
-        manifest.recognise(
+        claims.recognise(
             path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
         )
 
@@ -126,7 +127,7 @@ def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
-    decoders = recorded(manifest.read_plan(path, manifest.IMAGES)["plan"]["source"])
+    decoders = recorded(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):

@@ -38,7 +38,7 @@ from pipeline.kernels import backends
 from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
 from pipeline.ops.prototypes import flat_images, label_sums, prototypes
 from pipeline.ops.reduction import LARGE_BYTES
-from pipeline.storage import image_store, manifest, zarr_arrays
+from pipeline.storage import claims, image_store, store_array, zarr_arrays
 from pipeline.storage.finished_images import read_checked
 from pipeline.storage.folders import remove_tree
 
@@ -126,7 +126,7 @@ def _tables(packed: Int64Array, number: int) -> list[npt.NDArray[np.uint32]]:
 @lru_cache(maxsize=1)
 def _read_high(path: Path) -> npt.NDArray[np.uint8]:
     """Read the high bytes of a tile, once for all tasks of a process; the path has a digest."""
-    values: npt.NDArray[np.uint8] = zarr_arrays.StoreArray(path, "high")[:]
+    values: npt.NDArray[np.uint8] = store_array.StoreArray(path, "high")[:]
     return values
 
 
@@ -232,7 +232,7 @@ def _kept(
 ) -> Checkpoints:
     """Return the pieces of one stage of a tile; `high` is named by a digest of it."""
     decides = {
-        "plan": manifest.identity(plan.decides()),
+        "plan": claims.identity(plan.decides()),
         "partitions": asdict(plan.fit),
         "tile": tile,
         "stage": stage,

@@ -45,7 +45,7 @@ from pipeline.ops.highlights import Highlights
 from pipeline.ops.metrics import confusion_counts, summarise
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
-from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage import claims, manifest, run_arrays, tables
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
@@ -105,9 +105,9 @@ def run_job(
     """
     listener, settings = reporter or SilentReporter(), require_job(settings)
     if not resume:
-        manifest.require_unused(settings.output)
-    manifest.require_place(settings.output, lock=True)
-    manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
+        claims.require_unused(settings.output)
+    claims.require_place(settings.output, lock=True)
+    claims.refuse_other(settings.output, manifest.RUN, settings.decides())
     try:
         with deferred_executor(settings.named_cluster, listener, profile) as executor:
             images = prepare_images(
@@ -115,8 +115,8 @@ def run_job(
                 partial(_refuse_early, settings, executor),
             )  # fmt: skip
             outline = planning.outline_job(settings, images)
-            if manifest.recognise(outline.output, manifest.RUN, outline.decides(), resume=resume):
-                manifest.tidy(outline.output)
+            if claims.recognise(outline.output, manifest.RUN, outline.decides(), resume=resume):
+                claims.tidy(outline.output)
                 listener.say(f"{shown(settings.output)} is complete already")
             else:
                 plan = plan_job(settings, images, executor.layout, outline)
@@ -147,7 +147,7 @@ def _interrupted(output: Path) -> str:
 def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
     begun = time.monotonic()
-    with manifest.claimed(
+    with claims.claimed(
         plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
     ) as done:
         if done is not None:
@@ -245,7 +245,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
     task = EvaluatePartition(
         plan.output, plan.images, plan.content["digest"], steps, plan.selection,
         settings.metrics, settings.device,
-        plan.write_distances, manifest.identity(plan.decides()), fitted,
+        plan.write_distances, claims.identity(plan.decides()), fitted,
         executor.threads_for(steps.steps),
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
@@ -391,7 +391,7 @@ def _manifest(
         manifest.RUN,
         {
             "name": plan.settings.name,
-            "identity": manifest.identity(decides),
+            "identity": claims.identity(decides),
             "plan": decides,
             "settings": plan.settings.model_dump(mode="json"),
             "class_names": list(plan.selection.names),

@@ -35,13 +35,14 @@ from pipeline.jobs.verification import Damage
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
 from pipeline.sources.registry import open_source, packed, release
-from pipeline.storage import image_store, manifest, tables
+from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
 from pipeline.storage.fencing import Token
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import partition_table, records_digest
 from pipeline.storage.sample_tables import SAMPLES
-from pipeline.storage.zarr_arrays import StoreArray, consolidate
+from pipeline.storage.store_array import StoreArray
+from pipeline.storage.zarr_arrays import consolidate
 
 
 def mend_images(
@@ -247,7 +248,7 @@ def _mend_partitions(
                 ready = ready.decoded_by(ready.chosen_decoders(segments[number]["provenance"]))
                 ready = with_listing_in(ready, listing_place(path) / str(number))
             sources[number] = ready
-        token = Token(path.absolute() / manifest.WORK, manifest.identity(content), "repair")
+        token = Token(path.absolute() / manifest.WORK, claims.identity(content), "repair")
         remarks = (difference(segments[n]["provenance"], s.provenance) for n, s in sources.items())
         remark = next(filter(None, remarks), "")
         task = MendPartition(path.absolute(), sources, tuple(orders), token, remark)

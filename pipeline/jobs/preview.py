@@ -14,7 +14,7 @@ from pipeline.ingestion.plan import expected_content, plan_source
 from pipeline.jobs.fit_pass import SUMS, kept_files
 from pipeline.jobs.plan import JobPlan, plan_content, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
-from pipeline.storage import manifest, run_arrays
+from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
 
 # Bytes of a row of predictions in Parquet, as measured.
@@ -46,14 +46,14 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         Where the job cannot be run as it is; as `run_job`.
     """
     settings = require_job(settings)
-    manifest.require_place(settings.output)
-    manifest.refuse_other(settings.output, manifest.RUN, settings.decides())
+    claims.require_place(settings.output)
+    claims.refuse_other(settings.output, manifest.RUN, settings.decides())
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
         return _describe(plan_job(settings, path), ingested=True)
     place = store_place(settings.images, settings.storage_options)
-    manifest.require_place(place)
-    manifest.could_hold(place, manifest.IMAGES)
+    claims.require_place(place)
+    claims.could_hold(place, manifest.IMAGES)
     source = open_source(settings.images)
     try:
         planned = plan_source(packed(source, settings.images), place, settings.images.shard)

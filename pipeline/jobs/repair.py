@@ -31,7 +31,7 @@ from pipeline.jobs.plan import plan_job
 from pipeline.jobs.verification import Damage, examine, read_finished
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
-from pipeline.storage import manifest, run_arrays
+from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import require_writable, write_json
 from pipeline.storage.completeness import FOREIGN
 from pipeline.storage.folders import remove_tree
@@ -159,7 +159,7 @@ def _mend_run(
         kept | {"images": place, "output": str(path), "storage_options": dict(options)}
     )
     plan = plan_job(settings, locate(place, options), executor.layout)
-    if manifest.identity(plan.decides()) != content["identity"]:
+    if claims.identity(plan.decides()) != content["identity"]:
         raise ConflictError(
             f"{shown(path)}: was made from an image set with digest {content['images']['digest']}, "
             f"{place} has {plan.content['digest']} now; bring back that one to repair the run, "

@@ -21,12 +21,13 @@ from pipeline.core.schema import DISTANCE
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.storage import image_store, manifest, run_arrays
+from pipeline.storage import claims, image_store, manifest, run_arrays
 from pipeline.storage.completeness import FOREIGN, foreign_parts
 from pipeline.storage.folders import exists, is_folder, list_folder
 from pipeline.storage.image_content import records_digest
+from pipeline.storage.inventory import gathered_metadata
 from pipeline.storage.run_files import PREDICTIONS, part_name, part_names
-from pipeline.storage.zarr_arrays import StoreArray, gathered_metadata
+from pipeline.storage.store_array import StoreArray
 
 _OTHER = "is not the file that was written there"
 
@@ -97,7 +98,7 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
         if name not in partitioned:
             damages += _examine_array(path, content, name, broken)
     kind = ExamineRun if runs else ExamineImages
-    task = kind(path.absolute(), manifest.identity(content), broken)
+    task = kind(path.absolute(), claims.identity(content), broken)
     count = len(content["partitions"])
     with reporter.phase(f"verify {path.name}", count) as phase:
         for found in executor.map(task, count, phase):
@@ -191,7 +192,7 @@ def _examine_shard(
 def _content(path: Path, identity: str) -> dict[str, Any]:
     """Read the manifest, or its copy, once for all tasks of a process."""
     content, _ = manifest.read_either(path)
-    if manifest.identity(content) != identity:
+    if claims.identity(content) != identity:
         raise DamagedError(f"{shown(path)}: was changed while it was verified; verify it again")
     return content
 

@@ -18,7 +18,7 @@ from pipeline.storage import manifest, run_arrays
 from pipeline.storage.completeness import require_tables
 from pipeline.storage.finished_images import read_checked
 from pipeline.storage.sample_tables import SAMPLES, sources_of
-from pipeline.storage.zarr_arrays import StoreArray
+from pipeline.storage.store_array import StoreArray
 
 MAX_LISTED = 5 * 10**6  # samples of an image set up to which their sources are looked up
 _WHOLE_BYTES = 2**26  # distances of a partition that are read at once

@@ -24,7 +24,7 @@ from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import PartitionTable
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import partition_table, read_records, records_digest
-from pipeline.storage.zarr_arrays import inventory
+from pipeline.storage.inventory import inventory
 
 
 def list_files(

@@ -29,8 +29,8 @@ from pipeline.core.paths import ABSENT, locate
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 from pipeline.storage.atomic import read_json
 from pipeline.storage.manifest import IMAGES, read_manifest
+from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
-    StoreArray,
     create_array,
     create_group,
     grow_array,

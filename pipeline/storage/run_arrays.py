@@ -31,12 +31,12 @@ from pipeline.core.schema import (
     SPREAD,
 )
 from pipeline.storage.folders import remove_tree
+from pipeline.storage.inventory import group_attributes
+from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
-    StoreArray,
     consolidate,
     create_array,
     create_group,
-    group_attributes,
     write_array,
     write_shard,
 )

@@ -22,12 +22,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -38,7 +36,8 @@ from pipeline.core.errors import DamagedError, StoreError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.storage.atomic import aside_of, settle, storage_errors
-from pipeline.storage.blobs import file_size, put_bytes, read_bytes
+from pipeline.storage.blobs import put_bytes
+from pipeline.storage.shard_files import ChunkError, ShardFile, open_shard
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
@@ -180,7 +179,7 @@ class Rows:
         begin = first - number * self.shard
         most = 2 * len(target) >= min(self.shard, self.shape[0] - number * self.shard)
         try:
-            with _opened(self.path / name, most) as file:
+            with open_shard(self.path / name, most) as file:
                 if not file.size:
                     raise DamagedError(
                         f"{self.path}/{name}: this shard is missing, its file is empty"
@@ -194,7 +193,7 @@ class Rows:
                     fingerprints[number] = _fingerprint(file, self._entries)
         except FileNotFoundError:
             raise DamagedError(f"{self.path}/{name}: this shard is missing") from None
-        except _ChunkError as error:
+        except ChunkError as error:
             raise DamagedError(f"{self.path}/{name}: a chunk cannot be read ({error})") from None
 
     @property
@@ -203,12 +202,12 @@ class Rows:
         return self.shard // self.chunk if self.sharded else 0
 
     def _read_chunk(
-        self, file: _File, place: list[int], row: int, target: npt.NDArray[Any]
+        self, file: ShardFile, place: list[int], row: int, target: npt.NDArray[Any]
     ) -> None:
         """Decode a chunk whose first row belongs at `row` of the target, or before it."""
         offset, length = place
         if offset == _MISSING or offset + length > file.size or length <= _CHECKSUM_BYTES:
-            raise _ChunkError("the index of the chunks leads to nothing")
+            raise ChunkError("the index of the chunks leads to nothing")
         data = _checked(file, offset, length)
         if row >= 0 and row + self.chunk <= len(target):
             _decode(data, target[row : row + self.chunk])
@@ -247,13 +246,13 @@ def refuse_others(
     )
 
 
-def _places(file: _File, entries: int) -> list[list[int]]:
+def _places(file: ShardFile, entries: int) -> list[list[int]]:
     """Return offset and length of each chunk of a file."""
     if not entries:
         return [[0, file.size]]
     length = _ENTRY_BYTES * entries
     if file.size < length + _CHECKSUM_BYTES:
-        raise _ChunkError("the file is shorter than the index of its chunks")
+        raise ChunkError("the file is shorter than the index of its chunks")
     place = [file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES]
     file.expect([place])
     index = _checked(file, *place)
@@ -279,19 +278,19 @@ def fingerprint(path: Path, entries: int) -> str:
         Where the file is missing, or its index does not pass its checksum.
     """
     try:
-        with _opened(path, whole=False) as file:
+        with open_shard(path, whole=False) as file:
             return _fingerprint(file, entries)
     except FileNotFoundError:
         raise DamagedError(f"{path}: this file is missing") from None
-    except _ChunkError as error:
+    except ChunkError as error:
         raise DamagedError(f"{path}: cannot be read ({error})") from None
 
 
-def _fingerprint(file: _File, entries: int) -> str:
+def _fingerprint(file: ShardFile, entries: int) -> str:
     places = [place for place in _places(file, entries) if place[0] != _MISSING]
     wanted = [[offset + length - _CHECKSUM_BYTES, _CHECKSUM_BYTES] for offset, length in places]
     if any(offset < 0 or offset + _CHECKSUM_BYTES > file.size for offset, _ in wanted):
-        raise _ChunkError("the index of the chunks leads to nothing")
+        raise ChunkError("the index of the chunks leads to nothing")
     file.expect(wanted)
     checksums = [file.read(length, offset) for offset, length in wanted]
     return _mark([(a, n, check) for (a, n), check in zip(places, checksums, strict=True)])
@@ -317,84 +316,14 @@ def _write(file: io.FileIO, data: bytes) -> None:
         written += file.write(data[written:])
 
 
-class _ChunkError(Exception):
-    """A chunk is not what its checksum or its place says."""
-
-
-class _File(Protocol):
-    """A file whose parts are read."""
-
-    size: int
-
-    def expect(self, places: Sequence[Sequence[int]]) -> None:
-        """Be told of the offset and length of what will be read next."""
-        ...
-
-    def read(self, length: int, offset: int) -> bytes: ...
-
-
-class _LocalFile:
-    def __init__(self, number: int) -> None:
-        self._number, self.size = number, os.fstat(number).st_size
-
-    def expect(self, places: Sequence[Sequence[int]]) -> None:
-        pass
-
-    def read(self, length: int, offset: int) -> bytes:
-        return os.pread(self._number, length, offset)
-
-
-class _RemoteFile:
-    """An object, read whole at once or in ranges; each range is a request."""
-
-    def __init__(self, path: Path, whole: bool) -> None:
-        self._path = path
-        self._parts = [(0, read_bytes(path))] if whole else []
-        self.size = len(self._parts[0][1]) if whole else file_size(path)
-
-    def expect(self, places: Sequence[Sequence[int]]) -> None:
-        """Read these ranges, unless they are there: as one, where little lies between them."""
-        wanted = [(a, a + n) for a, n in places if a + n <= self.size and not self._holds(a, n)]
-        if not wanted:
-            return
-        first, last = min(a for a, _ in wanted), max(b for _, b in wanted)
-        if last - first <= 2 * sum(b - a for a, b in wanted):
-            wanted = [(first, last)]
-        self._parts = [(start, read_bytes(self._path, start, stop)) for start, stop in wanted]
-
-    def _holds(self, offset: int, length: int) -> bool:
-        return any(
-            start <= offset and offset + length <= start + len(data) for start, data in self._parts
-        )
-
-    def read(self, length: int, offset: int) -> bytes:
-        for start, data in self._parts:
-            if start <= offset and offset + length <= start + len(data):
-                return data[offset - start : offset - start + length]
-        raise _ChunkError("an answer holds fewer bytes than were asked for")
-
-
-@contextmanager
-def _opened(path: Path, whole: bool) -> Iterator[_File]:
-    """Open a file; `whole` says that most of it will be read."""
-    if is_remote(path):
-        yield _RemoteFile(path, whole)
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        yield _LocalFile(number)
-    finally:
-        os.close(number)
-
-
-def _checked(file: _File, offset: int, length: int) -> bytes:
+def _checked(file: ShardFile, offset: int, length: int) -> bytes:
     """Read bytes and the checksum behind them; return the bytes."""
     # two reads, since a slice of bytes is a copy
     data = file.read(length - _CHECKSUM_BYTES, offset)
     recorded = file.read(_CHECKSUM_BYTES, offset + length - _CHECKSUM_BYTES)
     found = google_crc32c.value(data)
     if found != int.from_bytes(recorded, "little"):
-        raise _ChunkError(
+        raise ChunkError(
             f"its checksum is {found:08x}, recorded was {int.from_bytes(recorded, 'little'):08x}"
         )
     return data
@@ -402,11 +331,11 @@ def _checked(file: _File, offset: int, length: int) -> bytes:
 
 def _decode(data: bytes, target: npt.NDArray[Any]) -> None:
     if int.from_bytes(data[4:8], "little") != target.nbytes:
-        raise _ChunkError(f"it does not hold the {target.nbytes} bytes of a chunk")
+        raise ChunkError(f"it does not hold the {target.nbytes} bytes of a chunk")
     try:
         Blosc().decode(data, out=target.reshape(-1).view(np.uint8))
     except RuntimeError as error:
-        raise _ChunkError(str(error)) from None
+        raise ChunkError(str(error)) from None
 
 
 def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:

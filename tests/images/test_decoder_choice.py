@@ -17,7 +17,7 @@ from pipeline.images import decoder_choice, jpeg
 from pipeline.images.decoder_choice import Decoders, choose, difference, installed, recorded
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import open_source
-from pipeline.storage import manifest
+from pipeline.storage import claims
 
 PILLOW = decoder_choice._pillow()
 NEWER = Decoders("Pillow 99.0 (libjpeg-turbo 9.9)", "Pillow 99.0")
@@ -312,10 +312,10 @@ def test_an_unfinished_older_store_goes_on_and_claims_nothing(tmp_path, monkeypa
 
 def test_only_the_decoders_are_left_out_of_an_identity():
     source = {"kind": "folder", "decoders": PILLOW.describe()}
-    plain = manifest.identity({"source": {"kind": "folder"}})
-    assert manifest.identity({"source": source}) == plain
-    assert manifest.identity({"source": {**source, "kind": "tar"}}) != plain
-    assert manifest.identity({"source": {}, "decoders": 1}) != manifest.identity({"source": {}})
+    plain = claims.identity({"source": {"kind": "folder"}})
+    assert claims.identity({"source": source}) == plain
+    assert claims.identity({"source": {**source, "kind": "tar"}}) != plain
+    assert claims.identity({"source": {}, "decoders": 1}) != claims.identity({"source": {}})
 
 
 # Growing and mending ---------------------------------------------------------------------------

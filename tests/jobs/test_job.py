@@ -40,7 +40,7 @@ from pipeline.execution import executor
 from pipeline.execution.progress import SilentReporter
 from pipeline.jobs import job, plan
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import atomic, locks, manifest, zarr_arrays
+from pipeline.storage import atomic, locks, manifest, store_array
 from pipeline.storage.lock_holders import Holder
 from pipeline.storage.locks import held
 from pipeline.storage.processes import Process, this_process
@@ -773,4 +773,4 @@ def test_a_plan_reads_no_pixel(images, tmp_path):
             shard.unlink()
     found = job.plan_job(make_settings(images, tmp_path / "run"), images)
     assert (len(found.fit), found.evaluate.steps) == (4, 2)
-    assert zarr_arrays.StoreArray(images, "train/image").shape == (230, 5, 4)
+    assert store_array.StoreArray(images, "train/image").shape == (230, 5, 4)

@@ -35,7 +35,7 @@ from pipeline.core.errors import (
 from pipeline.execution import executor, workers
 from pipeline.execution.progress import SilentReporter
 from pipeline.sources.registry import open_source, release
-from pipeline.storage import atomic, manifest
+from pipeline.storage import atomic, claims, manifest
 from pipeline.storage.atomic import PARTIAL_SUFFIX, make_scratch, remove_scratch, scratch_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ def other_run(here):
 
 
 def other_run_begun(here):
-    manifest.start(here / "run", manifest.RUN, {"fit": "test"})
+    claims.start(here / "run", manifest.RUN, {"fit": "test"})
     return job()
 
 
@@ -163,12 +163,12 @@ def other_store(here):
 
 
 def other_store_begun(here):
-    manifest.start(here / "data/stores/set.zarr", manifest.IMAGES, {"source": {"kind": "other"}})
+    claims.start(here / "data/stores/set.zarr", manifest.IMAGES, {"source": {"kind": "other"}})
     return job()
 
 
 def unfinished_store(here):
-    manifest.start(here / "s.zarr", manifest.IMAGES, {"source": {"kind": "other"}})
+    claims.start(here / "s.zarr", manifest.IMAGES, {"source": {"kind": "other"}})
     return job(images="s.zarr")
 
 

@@ -12,7 +12,7 @@ import pipeline
 from pipeline.core.errors import MemoryLimitError
 from pipeline.jobs import fit_pass, memory_model
 from pipeline.sources.arrays import ArraySource
-from pipeline.storage import zarr_arrays
+from pipeline.storage import store_array
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_it_counts_what_the_run_then_does(images, tmp_path):
 def test_no_pixel_is_read(images, tmp_path, monkeypatch):
     shutil.rmtree(images / "train" / "image" / "c")
     shutil.rmtree(images / "test" / "image" / "c")
-    monkeypatch.setattr(zarr_arrays.StoreArray, "__getitem__", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(store_array.StoreArray, "__getitem__", lambda *_: pytest.fail("read"))
     assert pipeline.forecast(make_settings(images, tmp_path / "run"))["ingested"]
 
 

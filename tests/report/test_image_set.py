@@ -161,8 +161,8 @@ def test_matplotlib_is_loaded_when_plots_are_first_used_and_not_before(tmp_path)
         f"run = pipeline.open_run({str(run.path)!r})\n"
         "run._repr_html_(), pipeline.open_store(run.images)._repr_html_()\n"
         "assert 'plots' in dir(pipeline) and 'matplotlib' not in sys.modules\n"
-        "assert callable(pipeline.report.plots.image) and 'matplotlib' in sys.modules\n"
+        "assert callable(pipeline.plots.image) and 'matplotlib' in sys.modules\n"
         "from pipeline import plots\n"
-        "assert plots is pipeline.report.plots\n"
+        "assert plots is pipeline.plots\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -19,7 +19,7 @@ from pipeline.core.partitions import Layout
 from pipeline.ingestion.ingest import ingest
 from pipeline.ops.prototypes import class_sums, prototypes
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import image_store, manifest, run_arrays, zarr_arrays
+from pipeline.storage import image_store, manifest, run_arrays, store_array, zarr_arrays
 from pipeline.storage.image_content import digest_images
 
 NAMES = ["cat", "large dog", "é 字"]
@@ -370,13 +370,13 @@ def test_a_block_of_pixels_within_images_is_what_numpy_gives(shared):
     path, pixels, _ = shared
     found = image_store.open_images(path)["image"].isel(sample=slice(6, 18), y=slice(1, 3), x=-1)
     np.testing.assert_array_equal(found.values, pixels[6:18, 1:3, -1])
-    direct = zarr_arrays.StoreArray(path, "train/image")
+    direct = store_array.StoreArray(path, "train/image")
     np.testing.assert_array_equal(direct[6:18, 1:3, -1], pixels[6:18, 1:3, -1])
 
 
 def test_an_array_of_a_store_travels_as_its_place_only(shared):
     path, pixels, _ = shared
-    array = zarr_arrays.StoreArray(path, "train/image")
+    array = store_array.StoreArray(path, "train/image")
     np.testing.assert_array_equal(array[:], pixels)
     packed = pickle.dumps(array)
     assert len(packed) < 500
@@ -410,7 +410,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path, place):
 
 def test_an_array_that_is_not_there_is_named(shared):
     with pytest.raises(StoreError, match="holds no array 'train/picture'"):
-        _ = zarr_arrays.StoreArray(shared[0], "train/picture").shape
+        _ = store_array.StoreArray(shared[0], "train/picture").shape
 
 
 # results ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pipeline.core.errors import InUseError
 from pipeline.execution import signals
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import blobs, folders, lock_files, lock_holders, locks, manifest
+from pipeline.storage import blobs, claims, folders, lock_files, lock_holders, locks, manifest
 from pipeline.storage.lock_files import LOCK
 from pipeline.storage.lock_holders import Holder
 from pipeline.storage.locks import held
@@ -527,7 +527,7 @@ def test_what_a_lock_is_made_of_is_known(tmp_path):
     assert not locks.is_lock(".lockers")
     assert not any(locks.is_lock(name) for name in (manifest.MANIFEST, manifest.WORK))
     with held(tmp_path, "run"):
-        assert manifest.start(tmp_path, manifest.RUN, {"a": 1}) is None
+        assert claims.start(tmp_path, manifest.RUN, {"a": 1}) is None
 
 
 @pytest.fixture(scope="module")

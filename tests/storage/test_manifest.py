@@ -18,16 +18,17 @@ from pipeline.core.errors import (
     StorageFullError,
     StoreError,
 )
-from pipeline.storage import manifest
+from pipeline.storage import claims, manifest
+from pipeline.storage.claims import claimed, start
 from pipeline.storage.locks import held
-from pipeline.storage.manifest import IMAGES, RUN, claimed, read_manifest, start, write_manifest
+from pipeline.storage.manifest import IMAGES, RUN, read_manifest, write_manifest
 
 PLAN = {"images": "abc", "classes": ["cat", "dog"], "step": 64}
 
 
 def finish(path, kind=IMAGES, plan=PLAN):
     assert start(path, kind, plan) is None
-    content = {"digest": "d1", "identity": manifest.identity(plan), "plan": dict(plan)}
+    content = {"digest": "d1", "identity": claims.identity(plan), "plan": dict(plan)}
     write_manifest(path, kind, content)
 
 
@@ -282,6 +283,6 @@ def test_a_manifest_names_the_versions_that_made_the_result(tmp_path):
 
 
 def test_plans_are_the_same_exactly_where_their_content_is():
-    assert manifest.identity({"a": 1, "b": [2]}) == manifest.identity({"b": [2], "a": 1})
+    assert claims.identity({"a": 1, "b": [2]}) == claims.identity({"b": [2], "a": 1})
     plans = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, {"a": [1]}, {"a": None}, {}]
-    assert len({manifest.identity(plan) for plan in plans}) == len(plans)
+    assert len({claims.identity(plan) for plan in plans}) == len(plans)

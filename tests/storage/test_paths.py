@@ -27,7 +27,15 @@ from pipeline.sources import xarray_groups
 from pipeline.sources.file_names import expand
 from pipeline.sources.folder import folder_reader
 from pipeline.sources.sample_index import Notes
-from pipeline.storage import atomic, blobs, folders, image_store, manifest, retries, zarr_arrays
+from pipeline.storage import (
+    atomic,
+    blobs,
+    folders,
+    image_store,
+    manifest,
+    retries,
+    store_array,
+)
 from pipeline.storage.globbing import matching
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
@@ -160,7 +168,7 @@ def test_what_cannot_be_removed_is_an_error_once_all_else_is_gone(tmp_path, monk
         (folders.remove_tree, "stat"),
         (manifest.kind_of, "open"),
         (image_store.is_own_store, "open"),
-        (lambda path: zarr_arrays.StoreArray(path, "a")[:1], "open"),
+        (lambda path: store_array.StoreArray(path, "a")[:1], "open"),
     ],
 )
 def test_what_cannot_be_looked_at_is_an_error_and_not_taken_for_absent(

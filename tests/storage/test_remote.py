@@ -40,7 +40,7 @@ from pipeline.ingestion import steps
 from pipeline.ingestion.plan import plan_source
 from pipeline.jobs import evaluate_pass
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import folders, retries, run_arrays, zarr_arrays
+from pipeline.storage import folders, retries, run_arrays, store_array, zarr_arrays
 
 TOKEN = "pixsim/session+token=of&tests"
 QUERY_TOKEN = "query-token-0f-tests"
@@ -276,7 +276,7 @@ def test_a_part_of_a_shard_is_read_by_ranges_and_most_of_it_at_once(remote):
     dims, chunks, shards = ("sample", "y", "x"), (4, 30, 30), (64, 30, 30)
     zarr_arrays.create_array(path, "image", dims, values.shape, "uint8", chunks, shards)
     zarr_arrays.write_shard(path, "image", 0, 0, values)
-    array = zarr_arrays.StoreArray(path, "image")
+    array = store_array.StoreArray(path, "image")
     assert np.array_equal(array.samples(7, 9), values[7:9])
     for start, stop, few in ((40, 41, True), (0, 33, False), (0, 64, False)):
         remote.weather.requests.clear()

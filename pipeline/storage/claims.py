@@ -1,0 +1,380 @@
+"""Who may fill a folder, and with which plan: it is begun, resumed, recognised or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core.digests import json_digest
+from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, hide_in
+from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
+from pipeline.storage.atomic import (
+    PARTIAL_SUFFIX,
+    read_json,
+    require_writable,
+    sweep,
+    write_json,
+)
+from pipeline.storage.folders import exists, files_below, is_folder, list_folder
+from pipeline.storage.locks import Say, held, is_lock
+from pipeline.storage.manifest import (
+    COPY,
+    DECODERS,
+    IMAGES,
+    MANIFEST,
+    WORK,
+    clear,
+    lost,
+    now,
+    read_manifest,
+)
+
+_SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
+
+
+class Successor(Protocol):
+    """What may take the place of an unfinished folder that was begun with another plan."""
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where it comes from, in plain values, kept beside the plan."""
+        ...
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether it may take the place of what a record says was begun."""
+        ...
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was made of that."""
+        ...
+
+
+def identity(content: Mapping[str, Any]) -> str:
+    """Return a digest of what decides a result; equal plans make equal results.
+
+    The libraries that decode (`DECODERS` of the source) are recorded and decide nothing: a store
+    is known again where they are newer, or where it was made before they were recorded.
+    """
+    source = content.get("source")
+    if isinstance(source, Mapping) and DECODERS in source:
+        kept = {key: value for key, value in source.items() if key != DECODERS}
+        return json_digest({**content, "source": kept})
+    return json_digest(dict(content))
+
+
+@contextmanager
+def claimed(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    say: Say,
+    successor: Successor | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[dict[str, Any] | None]:
+    """Hold a folder to fill it, and begin or resume it; or recognise it.
+
+    Nothing is written to a folder that is refused. One that is finished is not held.
+
+    Parameters
+    ----------
+    path, kind, plan, successor, resume
+        As `recognise` takes them.
+    say
+        Told of the lock of a dead process; see `locks.held`.
+
+    Yields
+    ------
+    As `start` returns.
+
+    Raises
+    ------
+    ConflictError
+        As `start`.
+    InUseError
+        Where another process holds it.
+    """
+    done = recognise(path, kind, plan, successor, resume=resume)
+    if done is not None:
+        tidy(path)
+        yield done
+        return
+    with held(path, kind.removeprefix("pixsim "), say):
+        # another process may have had it in the meantime
+        yield start(path, kind, plan, successor, resume=resume)
+
+
+def tidy(path: Path) -> None:
+    """Remove what a process left that was killed after it wrote the manifest."""
+    names = list_folder(path)
+    if not any(name == WORK or is_lock(name) for name in names):
+        return
+    # not where somebody uses it or it cannot be written to: it is finished all the same
+    with suppress(OSError), held(path, "tidy up", wait=False):
+        clear(path)
+
+
+def start(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    successor: Successor | None = None,
+    *,
+    resume: bool = True,
+) -> dict[str, Any] | None:
+    """Begin, resume or recognise a folder that is held; see `claimed`.
+
+    Parameters
+    ----------
+    path, kind, plan, successor, resume
+        As `recognise` takes them.
+
+    Returns
+    -------
+    The manifest where the folder holds the finished result of the same plan; else None, and
+    the folder is ready to be filled.
+
+    Raises
+    ------
+    ConflictError
+        Where the folder holds anything else. It is left as it is.
+    """
+    done = recognise(path, kind, plan, successor, resume=resume)
+    if done is not None:
+        clear(path)
+        return done
+    record, mine = path / WORK / "plan.json", identity(plan)
+    if exists(record):
+        sweep(path, only_dead=True)
+        begun = _read_record(record, path)
+        if begun["identity"] == mine:
+            return None
+        if successor is not None:
+            successor.clear(path, begun)
+    content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
+    write_json(record, content | ({} if successor is None else {"origin": successor.origin}))
+    return None
+
+
+def recognise(
+    path: Path,
+    kind: str,
+    plan: Mapping[str, Any],
+    successor: Successor | None = None,
+    *,
+    resume: bool = True,
+) -> dict[str, Any] | None:
+    """Tell whether a folder holds, or may be filled with, what a plan makes; change nothing.
+
+    Parameters
+    ----------
+    path
+        The folder of the store or run.
+    kind
+        `IMAGES` or `RUN`.
+    plan
+        What decides the content; compared with what the folder holds already.
+    successor
+        Tells whether this plan may take the place of another that was not finished.
+    resume
+        Whether the folder may hold the same, finished or begun.
+
+    Returns
+    -------
+    The manifest where the folder holds the finished result of the same plan; else None.
+
+    Raises
+    ------
+    ConflictError
+        Where the folder holds anything else.
+    """
+    if not resume:
+        require_unused(path)
+    mine = identity(plan)
+    if exists(path / MANIFEST):
+        done = read_manifest(path, kind)
+        if done.get("identity") == mine:
+            return done
+        raise ConflictError(conflict(path, kind, plan, done.get("plan", {})))
+    record = path / WORK / "plan.json"
+    if exists(record):
+        begun = _read_record(record, path)
+        same = begun["identity"] == mine and begun["kind"] == kind
+        if same:
+            return None
+        if begun["kind"] != kind or successor is None or not successor.follows(begun):
+            raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
+    elif exists(path / COPY):
+        raise IncompleteError(lost(path, kind))
+    elif exists(path) and not _is_untouched(path):
+        raise ConflictError(
+            f"{path}: exists and is no {kind}; nothing in it was touched, "
+            "choose another place or remove it"
+        )
+    return None
+
+
+def could_hold(path: Path, kind: str) -> bool:
+    """Tell whether a folder is finished; refuse one in which no plan of a kind can be made.
+
+    Raises
+    ------
+    ConflictError
+        As `recognise`, whatever the plan is.
+    """
+    if exists(path / MANIFEST):
+        return True
+    record = path / WORK / "plan.json"
+    if not exists(record):
+        recognise(path, kind, {})
+    elif _read_record(record, path)["kind"] != kind:
+        raise ConflictError(conflict(path, kind, {}, {}))
+    return False
+
+
+def plan_there(path: Path, kind: str) -> dict[str, Any]:
+    """Return the plan of what a folder holds, finished or begun; nothing where there is none."""
+    if exists(path / MANIFEST):
+        return dict(read_manifest(path, kind).get("plan", {}))
+    record = path / WORK / "plan.json"
+    return dict(_read_record(record, path).get("plan", {})) if exists(record) else {}
+
+
+def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
+    """Raise `ConflictError` where a folder holds what differs from a plan in what is known of it.
+
+    As `recognise`, before all of the plan is known.
+    """
+    recognise(path, kind, {**plan_there(path, kind), **known})
+
+
+def require_place(path: Path, *, lock: bool = False) -> None:
+    """Refuse a folder that is not finished and cannot be filled, before anything is done for it.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    lock
+        Whether a remote one is locked for a moment, since only a write tells there; else it is not
+        looked at.
+
+    Raises
+    ------
+    StoreError
+        Where it cannot be written to.
+    InUseError
+        Where another process holds a remote one.
+    """
+    if is_remote(path):
+        if lock and not exists(path / MANIFEST):
+            with held(path, "look whether it can be written to"):
+                pass
+        return
+    with suppress(OSError):  # what cannot be looked at cannot be written to either
+        if exists(path / MANIFEST) or (exists(path) and not is_folder(path)):
+            return  # it is finished, or something else, which is told elsewhere
+    require_writable(path)
+
+
+@contextmanager
+def only_if_filled(path: Path) -> Iterator[None]:
+    """Remove a local folder, and those made above it, where it was not there and is left empty."""
+    missing = [] if is_remote(path) else [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+
+
+def require_unused(path: Path) -> None:
+    """Raise `ConflictError` where a folder holds anything."""
+    if exists(path) and not _is_untouched(path):
+        raise ConflictError(
+            f"{shown(path)}: holds something already, and was not to be resumed; nothing in it was "
+            "touched, choose another place, remove it, or let it be resumed"
+        )
+
+
+def read_plan(path: Path, kind: str) -> dict[str, Any]:
+    """Return the record of a folder that was begun and is not finished.
+
+    Raises
+    ------
+    IncompleteError
+        Where it was not begun.
+    ConflictError
+        Where it is finished.
+    """
+    record = path / WORK / "plan.json"
+    if exists(path / MANIFEST):
+        raise ConflictError(f"{shown(path)}: this {kind} is finished, there is nothing left to do")
+    if not exists(record):
+        raise IncompleteError(
+            f"{shown(path)}: was not begun, expected a planned {kind}; plan it first"
+        )
+    return _read_record(record, path)
+
+
+def _read_record(record: Path, path: Path) -> dict[str, Any]:
+    try:
+        begun = dict(read_json(record))
+        _ = begun["identity"], begun["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{record}: cannot be read ({error}); remove {path} and run the command again"
+        ) from error
+    return begun
+
+
+def require_same(path: Path, kind: str, begun: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Raise `ConflictError` unless a folder was begun with this plan."""
+    if begun["identity"] != identity(plan) or begun["kind"] != kind:
+        raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
+
+
+def _is_untouched(path: Path) -> bool:
+    """Tell whether a folder holds no file but what a start that was cut short leaves."""
+    return is_folder(path) and all(
+        is_lock(name) or any(part.endswith(PARTIAL_SUFFIX) for part in name.split("/"))
+        for name in files_below(path)
+    )
+
+
+def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the message for a folder that holds another thing: what differs, and what to do."""
+    keys, was, now_is = _difference(
+        *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
+    )
+    key = " of ".join(f"'{key}'" for key in reversed(keys)) or "'kind'"
+    cure = "ingest --output, or store of a job's images" if kind == IMAGES else "--output"
+    return (
+        f"{path}: holds another {kind.removeprefix('pixsim ')} ({key} there is {was}, "
+        f"here {now_is}); nothing in it was touched, choose another place ({cure}) or remove it"
+    )
+
+
+def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
+    """Return the keys that lead to the first difference of two values, and both, cut around it."""
+    if isinstance(was, dict) and isinstance(now_is, dict):
+        keys = [*now_is, *(key for key in was if key not in now_is)]
+        for key in keys:
+            if was.get(key) != now_is.get(key):
+                inner, *both = _difference(was.get(key), now_is.get(key))
+                return [key, *inner], both[0], both[1]
+    first, second = repr(was), repr(now_is)
+    pairs = enumerate(zip(first, second, strict=False))
+    alike = next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+    start = max(0, alike - _CONTEXT) if max(len(first), len(second)) > _SHOWN else 0
+    return [], _cut(first, start), _cut(second, start)
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + _SHOWN]
+    return ("..." if start else "") + shown + ("..." if start + _SHOWN < len(text) else "")
