@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +28,17 @@ from pipeline.core.errors import (
     hide,
     printable,
 )
+from pipeline.printing import (
+    count_of,
+    print_bad_samples,
+    print_images,
+    print_plan,
+    print_run,
+    print_run_content,
+    unforeseen,
+)
 
-MAX_ROWS = 20
 _HERE = ("threads", "local", "gpus")
-_LONGEST = 500  # characters of a message that is not ours
 
 app = App(
     name="pixsim",
@@ -48,7 +55,7 @@ app = App(
 def demo() -> None:
     """Run the seed article's study on Fashion-MNIST, else on digits."""
     for run, picture in pipeline.run_demo(pipeline.make_reporter()):
-        _print_run(pipeline.describe(run.path))
+        print_run(pipeline.describe(run.path))
         print(f"prototypes drawn in {picture}\n")
 
 
@@ -59,7 +66,7 @@ def datasets() -> None:
         [entry.name, " x ".join(map(str, entry.image)), entry.licence, place, entry.title]
         for entry, place in pipeline.list_datasets()
     ]
-    _print_table(["name", "image", "licence", "files", "what"], rows)
+    pipeline.print_table(["name", "image", "licence", "files", "what"], rows)
 
 
 @app.command
@@ -109,7 +116,7 @@ def ingest(
     path = pipeline.ingest(
         images, output, shard, settings, reporter, append=append, profile=profile
     )
-    _print_images(pipeline.describe(path))
+    print_images(pipeline.describe(path))
 
 
 def _images(source: str, overrides: Sequence[str], cluster: str | None) -> tuple[Any, Any]:
@@ -127,12 +134,12 @@ def _ingest_step(
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
     if step == "plan":
-        number = pipeline.plan_ingest(images, output, shard, settings, reporter)
-        print(f"{_number(number, 'partition')} to write" if number else "finished already")
+        planned = pipeline.plan_ingest(images, output, shard, settings, reporter)
+        print(f"{count_of(planned, 'partition')} to write" if planned else "finished already")
         return
     if step == "finish":
         path = pipeline.finish_ingest(images, output, shard, settings, reporter)
-        _print_images(pipeline.describe(path))
+        print_images(pipeline.describe(path))
         return
     first, colon, last = step.partition(":")
     if not first.isdecimal() or not (last if colon else first).isdecimal():
@@ -173,7 +180,7 @@ def run(
     """
     settings = pipeline.load_job(job, override or (), output, cluster)
     finished = pipeline.run_job(settings, pipeline.make_reporter(), resume=resume, profile=profile)
-    _print_run(pipeline.describe(finished.path))
+    print_run(pipeline.describe(finished.path))
 
 
 @app.command
@@ -200,7 +207,7 @@ def plan(
     override
         KEY=VALUE instead of the job file's: cluster.memory=4GB.
     """
-    _print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output, cluster)))
+    print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output, cluster)))
 
 
 @app.command
@@ -224,10 +231,10 @@ def show(
     """
     found = pipeline.describe(path)
     if found["kind"] == "pixsim run":
-        _print_run(found)
-        _print_run_content(found)
+        print_run(found)
+        print_run_content(found)
     else:
-        _print_images(found)
+        print_images(found)
     if grid is not None:
         pipeline.draw_grid(path, grid, split)
         print(f"drawn in {grid}")
@@ -265,7 +272,7 @@ def explain(
         [name, *(f"{value:.4f}" for value in found.distances[:, place])]
         for place, name in enumerate(found.class_names)
     ]
-    _print_table(["class", *found.metrics], rows)
+    pipeline.print_table(["class", *found.metrics], rows)
     for metric, name in found.predicted.items():
         print(f"nearest by {metric}: {printable(name)}")
     if pixels is not None:
@@ -342,147 +349,12 @@ def verify(
         print(f"{path} is whole: every file is as it was written")
         return
     rows = [[damage.file, damage.reason] for damage in found]
-    _print_table(["mended" if repair else "damaged", "what is wrong"], rows)
+    pipeline.print_table(["mended" if repair else "damaged", "what is wrong"], rows)
     if not repair:
         raise DamagedError(
-            f"{path}: {_number(len(found), 'file')} not as written; "
+            f"{path}: {count_of(len(found), 'file')} not as written; "
             f"'pixsim verify {path} --repair' makes what is damaged again"
         )
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    pipeline.print_table(header, rows)
-
-
-def _print_images(found: Mapping[str, Any]) -> None:
-    print(f"image set {found['path']}")
-    print(f"digest    sha256:{found['digest']}")
-    header = ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"]
-    rows = [
-        [
-            name,
-            f"{split['count']:,}",
-            " x ".join(map(str, split["shape"])),
-            split["dtype"],
-            f"{split['chunk']:,}",
-            f"{split['shard']:,}",
-            f"{split['bytes']:,}",
-            f"{split['stored_bytes']:,}",
-        ]
-        for name, split in found["splits"].items()
-    ]
-    _print_table(header, rows)
-    splits = found["splits"]
-    counts = [
-        [name, *(f"{split['classes'][name]:,}" for split in splits.values())]
-        for name in found["class_names"][:MAX_ROWS]
-    ]
-    unlabelled = [f"{split['unlabelled']:,}" for split in splits.values()]
-    if any(text != "0" for text in unlabelled):
-        counts.append(["(no label)", *unlabelled])
-    _print_table(["class", *splits], counts)
-    _say_how_many_more(found["class_names"])
-    left_out = found["samples"].get("left_out", {})
-    if left_out:
-        kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
-        print(f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet")
-    if found["duplicates"]:
-        print(f"copies    {found['duplicates']:,} samples of others: see duplicates.parquet")
-
-
-def _print_plan(found: Mapping[str, Any]) -> None:
-    shape = " x ".join(map(str, found["shape"]))
-    print(f"plan of {found['name']}: {found['classes']:,} classes, images {shape} {found['dtype']}")
-    made = "" if found["ingested"] else ", not ingested yet: the run begins with that"
-    print(f"images {found['images']}{made}")
-    rows = [
-        [
-            part["name"],
-            f"{part['images']:,}",
-            f"{part['partitions']:,}",
-            f"{part['tasks']:,}",
-            _bytes(part["bytes"]),
-        ]
-        for part in found["passes"]
-    ]
-    _print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
-    if found["tiling"] is not None:
-        print(found["tiling"])
-    workers, memory = found["workers"], found["memory"]
-    tasks = _number(workers["tasks"], "task") + " at once"
-    where = f"{tasks} in this process"
-    if workers["processes"]:
-        where = f"{tasks} in each of {_number(workers['processes'], 'worker process')}"
-    print(f"{where}, {_number(workers['threads'], 'thread')} a task")
-    parts = f"prototypes {_bytes(memory['fit'])}, distances {_bytes(memory['evaluate'])}"
-    print(
-        f"peak memory {_bytes(memory['worker'])} a process ({parts}) of {_bytes(memory['limit'])}"
-    )
-    client = f", {_bytes(memory['client'])} of it the client" if memory["client"] else ""
-    print(f"peak memory {_bytes(memory['total'])} in all{client}")
-    print(f"arithmetic {found['arithmetic']['reason']}")
-    rows = [
-        [
-            file["path"],
-            f"{file['files']:,}",
-            "-" if file["bytes"] is None else _bytes(file["bytes"]),
-        ]
-        for file in found["files"]
-    ]
-    _print_table([f"written to {found['output']}", "files", "before compression"], rows)
-
-
-def _number(count: int, noun: str) -> str:
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
-
-
-def _bytes(size: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}"
-    return f"{size} B"
-
-
-def _print_run(found: Mapping[str, Any]) -> None:
-    print(f"run {found['name']} in {found['path']}")
-    metrics = found["metrics"]
-    rows = [["all", *(_share(values["accuracy"]) for values in metrics.values())]]
-    rows.append(["balanced", *(_share(values["balanced_accuracy"]) for values in metrics.values())])
-    first = next(iter(metrics.values()))
-    for name in found["classes"][:MAX_ROWS]:
-        shares = [_share(values["per_class"][name]["accuracy"]) for values in metrics.values()]
-        rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
-    _print_table(["accuracy", *metrics], rows)
-    _say_how_many_more(found["classes"])
-    print(f"digest sha256:{found['digests']['run']}")
-
-
-def _print_run_content(found: Mapping[str, Any]) -> None:
-    measured = ", ".join(f"'{split}'" for split in found["evaluate"])
-    print(f"images {found['images']}, prototypes from '{found['fit']}', measured {measured}")
-    rows = [
-        [
-            name,
-            ", ".join(f"{dim}: {size:,}" for dim, size in array["sizes"].items()),
-            array["dtype"],
-            " x ".join(f"{size:,}" for size in array["chunk"]),
-            f"{array['bytes']:,}",
-        ]
-        for name, array in found["arrays"].items()
-    ]
-    _print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
-    print(f"{found['rows']:,} rows of predictions, {found['stored_bytes']:,} bytes on disk")
-    print(f"arithmetic {found['arithmetic']}; {found['seconds']:.1f} s on {found['executor']}")
-
-
-def _say_how_many_more(names: Sequence[str]) -> None:
-    if len(names) > MAX_ROWS:
-        print(f"... and {len(names) - MAX_ROWS} classes more")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -496,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with pipeline.stop_on_signals():
             app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except BadSamplesError as error:
-        _print_bad_samples(error)
+        print_bad_samples(error)
         return _fail(str(error), error.exit_code, debug)
     except JobInterruptedError as error:
         return _stopped(str(error), debug)
@@ -508,31 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped("interrupted", debug)
     except Exception as error:  # one line, whatever it is: the traceback is for --debug
-        return _fail(_unforeseen(error), 1, debug)
+        return _fail(unforeseen(error), 1, debug)
     return 0
-
-
-def _unforeseen(error: Exception) -> str:
-    """Return what is said of an error that is none of ours: its kind, its message, a cure."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    said = f"{kinds[0]}: {text}" if text else kinds[0]
-    kept = "what is written is kept"
-    if "OutOfMemoryError" in kinds or "cuda out of memory" in text.lower():
-        return f"{said}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
-    if isinstance(error, MemoryError):
-        return f"{said}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
-    if isinstance(error, OSError):
-        return str(error) or said
-    return f"{said}; pixsim --debug shows where it comes from"
-
-
-def _print_bad_samples(error: BadSamplesError) -> None:
-    rows = [["" if value is None else str(value) for value in row] for row in error.rows]
-    pipeline.print_table(error.header, rows, sys.stderr)
-    if error.count > len(rows):
-        print(f"... and {error.count - len(rows):,} more", file=sys.stderr)
 
 
 def _stopped(message: str, debug: bool) -> int:

@@ -7,46 +7,34 @@ store, each task writes some of its partitions, the last step puts them together
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.image_settings import ImageSettings
-from pipeline.config.job_settings import load_environment, make_images
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError, JobInterruptedError
-from pipeline.core.messages import describe
-from pipeline.core.paths import is_place, locate
+from pipeline.core.errors import ConfigError
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.images.decoder_choice import difference
 from pipeline.ingestion.append import append_images, plan_growth
 from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.origins import is_gone, is_made, recorded_settings
-from pipeline.ingestion.plan import IngestPlan, check_names, plan_source
-from pipeline.ingestion.steps import begun, finish, listing_place, write_partitions
-from pipeline.sources.catalog import load_catalog
-from pipeline.sources.protocol import Source, is_source
+from pipeline.ingestion.origins import is_gone, is_made
+from pipeline.ingestion.plan import IngestPlan, check_names
+from pipeline.ingestion.request import Check, Images, Request, interruptible, make_request
+from pipeline.ingestion.steps import begun, finish, listing_place
+from pipeline.ingestion.store_location import find_images, store_place
+from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.registry import (
     catalog_name,
-    decoded,
     folder_note,
-    open_source,
-    packed,
-    release,
 )
 from pipeline.storage import claims, manifest
-from pipeline.storage.folders import exists
-from pipeline.storage.image_store import is_own_store
 from pipeline.storage.locks import held
-
-Images = Source | ImageSettings | str | Path | Mapping[str, Any]
-Check = Callable[[IngestPlan], None]
 
 
 @checked
@@ -105,9 +93,9 @@ def ingest(
     InUseError
         Where another process makes the store, or adds to it.
     """
-    work = _work(source, output, shard_samples, storage_options, max_bad)
+    work = make_request(source, output, shard_samples, storage_options, max_bad)
     listener = reporter or SilentReporter()
-    with _interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
+    with interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
         claims.require_place(work.path)
@@ -116,7 +104,7 @@ def ingest(
         return _fill(work, work.path, executor, listener)
 
 
-def _is_left(work: _Work, reporter: Reporter) -> bool:
+def _is_left(work: Request, reporter: Reporter) -> bool:
     """Tell whether a store is finished whose source is not there any more, or needs no look."""
     asked = work.settings.model_copy(update={"shard": work.shard})
     if work.source is not None or not is_made(asked, work.path):
@@ -129,80 +117,19 @@ def _is_left(work: _Work, reporter: Reporter) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What to read (a source, else what the settings say), where to write it, and how."""
-
-    source: Source | None
-    settings: ImageSettings
-    path: Path
-    shard: int | None
-
-    @contextmanager
-    def planned(
-        self,
-        path: Path,
-        executor: Executor,
-        *,
-        listing: Path | None = None,
-        scratch: Path | None = None,
-        base: Mapping[str, Any] | None = None,
-        early: Check | None = None,
-    ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store; see `open_source`.
-
-        `base` is what it is added to; `early` may refuse the plan, of floats before their range is
-        measured, which takes workers.
-        """
-        opened = self.source
-        if opened is None:
-            opened = open_source(self.settings, listing, scratch)
-        try:
-            if early is not None:
-                early(plan_source(packed(opened, self.settings), path, self.shard))
-            yield self._plan(opened, path, executor, listing is not None, base)
-        finally:
-            release(opened)
-
-    def _plan(
-        self,
-        opened: Source,
-        path: Path,
-        executor: Executor,
-        planned: bool,
-        base: Mapping[str, Any] | None,
-    ) -> IngestPlan:
-        """Plan the store; of floats that it was begun with, or made of, the range is known.
-
-        Where it was `planned` before, the decoders are those of then.
-        """
-        there = claims.plan_there(path, manifest.IMAGES)
-        known = there.get("source", {})
-        same = {key: value for key, value in known.items() if key != "packing"}
-        if claims.identity(same) == claims.identity(opened.provenance):
-            ready = packed(opened, self.settings, executor.map, known)
-        else:
-            ready = packed(opened, self.settings, executor.map)
-        ready = decoded(ready, known if planned else None, base)
-        recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
-        remarks = tuple(getattr(opened, "remarks", ()))
-        plan = plan_source(ready, path, self.shard)
-        return replace(plan, settings=recorded, remarks=remarks)
-
-
 def make_store(
     images: ImageSettings, path: Path, executor: Executor, reporter: Reporter, *, append: bool
 ) -> Path:
     """Ingest images into a store at a place, or add them to the one there."""
-    work = _Work(None, images, path, images.shard)
+    work = Request(None, images, path, images.shard)
     return (_append if append else _fill_there)(work, executor, reporter)
 
 
-def _fill_there(work: _Work, executor: Executor, reporter: Reporter) -> Path:
+def _fill_there(work: Request, executor: Executor, reporter: Reporter) -> Path:
     return _fill(work, work.path, executor, reporter)
 
 
-def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
+def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
     """Add samples to a store, once it is known that they fit it."""
 
     def fill(place: Path) -> Path:
@@ -222,41 +149,8 @@ def _append(work: _Work, executor: Executor, reporter: Reporter) -> Path:
     return append_images(work.path, fill, executor, reporter)
 
 
-def _work(
-    source: Images,
-    output: Path | str | None,
-    shard: int | None,
-    storage_options: Mapping[str, Any] | None,
-    max_bad: int | str | None = None,
-) -> _Work:
-    named = isinstance(source, Mapping | ImageSettings) or is_place(source)
-    if not named and not is_source(source):
-        raise ConfigError(
-            f"images: {describe(source)}, expected a text or a path, a mapping of settings, or a "
-            "source such as from_arrays() returns"
-        )
-    changes = [] if max_bad is None else [f"max_bad={max_bad}"]
-    settings = make_images(cast(str, source) if named else "a source object", changes)
-    options = settings.storage_options if storage_options is None else storage_options
-    if output is None and not named:
-        raise ConfigError("ingest() of a source object needs an output, the folder of the store")
-    path = store_place(settings, options) if output is None else locate(output, options)
-    opened = None if named else cast(Source, source)
-    return _Work(opened, settings, path, settings.shard if shard is None else shard)
-
-
-@contextmanager
-def _interruptible(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise JobInterruptedError(
-            f"interrupted: {shown(path)} is incomplete; run the same command again to complete it"
-        ) from None
-
-
 def _fill(
-    work: _Work,
+    work: Request,
     path: Path,
     executor: Executor,
     reporter: Reporter,
@@ -288,7 +182,7 @@ def _fill(
 
 @contextmanager
 def _begun(
-    work: _Work,
+    work: Request,
     path: Path,
     executor: Executor,
     reporter: Reporter,
@@ -340,12 +234,12 @@ def plan_ingest(
     SourceError, ConflictError, InUseError
         As `ingest`.
     """
-    work = _work(source, output, shard_samples, storage_options)
+    work = make_request(source, output, shard_samples, storage_options)
     listener = reporter or SilentReporter()
     claims.require_place(work.path)
     with (
         deferred_executor(cluster) as executor,
-        _interruptible(work.path),
+        interruptible(work.path),
         _begun(work, work.path, executor, listener) as ready,
     ):
         return 0 if ready is None else len(ready.table)
@@ -377,9 +271,9 @@ def ingest_partitions(
     ConfigError
         Where there are no such partitions.
     """
-    work = _work(source, output, shard_samples, storage_options)
+    work = make_request(source, output, shard_samples, storage_options)
     with (
-        _interruptible(work.path),
+        interruptible(work.path),
         deferred_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
@@ -415,9 +309,9 @@ def finish_ingest(
     InUseError
         Where another process finishes it, or makes it whole.
     """
-    work = _work(source, output, shard_samples, storage_options)
+    work = make_request(source, output, shard_samples, storage_options)
     with (
-        _interruptible(work.path),
+        interruptible(work.path),
         deferred_executor(cluster, reporter) as executor,
         _resumed(work, executor) as plan,
     ):
@@ -429,54 +323,13 @@ def finish_ingest(
 
 
 @contextmanager
-def _resumed(work: _Work, executor: Executor) -> Iterator[IngestPlan]:
+def _resumed(work: Request, executor: Executor) -> Iterator[IngestPlan]:
     """Open the source of a store that was planned, with the listing made then."""
     record = claims.read_plan(work.path, manifest.IMAGES)
     claims.require_place(work.path)
     with work.planned(work.path, executor, listing=listing_place(work.path)) as plan:
         claims.require_same(work.path, manifest.IMAGES, record, plan.content)
         yield plan
-
-
-def default_store(name: str) -> Path:
-    """Return where the store of a source goes by default: `data/stores/NAME.zarr`."""
-    return load_environment().data / "stores" / f"{source_name(name)}.zarr"
-
-
-def source_name(text: str) -> str:
-    """Return a short name of a source: the last part of its path, without suffix or pattern."""
-    last = shown(text).rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    stem = re.sub(r"(\.tar)?\.[A-Za-z]\w*$", "", last) if "." in last[1:] else last
-    return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
-
-
-def store_place(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path:
-    """Return where the store of a job's images is, or will be."""
-    if images.store is not None:
-        return locate(images.store, options)
-    if images.source is not None:
-        return default_store(images.source)
-    return default_store(next(iter((images.splits or {}).values()))[0])
-
-
-def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path | None:
-    """Return the store of what a job calls `images`, or None where it is not made yet.
-
-    Raises
-    ------
-    IncompleteError
-        Where it is a store that was never finished.
-    """
-    if images.source is not None and images.kind is None:
-        path = locate(images.source, options)
-        if manifest.kind_of(path) == manifest.IMAGES:
-            return path
-        if exists(path / manifest.WORK) or is_own_store(path):
-            manifest.read_manifest(path, manifest.IMAGES)  # says what is missing
-    target, name = store_place(images, options), catalog_name(images)
-    if name in load_catalog() and _holds_dataset(target, str(name)):
-        return target  # the catalog's checksums decide the content; the files may be gone
-    return target if is_made(images, target) else None
 
 
 def prepare_images(
@@ -502,13 +355,5 @@ def prepare_images(
     claims.require_place(target)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
-    work = _Work(None, images, target, images.shard)
+    work = Request(None, images, target, images.shard)
     return _fill(work, target, executor, reporter, early=early)
-
-
-def _holds_dataset(path: Path, name: str) -> bool:
-    if manifest.kind_of(path) != manifest.IMAGES:
-        return False
-    content = manifest.read_manifest(path, manifest.IMAGES)
-    entry = load_catalog()[name]
-    return bool(content["provenance"] == entry.provenance)

@@ -15,49 +15,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.arguments import checked
-from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
-from pipeline.core.exact import Int64Array
-from pipeline.core.schema import COUNT, DENOMINATOR, METRIC, NUMERATOR, SAMPLE
+from pipeline.core.schema import COUNT, DENOMINATOR, NUMERATOR
 from pipeline.core.threads import read_ahead
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
-from pipeline.ingestion.ingest import prepare_images, store_place
+from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
+from pipeline.ingestion.store_location import store_place
 from pipeline.jobs import plan as planning
-from pipeline.jobs.evaluate_pass import EvaluatePartition, table_digest
+from pipeline.jobs.evaluate_pass import EvaluatePartition
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
+from pipeline.jobs.run_summary import count_steps, read_step, run_manifest, run_metrics
 from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
-from pipeline.ops.metrics import confusion_counts, summarise
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
-from pipeline.storage import claims, manifest, run_arrays, tables
+from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
-    DIGESTED,
     HIGHLIGHTS_FILE,
     METRICS_FILE,
     PREDICTIONS,
     REPORT_FILE,
     RunDigests,
-    distance_columns,
     list_run_files,
-    part_path,
     prototypes_digest,
 )
 from pipeline.storage.zarr_arrays import consolidate
@@ -270,8 +264,8 @@ def _finish(
     counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
     predictions, distances = ColumnDigest(), ColumnDigest()
     parts: list[dict[str, Any]] = []
-    for written in read_ahead(partial(_read_step, plan), plan.evaluate.steps):
-        _count(counts, written.rows, plan.selection)
+    for written in read_ahead(partial(read_step, plan), plan.evaluate.steps):
+        count_steps(counts, written.rows, plan.selection)
         highlights.add(len(parts), written.rows)
         predictions.update(written.rows)
         parts.append(written.record)
@@ -285,11 +279,11 @@ def _finish(
         distances.result(header) if plan.write_distances else None,
         predictions.result(header),
     )
-    write_json(plan.output / METRICS_FILE, _metrics(plan, counts), indent=None)
+    write_json(plan.output / METRICS_FILE, run_metrics(plan, counts), indent=None)
     found = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
     write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
-    said = _manifest(plan, executor, digests, parts, files, effort())
+    said = run_manifest(plan, executor, digests, parts, files, effort())
     if plan.settings.report:
         _write_report(plan, said, reporter)
     manifest.write_manifest(plan.output, manifest.RUN, said)
@@ -318,93 +312,3 @@ def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a task of the second pass wrote, read back."""
-
-    rows: dict[str, npt.NDArray[Any]]
-    distances: dict[str, npt.NDArray[Any]] | None
-    record: dict[str, Any]
-
-
-def _read_step(plan: JobPlan, index: int) -> _Step:
-    """Read what a step wrote, and check its table."""
-    start, stop = plan.evaluate.bounds(index)
-    path = part_path(plan.output, index)
-    rows = tables.read_part(path, DIGESTED)
-    notes = tables.read_notes(path)
-    if table_digest(rows) != notes["digest"]:
-        raise DamagedError(f"{path}: was changed while the job ran; run it again")
-    block = None
-    if plan.write_distances:
-        written = run_arrays.read_distances(plan.output / run_arrays.DISTANCES, start, stop)
-        block = distance_columns(written, list(plan.settings.metrics))
-    record = {
-        "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],
-    }  # fmt: skip
-    return _Step(rows, block, record)
-
-
-def _count(
-    counts: Int64Array, columns: Mapping[str, npt.NDArray[Any]], selection: ClassSelection
-) -> None:
-    """Add the rows of one table to the confusion counts, [split, metric, label, predicted]."""
-    labels = selection.positions(columns["label"])
-    predicted = selection.positions(columns["predicted"])
-    for split in range(counts.shape[0]):
-        for metric in range(counts.shape[1]):
-            mine = (columns["split"] == split) & (columns[METRIC] == metric)
-            counts[split, metric] += confusion_counts(
-                labels[mine], predicted[mine], counts.shape[2]
-            )
-
-
-def _metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
-    """Per metric over all evaluated samples; and, of several splits, each by itself."""
-    names = plan.selection.names
-    splits = [name for name, _ in plan.evaluate.counts]
-
-    def by_metric(pairs: Int64Array) -> dict[str, Any]:
-        return {
-            metric: summarise(pairs[at], names) for at, metric in enumerate(plan.settings.metrics)
-        }
-
-    result = by_metric(counts.sum(axis=0))
-    if len(splits) > 1:
-        result["splits"] = {name: by_metric(counts[at]) for at, name in enumerate(splits)}
-    return result
-
-
-def _manifest(
-    plan: JobPlan,
-    executor: Executor,
-    digests: RunDigests,
-    parts: list[dict[str, Any]],
-    files: Mapping[str, Any],
-    effort: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what the manifest will say, less the report."""
-    decides = plan.decides()
-    return manifest.draft(
-        manifest.RUN,
-        {
-            "name": plan.settings.name,
-            "identity": claims.identity(decides),
-            "plan": decides,
-            "settings": plan.settings.model_dump(mode="json"),
-            "class_names": list(plan.selection.names),
-            "images": {
-                "path": shown(plan.images),
-                "digest": plan.content["digest"],
-                "provenance": plan.content["provenance"],
-            },
-            "digests": digests.as_dict(),
-            "arithmetic": plan.arithmetic.reason,
-            "executor": executor.description,
-            **effort,
-            "partitions": parts,
-            **files,
-        },
-    )

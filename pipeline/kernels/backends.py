@@ -148,12 +148,13 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         Where the device is not of that form, or this machine has none such.
     """
     if device == "cpu" or (device == "auto" and not has_cuda_driver()):
-        cpu = importlib.import_module("pipeline.kernels.cpu")
+        sums = importlib.import_module("pipeline.kernels.cpu_sums")
+        cpu = importlib.import_module("pipeline.kernels.cpu_distances")
         return Kernels(
             "cpu",
-            partial(cpu.class_sums, threads=threads),
-            partial(cpu.histograms, threads=threads),
-            cpu.select_ranks,
+            partial(sums.class_sums, threads=threads),
+            partial(sums.histograms, threads=threads),
+            sums.select_ranks,
             cpu.prepare,
             cpu.l1_numerators,
             cpu.dot_products,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.exact import Float64Array, Int64Array
-from pipeline.kernels.cpu import differences
+from pipeline.kernels.cpu_distances import differences
 
 CLOSEST = 30  # pairs that are named
 MAX_MATRIX = 64  # classes of which every distance is kept

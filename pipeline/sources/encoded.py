@@ -27,8 +27,9 @@ from pipeline.images.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
+from pipeline.sources.notes import Notes
 from pipeline.sources.protocol import SplitInfo
-from pipeline.sources.sample_index import Notes, Rows
+from pipeline.sources.sample_index import Rows
 from pipeline.storage.manifest import DECODERS
 
 MAX_BYTES = 2**28

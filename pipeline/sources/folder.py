@@ -18,17 +18,11 @@ from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import (
-    FileFetcher,
-    info_stamp,
-    not_regular,
-    title_of,
-    titles_of,
-    unreadable,
-)
+from pipeline.sources.fetch import info_stamp, not_regular, title_of, titles_of, unreadable
+from pipeline.sources.file_fetcher import FileFetcher
 from pipeline.sources.file_names import is_hidden, is_image
 from pipeline.sources.folder_tree import Member, Tree
-from pipeline.sources.sample_index import File, Notes
+from pipeline.sources.notes import File, Notes
 from pipeline.storage.retries import file_system, tried
 
 _LOOKED_AT = 1000

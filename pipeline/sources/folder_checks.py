@@ -24,7 +24,7 @@ from pipeline.sources.name_words import (
     table_suffix,
     words_of,
 )
-from pipeline.sources.sample_index import Notes, counted
+from pipeline.sources.notes import Notes, counted
 
 # folders that hold nothing else are no classes
 _DATA = (

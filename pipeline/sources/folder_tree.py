@@ -17,7 +17,8 @@ from pipeline.core.blocks import LABEL_UNKNOWN, OK
 from pipeline.sources.file_names import as_text, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, decide
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Notes, make_rows
+from pipeline.sources.notes import Notes
+from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
 
 _MANY = 4096
 

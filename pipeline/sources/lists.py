@@ -20,7 +20,8 @@ from pipeline.core.blocks import OK
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import FileFetcher, stamp_of, titles_of
+from pipeline.sources.fetch import stamp_of, titles_of
+from pipeline.sources.file_fetcher import FileFetcher
 from pipeline.sources.file_names import as_text, flattened, split_of
 from pipeline.sources.list_columns import (
     Roles,
@@ -34,8 +35,9 @@ from pipeline.sources.list_columns import (
     splits_of,
 )
 from pipeline.sources.list_paths import PathFinder, Repeats, Row, split_word
+from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import parted
-from pipeline.sources.sample_index import ROWS_PER_GROUP, File, Notes, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
 from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.text_tables import (
     SAMPLED_ROWS,

@@ -26,11 +26,11 @@ from pipeline.sources.file_names import expand, is_hidden, is_image
 from pipeline.sources.folder import folder_reader, has_images
 from pipeline.sources.lists import list_reader
 from pipeline.sources.name_words import splits_in
+from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.protocol import Source
 from pipeline.sources.quantize import pack_floats, pack_measured
-from pipeline.sources.sample_index import left_beside
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import tar_reader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES

@@ -12,7 +12,6 @@ from pipeline.core.paths import is_remote
 from pipeline.storage.blobs import file_size, read_bytes
 
 
-
 class ShardFile(Protocol):
     """A file whose parts are read."""
 

@@ -33,13 +33,13 @@ from pipeline.core.errors import (
 from pipeline.execution.executor import open_executor
 from pipeline.execution.progress import SilentReporter
 from pipeline.ingestion.ingest import (
-    default_store,
     finish_ingest,
     ingest,
     ingest_partitions,
     plan_ingest,
     prepare_images,
 )
+from pipeline.ingestion.store_location import default_store
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.idx import IdxSource

@@ -708,7 +708,7 @@ def test_an_error_of_a_task_is_one_line_too(here, monkeypatch, capsys):
     def fails(*arguments):
         raise RuntimeError("CUDA error: device-side assert")
 
-    monkeypatch.setattr("pipeline.kernels.cpu.class_sums", fails, raising=False)
+    monkeypatch.setattr("pipeline.kernels.cpu_sums.class_sums", fails, raising=False)
     monkeypatch.setattr("pipeline.ops.prototypes.class_sums_block", fails)
     monkeypatch.setattr("pipeline.jobs.fit_pass.class_sums_block", fails, raising=False)
     monkeypatch.setattr("pipeline.kernels.backends.load", fails)

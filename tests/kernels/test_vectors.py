@@ -32,7 +32,8 @@ import numpy as np
 from numba import njit
 from numba.core.registry import cpu_target
 from pipeline.exact import choose_arithmetic
-from pipeline.kernels import cpu, vectors
+from pipeline.kernels import cpu_distances as cpu
+from pipeline.kernels import vectors
 
 chosen = vectors._instructions(cpu_target.target_context)
 print(*[name for name in ("_VNNI", "_AVX2", "_ANYWHERE") if getattr(vectors, name) is chosen])

@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import DamagedError, LabelError, SourceError
 from pipeline.images.conversion import Conversion
-from pipeline.sources import sample_index
+from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.file_names import expand, split_of
 from pipeline.sources.folder import folder_reader
@@ -346,7 +346,7 @@ def write_listing(folder, cuts):
     with sample_index.writing(folder) as writer:
         for start, stop in zip([0, *cuts], [*cuts, 20_000], strict=True):
             writer.add("train", rows_of(start, stop))
-        writer.finish("test", sample_index.Notes())
+        writer.finish("test", notes.Notes())
     return sample_index.index(folder)
 
 
@@ -377,7 +377,7 @@ def test_every_column_counts_in_the_digest(tmp_path, column):
         with sample_index.writing(tmp_path) as writer:
             given = {} if value is None else {column: value}
             writer.add("train", sample_index.make_rows(1, **given))
-            writer.finish("test", sample_index.Notes())
+            writer.finish("test", notes.Notes())
         digests.append(sample_index.index(tmp_path)["digests"])
     assert digests[0] != digests[1]
 

@@ -13,9 +13,9 @@ from image_files_for_tests import png, remote, write_files
 
 from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import ConfigError, RemoteError, SourceError
-from pipeline.sources import sample_index
+from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.fetch import host_of
+from pipeline.sources.file_fetcher import host_of
 from pipeline.sources.lists import list_reader
 from pipeline.storage import retries
 
@@ -209,9 +209,9 @@ def test_a_long_list_takes_no_more_memory_than_a_short_one(tmp_path, root):
         tracemalloc.start()
         pool = pa.total_allocated_bytes()
         with sample_index.writing(tmp_path / "listing") as writer:
-            for split, batch in list_reader({None: [path]}).batches(sample_index.Notes()):
+            for split, batch in list_reader({None: [path]}).batches(notes.Notes()):
                 writer.add(split, batch)
-            writer.finish("list", sample_index.Notes())
+            writer.finish("list", notes.Notes())
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert sample_index.index(tmp_path / "listing")["splits"] == [["train", count]]

@@ -12,7 +12,7 @@ from image_files_for_tests import make_files, png, remote, write_files
 
 from pipeline.core.blocks import TOO_LARGE, UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, SourceError
-from pipeline.sources import parquet
+from pipeline.sources import parquet, parquet_fetcher
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.parquet import holds_images, parquet_reader
 
@@ -134,7 +134,7 @@ def test_a_row_group_is_decoded_once_when_read_in_order(tmp_path, monkeypatch):
     source = opened(tmp_path, path)
     source.close()
     started = []
-    real = parquet._Images
+    real = parquet_fetcher._Images
 
     def counted(*args):
         started.append(args[1])

@@ -20,7 +20,7 @@ from pipeline.core.errors import (
 )
 from pipeline.core.paths import locate
 from pipeline.execution.checkpoints import Checkpoints
-from pipeline.ingestion import append, compaction, steps
+from pipeline.ingestion import append, compaction, steps, write_partition
 from pipeline.jobs import evaluate_pass, mending
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage import fencing, manifest
@@ -31,7 +31,7 @@ SHARD = 8
 BAD = {("train", 1), ("train", 12)}
 COUNTS = {"train": 30, "test": 10}
 TASKS = {
-    "ingest": steps.IngestPartition, "compact": compaction.CompactPartition,
+    "ingest": write_partition.IngestPartition, "compact": compaction.CompactPartition,
     "append": append.AppendPartition, "measure": evaluate_pass.EvaluatePartition,
     "repair": mending.MendPartition,
 }  # fmt: skip

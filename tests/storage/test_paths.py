@@ -26,7 +26,7 @@ from pipeline.core.urls import shown
 from pipeline.sources import xarray_groups
 from pipeline.sources.file_names import expand
 from pipeline.sources.folder import folder_reader
-from pipeline.sources.sample_index import Notes
+from pipeline.sources.notes import Notes
 from pipeline.storage import (
     atomic,
     blobs,

@@ -36,7 +36,7 @@ import pipeline
 from pipeline.core import errors, paths
 from pipeline.core.errors import IncompleteError, PixsimError, RemoteError, SourceError, StoreError
 from pipeline.execution.progress import LogReporter
-from pipeline.ingestion import steps
+from pipeline.ingestion import write_partition
 from pipeline.ingestion.plan import plan_source
 from pipeline.jobs import evaluate_pass
 from pipeline.sources.arrays import from_arrays
@@ -309,7 +309,7 @@ def test_damage_in_a_bucket_is_found(store, remote, damage):
 
 def test_an_unfinished_image_set_is_refused_and_completed(remote, local, monkeypatch):
     url = remote.url("a.zarr")
-    whole = steps.IngestPartition.__call__
+    whole = write_partition.IngestPartition.__call__
 
     def call(task, number):
         if number == 3:
@@ -318,7 +318,7 @@ def test_an_unfinished_image_set_is_refused_and_completed(remote, local, monkeyp
 
     source = from_arrays(ARRAYS, NAMES)
     with monkeypatch.context() as patch:
-        patch.setattr(steps.IngestPartition, "__call__", call)
+        patch.setattr(write_partition.IngestPartition, "__call__", call)
         with pytest.raises(OSError, match="machine was lost"):
             pipeline.ingest(source, url, SHARD, storage_options=remote.options)
     with refused(IncompleteError, "incomplete"):
@@ -440,7 +440,7 @@ def test_worker_processes_know_what_to_hide(remote, bucket_run, local_run, worke
 def _write_partitions_nowhere(plan, path, executor, reporter, numbers=None):
     """Write partitions of which the first fails on its worker, since its bucket is not there."""
     nowhere = paths.locate("s3://nobody/a.zarr", paths.options_of(path))
-    steps.write_partitions(plan, nowhere, executor, reporter, numbers)
+    write_partition.write_partitions(plan, nowhere, executor, reporter, numbers)
 
 
 def test_pictures_are_drawn_of_what_is_in_a_bucket(store, remote, local, tmp_path):
@@ -709,7 +709,9 @@ def test_no_repr_of_settings_sources_and_tasks_shows_a_secret(remote, pictures, 
     settings = job(url, remote.url("i.zarr"), remote.url("run"), storage_options=remote.options)
     source = pipeline.open_source(settings.images)
     plan = plan_source(source, settings.output)
-    task = steps.IngestPartition(settings.output, source, plan.table, plan.templates, plan.identity)
+    task = write_partition.IngestPartition(
+        settings.output, source, plan.table, plan.templates, plan.identity
+    )
     for thing in (settings, settings.images, source, plan, task, settings.output):
         again = pickle.loads(pickle.dumps(thing)) if thing is not plan else copy.copy(thing)
         assert not found_secrets(repr(thing) + str(thing) + repr(again))

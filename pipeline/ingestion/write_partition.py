@@ -1,0 +1,207 @@
+"""Writing the partitions of a store: each is a shard of each array, and a table of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem
+from pipeline.core.digests import SAMPLE_RECORD, sample_records
+from pipeline.core.errors import (
+    DamagedError,
+    LabelError,
+    ShapeError,
+)
+from pipeline.core.partitions import Partition, PartitionTable
+from pipeline.core.schema import UNLABELLED
+from pipeline.core.threads import in_ranges
+from pipeline.execution.executor import Executor
+from pipeline.execution.progress import Reporter
+from pipeline.ingestion.compaction import is_compacted
+from pipeline.ingestion.plan import IngestPlan
+from pipeline.ingestion.restart import ingest_token
+from pipeline.sources.encoded import EncodedSource
+from pipeline.sources.protocol import Source
+from pipeline.storage import image_store, tables
+from pipeline.storage.image_content import read_records, records_digest
+from pipeline.storage.sample_tables import (
+    part_path,
+    read_part,
+    write_part,
+)
+
+
+def write_partitions(
+    plan: IngestPlan,
+    path: Path,
+    executor: Executor,
+    reporter: Reporter,
+    numbers: range | None = None,
+) -> None:
+    """Write the partitions that are not written yet; all of them, or those of some numbers."""
+    chosen = range(len(plan.table)) if numbers is None else numbers
+    if is_compacted(path, plan.identity):
+        return
+    # arrays are copied, by one thread as fast as by two; files are decoded
+    threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
+    task = IngestPartition(
+        path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
+        chosen.start,
+    )  # fmt: skip
+    share = len(chosen) / len(plan.table)
+    size = sum(template.count * template.sample_bytes for template in plan.templates.values())
+    with reporter.phase("ingest", len(chosen), int(size * share)) as phase:
+        executor.map(task, len(chosen), phase)
+
+
+@dataclass(frozen=True)
+class IngestPartition:
+    """The task of one partition; called with its number. Running it twice changes nothing.
+
+    One that comes late, when the store is being put together or finished, writes nothing.
+
+    Attributes
+    ----------
+    path
+        The store.
+    source
+        What is read.
+    table, templates
+        Its partitions, and what its splits hold.
+    identity
+        Of the plan.
+    threads
+        How many cores a task uses.
+    first
+        The partition of number 0.
+    """
+
+    path: Path
+    source: Source
+    table: PartitionTable
+    templates: Mapping[str, image_store.SplitTemplate]
+    identity: str
+    threads: int = 1
+    first: int = 0
+
+    def __call__(self, number: int) -> bool:
+        """Write partition `first + number`; return whether there was anything to do."""
+        partition = self.table[self.first + number]
+        part = part_path(self.path, partition.index)
+        if self._is_done(partition, part):
+            return False
+        token = ingest_token(self.path, self.identity)
+        token.require()
+        block, records = self._read(partition)
+        token.require()
+        written = image_store.write_images(
+            self.path, partition.split, partition.start, block.images, block.labels
+        )
+        splits = [name for name, _, _ in self.table.splits]
+        write_part(
+            part, partition, block, records, splits, self.source.class_names, self.identity, written
+        )
+        return True
+
+    def _is_done(self, partition: Partition, part: Path) -> bool:
+        try:
+            return is_written(self.path, partition, part, self.identity)
+        except DamagedError:
+            return False
+
+    def _read(self, partition: Partition) -> tuple[Block, npt.NDArray[Any]]:
+        """Read a partition, in as many threads as the task may use."""
+        template = self.templates[partition.split]
+        images = np.empty((partition.count, *template.shape), template.dtype)
+        labels = np.empty(partition.count, np.int32)
+        sizes = np.empty((partition.count, 2), np.int32)
+        records = np.empty(partition.count, SAMPLE_RECORD)
+        origins: dict[int, Sequence[str]] = {}
+        problems: dict[int, Problem] = {}
+        remarks: dict[int, str] = {}
+
+        def read(start: int, stop: int) -> None:
+            first = partition.start + start
+            mine = slice(start, stop)
+            if isinstance(self.source, EncodedSource):
+                block = self.source.read_into(images[mine], partition.split, first)
+            else:
+                block = self._checked(partition.split, first, partition.start + stop)
+                images[mine] = block.images
+            labels[mine] = block.labels
+            sizes[mine] = block.images.shape[2:0:-1] if block.sizes is None else block.sizes
+            records[mine] = sample_records(block.images, block.labels, block.hashes)
+            origins[start] = block.origins
+            problems.update({start + place: p for place, p in block.problems.items()})
+            remarks.update({start + place: text for place, text in block.remarks.items()})
+
+        in_ranges(self.threads, partition.count, read)
+        named = [name for start in sorted(origins) for name in origins[start]]
+        return Block(images, labels, named, problems, sizes, remarks=remarks), records
+
+    def _checked(self, split: str, start: int, stop: int) -> Block:
+        """Read samples of a split; labels without a class become problems."""
+        block = self.source.read(split, start, stop)
+        template = self.templates[split]
+        expected = (stop - start, *template.shape)
+        if block.images.shape != expected or str(block.images.dtype) != template.dtype:
+            raise ShapeError(
+                f"split '{split}', samples {start} to {stop}: the source gave "
+                f"{block.images.shape} {block.images.dtype}, expected {expected} {template.dtype}"
+            )
+        largest = int(block.images.max(initial=0))
+        if largest > self.source.full_scale:
+            raise ShapeError(
+                f"split '{split}': a pixel has value {largest}, expected at most the full scale, "
+                f"{self.source.full_scale}; give the right full_scale"
+            )
+        classes = len(self.source.class_names)
+        if block.labels.dtype.kind not in "iu" or block.labels.shape != expected[:1]:
+            raise LabelError(
+                f"split '{split}', samples {start} to {stop}: the source gave labels of "
+                f"{block.labels.dtype} and shape {block.labels.shape}, expected {expected[:1]} "
+                "integers; give an integer code for each image"
+            )
+        wrong = np.flatnonzero((block.labels < UNLABELLED) | (block.labels >= classes))
+        if not len(wrong):
+            return block
+        return _without(block, wrong, classes)
+
+
+def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
+    """Return a block whose labels at some places are problems."""
+    images, labels = block.images.copy(), np.full(len(block.labels), UNLABELLED, np.int32)
+    known = np.ones(len(labels), bool)
+    known[places] = False
+    labels[known] = block.labels[known]
+    problems = dict(block.problems)
+    for place in places.tolist():
+        if place not in problems:
+            problems[place] = Problem(
+                LABEL_UNKNOWN,
+                f"label {int(block.labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                *images.shape[2:0:-1],
+            )
+    images[places] = 0
+    return replace(block, images=images, labels=labels, problems=problems)
+
+
+def is_written(path: Path, partition: Partition, part: Path, identity: str) -> bool:
+    """Tell whether a partition of a plan is written, and its shard what its table says.
+
+    Raises
+    ------
+    DamagedError
+        Where one of them cannot be read.
+    """
+    notes = tables.read_notes(part)
+    if notes.get("identity") != identity or "fingerprints" not in notes:
+        return False
+    found = read_part(part, partition, whole=True)
+    written = read_records(path, partition)
+    return records_digest(written) == notes.get("digest") and np.array_equal(written, found.records)

@@ -1,0 +1,268 @@
+"""Sums, histograms and ranks of images by class, in numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+from numba.extending import overload
+
+from pipeline.core.exact import Int64Array
+from pipeline.core.threads import in_ranges
+
+# uint32 sums of 2**16 squares of 8 bits, or of 2**16 pixels of 16 bits, stay below 2**32.
+FLUSH = 2**16
+# Pixels that are summed at once: sums and squares of a tile take 16 KiB.
+TILE = 2048
+# Pixels that are counted at once: their histograms take 512 KiB.
+_HISTOGRAM_TILE = 1024
+
+
+def _by_class(positions: Int64Array, classes: int) -> tuple[Int64Array, Int64Array]:
+    """Return the samples in the order of their classes, and where each class begins."""
+    # integers of 16 bits are sorted by counting, seven times as fast
+    keys = positions if classes >= 2**15 else np.maximum(positions, -1).astype(np.int16)
+    order = np.argsort(keys, kind="stable")
+    return order, np.searchsorted(keys, np.arange(classes + 1), sorter=order)
+
+
+@njit(nogil=True, cache=True)
+def _add_values(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    c: npt.NDArray[Any],
+    d: npt.NDArray[Any],
+    total: npt.NDArray[np.uint32],
+) -> None:
+    for pixel in range(len(total)):
+        pairs = np.uint32(np.uint32(a[pixel]) + np.uint32(b[pixel]))
+        others = np.uint32(np.uint32(c[pixel]) + np.uint32(d[pixel]))
+        total[pixel] = np.uint32(total[pixel] + np.uint32(pairs + others))
+
+
+def _add_squares(*_: Any) -> None:
+    """Add four squared images a, b, c, d to `total`: uint32 for 8-bit pixels, else uint64."""
+    raise NotImplementedError
+
+
+@overload(_add_squares)
+def _choose_add_squares(a, b, c, d, total):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    word = np.uint32 if total.dtype == types.uint32 else np.uint64
+
+    def add(a, b, c, d, total):  # type: ignore[no-untyped-def]
+        for pixel in range(len(total)):
+            w, x, y, z = word(a[pixel]), word(b[pixel]), word(c[pixel]), word(d[pixel])
+            pairs, others = word(word(w * w) + word(x * x)), word(word(y * y) + word(z * z))
+            total[pixel] = word(total[pixel] + word(pairs + others))
+
+    return add
+
+
+@njit(nogil=True, cache=True)
+def _add_images(
+    images: npt.NDArray[Any],
+    order: Int64Array,
+    edges: Int64Array,
+    first: int,
+    total: npt.NDArray[np.uint32],
+    total_squares: npt.NDArray[Any],
+    sums: Int64Array,
+    squares: Int64Array,
+) -> None:
+    """Add up the pixels from `first` on, as many as `total` holds; squares where wanted."""
+    last = first + len(total)
+    nothing = np.zeros(len(total), images.dtype)
+    for position in range(len(sums)):
+        for begin in range(edges[position], edges[position + 1], FLUSH):
+            end = min(begin + FLUSH, edges[position + 1])
+            total[:] = 0
+            total_squares[:] = 0
+            for at in range(begin, end, 4):
+                a = images[order[at], first:last]
+                b = images[order[at + 1], first:last] if at + 1 < end else nothing
+                c = images[order[at + 2], first:last] if at + 2 < end else nothing
+                d = images[order[at + 3], first:last] if at + 3 < end else nothing
+                _add_values(a, b, c, d, total)
+                _add_squares(a, b, c, d, total_squares)
+            for pixel in range(len(total)):
+                sums[position, first + pixel] += np.int64(total[pixel])
+            for pixel in range(len(total_squares)):
+                squares[position, first + pixel] += np.int64(total_squares[pixel])
+
+
+def class_sums(
+    images: npt.NDArray[Any],
+    positions: Int64Array,
+    classes: int,
+    into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    *,
+    threads: int = 1,
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Sum the images of each class and their squares; see `kernels.ClassSums`."""
+    rows, pixels = np.ascontiguousarray(images), images.shape[1]
+    order, edges = _by_class(positions, classes)
+    if into is None:
+        sums, squares = np.zeros((2, classes, pixels), np.int64)
+        into = sums, squares, np.zeros(classes, np.int64)
+    sums, squares, counts = into
+    word = np.uint32 if images.dtype == np.uint8 else np.uint64
+    tile = max(1, min(TILE, -(-pixels // threads)))
+
+    def add(start: int, stop: int) -> None:
+        for first in range(start * tile, min(stop * tile, pixels), tile):
+            width = min(tile, pixels - first)
+            total, total_squares = np.empty(width, np.uint32), np.empty(width, word)
+            _add_images(rows, order, edges, first, total, total_squares, sums, squares)
+
+    in_ranges(threads, -(-pixels // tile), add)
+    counts += np.diff(edges)
+    return into
+
+
+@njit(nogil=True, cache=True)
+def _count_values(
+    images: npt.NDArray[Any],
+    order: Int64Array,
+    edges: Int64Array,
+    first: int,
+    last: int,
+    table: npt.NDArray[np.uint16],
+    counts: npt.NDArray[np.uint32],
+) -> None:
+    """Count the values of pixels `first` to `last`; what a table of uint16 holds at a time."""
+    nothing = np.zeros(last - first, images.dtype)
+    for position in range(len(counts)):
+        for begin in range(edges[position], edges[position + 1], FLUSH - 1):
+            table[:] = 0
+            end = min(begin + FLUSH - 1, edges[position + 1])
+            for at in range(begin, end - 1, 2):
+                a, b = images[order[at], first:last], images[order[at + 1], first:last]
+                _count_two(a, b, table)
+            if (end - begin) % 2:
+                last_image = images[order[end - 1], first:last]
+                _count_two(last_image, nothing, table)
+            images_counted = end - begin
+            for pixel in range(last - first):
+                part = table[256 * pixel : 256 * pixel + 256]
+                part[0] = images_counted - _add_table(part[1:], counts[position, first + pixel, 1:])
+                counts[position, first + pixel, 0] += np.uint32(part[0])
+
+
+@njit(nogil=True, cache=True)
+def _add_table(part: npt.NDArray[np.uint16], target: npt.NDArray[np.uint32]) -> np.uint32:
+    """Add counts to others; return their sum."""
+    total = np.uint32(0)
+    for value in range(len(part)):
+        number = np.uint32(part[value])
+        target[value] = np.uint32(target[value] + number)
+        total = np.uint32(total + number)
+    return total
+
+
+def _count_two(*_: Any) -> None:
+    """Count the values of two images, or the high bytes of 16-bit ones; zeros need not be right."""
+    raise NotImplementedError
+
+
+@overload(_count_two)
+def _choose_count_two(a, b, table):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def count_bytes(a, b, table):  # type: ignore[no-untyped-def]
+        whole = len(a) // 8 * 8
+        words, others = a[:whole].view(np.uint64), b[:whole].view(np.uint64)
+        row = np.uint64(0)
+        for at in range(len(words)):
+            word, other = words[at], others[at]
+            if word | other != np.uint64(0):  # where it is, sixteen pixels are 0
+                for place in range(8):
+                    shift, start = np.uint64(8 * place), row + np.uint64(256 * place)
+                    table[start + ((word >> shift) & np.uint64(255))] += np.uint16(1)
+                    table[start + ((other >> shift) & np.uint64(255))] += np.uint16(1)
+            row += np.uint64(8 * 256)
+        for pixel in range(whole, len(a)):
+            start = np.uint64(256 * pixel)
+            table[start + np.uint64(a[pixel])] += np.uint16(1)
+            table[start + np.uint64(b[pixel])] += np.uint16(1)
+
+    def count_high_bytes(a, b, table):  # type: ignore[no-untyped-def]
+        for pixel in range(len(a)):
+            start = np.uint64(256 * pixel)
+            table[start + np.uint64(a[pixel] >> 8)] += np.uint16(1)
+            table[start + np.uint64(b[pixel] >> 8)] += np.uint16(1)
+
+    return count_bytes if a.dtype == types.uint8 else count_high_bytes
+
+
+@njit(nogil=True, cache=True)
+def _count_low_bytes(
+    images: npt.NDArray[Any],
+    order: Int64Array,
+    edges: Int64Array,
+    first: int,
+    last: int,
+    high: npt.NDArray[np.uint8],
+    counts: npt.NDArray[np.uint32],
+) -> None:
+    for position in range(len(counts)):
+        table, wanted = counts[position], high[position]
+        for at in range(edges[position], edges[position + 1]):
+            image = images[order[at]]
+            for pixel in range(first, last):
+                if image[pixel] >> 8 == wanted[pixel]:
+                    table[pixel, image[pixel] & 255] += np.uint32(1)
+
+
+def histograms(
+    images: npt.NDArray[Any],
+    positions: Int64Array,
+    classes: int,
+    high: npt.NDArray[np.uint8] | None = None,
+    into: npt.NDArray[np.uint32] | None = None,
+    *,
+    threads: int = 1,
+) -> npt.NDArray[np.uint32]:
+    """Count the values of each pixel in each class; see `kernels.Histograms`."""
+    rows, pixels = np.ascontiguousarray(images), images.shape[1]
+    order, edges = _by_class(positions, classes)
+    counts = np.zeros((classes, pixels, 256), np.uint32) if into is None else into
+    tile = max(1, min(_HISTOGRAM_TILE, -(-pixels // threads)))
+
+    def count(start: int, stop: int) -> None:
+        for first in range(start * tile, min(stop * tile, pixels), tile):
+            last = min(first + tile, pixels)
+            if high is None:
+                table = np.empty((last - first) * 256, np.uint16)
+                _count_values(rows, order, edges, first, last, table, counts)
+            else:
+                _count_low_bytes(rows, order, edges, first, last, high, counts)
+
+    in_ranges(threads, -(-pixels // tile), count)
+    return counts
+
+
+@njit(nogil=True, cache=True)
+def _select_ranks(
+    counts: npt.NDArray[np.uint32],
+    ranks: Int64Array,
+    values: npt.NDArray[np.uint8],
+    rest: Int64Array,
+) -> None:
+    for position in range(ranks.shape[0]):
+        for pixel in range(ranks.shape[1]):
+            left, table = ranks[position, pixel], counts[position, pixel]
+            for value in range(256):
+                if left < table[value]:
+                    values[position, pixel] = value
+                    rest[position, pixel] = left
+                    break
+                left -= np.int64(table[value])
+
+
+def select_ranks(
+    counts: npt.NDArray[np.uint32], ranks: Int64Array
+) -> tuple[npt.NDArray[np.uint8], Int64Array]:
+    """Find the value of each rank; see `kernels.SelectRanks`."""
+    values, rest = np.zeros(ranks.shape, np.uint8), np.zeros(ranks.shape, np.int64)
+    _select_ranks(counts, ranks, values, rest)
+    return values, rest

@@ -1,0 +1,171 @@
+"""What the command line prints of stores, plans and runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pipeline
+from pipeline.core.errors import (
+    BadSamplesError,
+)
+
+MAX_ROWS = 20
+
+
+def print_images(found: Mapping[str, Any]) -> None:
+    print(f"image set {found['path']}")
+    print(f"digest    sha256:{found['digest']}")
+    header = ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"]
+    rows = [
+        [
+            name,
+            f"{split['count']:,}",
+            " x ".join(map(str, split["shape"])),
+            split["dtype"],
+            f"{split['chunk']:,}",
+            f"{split['shard']:,}",
+            f"{split['bytes']:,}",
+            f"{split['stored_bytes']:,}",
+        ]
+        for name, split in found["splits"].items()
+    ]
+    pipeline.print_table(header, rows)
+    splits = found["splits"]
+    counts = [
+        [name, *(f"{split['classes'][name]:,}" for split in splits.values())]
+        for name in found["class_names"][:MAX_ROWS]
+    ]
+    unlabelled = [f"{split['unlabelled']:,}" for split in splits.values()]
+    if any(text != "0" for text in unlabelled):
+        counts.append(["(no label)", *unlabelled])
+    pipeline.print_table(["class", *splits], counts)
+    _say_how_many_more(found["class_names"])
+    left_out = found["samples"].get("left_out", {})
+    if left_out:
+        kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
+        print(f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet")
+    if found["duplicates"]:
+        print(f"copies    {found['duplicates']:,} samples of others: see duplicates.parquet")
+
+
+def print_plan(found: Mapping[str, Any]) -> None:
+    shape = " x ".join(map(str, found["shape"]))
+    print(f"plan of {found['name']}: {found['classes']:,} classes, images {shape} {found['dtype']}")
+    made = "" if found["ingested"] else ", not ingested yet: the run begins with that"
+    print(f"images {found['images']}{made}")
+    rows = [
+        [
+            part["name"],
+            f"{part['images']:,}",
+            f"{part['partitions']:,}",
+            f"{part['tasks']:,}",
+            _bytes(part["bytes"]),
+        ]
+        for part in found["passes"]
+    ]
+    pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
+    if found["tiling"] is not None:
+        print(found["tiling"])
+    workers, memory = found["workers"], found["memory"]
+    tasks = count_of(workers["tasks"], "task") + " at once"
+    where = f"{tasks} in this process"
+    if workers["processes"]:
+        where = f"{tasks} in each of {count_of(workers['processes'], 'worker process')}"
+    print(f"{where}, {count_of(workers['threads'], 'thread')} a task")
+    parts = f"prototypes {_bytes(memory['fit'])}, distances {_bytes(memory['evaluate'])}"
+    print(
+        f"peak memory {_bytes(memory['worker'])} a process ({parts}) of {_bytes(memory['limit'])}"
+    )
+    client = f", {_bytes(memory['client'])} of it the client" if memory["client"] else ""
+    print(f"peak memory {_bytes(memory['total'])} in all{client}")
+    print(f"arithmetic {found['arithmetic']['reason']}")
+    rows = [
+        [
+            file["path"],
+            f"{file['files']:,}",
+            "-" if file["bytes"] is None else _bytes(file["bytes"]),
+        ]
+        for file in found["files"]
+    ]
+    pipeline.print_table([f"written to {found['output']}", "files", "before compression"], rows)
+
+
+def count_of(count: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} B"
+
+
+def print_run(found: Mapping[str, Any]) -> None:
+    print(f"run {found['name']} in {found['path']}")
+    metrics = found["metrics"]
+    rows = [["all", *(_share(values["accuracy"]) for values in metrics.values())]]
+    rows.append(["balanced", *(_share(values["balanced_accuracy"]) for values in metrics.values())])
+    first = next(iter(metrics.values()))
+    for name in found["classes"][:MAX_ROWS]:
+        shares = [_share(values["per_class"][name]["accuracy"]) for values in metrics.values()]
+        rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
+    pipeline.print_table(["accuracy", *metrics], rows)
+    _say_how_many_more(found["classes"])
+    print(f"digest sha256:{found['digests']['run']}")
+
+
+def print_run_content(found: Mapping[str, Any]) -> None:
+    measured = ", ".join(f"'{split}'" for split in found["evaluate"])
+    print(f"images {found['images']}, prototypes from '{found['fit']}', measured {measured}")
+    rows = [
+        [
+            name,
+            ", ".join(f"{dim}: {size:,}" for dim, size in array["sizes"].items()),
+            array["dtype"],
+            " x ".join(f"{size:,}" for size in array["chunk"]),
+            f"{array['bytes']:,}",
+        ]
+        for name, array in found["arrays"].items()
+    ]
+    pipeline.print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
+    print(f"{found['rows']:,} rows of predictions, {found['stored_bytes']:,} bytes on disk")
+    print(f"arithmetic {found['arithmetic']}; {found['seconds']:.1f} s on {found['executor']}")
+
+
+def _say_how_many_more(names: Sequence[str]) -> None:
+    if len(names) > MAX_ROWS:
+        print(f"... and {len(names) - MAX_ROWS} classes more")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+_LONGEST = 500  # characters of a message that is not ours
+
+
+def unforeseen(error: Exception) -> str:
+    """Return what is said of an error that is none of ours: its kind, its message, a cure."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    said = f"{kinds[0]}: {text}" if text else kinds[0]
+    kept = "what is written is kept"
+    if "OutOfMemoryError" in kinds or "cuda out of memory" in text.lower():
+        return f"{said}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
+    if isinstance(error, MemoryError):
+        return f"{said}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
+    if isinstance(error, OSError):
+        return str(error) or said
+    return f"{said}; pixsim --debug shows where it comes from"
+
+
+def print_bad_samples(error: BadSamplesError) -> None:
+    rows = [["" if value is None else str(value) for value in row] for row in error.rows]
+    pipeline.print_table(error.header, rows, sys.stderr)
+    if error.count > len(rows):
+        print(f"... and {error.count - len(rows):,} more", file=sys.stderr)

@@ -1,0 +1,135 @@
+"""What was noticed while a source was listed, and is said: what was left out, what was guessed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.sources.file_names import as_text, is_hidden, suffix_of
+from pipeline.sources.name_words import may_be_labels, may_be_sidecar
+from pipeline.storage.folders import is_folder, list_folder
+
+_SHOWN_EMPTY = 3
+
+
+@dataclass
+class Notes:
+    """What a reader says of the whole, besides the rows; it is filled while the rows come.
+
+    Attributes
+    ----------
+    files
+        What the `file` column counts.
+    ignored
+        Suffix -> how many files were no images.
+    examples
+        Suffix -> the first of these files.
+    tables
+        Some of these files that may hold labels.
+    sidecars
+        Suffix -> how many of these files may each be of one image.
+    empty
+        How many folders hold nothing.
+    first_empty
+        The first of these.
+    left_out
+        What else was left out, in words.
+    labels_from
+        Where the labels come from, in words, for a line with the numbers of splits and classes.
+    remarks
+        What else was decided, in words: on that line, or a line each.
+    unlabelled
+        There are no labels at all, and none are missing.
+    labels_are_text
+        Labels are names also where all of them look like numbers.
+    class_names
+        Where the input names its classes.
+    """
+
+    files: list[File] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    tables: list[bytes] = field(default_factory=list)
+    sidecars: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    first_empty: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    labels_from: str = ""
+    unlabelled: bool = False
+    labels_are_text: bool = False
+    class_names: tuple[str, ...] | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def ignore(self, path: bytes) -> None:
+        """Count a file that is no image."""
+        suffix = suffix_of(path)
+        self.ignored[suffix] += 1
+        self.examples.setdefault(suffix, as_text(path))
+        if len(self.tables) < MOST_TABLES and may_be_labels(path):
+            self.tables.append(path)
+        if may_be_sidecar(path):
+            self.sidecars[suffix] += 1
+
+    def take_labels_from(self, columns: Sequence[str]) -> None:
+        """Say which columns of a table hold the labels: one, or one for each class."""
+        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
+
+    def ignore_empty(self, folder: bytes) -> None:
+        """Count a folder that holds nothing."""
+        self.empty += 1
+        if len(self.first_empty) < _SHOWN_EMPTY:
+            self.first_empty.append(as_text(folder))
+
+
+def counted(notes: Notes) -> str:
+    """Return what was left out, in words: how many files of each suffix; a single one by name."""
+    parts = [
+        f"{count:,} {suffix or 'without suffix'}" if count > 1 else notes.examples[suffix]
+        for suffix, count in notes.ignored.most_common()
+    ]
+    if notes.empty:
+        more = ", ..." if notes.empty > len(notes.first_empty) else ""
+        folders = f"empty folder{'' if notes.empty == 1 else 's'}"
+        parts.append(f"{notes.empty:,} {folders} ({', '.join(sorted(notes.first_empty))}{more})")
+    return ", ".join([*parts, *notes.left_out])
+
+
+def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+    """Return what lies in folders beside the files of some suffixes, in words."""
+    notes = Notes()
+    for path in (path for paths in places.values() for path in paths):
+        # what has the suffix is not asked for: there may be very many
+        if not path.name.lower().endswith(tuple(suffixes)) and is_folder(path):
+            for name in map(os.fsencode, list_folder(path)):
+                if not as_text(name).lower().endswith(tuple(suffixes)) and not is_hidden(name):
+                    notes.ignore(name)
+    return counted(notes)
+
+
+MOST_TABLES = 100
+_SHOWN_COLUMNS = 60  # characters
+
+
+@dataclass(frozen=True)
+class File:
+    """An archive or file that samples lie in.
+
+    Attributes
+    ----------
+    root
+        Which of the reader's folders it lies in.
+    name
+        Below that folder.
+    stamp
+        Its size and time or tag: what changes when the file does.
+    """
+
+    root: int
+    name: str
+    stamp: str
