@@ -309,7 +309,7 @@ def test_demo_on_the_real_files_prints_the_articles_number(
 
 INTERRUPT = """
 import os, signal, sys, time
-from pipeline import job
+from pipeline.jobs import job
 from pipeline.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 original = job.EvaluatePartition.__call__

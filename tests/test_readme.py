@@ -70,7 +70,7 @@ def test_every_row_of_what_can_fail_is_pinned_by_a_test_that_exists():
     section = README.partition("## What can fail")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 20
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for row in rows:
         (name,) = re.findall(r"`(test_\w+)` \|$", row)
         assert re.search(rf"^def {name}\(", tests, re.MULTILINE), name

@@ -242,7 +242,7 @@ def _find_file(text: str, beside: Path | None) -> Path | None:
 
 def _files(beside: Path | None) -> Iterator[Path]:
     """Yield the files of clusters, those that win last."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / FOLDER
     folders = [installed if installed.is_dir() else package.parent / FOLDER]
     if beside is not None:

@@ -16,7 +16,7 @@ from pipeline.report.run import Run
 from pipeline.sources.catalog import open_dataset
 from pipeline.storage.manifest import IMAGES, kind_of
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _WORKFLOWS = (_PACKAGE.parent / "workflows", _PACKAGE / "workflows")
 _FASHION_JOBS = ("fashion_mnist_dress_vs_pullover", "fashion_mnist")
 

@@ -191,8 +191,8 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = run_arrays.open_prototypes(output / run_arrays.PROTOTYPES, digest)
-    fractions = found[[NUMERATOR.name, DENOMINATOR.name]].load()
+    found = run_arrays.read_prototypes(output / run_arrays.PROTOTYPES, digest)
+    fractions = found[[NUMERATOR.name, DENOMINATOR.name]]
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
             f"{output / run_arrays.PROTOTYPES}: was changed after it was written; remove "

@@ -211,6 +211,8 @@ def recognise(
     elif exists(path / COPY):
         raise IncompleteError(lost(path, kind))
     elif exists(path) and not _is_untouched(path):
+        if exists(path / MANIFEST) or exists(record):  # another process began it since
+            return recognise(path, kind, plan, successor, resume=resume)
         raise ConflictError(
             f"{path}: exists and is no {kind}; nothing in it was touched, "
             "choose another place or remove it"

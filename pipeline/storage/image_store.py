@@ -28,7 +28,7 @@ from pipeline.core.partitions import Layout, image_bytes
 from pipeline.core.paths import ABSENT, locate
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 from pipeline.storage.atomic import read_json
-from pipeline.storage.manifest import IMAGES, read_manifest
+from pipeline.storage.manifest import IMAGES, read_manifest, require_files
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
     create_array,
@@ -250,6 +250,8 @@ def open_images(
     path = locate(store, storage_options).absolute()
     manifest = read_manifest(path, IMAGES)
     require_split(manifest, split, path)
+    # metadata of another array may fit the files as well, and give them another meaning
+    require_files(path, manifest, [f"{name}/zarr.json" for name in array_names(split)])
     count = manifest["splits"][split]["count"]
     shard = manifest["splits"][split]["shard"]
     image, label = (  # samples beyond the manifest's are being added, and not there yet

@@ -90,6 +90,11 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
     return xr.Dataset(images, small, group_attributes(path))
 
 
+def read_prototypes(path: Path, digest: str) -> xr.Dataset:
+    """Read `prototypes.zarr` into memory, in this process: a cluster may have no worker by now."""
+    return open_prototypes(path, digest).compute(scheduler="synchronous")
+
+
 def _array(path: Path, name: str, expected: Expected | None) -> StoreArray:
     return StoreArray(path, name, _sample_axis(name), tuple((expected or {}).get(name, ())))
 

@@ -27,7 +27,7 @@ PARTITIONS = 60
 SLOW = """
 import sys, time
 from pathlib import Path
-from pipeline import steps
+from pipeline.jobs import evaluate_pass as steps
 from pipeline.cli import main
 original = steps.EvaluatePartition.__call__
 def slow(self, index):

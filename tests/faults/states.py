@@ -130,13 +130,15 @@ class Disturbed(RuleBasedStateMachine):
     @precondition(lambda self: self.begun and self.begun[0] == STORE and self.held)
     @rule(spec=_specs)
     def append_another(self, spec: int) -> None:
-        """While samples are being added others wait, or those are there already."""
+        """While samples are being added others wait, or those are there, or were not begun."""
         _, _, after = self.begun
         if spec in after:
             return
         _, refusal = self._call(partial(acts.ingest, spec, True))
-        if not refusal:  # all that was left of the other was to tidy up
-            self.held, self.begun = (*after, spec), None
+        if not refusal:  # all that was left of the other was to tidy up, or it had not begun
+            alone = (*self.held, spec)
+            is_alone = self._call(acts.checker(STORE, alone)) == ("", "")
+            self.held, self.begun = alone if is_alone else (*after, spec), None
         else:
             assert refusal.startswith("ConflictError"), refusal
 

@@ -496,9 +496,9 @@ def test_a_killed_process_is_resumed_and_ends_with_the_same_digest(tmp_path, und
         f"""\
 import os, signal
 import numpy as np
-from pipeline.cluster_settings import ClusterSettings
-from pipeline.config import make_images
-from pipeline.ingestion import ingest
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.job_settings import make_images
+from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import ArraySource, from_arrays
 
 class Deadly(ArraySource):

@@ -695,7 +695,8 @@ MEASURE = """
 import json, resource, sys
 import numpy as np
 import pipeline
-from pipeline.sources import Block, SplitInfo
+from pipeline.core.blocks import Block
+from pipeline.sources.protocol import SplitInfo
 
 class Made:
     "Images that exist only while they are read."

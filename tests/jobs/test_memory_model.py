@@ -32,7 +32,7 @@ MEASURE = """
 import json, sys
 import numpy as np
 import pipeline
-from pipeline.plan import plan_job
+from pipeline.jobs.plan import plan_job
 from pathlib import Path
 
 folder, given = Path(sys.argv[1]), json.loads(sys.argv[2])

@@ -280,7 +280,7 @@ def test_a_memory_that_nothing_fits_into_is_found_before_a_worker_is_asked_for(
     make_folder(here / "more", seed=1, splits={"train": 2})
     if kind == "shards":  # as if they were that large
         monkeypatch.setattr("pipeline.storage.image_store.image_bytes", lambda *_: 10**8)
-        monkeypatch.setattr("pipeline.repair.image_bytes", lambda *_: 10**8)
+        monkeypatch.setattr("pipeline.jobs.repair.image_bytes", lambda *_: 10**8)
     asked = ClusterSettings(**MEMORY[kind])
     call = {
         "verify": partial(pipeline.verify, store),
@@ -384,7 +384,7 @@ def test_a_cluster_that_is_not_to_be_had_is_refused_before_anything_is_listed(
         programs(name, 1, "no controller")
     monkeypatch.setenv("KUBECONFIG", str(here / "nothing"))
     monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
-    monkeypatch.setattr("pipeline.ingestion.open_source", pytest.fail)
+    monkeypatch.setattr("pipeline.ingestion.request.open_source", pytest.fail)
     call = {
         "verify": partial(pipeline.verify, store, repair=True, cluster=settings),
         "run": partial(pipeline.run_job, job(images="s.zarr", cluster=settings)),
@@ -451,7 +451,7 @@ def test_floats_that_are_measured_already_are_not_measured_to_be_compared(here):
 
 
 def test_settings_of_a_cluster_are_looked_at_before_anything_is_listed(here, monkeypatch):
-    monkeypatch.setattr("pipeline.ingestion.ingest.open_source", pytest.fail)
+    monkeypatch.setattr("pipeline.ingestion.request.open_source", pytest.fail)
     with pytest.raises(ConfigError, match="moon"):
         pipeline.ingest("set", cluster="moon")
     with pytest.raises(ConfigError, match="--profile"):
@@ -487,7 +487,7 @@ def test_a_finished_store_is_used_when_its_source_is_gone(here, monkeypatch, ima
 
 def test_a_run_lists_the_source_of_a_finished_store_no_second_time(here, monkeypatch):
     pipeline.run_job(here_job())
-    monkeypatch.setattr("pipeline.ingestion.ingest.open_source", pytest.fail)
+    monkeypatch.setattr("pipeline.ingestion.request.open_source", pytest.fail)
     monkeypatch.setattr("pipeline.jobs.preview.open_source", pytest.fail)
     pipeline.run_job(here_job())
     pipeline.forecast(here_job())
@@ -563,7 +563,8 @@ def temporary(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys, tempfile
-from pipeline import ingestion, opening
+from pipeline.ingestion import ingest, request
+from pipeline.sources import registry
 import pipeline
 def killed(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -573,16 +574,16 @@ def killed(*arguments, **keywords):
 
 
 @pytest.mark.parametrize(("patch", "command", "place"), [
-    ("ingestion.plan_source", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
+    ("request.plan_source", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work"),
     pytest.param(
-        "ingestion.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work",
+        "ingest.write_partitions", "pipeline.ingest('set', 's.zarr')", "s.zarr/.work",
         marks=pytest.mark.slow,
     ),
     pytest.param(
-        "ingestion.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work",
+        "request.plan_source", "pipeline.ingest('set', 'memory://b/s.zarr')", "data/.work",
         marks=pytest.mark.slow,
     ),
-    ("opening.release", "pipeline.open_source('set'); opening.release()", "data/.work"),
+    ("registry.release", "pipeline.open_source('set'); registry.release()", "data/.work"),
 ])  # fmt: skip
 def test_a_killed_process_leaves_its_listing_where_the_next_one_sweeps_it(
     here, temporary, monkeypatch, patch, command, place

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DEVICES, DEVICES_HERE, flat, labelled_blocks, oracle_sums
 
-from pipeline import kernels
 from pipeline.core.errors import ConfigError
 from pipeline.core.exact import Arithmetic, choose_arithmetic
 from pipeline.kernels import backends
@@ -371,8 +370,8 @@ def test_a_device_that_is_not_there_is_refused_with_the_cure():
 @pytest.mark.skipif(backends.has_cuda_driver(), reason="this machine has the CUDA driver")
 def test_auto_without_a_gpu_is_the_cpu_and_imports_no_torch():
     script = (
-        "import sys; from pipeline import kernels; "
-        "print(kernels.load('auto').device, 'torch' in sys.modules)"
+        "import sys; from pipeline.kernels import backends; "
+        "print(backends.load('auto').device, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["cpu", "False"], done.stderr
@@ -385,7 +384,7 @@ def test_a_device_that_torch_does_not_find_is_refused_with_the_cure(device):
 
 
 def test_auto_with_a_driver_but_no_device_is_the_cpu(monkeypatch):
-    monkeypatch.setattr(kernels, "has_cuda_driver", lambda: True)
+    monkeypatch.setattr(backends, "has_cuda_driver", lambda: True)
     monkeypatch.setattr("pipeline.kernels.torch.is_available", lambda device: device == "cpu")
     backends.load.cache_clear()
     try:

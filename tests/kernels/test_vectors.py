@@ -31,7 +31,7 @@ import sys
 import numpy as np
 from numba import njit
 from numba.core.registry import cpu_target
-from pipeline.exact import choose_arithmetic
+from pipeline.core.exact import choose_arithmetic
 from pipeline.kernels import cpu_distances as cpu
 from pipeline.kernels import vectors
 

@@ -36,8 +36,9 @@ from pipeline.storage.processes import Process, machine, this_process
 CHILD = """
 import sys
 from contextlib import ExitStack
-from pipeline import locks, places, processes
-from pipeline.errors import InUseError
+from pipeline.core import paths
+from pipeline.storage import locks, processes
+from pipeline.core.errors import InUseError
 if len(sys.argv) > 1:
     processes.machine = lambda: sys.argv[1]
     locks.BEAT_SECONDS = locks.REMOTE_BEAT_SECONDS = 0.05
@@ -47,9 +48,9 @@ for line in sys.stdin:
     said = []
     try:
         if verb == "take":
-            stack.enter_context(locks.held(places.locate(place), "run", said.append))
+            stack.enter_context(locks.held(paths.locate(place), "run", said.append))
         elif verb == "check":
-            locks.check(places.locate(place))
+            locks.check(paths.locate(place))
         else:
             stack.close()
         print("done", *said, flush=True)
@@ -380,7 +381,7 @@ def test_a_fork_does_not_give_back_what_its_parent_holds(tmp_path):
     script = f"""
 import os
 from pathlib import Path
-from pipeline import locks
+from pipeline.storage import locks
 folder = Path({str(tmp_path)!r})
 with locks.held(folder, "run"):
     child = os.fork()

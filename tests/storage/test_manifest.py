@@ -170,7 +170,7 @@ def test_no_lock_is_made_in_a_folder_that_is_refused(tmp_path, monkeypatch, what
         (path / "notes.txt").write_text("years of work")
     else:
         path.write_text("a file")
-    monkeypatch.setattr(manifest, "held", None)
+    monkeypatch.setattr(claims, "held", None)
     with pytest.raises(ConflictError), claimed(path, RUN, PLAN, print):
         pass
 
@@ -206,10 +206,10 @@ def test_a_folder_that_another_filled_between_two_looks_is_refused_or_complete(
 
         return slow
 
-    monkeypatch.setattr(manifest, "held", filled(PLAN))
+    monkeypatch.setattr(claims, "held", filled(PLAN))
     with claimed(tmp_path / "same", IMAGES, PLAN, print) as done:
         assert done is not None
-    monkeypatch.setattr(manifest, "held", filled(PLAN | {"step": 1}))
+    monkeypatch.setattr(claims, "held", filled(PLAN | {"step": 1}))
     with pytest.raises(ConflictError), claimed(tmp_path / "other", IMAGES, PLAN, print):
         pass
     assert not list(tmp_path.rglob(".lock*"))

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.core import paths
 from pipeline.core.errors import DamagedError, RemoteError
-from pipeline.storage import atomic, blobs, folders, retries, shards
+from pipeline.storage import atomic, blobs, folders, retries, shard_files, shards
 
 DTYPES = ["uint8", "uint16", "int32", "int64", "float64"]
 
@@ -189,7 +189,7 @@ def remote(monkeypatch):
         asked.append((start, stop))
         return blobs.read_bytes(place, start, stop)
 
-    monkeypatch.setattr(shards, "read_bytes", read_bytes)
+    monkeypatch.setattr(shard_files, "read_bytes", read_bytes)
     yield path, asked
     folders.remove_tree(path)
 
@@ -277,7 +277,9 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed_remotely(tmp_path, remote, row
 def test_an_answer_that_is_too_short_is_noticed(tmp_path, remote, rows_read, monkeypatch):
     _, rows, _ = upload(tmp_path, remote[0], shape=(8, 30), chunk=2, shard=8)
     for kept in (0, 3, 30):
-        monkeypatch.setattr(shards, "read_bytes", lambda *at, n=kept: blobs.read_bytes(*at)[:n])
+        monkeypatch.setattr(
+            shard_files, "read_bytes", lambda *at, n=kept: blobs.read_bytes(*at)[:n]
+        )
         with pytest.raises(DamagedError, match=r"cannot be read|its file is empty"):
             rows.read(0, rows_read)
 
