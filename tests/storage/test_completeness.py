@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import dask
 import pyarrow.parquet as pq
 import pytest
 from sources_for_tests import NAMES, make_arrays
@@ -229,3 +230,24 @@ def test_prototypes_of_equal_means_and_other_deviations_have_other_names(run):
         for mark in "ab"
     )
     assert one != two
+
+
+@pytest.mark.parametrize("other", ["y", "x", "image"])
+def test_metadata_of_another_array_in_the_place_of_labels_is_missed(other, images):
+    """Its chunks may fit the files of the labels, which would be read as something else."""
+    shutil.copyfile(images / f"test/{other}/zarr.json", images / "train/label/zarr.json")
+    with pytest.raises(DamagedError, match=r"train/label/zarr\.json: was changed"):
+        pipeline.open_images(images, "train")
+    pipeline.open_images(images, "test").load()
+    pipeline.verify(images, repair=True)
+    pipeline.open_images(images, "train").load()
+
+
+def test_what_a_job_reads_of_its_prototypes_asks_no_cluster(run):
+    def no_worker(*_, **__):
+        raise AssertionError("a cluster was asked")
+
+    digest = pipeline.open_run(run).manifest["digests"]["prototypes"]
+    with dask.config.set(scheduler=no_worker):
+        found = run_arrays.read_prototypes(run / run_arrays.PROTOTYPES, digest)
+        assert found["numerator"].values.shape == (3, 4, 3)

@@ -215,6 +215,26 @@ def test_a_folder_that_another_filled_between_two_looks_is_refused_or_complete(
     assert not list(tmp_path.rglob(".lock*"))
 
 
+def test_a_folder_that_another_begins_between_two_looks_is_not_somebody_elses(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "s"
+    looked, record = [], path / manifest.WORK / "plan.json"
+
+    def slow(place):
+        there = exists(place)
+        if place == record and not looked:
+            looked.append(place)  # not there yet; now another begins, and writes its first array
+            start(path, IMAGES, PLAN)
+            (path / "zarr.json").write_text("{}")
+        return there
+
+    exists = claims.exists
+    monkeypatch.setattr(claims, "exists", slow)
+    assert claims.recognise(path, IMAGES, PLAN) is None
+    assert looked == [record]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'"text"'])
 def test_a_plan_that_cannot_be_read_is_damage_with_its_place(tmp_path, content):
     start(tmp_path / "s", IMAGES, PLAN)
