@@ -40,6 +40,9 @@ from pipeline.printing import (
 
 _HERE = ("threads", "local", "gpus")
 
+Output = Annotated[str | None, Parameter(name=["--output", "-o"])]
+Override = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())]
+
 app = App(
     name="pixsim",
     help="Pixel similarity: how far does the simplest possible model get on an image set?",
@@ -74,15 +77,13 @@ def ingest(
     source: str,
     /,
     *,
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    output: Output = None,
     append: Annotated[bool, Parameter(negative=())] = False,
     only: str | None = None,
     shard: int | None = None,
     cluster: str | None = None,
     profile: Path | None = None,
-    override: Annotated[
-        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
-    ] = None,
+    override: Override = None,
 ) -> None:
     """Write an image set as a chunked Zarr store.
 
@@ -153,12 +154,10 @@ def run(
     job: Path,
     /,
     *,
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    output: Output = None,
     cluster: str | None = None,
     profile: Path | None = None,
-    override: Annotated[
-        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
-    ] = None,
+    override: Override = None,
     resume: bool = True,
 ) -> None:
     """Run a job file, or what is left of it.
@@ -188,11 +187,9 @@ def plan(
     job: Path,
     /,
     *,
-    output: Annotated[str | None, Parameter(name=["--output", "-o"])] = None,
+    output: Output = None,
     cluster: str | None = None,
-    override: Annotated[
-        list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())
-    ] = None,
+    override: Override = None,
 ) -> None:
     """Show what a job will read, write and take, without reading a pixel.
 
@@ -211,13 +208,7 @@ def plan(
 
 
 @app.command
-def show(
-    path: str,
-    /,
-    *,
-    grid: Path | None = None,
-    split: str | None = None,
-) -> None:
+def show(path: str, /, *, grid: Path | None = None, split: str | None = None) -> None:
     """Show what a store or a run holds.
 
     Parameters

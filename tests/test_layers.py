@@ -21,6 +21,7 @@ ORDER = (
     "report", "jobs",
 )  # fmt: skip
 TOP = {"terminal", "printing", "cli"}
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 
 # the rooms or modules that import a library
 ONLY_IN = {
@@ -108,6 +109,16 @@ def test_no_modules_of_a_room_import_each_other_in_a_circle(room):
     if room == "kernels":  # it loads the device that is asked for
         graph["kernels.backends"] = set()
     TopologicalSorter(graph).prepare()
+
+
+def test_no_module_and_no_function_is_too_long_to_read():
+    for name, path in modules().items():
+        text = path.read_text()
+        assert text.count("\n") <= LONGEST_MODULE, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= LONGEST_FUNCTION, f"{name}: {node.name}"
 
 
 def test_the_command_line_goes_through_the_public_names():

@@ -9,7 +9,7 @@ says that they are, so that a finish that is cut short anywhere can go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pipeline.core.errors import DamagedError
 from pipeline.core.partitions import PartitionTable
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
+from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import image_store
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.durability import flush_tree
@@ -59,10 +60,8 @@ def good_templates(
 
 def compact(
     path: Path,
-    identity: str,
-    create: Callable[[Path], None],
+    plan: IngestPlan,
     templates: Mapping[str, image_store.SplitTemplate],
-    planned: PartitionTable,
     found: Tally,
     executor: Executor,
     reporter: Reporter,
@@ -73,14 +72,10 @@ def compact(
     ----------
     path
         The store that is being made; all its partitions are written.
-    identity
-        Of the plan.
-    create
-        Makes the empty arrays without bad samples at a place.
+    plan
+        By which they were written.
     templates
         What its splits hold in the end; see `good_templates`.
-    planned
-        The partitions as written.
     found
         Which of their samples are good.
     executor, reporter
@@ -91,9 +86,10 @@ def compact(
     The fingerprints of the files of the arrays.
     """
     place, replaced = path / WORK / "compact", path / WORK / "replaced"
+    identity, planned = plan.identity, plan.table
     if not is_compacted(path, identity):
         remove_tree(replaced)  # of a plan that was changed since
-        create(place)
+        image_store.create_images(place, plan.attributes, templates, plan.encoding)
         shards = tuple((n, t.count, t.layout.shard) for n, t in templates.items())
         table = PartitionTable(shards)
         token = Token(path / WORK, identity, "leave out bad samples")

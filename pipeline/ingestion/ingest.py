@@ -58,9 +58,8 @@ def ingest(
         A source object; a text, such as a name of the catalog, a path or a URL; or a mapping of
         settings, see `ImageSettings`.
     output
-        The folder or URL of the store; default, for all but source objects: `default_store`. Where
-        it holds the same image set already, nothing is done; where it holds a part of it, the
-        rest is added.
+        The folder or URL of the store; default, for all but source objects: `default_store`. What
+        it holds of the same image set is kept, and the rest added.
     shard_samples
         Samples per shard; default: a few MB's worth.
     cluster
@@ -68,11 +67,9 @@ def ingest(
     reporter
         Told of the progress.
     append
-        Whether to add the samples to the image set at `output`, all of them or none. Splits and
-        classes that it does not have become its last ones.
+        Whether to add the samples to the store, all of them or none; new splits and classes last.
     max_bad
-        How many samples may be left out because they cannot be used, or a share such as `1%`;
-        default: what the settings say, else none.
+        How many bad samples may be left out, or a share such as `1%`; default: as set, else none.
     storage_options
         fsspec's options for `output`, where it is a URL; default: those of the source.
     profile
@@ -85,13 +82,13 @@ def ingest(
     Raises
     ------
     SourceError, ShapeError, LabelError
-        Where the source is not what it should be. The store stays without manifest.
+        Where the source is not what it should be.
     BadSamplesError
         Where more samples cannot be used than the settings allow; says which.
     ConflictError
         Where the folder holds something else.
     InUseError
-        Where another process makes the store, or adds to it.
+        Where another process fills it.
     """
     work = make_request(source, output, shard_samples, storage_options, max_bad)
     listener = reporter or SilentReporter()
@@ -99,9 +96,7 @@ def ingest(
         if append:
             return _append(work, executor, listener)
         claims.require_place(work.path)
-        if _is_left(work, listener):
-            return work.path
-        return _fill(work, work.path, executor, listener)
+        return work.path if _is_left(work, listener) else _fill_there(work, executor, listener)
 
 
 def _is_left(work: Request, reporter: Reporter) -> bool:

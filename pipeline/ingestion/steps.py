@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +158,7 @@ def finish(
         templates = good_templates(plan.templates, found)
         if not any(template.count for template in templates.values()):
             raise SourceError(f"{path}: none of {found.total:,} samples can be used")
-        store_of = partial(
-            image_store.create_images,
-            attributes=plan.attributes,
-            splits=templates,
-            encoding=plan.encoding,
-        )
-        fingerprints = compact(
-            path, plan.identity, store_of, templates, plan.table, found, executor, reporter
-        )
+        fingerprints = compact(path, plan, templates, found, executor, reporter)
     write_samples(path, plan.table, found)
     counts = {name: template.count for name, template in templates.items()}
     hashes = (part.records["sha256"][part.good] for part in parts)

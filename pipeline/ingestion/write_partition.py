@@ -30,6 +30,7 @@ from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
 from pipeline.storage.sample_tables import (
+    part_notes,
     part_path,
     read_part,
     write_part,
@@ -103,9 +104,8 @@ class IngestPartition:
             self.path, partition.split, partition.start, block.images, block.labels
         )
         splits = [name for name, _, _ in self.table.splits]
-        write_part(
-            part, partition, block, records, splits, self.source.class_names, self.identity, written
-        )
+        notes = part_notes(self.identity, block, records, written)
+        write_part(part, partition, block, records, splits, self.source.class_names, notes)
         return True
 
     def _is_done(self, partition: Partition, part: Path) -> bool:

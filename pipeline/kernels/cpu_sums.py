@@ -66,12 +66,12 @@ def _add_images(
     order: Int64Array,
     edges: Int64Array,
     first: int,
-    total: npt.NDArray[np.uint32],
-    total_squares: npt.NDArray[Any],
+    totals: tuple[npt.NDArray[np.uint32], npt.NDArray[Any]],
     sums: Int64Array,
     squares: Int64Array,
 ) -> None:
-    """Add up the pixels from `first` on, as many as `total` holds; squares where wanted."""
+    """Add up the pixels from `first` on, as many as `totals` hold, and their squares."""
+    total, total_squares = totals
     last = first + len(total)
     nothing = np.zeros(len(total), images.dtype)
     for position in range(len(sums)):
@@ -114,7 +114,7 @@ def class_sums(
         for first in range(start * tile, min(stop * tile, pixels), tile):
             width = min(tile, pixels - first)
             total, total_squares = np.empty(width, np.uint32), np.empty(width, word)
-            _add_images(rows, order, edges, first, total, total_squares, sums, squares)
+            _add_images(rows, order, edges, first, (total, total_squares), sums, squares)
 
     in_ranges(threads, -(-pixels // tile), add)
     counts += np.diff(edges)

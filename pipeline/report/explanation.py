@@ -109,13 +109,8 @@ def explain(
     images, labels = image_store.read_images(opened.images, split, sample, sample + 1)
     prototypes = opened.prototypes
     metrics = tuple(opened.manifest["settings"]["metrics"])
-    reference = make_reference(
-        prototypes[NUMERATOR.name].values,
-        prototypes[DENOMINATOR.name].values,
-        str(images.dtype),
-        content["full_scale"],
-        "cpu",
-    )
+    fractions = prototypes[NUMERATOR.name].values, prototypes[DENOMINATOR.name].values
+    reference = make_reference(*fractions, str(images.dtype), content["full_scale"], "cpu")
     distances = distances_block(images, reference, metrics)
     selection = select_classes(content["class_names"], opened.manifest["class_names"])
     rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))

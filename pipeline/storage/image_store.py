@@ -31,6 +31,7 @@ from pipeline.storage.atomic import read_json
 from pipeline.storage.manifest import IMAGES, read_manifest, require_files
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
+    ArrayTemplate,
     create_array,
     create_group,
     grow_array,
@@ -107,9 +108,7 @@ def create_images(
         create_group(path, attributes, split)
         chunk, shard = template.layout.chunk, template.layout.shard
         dims = pixel_dims(template.shape)
-        create_array(
-            path,
-            f"{split}/{IMAGE.name}",
+        images = ArrayTemplate(
             (SAMPLE, *dims),
             (template.count, *template.shape),
             template.dtype,
@@ -117,9 +116,7 @@ def create_images(
             shards=(shard, *template.shape),
             attributes=IMAGE.attributes | {"coordinates": LABEL.name} | dict(encoding or {}),
         )
-        create_array(
-            path,
-            f"{split}/{LABEL.name}",
+        labels = ArrayTemplate(
             LABEL.dims,
             (template.count,),
             "int32",
@@ -127,6 +124,8 @@ def create_images(
             fill_value=-1,
             attributes=LABEL.attributes,
         )
+        create_array(path, f"{split}/{IMAGE.name}", images)
+        create_array(path, f"{split}/{LABEL.name}", labels)
         for dim, size in zip(dims, template.shape, strict=True):
             write_array(path, f"{split}/{dim}", (dim,), np.arange(size, dtype=np.int32), {})
 

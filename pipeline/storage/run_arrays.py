@@ -34,6 +34,7 @@ from pipeline.storage.folders import remove_tree
 from pipeline.storage.inventory import group_attributes
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
+    ArrayTemplate,
     consolidate,
     create_array,
     create_group,
@@ -114,9 +115,7 @@ def create_distances(
     while step % inner:
         inner -= 1
     create_group(path, {})
-    create_array(
-        path,
-        DISTANCE.name,
+    template = ArrayTemplate(
         DISTANCE.dims,
         (len(metrics), total, classes),
         "float64",
@@ -126,6 +125,7 @@ def create_distances(
         attributes=DISTANCE.attributes | {"coordinates": f"label split {CLASS_CODE.name}"},
         compressed=False,  # distances are nearly incompressible
     )
+    create_array(path, DISTANCE.name, template)
     meanings = {"flag_values": list(range(len(splits))), "flag_meanings": " ".join(splits)}
     attributes: dict[str, Mapping[str, Any]] = {
         SAMPLE: {"long_name": "sample index in its split"},
@@ -134,7 +134,8 @@ def create_distances(
     }
     for name in PER_SAMPLE:
         dtype = "int64" if name == SAMPLE else "int32"
-        create_array(path, name, (SAMPLE,), (total,), dtype, (step,), None, -1, attributes[name])
+        template = ArrayTemplate((SAMPLE,), (total,), dtype, (step,), None, -1, attributes[name])
+        create_array(path, name, template)
     write_array(path, METRIC, (METRIC,), list(metrics), {})
     write_array(path, CLASS, (CLASS,), list(class_names), {})
     write_array(path, CLASS_CODE.name, (CLASS,), class_codes, CLASS_CODE.attributes)

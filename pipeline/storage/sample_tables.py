@@ -47,8 +47,7 @@ def write_part(
     records: npt.NDArray[Any],
     splits: Sequence[str],
     class_names: Sequence[str],
-    identity: str,
-    fingerprints: Sequence[str],
+    notes: Mapping[str, str],
 ) -> None:
     """Write the table of a partition.
 
@@ -64,18 +63,32 @@ def write_part(
         [sample]; label and hash of each sample, of dtype `SAMPLE_RECORD`.
     splits, class_names
         All names of splits and classes.
+    notes
+        What `part_notes` returns.
+    """
+    tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
+
+
+def part_notes(
+    identity: str, block: Block, records: npt.NDArray[Any], fingerprints: Sequence[str]
+) -> dict[str, str]:
+    """Return what the table of a partition says of itself.
+
+    Parameters
+    ----------
     identity
         Of the plan that the table belongs to.
+    block, records
+        As `write_part` takes them.
     fingerprints
         Of the files of images and labels that were written.
     """
-    notes = {
+    return {
         "identity": identity,
         "digest": records_digest(records),
         "fingerprints": " ".join(fingerprints),
         "remarks": str(len(block.remarks)),
     }
-    tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
 
 
 def _columns(

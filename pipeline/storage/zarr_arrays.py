@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,34 +63,41 @@ def _drop_torn(document: Path) -> None:
         pass
 
 
-def create_array(
-    path: Path,
-    name: str,
-    dims: Sequence[str],
-    shape: tuple[int, ...],
-    dtype: Any,
-    chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None = None,
-    fill_value: Any = 0,
-    attributes: Mapping[str, Any] | None = None,
-    compressed: bool = True,
-) -> zarr.Array[Any]:
+@dataclass(frozen=True)
+class ArrayTemplate:
+    """All that the metadata of an array says: what it is made from, and compared with."""
+
+    dims: Sequence[str]
+    shape: tuple[int, ...]
+    dtype: Any
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+    fill_value: Any = 0
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    compressed: bool = True
+
+    def as_zarr(self) -> dict[str, Any]:
+        """Return the arguments of `zarr.create_array`."""
+        return {
+            "shape": self.shape,
+            "dtype": self.dtype,
+            "chunks": tuple(max(1, size) for size in self.chunks),
+            "shards": self.shards,
+            "fill_value": self.fill_value,
+            "compressors": (_codec(self.dtype), _CHECKSUM) if self.compressed else (_CHECKSUM,),
+            "dimension_names": tuple(self.dims),
+            "attributes": dict(self.attributes),
+        }
+
+
+def create_array(path: Path, name: str, template: ArrayTemplate) -> zarr.Array[Any]:
     """Create an empty array, unless a run that was cut short already did; return it.
 
     One that differs in anything that its metadata says (shape, dtype, chunks, shards, codecs, fill
     value, names of dimensions, attributes), or that cannot be opened, is of a plan that was changed
     since, or of a machine that failed, and removed.
     """
-    wanted = {
-        "shape": shape,
-        "dtype": dtype,
-        "chunks": tuple(max(1, size) for size in chunks),
-        "shards": shards,
-        "fill_value": fill_value,
-        "compressors": (_codec(dtype), _CHECKSUM) if compressed else (_CHECKSUM,),
-        "dimension_names": tuple(dims),
-        "attributes": dict(attributes or {}),
-    }
+    wanted = template.as_zarr()
     with storage_errors(path):
         root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
         found = _find(path, name)
@@ -130,7 +138,8 @@ def write_array(
     fill: Any = "" if names else 0
     rows = len(array) if names else _rows_a_chunk(array)
     chunks = (rows, *array.shape[1:])
-    target = create_array(path, name, dims, array.shape, dtype, chunks, None, fill, attributes)
+    template = ArrayTemplate(dims, array.shape, dtype, chunks, None, fill, attributes)
+    target = create_array(path, name, template)
     if names:
         array = array.astype(object)
     for start in range(0, len(array), max(rows, 1)):

@@ -26,6 +26,7 @@ from pipeline.execution.progress import SilentReporter
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage import image_store, manifest, zarr_arrays
 from pipeline.storage.image_content import digest_images
+from pipeline.storage.zarr_arrays import ArrayTemplate
 
 SHARD = 8
 ARRAY = {
@@ -56,7 +57,7 @@ class Heard(SilentReporter):
 def filled(path):
     """An array with a shard in it; return the file of the shard."""
     zarr_arrays.create_group(path, {})
-    zarr_arrays.create_array(path, "a", **ARRAY)
+    zarr_arrays.create_array(path, "a", ArrayTemplate(**ARRAY))
     zarr_arrays.write_shard(path, "a", 0, 0, np.ones((4, 3), np.uint8))
     (file,) = (item for item in (path / "a" / "c").rglob("*") if item.is_file())
     return file
@@ -64,18 +65,18 @@ def filled(path):
 
 def test_an_array_that_is_the_same_is_kept_with_what_is_in_it(tmp_path):
     file = filled(tmp_path / "s")
-    zarr_arrays.create_array(tmp_path / "s", "a", **ARRAY)
+    zarr_arrays.create_array(tmp_path / "s", "a", ArrayTemplate(**ARRAY))
     assert file.exists()
 
 
 @pytest.mark.parametrize("key", ARRAY)
 def test_an_array_that_differs_in_anything_is_made_anew(tmp_path, key):
     file = filled(tmp_path / "s")
-    zarr_arrays.create_array(tmp_path / "s", "a", **ARRAY | {key: OTHERS[key]})
+    zarr_arrays.create_array(tmp_path / "s", "a", ArrayTemplate(**ARRAY | {key: OTHERS[key]}))
     assert not file.exists()
     new = json.loads((tmp_path / "s/a/zarr.json").read_text())
     zarr_arrays.create_group(tmp_path / "t", {})
-    zarr_arrays.create_array(tmp_path / "t", "a", **ARRAY | {key: OTHERS[key]})
+    zarr_arrays.create_array(tmp_path / "t", "a", ArrayTemplate(**ARRAY | {key: OTHERS[key]}))
     assert new == json.loads((tmp_path / "t/a/zarr.json").read_text())
 
 
@@ -85,7 +86,7 @@ def test_metadata_that_a_power_cut_left_torn_is_made_anew(tmp_path, document, to
     filled(tmp_path / "s")
     (tmp_path / "s" / document).write_text(torn)
     zarr_arrays.create_group(tmp_path / "s", {"full_scale": 255})
-    zarr_arrays.create_array(tmp_path / "s", "a", **ARRAY)
+    zarr_arrays.create_array(tmp_path / "s", "a", ArrayTemplate(**ARRAY))
     assert zarr.open_group(tmp_path / "s", mode="r")["a"].shape == (12, 3)
 
 
@@ -102,7 +103,8 @@ def test_no_values_are_cast_or_stretched_to_be_written(tmp_path, kind, axis):
     zarr_arrays.create_group(tmp_path, {})
     turned = (lambda pair: pair) if axis == 0 else (lambda pair: pair[::-1])
     shape, chunks, shards = turned((12, 3)), turned((2, 3)), turned((4, 3))
-    zarr_arrays.create_array(tmp_path, "a", ("p", "q"), shape, "uint8", chunks, shards)
+    template = ArrayTemplate(("p", "q"), shape, "uint8", chunks, shards)
+    zarr_arrays.create_array(tmp_path, "a", template)
     values = WRONG[kind] if axis == 0 else np.ascontiguousarray(WRONG[kind].T)
     if kind == "one axis" and axis:
         values = np.ones((3, 4, 1), np.uint8)
