@@ -191,8 +191,7 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    found = run_arrays.read_prototypes(output / run_arrays.PROTOTYPES, digest)
-    fractions = found[[NUMERATOR.name, DENOMINATOR.name]]
+    fractions = run_arrays.read_fractions(output / run_arrays.PROTOTYPES, digest)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
             f"{output / run_arrays.PROTOTYPES}: was changed after it was written; remove "
@@ -201,7 +200,7 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     return make_reference(
         fractions[NUMERATOR.name].values,
         fractions[DENOMINATOR.name].values,
-        str(found.attrs["pixel_dtype"]),
-        int(found.attrs["full_scale"]),
+        str(fractions.attrs["pixel_dtype"]),
+        int(fractions.attrs["full_scale"]),
         device,
     )

@@ -308,7 +308,7 @@ def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> No
 
 def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    found = run_arrays.read_prototypes(plan.output / run_arrays.PROTOTYPES, fitted)
+    found = run_arrays.read_fractions(plan.output / run_arrays.PROTOTYPES, fitted)
     fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

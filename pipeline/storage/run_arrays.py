@@ -91,9 +91,13 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
     return xr.Dataset(images, small, group_attributes(path))
 
 
-def read_prototypes(path: Path, digest: str) -> xr.Dataset:
-    """Read `prototypes.zarr` into memory, in this process: a cluster may have no worker by now."""
-    return open_prototypes(path, digest).compute(scheduler="synchronous")
+def read_fractions(path: Path, digest: str) -> xr.Dataset:
+    """Read the exact fractions of `prototypes.zarr`: numerators, denominators and image counts.
+
+    They are read in this process: a cluster may have no worker by now.
+    """
+    names = (NUMERATOR.name, DENOMINATOR.name, COUNT.name)
+    return open_prototypes(path, digest)[list(names)].compute(scheduler="synchronous")
 
 
 def _array(path: Path, name: str, expected: Expected | None) -> StoreArray:

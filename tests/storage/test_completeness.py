@@ -249,5 +249,5 @@ def test_what_a_job_reads_of_its_prototypes_asks_no_cluster(run):
 
     digest = pipeline.open_run(run).manifest["digests"]["prototypes"]
     with dask.config.set(scheduler=no_worker):
-        found = run_arrays.read_prototypes(run / run_arrays.PROTOTYPES, digest)
+        found = run_arrays.read_fractions(run / run_arrays.PROTOTYPES, digest)
         assert found["numerator"].values.shape == (3, 4, 3)
