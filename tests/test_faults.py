@@ -114,6 +114,7 @@ def test_a_request_that_fails_once_is_asked_again_and_nothing_is_seen_of_it(
     step = 5 if full else 401
     found = fail_each(stage, each_operation(stage, step, seed % step, PASSING))
     assert not found.wrong, "\n".join(found.wrong)
+    assert not found.errors, "\n".join(found.errors)
     assert found.ends["completed"] == found.ends.total() > 0
     figure(f"{name}: a request fails once", f"{found.ends.total():,} completed")
 

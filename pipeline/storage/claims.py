@@ -208,16 +208,27 @@ def recognise(
             return None
         if begun["kind"] != kind or successor is None or not successor.follows(begun):
             raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
-    elif exists(path / COPY):
-        raise IncompleteError(lost(path, kind))
-    elif exists(path) and not _is_untouched(path):
-        if exists(path / MANIFEST) or exists(record):  # another process began it since
-            return recognise(path, kind, plan, successor, resume=resume)
-        raise ConflictError(
-            f"{path}: exists and is no {kind}; nothing in it was touched, "
-            "choose another place or remove it"
-        )
+    elif not _is_free(path, kind):
+        return recognise(path, kind, plan, successor, resume=resume)
     return None
+
+
+def _is_free(path: Path, kind: str) -> bool:
+    """Refuse what is neither finished nor begun and holds anything.
+
+    False where another process began it since it was looked at, so that it is to be looked at anew.
+    """
+    was_finished = exists(path / COPY)
+    if not was_finished and (not exists(path) or _is_untouched(path)):
+        return True
+    if exists(path / MANIFEST) or exists(path / WORK / "plan.json"):
+        return False
+    if was_finished:
+        raise IncompleteError(lost(path, kind))
+    raise ConflictError(
+        f"{path}: exists and is no {kind}; nothing in it was touched, "
+        "choose another place or remove it"
+    )
 
 
 def could_hold(path: Path, kind: str) -> bool:
@@ -232,8 +243,8 @@ def could_hold(path: Path, kind: str) -> bool:
         return True
     record = path / WORK / "plan.json"
     if not exists(record):
-        recognise(path, kind, {})
-    elif _read_record(record, path)["kind"] != kind:
+        return not _is_free(path, kind) and could_hold(path, kind)
+    if _read_record(record, path)["kind"] != kind:
         raise ConflictError(conflict(path, kind, {}, {}))
     return False
 

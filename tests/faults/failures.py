@@ -21,9 +21,10 @@ LASTING = ((errno.EIO, True),)
 
 @dataclass
 class Failures:
-    """How runs with a failing operation ended, and what was wrong then or later."""
+    """How runs with a failing operation ended, with which errors, and what was wrong later."""
 
     ends: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -50,8 +51,10 @@ def fail_each(stage: Stage, faults: Iterable[Fault]) -> Failures:
     def attempt(fault: Fault) -> None:
         (outcome,), wrong = stage.play(fault)
         found.ends["completed" if outcome.code == 0 else "clear error"] += 1
+        where = "" if fault.operation is None else stage.operations[fault.operation]
+        if outcome.code:
+            found.errors.append(f"{fault} at {where}: {outcome.text}")
         if wrong:
-            where = "" if fault.operation is None else stage.operations[fault.operation]
             found.wrong.append(f"{fault} at {where}: {wrong}")
 
     in_turns(attempt, faults)

@@ -215,8 +215,12 @@ def test_a_folder_that_another_filled_between_two_looks_is_refused_or_complete(
     assert not list(tmp_path.rglob(".lock*"))
 
 
+@pytest.mark.parametrize("look", [
+    lambda path: claims.recognise(path, IMAGES, PLAN) is None,
+    lambda path: not claims.could_hold(path, IMAGES),
+])  # fmt: skip
 def test_a_folder_that_another_begins_between_two_looks_is_not_somebody_elses(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, look
 ):
     path = tmp_path / "s"
     looked, record = [], path / manifest.WORK / "plan.json"
@@ -231,7 +235,7 @@ def test_a_folder_that_another_begins_between_two_looks_is_not_somebody_elses(
 
     exists = claims.exists
     monkeypatch.setattr(claims, "exists", slow)
-    assert claims.recognise(path, IMAGES, PLAN) is None
+    assert look(path)
     assert looked == [record]
 
 
