@@ -28,14 +28,17 @@ class ObjectFolder(AbstractFileSystem):
     def __init__(self, folder: str, **options: Any) -> None:
         super().__init__(**options)
         self._folder = Path(folder).absolute()
-        self._folder.mkdir(exist_ok=True)
 
     def _file(self, key: str) -> Path:
         return self._folder / quote(self._strip_protocol(key), safe="")
 
     def _keys(self, prefix: str = "") -> list[str]:
-        names = (file.name for file in self._folder.iterdir() if not file.name.startswith(_ASIDE))
-        return sorted(key for key in map(unquote, names) if key.startswith(prefix))
+        try:
+            names = [file.name for file in self._folder.iterdir()]
+        except FileNotFoundError:  # nothing was put yet: to open a store is no request
+            return []
+        keys = (unquote(name) for name in names if not name.startswith(_ASIDE))
+        return sorted(key for key in keys if key.startswith(prefix))
 
     def cat_file(self, path: str, start: Any = None, end: Any = None, **_: Any) -> bytes:
         return self._file(path).read_bytes()[start:end]
@@ -43,6 +46,7 @@ class ObjectFolder(AbstractFileSystem):
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         if mode == "create" and self._file(path).exists():
             raise FileExistsError(path)
+        self._folder.mkdir(exist_ok=True)
         aside = self._folder / f"{_ASIDE}{os.getpid()}-{next(_number)}"
         aside.write_bytes(value)
         aside.replace(self._file(path))
