@@ -1,11 +1,8 @@
-"""Where things lie: folders and files of this machine, or of an object store behind a URL.
+"""Paths of this machine and of object stores behind URLs, as users write them.
 
-A local place is a `pathlib.Path`, a remote one an fsspec path (`universal_pathlib`), annotated as
-`Path` too; the functions here do the same for both. What opens a remote place (keys, tokens,
-endpoints) travels with it, is never written anywhere, and is blotted out of every message.
-
-Whole operations on a remote place are tried again, with growing pauses, where the answer was a
-failure that may pass; beside that, fsspec's file systems try single requests again themselves.
+A local path is a `pathlib.Path`, a remote one an fsspec path (`universal_pathlib`), annotated as
+`Path` too. What opens a remote one (keys, tokens, endpoints) travels with it, is never written
+anywhere, and is removed from every message. No request is made here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One task in several threads: equal ranges at once, or reading ahead of what is used.
 
-A task's share of the cores is small and known (see `cluster`), its loops leave the GIL, and
+A task's share of the cores is small and known (see `workers`), its loops leave the GIL, and
 what they write does not overlap, so a plain pool does. numba's own threads would not: its portable
 threading layer may not be entered by two tasks at once.
 """

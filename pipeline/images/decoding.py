@@ -97,7 +97,7 @@ def decode(
     expected
         Shape and dtype that the image must have after the conversion; None: any.
     torchvision
-        Whether torchvision decodes JPEG, where it can, else Pillow; see `decoders`.
+        Whether torchvision decodes JPEG, where it can, else Pillow; see `decoder_choice`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""JPEG: decoded by Pillow or by torchvision, whichever a job has chosen; see `decoders`.
+"""JPEG: decoded by Pillow or by torchvision, whichever a job has chosen; see `decoder_choice`.
 
 torchvision takes three quarters of Pillow's time, and leaves more of it to other threads. The
 header of a file with anything unusual is read by Pillow; CMYK is decoded by it too, and so is

@@ -63,7 +63,7 @@ class FitPartition:
     selection
         The classes.
     device, threads
-        As for `kernels.load`.
+        As for `backends.load`.
     tile
         The first pixel, and the one after the last.
     histograms

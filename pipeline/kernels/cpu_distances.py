@@ -78,7 +78,7 @@ class _Fractions:
 def prepare(
     numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic
 ) -> _Digits | _Fractions:
-    """Bring prototypes into the form that the loops read; see `kernels.Prepare`."""
+    """Bring prototypes into the form that the loops read; see `backends.Prepare`."""
     if arithmetic.name != "digits":
         limbs = split_prototypes(numerators, denominators)
         parts = (numerators, *limbs, np.maximum(denominators, 1))
@@ -224,7 +224,7 @@ def _l1_numerators(
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: _Digits | _Fractions) -> Int64Array:
-    """Sum absolute differences to each prototype; see `kernels.L1Numerators`."""
+    """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
     rows = np.ascontiguousarray(images)
     result = np.empty((len(rows), len(prototypes.denominators)), np.int64)
     if isinstance(prototypes, _Digits):
@@ -254,7 +254,7 @@ def _dot_products(images: npt.NDArray[Any], factors: npt.NDArray[Any], result: I
 def dot_products(
     images: npt.NDArray[Any], prototypes: _Digits | _Fractions
 ) -> tuple[Int64Array, Int64Array]:
-    """Multiply with each prototype's two limbs; see `kernels.DotProducts`."""
+    """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
     rows = np.ascontiguousarray(images)
     wholes, rests = np.empty((2, len(rows), len(prototypes.denominators)), np.int64)
     if isinstance(prototypes, _Digits):
@@ -297,7 +297,7 @@ def _wide_squared_norms(images: npt.NDArray[Any], result: Int64Array) -> None:
 
 
 def squared_norms(images: npt.NDArray[Any]) -> Int64Array:
-    """Sum the squares of each image's pixels; see `kernels.SquaredNorms`."""
+    """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
     rows = np.ascontiguousarray(images)
     result = np.empty(len(rows), np.int64)
     norms = _squared_norms if rows.dtype == np.uint8 else _wide_squared_norms

@@ -100,7 +100,7 @@ def class_sums(
     *,
     threads: int = 1,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Sum the images of each class and their squares; see `kernels.ClassSums`."""
+    """Sum the images of each class and their squares; see `backends.ClassSums`."""
     rows, pixels = np.ascontiguousarray(images), images.shape[1]
     order, edges = _by_class(positions, classes)
     if into is None:
@@ -222,7 +222,7 @@ def histograms(
     *,
     threads: int = 1,
 ) -> npt.NDArray[np.uint32]:
-    """Count the values of each pixel in each class; see `kernels.Histograms`."""
+    """Count the values of each pixel in each class; see `backends.Histograms`."""
     rows, pixels = np.ascontiguousarray(images), images.shape[1]
     order, edges = _by_class(positions, classes)
     counts = np.zeros((classes, pixels, 256), np.uint32) if into is None else into
@@ -262,7 +262,7 @@ def _select_ranks(
 def select_ranks(
     counts: npt.NDArray[np.uint32], ranks: Int64Array
 ) -> tuple[npt.NDArray[np.uint8], Int64Array]:
-    """Find the value of each rank; see `kernels.SelectRanks`."""
+    """Find the value of each rank; see `backends.SelectRanks`."""
     values, rest = np.zeros(ranks.shape, np.uint8), np.zeros(ranks.shape, np.int64)
     _select_ranks(counts, ranks, values, rest)
     return values, rest

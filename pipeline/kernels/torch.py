@@ -110,7 +110,7 @@ def class_sums(
     *,
     device: str,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Sum the images of each class and their squares; see `kernels.ClassSums`."""
+    """Sum the images of each class and their squares; see `backends.ClassSums`."""
     # one row more takes the images that are left out
     sums = torch.zeros((2, classes + 1, images.shape[1]), dtype=torch.int64, device=device)
     rows = np.where(positions < 0, classes, positions).astype(np.int64)
@@ -137,7 +137,7 @@ def histograms(
     *,
     device: str,
 ) -> npt.NDArray[np.uint32]:
-    """Count the values of each pixel in each class; see `kernels.Histograms`."""
+    """Count the values of each pixel in each class; see `backends.Histograms`."""
     pixels = images.shape[1]
     # one place more takes the values that are left out
     counts = torch.zeros(classes * pixels * 256 + 1, dtype=torch.int64, device=device)
@@ -187,7 +187,7 @@ class _OnDevice:
 def prepare(
     numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic, *, device: str
 ) -> _OnDevice:
-    """Bring prototypes to the device; see `kernels.Prepare`."""
+    """Bring prototypes to the device; see `backends.Prepare`."""
     total = torch.float64 if arithmetic.total_dtype == np.float64 else torch.int64
     if device.startswith("mps"):
         total = torch.int64  # Apple's devices have no float64; int64 holds whatever it would
@@ -202,7 +202,7 @@ def prepare(
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array:
-    """Sum absolute differences to each prototype; see `kernels.L1Numerators`."""
+    """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
     shape = len(images), len(prototypes.denominators)
     result = torch.empty(shape, dtype=torch.int64, device=prototypes.device)
     kind = prototypes.numerators.dtype
@@ -216,7 +216,7 @@ def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array
 
 
 def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64Array, Int64Array]:
-    """Multiply with each prototype's two limbs; see `kernels.DotProducts`."""
+    """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
     limbs = prototypes.limbs
     result = torch.empty((len(images), len(limbs)), dtype=torch.int64, device=limbs.device)
     for place, batch in _batches(images, prototypes.device):
@@ -232,7 +232,7 @@ def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
-    """Sum the squares of each image's pixels; see `kernels.SquaredNorms`."""
+    """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
     result = torch.empty(len(images), dtype=torch.int64, device=device)
     for place, batch in _batches(images, device):
         result[place] = batch.to(torch.int64).square_().sum(dim=1)

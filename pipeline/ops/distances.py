@@ -73,7 +73,7 @@ class Reference:
     full_scale
         The pixel value that counts as 1.
     device
-        As for `kernels.load`.
+        As for `backends.load`.
     """
 
     prepared: Any

@@ -67,7 +67,7 @@ def class_sums_block(
     selection
         The classes to sum.
     device
-        As for `kernels.load`.
+        As for `backends.load`.
     first
         The sample index of the first image, for messages.
     threads

@@ -49,7 +49,7 @@ class ConvertedSource:
 
     @property
     def encoding(self) -> Mapping[str, float]:
-        """What pixel values mean, where the source says so; see `packing`."""
+        """What pixel values mean, where the source says so; see `quantize`."""
         found: Mapping[str, float] = getattr(self.source, "encoding", {})
         return found
 

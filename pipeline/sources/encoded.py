@@ -133,7 +133,7 @@ class EncodedSource:
         return dataclasses.replace(self, listing=folder)
 
     def chosen_decoders(self, like: Mapping[str, Any] | None = None) -> Decoders:
-        """Choose what is to decode its images; `like` as `decoders.choose` takes it."""
+        """Choose what is to decode its images; `like` as `decoder_choice.choose` takes it."""
         return choose(self.jpeg_pixels, self.conversion.resize is not None, like)
 
     def decoded_by(self, decoders: Decoders | None) -> EncodedSource:

@@ -39,7 +39,7 @@ class FolderReader:
     split
         The name of the split where neither the job nor the folders tell one.
     doubts
-        Whether to refuse what is implausible, see `tree_doubts`.
+        Whether to refuse what is implausible, see `folder_checks`.
     """
 
     places: Mapping[str | None, Sequence[Path]]

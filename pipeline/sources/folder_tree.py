@@ -1,6 +1,6 @@
 """Puts image files of folders and archives in order: `SPLIT/CLASS/FILE` or `CLASS/FILE`.
 
-Which of the two it is can only be told when every name is known (see `tree_layout`), and so can
+Which of the two it is can only be told when every name is known (see `folder_layout`), and so can
 the order. The names wait in an SQLite database without a file name, which is private and goes to
 the temporary folder where it outgrows a few megabytes: ten million names need no memory.
 """

@@ -152,7 +152,7 @@ def decoded(
         Its provenance in a plan that was begun: what that recorded is taken, also where that is
         nothing; default: they are chosen now.
     base
-        The provenance of images that these are added to; see `decoders.choose`.
+        The provenance of images that these are added to; see `decoder_choice.choose`.
     """
     if not isinstance(source, EncodedSource):
         return source

@@ -76,7 +76,7 @@ class TarReader:
     fields
         Which members of the samples of webdataset matter.
     doubts
-        Whether to refuse what is implausible, see `tree_doubts`.
+        Whether to refuse what is implausible, see `folder_checks`.
     """
 
     places: Mapping[str | None, Sequence[Path]]

@@ -8,7 +8,7 @@ a fraction of that on several. A worker on another machine that shares the folde
 sent what it wrote when it closed the file. Object stores keep whole what they have taken.
 
 What takes the place of a file that a manifest vouches for already is flushed before it does, see
-`files.settle`.
+`atomic.settle`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Requests to remote storage: tried again, with growing pauses, where a failure may pass."""
+"""Retries of requests to remote storage: with growing pauses, where a failure may be transient.
+
+Whole operations are retried; beside that, fsspec's file systems retry single requests themselves.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Labelled arrays in chunked files: Zarr v3, whole shards, every chunk checked.
 
-The only module that knows Zarr, beside `objects`, which lets it write to remote places. It adds
+Creating and writing them; `store_array` reads them, `zarr_stores` lets Zarr write to URLs. It adds
 what Zarr leaves to its users:
 
 - every chunk carries crc32c, and every chunk is written, also when it holds nothing but the

@@ -1,8 +1,8 @@
 """Zarr's keys as the objects of a remote place, and as the files of a local folder.
 
-Zarr has a store for fsspec's file systems. The one here goes through `places`: a request that fails
-for a while is tried again, listings are never those of yesterday, and no error shows a key. The one
-for local folders puts chunks aside where `files.sweep` finds what a killed writer left.
+Zarr has a store for fsspec's file systems. The one here goes through `retries`: a request that
+fails for a while is retried, listings are never stale, and no error shows a key. The one for
+local folders writes chunks aside where `atomic.sweep` finds what a killed writer left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.storage.atomic import aside_of, settle
 
 
 class FolderStore(LocalStore):
-    """The files below a local folder; each is put aside as `files.aside_of` says, then renamed."""
+    """The files below a local folder; each is put aside as `atomic.aside_of` says, then renamed."""
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
