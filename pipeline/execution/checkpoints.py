@@ -14,7 +14,7 @@ Each partition is counted exactly once, for two reasons.
    each file by itself, whoever wrote it, when, and how often: a task that ran twice, a worker that
    was given up and wrote all the same, an earlier try with more workers or fewer.
 2. What is added up has no number twice and misses none. Where accumulators are small, a piece is
-   named by the range that its task is to count, and used by no other task (`checkpointed_sum`). Where
+   named by the range that its task is to count, used by no other task (`checkpointed_sum`). Where
    they are large, `find` chooses pieces whose numbers are disjoint, and what is left to count is
    their complement. A piece that took in another one overlaps with it, so at most one of the two
    is chosen, whether or not the older one was removed.
