@@ -36,6 +36,7 @@ ONLY_IN = {
     "llvmlite": {"kernels.vectors"},
     "numcodecs": {"storage.shards"},
     "google_crc32c": {"storage.shards"},
+    "imagecodecs": {"images"},
     "PIL": {"images", "report", "sources.torchvision_splits"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
@@ -43,8 +44,6 @@ ONLY_IN = {
 }  # fmt: skip
 # what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
-    "images.conversion": {"torchvision.transforms.v2"},
-    "images.jpeg": {"torch", "torchvision.io"},
     "images.box_formats": {"PIL.AvifImagePlugin"},
 }
 

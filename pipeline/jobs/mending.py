@@ -25,7 +25,7 @@ from pipeline.core.partitions import Layout
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.images.decoder_choice import difference
+from pipeline.images.decoders import difference, installed
 from pipeline.ingestion.append import stored_hashes
 from pipeline.ingestion.duplicates import DUPLICATES, write_duplicates
 from pipeline.ingestion.ingest import make_store
@@ -245,7 +245,7 @@ def _mend_partitions(
             stack.callback(release, opened)
             ready = packed(opened, images, executor.map, segments[number]["provenance"])
             if isinstance(ready, EncodedSource):
-                ready = ready.decoded_by(ready.chosen_decoders(segments[number]["provenance"]))
+                ready = ready.decoded_by(installed())
                 ready = with_listing_in(ready, listing_place(path) / str(number))
             sources[number] = ready
         token = Token(path.absolute() / manifest.WORK, claims.identity(content), "repair")

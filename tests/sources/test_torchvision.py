@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, WRONG_SIZE
 from pipeline.core.errors import ConfigError, LabelError, SourceError
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders
+from pipeline.images.decoders import Decoders
 from pipeline.sources import torchvision
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
