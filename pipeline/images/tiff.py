@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import imagecodecs
@@ -23,6 +22,7 @@ from PIL import ExifTags, TiffImagePlugin
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.images.headers import (
     GREYS,
+    ORIENTATIONS,
     Header,
     Opened,
     RefusedError,
@@ -30,7 +30,7 @@ from pipeline.images.headers import (
     check_pixels,
     lift_pixel_limit,
     make_header,
-    refusal,
+    refusing,
     turned,
 )
 
@@ -51,6 +51,8 @@ _ALPHA = 2  # which is not multiplied into the colours
 
 # What imagecodecs raises, the last where libtiff finds no directory.
 _FAILURES = (RuntimeError, ValueError, IndexError)
+# What Pillow says, in parts, of kinds of pixels that it does not know.
+_UNKNOWN_KIND = ("unknown pixel mode", "samples per pixel")
 
 Tags = TiffImagePlugin.ImageFileDirectory_v2
 
@@ -59,23 +61,16 @@ def open_tiff(data: bytes, max_pixels: int) -> Opened:
     """Read the directory of the first page of a TIFF file."""
     page, several = _first_page(data)
     tags = _read_tags(page)
-    width, height = tags[_TAG.ImageWidth], tags[_TAG.ImageLength]
-    check_pixels(width, height, max_pixels)
-    plain = _is_plain(tags)
-    if not plain:
-        _check_kind(tags)
+    size = tags[_TAG.ImageWidth], tags[_TAG.ImageLength]
+    check_pixels(*size, max_pixels)
+    image = None if _is_plain(tags) else _open_by_pillow(page, tags)
     _check_parts(tags, len(data), max_pixels)
     turn = tags.get(_TAG.Orientation, 1)
-    turn = turn if turn in range(1, 9) else 1
-    if plain:
-        channels, wide = 3 if _photometric(tags) == _RGB else 1, max(_bits(tags)) > 8
-        header = make_header((width, height), channels, "uint16" if wide else "uint8", turn)
-        return Opened(header, lambda: _pixels(page, tags, header, turn), several)
-    image = _open_by_pillow(page)
-    wide = image.mode.startswith("I;16")
-    channels = 1 if wide or image.mode in GREYS else 3
-    header = make_header((width, height), channels, "uint16" if wide else "uint8", turn)
-    return Opened(header, lambda: _load_by_pillow(page, tags, header, image), several)
+    turn = turn if turn in ORIENTATIONS else 1
+    wide = max(_bits(tags)) > 8
+    grey = _photometric(tags) != _RGB if image is None else wide or image.mode in GREYS
+    header = make_header(size, 1 if grey else 3, "uint16" if wide else "uint8", turn)
+    return Opened(header, lambda: _pixels(page, tags, header, turn, image), several)
 
 
 def _read_tags(page: bytes) -> Tags:
@@ -135,40 +130,6 @@ def _check_tags(data: bytes, form: str, start: int, count: int) -> int:
     return end
 
 
-def _is_plain(tags: Tags) -> bool:
-    """Tell whether libtiff gives grey or RGB of 8 or 16 bits as they lie in the file."""
-    colours = 3 if _photometric(tags) == _RGB else 1
-    extra = tags.get(_TAG.SamplesPerPixel, 1) - colours
-    return (
-        _photometric(tags) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-        and (extra == 0 or (extra == 1 and tags.get(_TAG.ExtraSamples, (_ALPHA,)) == (_ALPHA,)))
-        and set(_bits(tags)) in ({8}, {16})
-        and set(tags.get(_TAG.SampleFormat, (_UNSIGNED,))) == {_UNSIGNED}
-        and tags.get(_TAG.FillOrder, 1) == 1
-        and tags.get(_TAG.Compression, 1) not in _JPEGS
-    )
-
-
-def _check_kind(tags: Tags) -> None:
-    """Raise `RefusedError` where Pillow would not keep the values that a file holds."""
-    if _photometric(tags) == _LAB:
-        raise RefusedError(UNREADABLE, "the TIFF has LAB colours; convert the images to RGB")
-    bits = _bits(tags)
-    if tags.get(_TAG.SampleFormat, (_UNSIGNED,))[0] == _FLOAT:
-        raise RefusedError(
-            UNREADABLE,
-            f"the TIFF has floats of {max(bits)} bits, expected whole numbers; convert the images "
-            "to .npy, whose floats are packed into 16 bits",
-        )
-    grey = len(bits) == 1 and _photometric(tags) == _BLACK_IS_ZERO
-    if max(bits) > (16 if grey else 8) or (max(bits) > 8 and _is_signed(tags)):
-        raise RefusedError(
-            UNREADABLE,
-            f"the TIFF has {' '.join(map(str, bits))} bits a pixel, expected up to 8, or 16 of "
-            f"grey or RGB without sign; {_CURE}",
-        )
-
-
 def _photometric(tags: Tags) -> int:
     return int(tags.get(_TAG.PhotometricInterpretation, _WHITE_IS_ZERO))
 
@@ -177,8 +138,29 @@ def _bits(tags: Tags) -> tuple[int, ...]:
     return tuple(tags.get(_TAG.BitsPerSample, (1,)))
 
 
-def _is_signed(tags: Tags) -> bool:
-    return set(tags.get(_TAG.SampleFormat, (_UNSIGNED,))) != {_UNSIGNED}
+def _formats(tags: Tags) -> set[int]:
+    return set(tags.get(_TAG.SampleFormat, (_UNSIGNED,)))
+
+
+def _is_plain(tags: Tags) -> bool:
+    """Tell whether libtiff gives grey or RGB of 8 or 16 bits as they lie in the file."""
+    colours = 3 if _photometric(tags) == _RGB else 1
+    extra = tags.get(_TAG.SamplesPerPixel, 1) - colours
+    return (
+        _photometric(tags) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+        and (extra == 0 or (extra == 1 and tags.get(_TAG.ExtraSamples, (_ALPHA,)) == (_ALPHA,)))
+        and set(_bits(tags)) in ({8}, {16})
+        and _formats(tags) == {_UNSIGNED}
+        and tags.get(_TAG.FillOrder, 1) == 1
+        and tags.get(_TAG.Compression, 1) not in _JPEGS
+    )
+
+
+def _is_kept_by_pillow(tags: Tags) -> bool:
+    """Tell whether Pillow gives the values of a file, and not the upper 8 bits of them."""
+    grey = len(_bits(tags)) == 1 and _photometric(tags) == _BLACK_IS_ZERO
+    most = 16 if grey and _formats(tags) == {_UNSIGNED} else 8
+    return max(_bits(tags)) <= most
 
 
 def _check_parts(tags: Tags, size: int, max_pixels: int) -> None:
@@ -212,46 +194,54 @@ def _check_parts(tags: Tags, size: int, max_pixels: int) -> None:
         )
 
 
-def _pixels(page: bytes, tags: Tags, header: Header, turn: int) -> npt.NDArray[Any]:
-    """Let libtiff decode a page, and Pillow where that fails and it would keep the values."""
-    cut_down = header.dtype == "uint16" and (header.channels, _photometric(tags)) != (1, 1)
-    with _refusing(tags, len(page)), suppress(*(() if cut_down else _FAILURES)):
-        return turned(_decoded(page, tags, header), turn)
-    return _load_by_pillow(page, tags, header)
+def _open_by_pillow(page: bytes, tags: Tags) -> TiffImagePlugin.TiffImageFile:
+    """Let Pillow open a page.
 
-
-def _open_by_pillow(page: bytes) -> TiffImagePlugin.TiffImageFile:
+    Raises
+    ------
+    RefusedError
+        Where it does not know the kind of pixels, or would not keep their values.
+    """
+    bits = " ".join(map(str, _bits(tags)))
+    if _photometric(tags) == _LAB:
+        raise RefusedError(UNREADABLE, "the TIFF has LAB colours; convert the images to RGB")
+    if _FLOAT in _formats(tags):
+        raise RefusedError(
+            UNREADABLE,
+            f"the TIFF has floats of {bits} bits, expected whole numbers; convert the images to "
+            ".npy, whose floats are packed into 16 bits",
+        )
     try:
-        return TiffImagePlugin.TiffImageFile(io.BytesIO(page))
+        image = TiffImagePlugin.TiffImageFile(io.BytesIO(page))
     except SyntaxError as error:
-        if "unknown pixel mode" not in str(error):
+        if not any(words in str(error) for words in _UNKNOWN_KIND):
             raise
-        detail = f"the TIFF has other channels than grey, RGB, CMYK or a palette; {_CURE}"
-        raise RefusedError(UNREADABLE, detail) from None
+        image = None
+    if image is None or not _is_kept_by_pillow(tags):
+        raise RefusedError(
+            UNREADABLE,
+            f"the TIFF has {bits} bits a pixel, expected grey or colours of up to 8, or grey or "
+            f"RGB of 16 without sign; {_CURE}",
+        )
+    return image
 
 
-def _load_by_pillow(
-    page: bytes, tags: Tags, header: Header, image: TiffImagePlugin.TiffImageFile | None = None
+def _pixels(
+    page: bytes,
+    tags: Tags,
+    header: Header,
+    turn: int,
+    image: TiffImagePlugin.TiffImageFile | None,
 ) -> npt.NDArray[Any]:
-    """Return the pixels, which Pillow turns by the orientation itself."""
-    with _refusing(tags, len(page)):
-        image = image or _open_by_pillow(page)
+    """Decode a page, by libtiff where Pillow has not opened it."""
+    with refusing(lambda _: _cut_off(tags, len(page))):
+        if image is None:
+            with suppress(*(_FAILURES if _is_kept_by_pillow(tags) else ())):
+                return turned(_decoded(page, tags, header), turn)
+            image = _open_by_pillow(page, tags)
         lift_pixel_limit(header.width * header.height)
-        image.load()
+        image.load()  # which turns it
         return as_grey_or_colour(image, header.channels)
-
-
-@contextmanager
-def _refusing(tags: Tags, size: int) -> Iterator[None]:
-    """Say why pixels cannot be used; where their strips end beyond the file, it was cut off."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        end = _end_of_parts(tags)
-        if end > size:
-            detail = f"the TIFF is truncated: its image ends at byte {end:,} of {size:,}"
-            raise RefusedError(TRUNCATED, detail) from None
-        raise refusal(error) from None
 
 
 def _decoded(page: bytes, tags: Tags, header: Header) -> npt.NDArray[Any]:
@@ -269,12 +259,14 @@ def _decoded(page: bytes, tags: Tags, header: Header) -> npt.NDArray[Any]:
     return ~image if _photometric(tags) == _WHITE_IS_ZERO else image
 
 
-def _end_of_parts(tags: Tags) -> int:
-    """Return where in the file the last strip or tile ends; 0 where that is not said."""
+def _cut_off(tags: Tags, size: int) -> str:
+    """Say so where the last strip or tile ends beyond a file of `size` bytes."""
     for offsets, lengths in (
         (_TAG.StripOffsets, _TAG.StripByteCounts),
         (_TAG.TileOffsets, _TAG.TileByteCounts),
     ):
         if offsets in tags and lengths in tags:
-            return max(map(sum, zip(tags[offsets], tags[lengths], strict=False)), default=0)
-    return 0
+            end = max(map(sum, zip(tags[offsets], tags[lengths], strict=False)), default=0)
+            if end > size:
+                return f"the TIFF is truncated: its image ends at byte {end:,} of {size:,}"
+    return ""

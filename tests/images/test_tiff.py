@@ -54,7 +54,7 @@ TO_NPY = "convert the images to .npy, whose floats are packed into 16 bits"
             5,
             (16, 16, 16, 16),
             1,
-            "16 16 16 16 bits a pixel, expected up to 8, or 16 of grey or RGB without sign",
+            "16 16 16 16 bits a pixel, expected grey or colours of up to 8, or grey or RGB of 16",
         ),
         (3, (16,), 1, TO_PNG),
         (2, (16, 16, 16), 2, TO_PNG),
