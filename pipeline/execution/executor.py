@@ -8,11 +8,10 @@ twice, so what it writes must come out the same.
 from __future__ import annotations
 
 import importlib
-import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,17 +24,7 @@ import numpy.typing as npt
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
 from pipeline.core.exact import Int64Array
-from pipeline.core.ranges import size_of
-from pipeline.execution import signals
-from pipeline.execution.checkpointed_sum import (
-    AddPartition,
-    Batch,
-    Lane,
-    batch_blocks,
-    lane_blocks,
-    share_out,
-)
-from pipeline.execution.checkpoints import Checkpoints
+from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
 from pipeline.execution.compute import PREFIX, compute_here, compute_there, one_task
 from pipeline.execution.launchers import dashboard_link
 from pipeline.execution.memory import peak_memory
@@ -49,7 +38,7 @@ from pipeline.execution.workers import (
     remote_workers,
     require_cluster,
 )
-from pipeline.ops.reduction import LARGE_BYTES, add_up
+from pipeline.ops.reduction import add_up
 
 PartitionFunction = Callable[[int], Any]
 
@@ -76,15 +65,8 @@ class Executor(Protocol):
         """Return what the function returns, in order; small values only."""
         ...
 
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        """Return an int64 array of `shape` to which the function added every partition.
+    def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
+        """Return an int64 array of `kept.shape` to which the function added every partition.
 
         `kept` holds what an earlier try counted, and is given what this one counts.
         """
@@ -100,38 +82,36 @@ _listeners: dict[str, Callable[[int], None]] = {}
 
 @dataclass(frozen=True)
 class _Task:
-    """Calls the function for one block and tells the client that it is done."""
+    """Calls a function for one block; the function tells how many partitions are done."""
 
-    function: PartitionFunction
+    function: Callable[[int, Tell], Any]
     count: int
     topic: str
 
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
-        boxed = np.empty(1, object)
         with one_task(travels=self.topic not in _listeners):
-            boxed[0] = self.function(self.count - 1 - block_id[0])
-        _tell(self.topic)
+            found = self.function(self.count - 1 - block_id[0], partial(_tell, self.topic))
+        if isinstance(found, np.ndarray):
+            return found
+        boxed = np.empty(1, object)
+        boxed[0] = found
         return boxed
 
 
 @dataclass(frozen=True)
-class _Watch:
-    """Watches over tasks that add, as `_Task` does over its own."""
+class _Told:
+    """Has one partition be done once a function returns."""
 
-    topic: str
+    function: PartitionFunction
 
-    def task(self) -> AbstractContextManager[None]:
-        return one_task(travels=self.topic not in _listeners)
-
-    def tell(self, partitions: int) -> None:
-        _tell(self.topic, partitions)
-
-    def ends(self) -> bool:
-        return signals.is_requested()
+    def __call__(self, index: int, tell: Tell) -> Any:
+        found = self.function(index)
+        tell(1)
+        return found
 
 
-def _tell(topic: str, partitions: int = 1) -> None:
+def _tell(topic: str, partitions: int) -> None:
     """Say that some are done: to this process's listener, or to the client of its scheduler."""
     listener = _listeners.get(topic)
     if listener is not None:
@@ -140,9 +120,15 @@ def _tell(topic: str, partitions: int = 1) -> None:
         importlib.import_module("distributed").get_worker().log_event(topic, partitions)
 
 
-def _blocks(task: _Task) -> da.Array:
+def _blocks(task: _Task, shape: tuple[int, ...] | None = None) -> da.Array:
+    """Return what a task returns for each number, lazily: anything, or integers of a shape."""
+    dtype: Any = object if shape is None else np.int64
     return da.map_blocks(
-        task, name=task.topic, chunks=((1,) * task.count,), dtype=object, meta=np.empty(0, object)
+        task,
+        name=f"{task.topic}-{uuid.uuid4().hex}",
+        chunks=((1,) * task.count, *((size,) for size in shape or ())),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(shape or ())), dtype),
     )
 
 
@@ -163,42 +149,23 @@ class _DaskExecutor:
         return self.layout.threads_for(count)
 
     def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
-        if not count:
-            return []
         with self._listening(phase) as topic:
-            return list(self.compute(_blocks(_Task(function, count, topic))))[::-1]
+            return self._map(_Task(_Told(function), count, topic))
 
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        if not count:
-            return np.zeros(shape, np.int64)
+    def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
+        if not kept.partitions:
+            return np.zeros(kept.shape, np.int64)
+        tasks = CheckpointedSum(function, kept, self.layout.at_once)
         with self._listening(phase) as topic:
-            watch = _Watch(topic)
-            if 8 * math.prod(shape) > LARGE_BYTES:
-                pieces = kept.find(count) if kept else []
-                if pieces:
-                    phase.advance(sum(size_of(piece.numbers) for piece in pieces))
-                copies, shares = (
-                    self.client is not None,
-                    share_out(count, self.layout.at_once, pieces),
-                )
-                lanes = [
-                    Lane(function, watch, shape, kept, f"{topic}-{lane}", given, numbers, copies)
-                    for lane, (given, numbers) in enumerate(shares)
-                ]
-                blocks = lane_blocks(lanes, topic)
-            else:
-                size = kept.every if kept else 1
-                blocks = batch_blocks(Batch(function, watch, shape, count, size, kept), topic)
+            if tasks.saves:
+                self._map(_Task(tasks.save, kept.batches, topic))
+            blocks = _blocks(_Task(tasks.add, tasks.shares, topic), kept.shape)
             # delayed, since dask copies an array of one block before it hands it over
             total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
             return total
+
+    def _map(self, task: _Task) -> list[Any]:
+        return list(self.compute(_blocks(task)))[::-1] if task.count else []
 
     def peak_memory(self) -> int | None:
         if self.client is None:
@@ -344,15 +311,8 @@ class _Deferred:
     def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
         return self._opened.map(function, count, phase) if count else []
 
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        return self._opened.add(function, count, shape, phase, kept)
+    def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
+        return self._opened.add(function, kept, phase)
 
     def peak_memory(self) -> int | None:
         return self._opened.peak_memory()

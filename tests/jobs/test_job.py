@@ -760,8 +760,8 @@ def test_only_small_values_travel_between_tasks(images, tmp_path, monkeypatch):
     original_add = executor._DaskExecutor.add
     monkeypatch.setattr(
         executor._DaskExecutor, "add",
-        lambda self, task, count, shape, *rest: added.append((count, shape))
-        or original_add(self, task, count, shape, *rest),
+        lambda self, task, kept, phase: added.append((kept.partitions, kept.shape))
+        or original_add(self, task, kept, phase),
     )  # fmt: skip
     run(images, tmp_path / "run")
     assert returned == [True, True]

@@ -250,12 +250,13 @@ def test_a_task_asks_storage_a_few_times_only(tmp_path, called, monkeypatch):
 
 def test_sums_are_not_kept_for_a_pass_that_is_over():
     folder = locate("memory://late-sums/run")
-    kept = Checkpoints(folder, "this pass", (2, 3), 1)
-    kept.begin()
-    kept.save("a", ((0, 1),), np.ones((2, 3), np.int64))
-    assert kept.find(4)
+    kept = Checkpoints(folder, "this pass", (2, 3), 4, 1)
+    kept.token.issue()
+    kept.save("a", np.ones((2, 3), np.int64))
+    assert kept.has("a")
     remove_tree(folder)
-    kept.save("a", ((0, 1),), np.ones((2, 3), np.int64))
+    with pytest.raises(StoreError):
+        kept.save("a", np.ones((2, 3), np.int64))
     assert files_below(folder) == []
 
 
