@@ -13,7 +13,7 @@ of NumPy with one array, whose name is a digest of everything that decides the s
 included) and the range of the batch; its CRC-32 is compared before a sum is used. A file that is
 torn, damaged, or belongs elsewhere is as good as none: the batch is counted again.
 
-What is written is at most an eighth of the pixels that are read, or 64 MiB; see `batch_size`.
+What is written is at most a sixteenth of the pixels that are read, or 16 MiB; see `batch_size`.
 Where not even one file for each task would stay within that, nothing is saved.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,9 @@ ALL = "all"
 """The name of the sum of all partitions."""
 
 # Files may take this share of the bytes of the pixels that are read, or so many bytes.
-_SHARE, _FREE_BYTES = 8, 64 * 2**20
+_SHARE, _FREE_BYTES = 16, 16 * 2**20
 # Integers that are read at a time.
-_BLOCK = 2**17
+_BLOCK = 2**20
 
 
 def batch_size(partitions: int, sum_bytes: int, read_bytes: int) -> int:
@@ -65,8 +66,8 @@ def batch_size(partitions: int, sum_bytes: int, read_bytes: int) -> int:
 
     Returns
     -------
-    The least number with which the files of all batches stay within an eighth of the pixels, or
-    within 64 MiB where that is more; more than there are partitions where not even one file does.
+    The least number with which the files of all batches stay within a sixteenth of the pixels, or
+    within 16 MiB where that is more; more than there are partitions where not even one file does.
     """
     files = max(read_bytes // _SHARE, _FREE_BYTES) // max(sum_bytes, 1)
     return max(1, ceil_div(partitions, files)) if files else partitions + 1
@@ -161,7 +162,7 @@ class Checkpoints:
     def add(self, name: str, total: Int64Array) -> bool:
         """Add a saved sum to a total, in C order; False where its file cannot be used.
 
-        It is read twice, block by block: checked, then added.
+        One of several blocks is read twice, block by block: checked, then added.
 
         Raises
         ------
@@ -170,12 +171,11 @@ class Checkpoints:
         """
         flat = total.reshape(-1)
         try:
-            for _ in self._blocks(name):
-                pass
+            last = deque(self._blocks(name), maxlen=1)
         except Exception:  # what damaged bytes raise has no end
             return False
         try:
-            for part, block in self._blocks(name):
+            for part, block in last if flat.size <= _BLOCK else self._blocks(name):
                 flat[part] += block
         except Exception as error:
             raise DamagedError(
