@@ -25,10 +25,16 @@ from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
 from pipeline.core.exact import Int64Array
 from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
-from pipeline.execution.compute import PREFIX, compute_here, compute_there, one_task
+from pipeline.execution.compute import (
+    PREFIX,
+    compute_here,
+    compute_there,
+    one_task,
+    profiled,
+    refuse_profile,
+)
 from pipeline.execution.launchers import dashboard_link
 from pipeline.execution.memory import peak_memory
-from pipeline.execution.profiling import profiled, refuse_profile
 from pipeline.execution.progress import SILENT, Phase, Reporter, SilentReporter
 from pipeline.execution.workers import (
     Workers,

@@ -24,8 +24,13 @@ import dask.config
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import ClusterError, ConfigError
-from pipeline.execution.dask_config import LOOPBACK, load, worker_arguments, worker_prologue
-from pipeline.execution.kubernetes_spec import cluster_spec
+from pipeline.execution.dask_config import (
+    LOOPBACK,
+    cluster_spec,
+    load,
+    worker_arguments,
+    worker_prologue,
+)
 
 CONNECT_SECONDS = 30
 _KEEP_SECONDS = 30.0
@@ -77,7 +82,7 @@ def open_processes(
     """Start worker processes on this machine; `pinned` holds the GPU of each."""
     distributed = importlib.import_module("distributed")
     # workers leave signals to this process
-    preload = [*dask.config.get("distributed.worker.preload"), "pipeline.execution.worker_signals"]
+    preload = [*dask.config.get("distributed.worker.preload"), "pipeline.execution.signals"]
     options = {
         "nthreads": settings.threads_per_worker, "memory_limit": memory, "preload": preload,
         "host": LOOPBACK, "silence_logs": logging.ERROR, "dashboard": False,

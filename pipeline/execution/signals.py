@@ -118,6 +118,16 @@ def stop_on_signals() -> Iterator[None]:
         _requested.clear()
 
 
+def dask_setup(_: object) -> None:
+    """Ignore the signals that drain a job, in a worker process that dask preloads this module in.
+
+    Ctrl-C at a terminal, and a batch system that ends a job, send their signal to every process of
+    it. Workers leave it to the client, which lets their tasks end and then closes them.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _handle(number: int, _: FrameType | None) -> None:
     global _timer
     if not _computing or _requested.is_set():

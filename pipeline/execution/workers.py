@@ -1,11 +1,14 @@
-"""What tasks run on: threads of this process, worker processes, or a scheduler's workers."""
+"""What tasks run on: threads of this process, worker processes, or a scheduler's workers.
+
+What cannot be had from here, or what does not fit into their memory, is refused.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +21,6 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import ClusterError, ConfigError, MemoryLimitError
 from pipeline.execution import dask_config as defaults
 from pipeline.execution import launchers as kinds
-from pipeline.execution.dask_defaults import dask_defaults
 from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
 
@@ -118,6 +120,46 @@ def require_cluster(settings: ClusterSettings) -> Workers | None:
             "memory (cluster.memory), or take fewer processes (cluster.workers)"
         )
     return offered
+
+
+def require_room(
+    shards: Iterable[tuple[int, int]], partitions: int, workers: Workers, cure: str = ""
+) -> None:
+    """Refuse what reads or writes whole shards where those that are in memory at once do not fit.
+
+    The least that it takes is counted: a process, and the samples of each task once. Threads of
+    this process are held to a limit that was given, and not to what there seems to be.
+
+    Parameters
+    ----------
+    shards
+        Samples a shard and bytes a sample, of each split.
+    partitions
+        Shards in all.
+    workers
+        Where tasks run.
+    cure
+        What else helps; with `{shard}`, the samples of the largest shard.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the numbers, and what to change.
+    """
+    count, sample = max(shards, key=lambda shard: shard[0] * shard[1])
+    tasks = min(workers.tasks, partitions)
+    needed = LEAST_BYTES + tasks * count * sample
+    if needed <= workers.memory or not (workers.processes or workers.limited):
+        return
+    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    fewer = "threads_per_worker: 1" if workers.processes else "cluster.workers: 1"
+    cures += [f"run fewer tasks at once ({fewer})"] if tasks > 1 else []
+    cures += [cure.format(shard=count)] if cure else []
+    raise MemoryLimitError(
+        f"{tasks} shard{'s'[: tasks > 1]} of {count * sample / 1e9:.3g} GB at once need "
+        f"{needed / 1e9:.3g} GB in one process, expected at most {workers.memory / 1e9:.3g} GB, "
+        f"what it may take; {', or '.join(cures)}"
+    )
 
 
 def current_client() -> Any:
@@ -247,7 +289,7 @@ def open_client(
 @contextmanager
 def _configured(settings: ClusterSettings) -> Iterator[None]:
     importlib.import_module("distributed")  # a second, and the defaults of dask's configuration
-    with dask_defaults(*defaults.configuration(settings)):
+    with defaults.dask_defaults(*defaults.configuration(settings)):
         yield
 
 

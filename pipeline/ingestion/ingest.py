@@ -22,12 +22,19 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.images.decoder_choice import difference
 from pipeline.ingestion.append import append_images, plan_growth
-from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.origins import is_gone, is_made
-from pipeline.ingestion.plan import IngestPlan, check_names
-from pipeline.ingestion.request import Check, Images, Request, interruptible, make_request
+from pipeline.ingestion.plan import IngestPlan, check_names, require_memory
+from pipeline.ingestion.request import (
+    Check,
+    Images,
+    Request,
+    find_images,
+    interruptible,
+    is_gone,
+    is_made,
+    make_request,
+    store_place,
+)
 from pipeline.ingestion.steps import begun, finish, listing_place
-from pipeline.ingestion.store_location import find_images, store_place
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.registry import (
     catalog_name,

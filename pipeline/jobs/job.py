@@ -32,7 +32,7 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
-from pipeline.ingestion.store_location import store_place
+from pipeline.ingestion.request import store_place
 from pipeline.jobs import plan as planning
 from pipeline.jobs.evaluate_pass import EvaluatePartition
 from pipeline.jobs.fit_pass import fit, forget
@@ -150,10 +150,10 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: b
         held = executor.peak_memory()
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
-        redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
+        resume_plan(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
 
 
-def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
+def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
     """Do what of a plan is not done, or no longer as it was, in a folder that is held.
 
     `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
@@ -192,8 +192,8 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
     -------
     Their digest, and how many bytes of pixels were read for them.
     """
-    path, record = plan.output / run_arrays.PROTOTYPES, plan.work / "prototypes.json"
-    kept = _kept_prototypes(path, record)
+    path = plan.output / run_arrays.PROTOTYPES
+    kept = _kept_prototypes(path, _record(plan))
     if kept is not None:
         forget(plan)
         return kept, 0
@@ -209,10 +209,19 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
         )
     run_arrays.write_prototypes(path, found)
     digest = prototypes_digest(found)
-    write_json(record, {"digest": digest})
+    record_prototypes(plan, digest)
     forget(plan)
     images = sum(count for _, count, _ in plan.fit.splits)
     return digest, images * plan.sample_bytes * plan.passes
+
+
+def record_prototypes(plan: JobPlan, digest: str) -> None:
+    """Have a resume use the prototypes that are there, where they have this digest."""
+    write_json(_record(plan), {"digest": digest})
+
+
+def _record(plan: JobPlan) -> Path:
+    return plan.work / "prototypes.json"
 
 
 def _kept_prototypes(path: Path, record: Path) -> str | None:

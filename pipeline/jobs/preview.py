@@ -8,9 +8,8 @@ from typing import Any
 from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.partitions import ceil_div, image_bytes
 from pipeline.core.urls import shown
-from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.plan import expected_content, plan_source
-from pipeline.ingestion.store_location import find_images, store_place
+from pipeline.ingestion.plan import expected_content, plan_source, require_memory
+from pipeline.ingestion.request import find_images, store_place
 from pipeline.jobs.fit_pass import SUMS, kept_files
 from pipeline.jobs.plan import JobPlan, plan_content, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
