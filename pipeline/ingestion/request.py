@@ -230,7 +230,7 @@ def make_request(
     source: Images,
     output: Path | str | None,
     shard: int | None,
-    storage_options: Mapping[str, Any] | None,
+    storage_options: Mapping[str, Any] | None = None,
     max_bad: int | str | None = None,
 ) -> Request:
     named = isinstance(source, Mapping | ImageSettings) or is_place(source)
