@@ -53,21 +53,11 @@ _BLOCK = 2**20
 
 
 def batch_size(partitions: int, sum_bytes: int, read_bytes: int) -> int:
-    """Return how many partitions make a batch.
+    """Return how many partitions make a batch, given the bytes of a sum and of all pixels read.
 
-    Parameters
-    ----------
-    partitions
-        All there are.
-    sum_bytes
-        Of an accumulator.
-    read_bytes
-        Bytes of pixels in all partitions.
-
-    Returns
-    -------
-    The least number with which the files of all batches stay within a sixteenth of the pixels, or
-    within 16 MiB where that is more; more than there are partitions where not even one file does.
+    It is the least number with which the files of all batches stay within a sixteenth of the
+    pixels, or within 16 MiB where that is more; more than there are partitions where not even one
+    file does.
     """
     files = max(read_bytes // _SHARE, _FREE_BYTES) // max(sum_bytes, 1)
     return max(1, ceil_div(partitions, files)) if files else partitions + 1
@@ -81,18 +71,10 @@ def saved_batches(partitions: int, size: int, at_once: int) -> int:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The saved sums of one pass over the images.
+    """The saved sums, of int64 and `shape`, of one pass over `partitions`, in batches of `size`.
 
-    Attributes
-    ----------
-    folder
-        Where the files lie.
-    identity
-        A digest of everything that decides the sums, the layout of the partitions included.
-    shape
-        Of an accumulator, which is int64.
-    partitions, size
-        All partitions, and those of a batch.
+    `identity` is a digest of everything that decides the sums, the layout of the partitions
+    included.
     """
 
     folder: Path
@@ -208,17 +190,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class CheckpointedSum:
-    """The tasks of a pass: `save` for each batch, then `add` for each share of the batches.
-
-    Attributes
-    ----------
-    function
-        Adds a partition to an accumulator.
-    kept
-        Where sums are saved.
-    at_once
-        Tasks that run at once.
-    """
+    """The tasks of a pass: `save` for each batch, then `add` for each share of the batches."""
 
     function: AddPartition
     kept: Checkpoints

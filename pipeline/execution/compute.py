@@ -42,13 +42,7 @@ _AGAIN = "what is written is kept: run the same command again"
 
 @contextmanager
 def one_task(travels: bool) -> Iterator[None]:
-    """Run what a task does to one partition, unless the job was told to stop.
-
-    Parameters
-    ----------
-    travels
-        Whether an error has to be sent: what caused it may be of a kind that cannot.
-    """
+    """Run what a task does to one partition, unless the job is to stop; its error may travel."""
     try:
         with signals.task():
             yield
@@ -89,13 +83,7 @@ def compute_here(collection: Any, workers: int, grace: float) -> Any:
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:
-    """Compute on the workers of a scheduler.
-
-    Raises
-    ------
-    ClusterError
-        Where its workers die, none is left, or the scheduler is gone.
-    """
+    """Compute on the workers of a scheduler; `ClusterError` where they die, or it is gone."""
     with signals.computing():
         future = client.compute(collection, optimize_graph=False)
         try:
@@ -195,13 +183,7 @@ def _running(dask_worker: Any) -> int:
 
 
 def refuse_profile(path: Path, kind: str) -> None:
-    """Raise an error where no report can be made, before anything is started.
-
-    Raises
-    ------
-    ConfigError
-        Where there are no worker processes, bokeh is not installed, or the folder is not there.
-    """
+    """Raise `ConfigError` where no report can be made, before anything is started."""
     if kind == "threads":
         raise ConfigError(
             f"--profile {path}: dask makes its report of worker processes, not of threads; "

@@ -58,10 +58,7 @@ ALWAYS: dict[str, Any] = {
 def dask_defaults(*asked: Mapping[str, Any]) -> Iterator[None]:
     """Put values into dask's configuration where the user did not, for as long as this is open.
 
-    Parameters
-    ----------
-    asked
-        Nested mappings; the first that says something counts.
+    The first mapping that says something counts.
     """
     config = copy.deepcopy(dask.config.config)
     # what the user gave is no default, also where it says the same
@@ -81,13 +78,7 @@ def _marked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(package: str, extra: str) -> Any:
-    """Import what a kind of cluster needs.
-
-    Raises
-    ------
-    ConfigError
-        Where it is not installed.
-    """
+    """Import what a kind of cluster needs; `ConfigError` where it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -98,13 +89,7 @@ def load(package: str, extra: str) -> Any:
 
 
 def configuration(settings: ClusterSettings) -> list[Mapping[str, Any]]:
-    """Return defaults for dask's configuration: those that count first come first.
-
-    Raises
-    ------
-    ConfigError
-        Where a package or a file is missing.
-    """
+    """Return defaults for dask's configuration: those that count first come first."""
     asked: list[Mapping[str, Any]] = [settings.dask]
     if settings.tls is not None:
         asked.append(_tls(settings.tls))
@@ -164,13 +149,7 @@ def _kubernetes(settings: ClusterSettings) -> Mapping[str, Any]:
 
 
 def slurm_offer() -> tuple[int, int]:
-    """Return the threads and the bytes of a worker process, from dask's configuration.
-
-    Raises
-    ------
-    ConfigError
-        Where nobody says how much memory a worker has.
-    """
+    """Return the threads and the bytes of a worker process, from dask's configuration."""
     asked = dask.config.get("jobqueue.slurm")
     cores, memory, processes = (asked.get(key) for key in ("cores", "memory", "processes"))
     if not memory:
@@ -182,13 +161,7 @@ def slurm_offer() -> tuple[int, int]:
 
 
 def kubernetes_offer(settings: ClusterSettings) -> tuple[int, int, int]:
-    """Return the pods, the threads of each and its bytes, from dask's configuration.
-
-    Raises
-    ------
-    ConfigError
-        Where nobody says how many there are, or how much memory a pod has.
-    """
+    """Return the pods, the threads of each and its bytes, from dask's configuration."""
     limits = (dask.config.get("kubernetes.resources") or {}).get("limits", {})
     memory = settings.memory or parse_bytes(limits.get("memory", 0))
     pods = settings.workers or dask.config.get("kubernetes.count.start")
@@ -251,17 +224,8 @@ def cluster_spec(settings: ClusterSettings) -> dict[str, Any]:
 
     `kubernetes.custom-cluster-spec` is a whole one, or the path of its file; else it is made of
     `image`, `resources`, `env` and the others under `kubernetes`. It has as many workers as
-    `kubernetes.count.start` says, where that is any.
-
-    Parameters
-    ----------
-    settings
-        The cluster; it says what the plan expects of a worker.
-
-    Raises
-    ------
-    ConfigError
-        Where the resource given is none, or its workers have less than the settings say.
+    `kubernetes.count.start` says, where that is any. `ConfigError` where the resource given is
+    none, or its workers have less than the settings say.
     """
     given = dask.config.get("kubernetes.custom-cluster-spec", None)
     if not given:

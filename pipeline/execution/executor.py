@@ -108,16 +108,7 @@ def _blocks(task: _Task, shape: tuple[int, ...] | None = None) -> da.Array:
 class Opened:
     """A cluster that is open: `compute` takes a dask collection and returns its value.
 
-    Attributes
-    ----------
-    description
-        Names it, for the manifest.
-    compute
-        Computes on it.
-    workers
-        What it offers.
-    client
-        Of dask; None where threads of this process do the work.
+    `client` is dask's; None where threads of this process do the work.
     """
 
     description: str
@@ -130,14 +121,7 @@ class Executor:
     """Runs tasks on a cluster that is opened when the first of them needs it.
 
     What a job can be refused for without a worker is refused before one is waited for, and what is
-    finished needs none.
-
-    Parameters
-    ----------
-    open_cluster
-        Opens it.
-    offered
-        What its workers will be; None where only they can tell.
+    finished needs none. `offered` is what its workers will be; None where only they can tell.
     """
 
     def __init__(self, open_cluster: Callable[[], Opened], offered: Workers | None) -> None:

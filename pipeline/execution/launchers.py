@@ -40,13 +40,7 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # with
 
 
 def visible_gpus() -> list[str]:
-    """Return what names the GPUs of this machine, without starting CUDA.
-
-    Raises
-    ------
-    ConfigError
-        Where there are none.
-    """
+    """Return what names the GPUs of this machine, without starting CUDA; there must be one."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         found = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
@@ -138,13 +132,7 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
 
 
 def scheduler_place(settings: ClusterSettings) -> tuple[str | None, str | Path]:
-    """Return the address of a scheduler that runs already, and what names it: that, or a file.
-
-    Raises
-    ------
-    ConfigError
-        Where there is neither.
-    """
+    """Return the address of a scheduler that runs already, and what names it: that, or a file."""
     address = settings.address or dask.config.get("scheduler-address", None)
     if settings.scheduler_file is None and not address:
         raise ConfigError(

@@ -77,11 +77,8 @@ def task() -> Iterator[None]:
 def computing(grace: float | None = None) -> Iterator[None]:
     """Let tasks run: meanwhile a first signal drains them.
 
-    Parameters
-    ----------
-    grace
-        Seconds after which a second signal follows by itself: for a main thread that waits for
-        tasks without looking at the order to stop.
+    A second one follows by itself after `grace` seconds: for a main thread that waits for tasks
+    without looking at the order to stop.
     """
     global _computing, _grace
     stop_if_requested()

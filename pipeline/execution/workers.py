@@ -31,14 +31,11 @@ class Workers:
 
     Attributes
     ----------
-    processes
-        Worker processes; 0 where threads of this process do the work.
-    tasks
-        Tasks that one process runs at once.
-    cores
-        Cores that all of them share.
-    memory
-        Bytes of memory that one process may take.
+    processes, tasks
+        Worker processes, 0 where threads of this process do the work; and tasks that one runs at
+        once.
+    cores, memory
+        Cores that all of them share; bytes of memory that one process may take.
     apart
         Whether they may be on several machines: then a task has the cores of its own process only.
     limited
@@ -64,17 +61,10 @@ class Workers:
 
 
 def find_workers(settings: ClusterSettings | None = None) -> Workers:
-    """Tell what a cluster offers; a scheduler is asked, nothing is started.
+    """Tell what a cluster offers, by default the dask client of this process, else its threads.
 
-    Parameters
-    ----------
-    settings
-        The cluster; default: the dask client of this process, else threads.
-
-    Raises
-    ------
-    ConfigError
-        Where no scheduler answers at the address, or it cannot be told what workers will have.
+    A scheduler is asked, nothing is started. `ConfigError` where no scheduler answers, or it cannot
+    be told what workers will have.
     """
     chosen = settings or ClusterSettings()
     client = current_client() if settings is None else None
@@ -92,16 +82,9 @@ def find_workers(settings: ClusterSettings | None = None) -> Workers:
 def require_cluster(settings: ClusterSettings) -> Workers | None:
     """Refuse a cluster that cannot be had from here, before anything is listed or started.
 
-    Returns
-    -------
-    What it offers; None of a scheduler, which only its workers can tell.
-
-    Raises
-    ------
-    ConfigError
-        Where a program, a file, an address or a setting is missing.
-    MemoryLimitError
-        Where a worker process could not even start.
+    Returns what it offers; None of a scheduler, which only its workers can tell. `ConfigError`
+    where a program, a file, an address or a setting is missing, `MemoryLimitError` where a worker
+    process could not even start.
     """
     if settings.kind == "scheduler":
         with _configured(settings):
@@ -128,23 +111,16 @@ def require_room(
     """Refuse what reads or writes whole shards where those that are in memory at once do not fit.
 
     The least that it takes is counted: a process, and the samples of each task once. Threads of
-    this process are held to a limit that was given, and not to what there seems to be.
+    this process are refused by a limit that was given, and not by what there seems to be.
 
     Parameters
     ----------
     shards
         Samples a shard and bytes a sample, of each split.
-    partitions
-        Shards in all.
-    workers
-        Where tasks run.
+    partitions, workers
+        Shards in all, and where tasks run.
     cure
         What else helps; with `{shard}`, the samples of the largest shard.
-
-    Raises
-    ------
-    MemoryLimitError
-        With the numbers, and what to change.
     """
     count, sample = max(shards, key=lambda shard: shard[0] * shard[1])
     tasks = min(workers.tasks, partitions)
@@ -209,15 +185,7 @@ def asked_workers(settings: ClusterSettings) -> Workers:
 
 
 def remote_workers(client: Any, settings: ClusterSettings) -> Workers:
-    """Ask a scheduler for its workers; the one with the least memory counts.
-
-    Raises
-    ------
-    ConfigError
-        Where it has none.
-    ClusterError
-        Where its workers cannot import this package.
-    """
+    """Ask a scheduler for its workers; the one with the least memory counts."""
     found = client.scheduler_info(n_workers=-1)["workers"]
     if not found:
         raise ConfigError(
@@ -262,18 +230,10 @@ def usable_memory(dask_worker: Any) -> tuple[int, int]:
 def open_client(
     settings: ClusterSettings, reporter: Reporter | None = None
 ) -> Iterator[tuple[Any, Workers]]:
-    """Open the cluster that the settings describe, and wait for a worker of it.
+    """Open a cluster, wait for a worker of it, and yield dask's client and what its workers offer.
 
-    Yields
-    ------
-    The dask client, and what its workers offer.
-
-    Raises
-    ------
-    ConfigError
-        Where the cluster cannot be as it is described.
-    ClusterError
-        Where it cannot be had, or no worker comes.
+    `ConfigError` where the cluster cannot be as it is described, `ClusterError` where it cannot be
+    had, or no worker comes.
     """
     with _configured(settings), _opened(settings) as client:
         _wait_for_workers(client, settings, reporter or SilentReporter())

@@ -25,18 +25,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """What an ingest will write; pure metadata, found without reading a pixel.
+    """What an ingest will write: pure metadata, for which no pixel is read.
 
-    Attributes
-    ----------
-    source
-        What is read.
-    templates
-        Split -> what it will hold, in the order of the source.
-    settings
-        What opens the source again, in plain values; None where it is an object in memory.
-    remarks
-        What was decided by the layout of the source, and what was left out; to be told.
+    `settings` open the source again, in plain values; None where it is an object in memory.
+    `remarks` are what was decided by the layout of the source, and what was left out.
     """
 
     source: Source
@@ -225,15 +217,7 @@ def expected_content(plan: IngestPlan, *, least: bool = False) -> dict[str, Any]
 
 
 def require_memory(plan: IngestPlan, workers: Workers, partitions: int | None = None) -> None:
-    """Refuse an ingest whose partitions do not fit into the memory; see `require_room`.
-
-    Parameters
-    ----------
-    plan, workers
-        What is ingested, and where.
-    partitions
-        How many of its partitions are written; default: all.
-    """
+    """Refuse an ingest of partitions, by default all, that does not fit; see `require_room`."""
     splits = {
         name: (min(template.count, template.layout.shard), template.sample_bytes)
         for name, template in plan.templates.items()

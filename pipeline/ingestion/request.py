@@ -70,14 +70,10 @@ def reopened_settings(recorded: Mapping[str, Any]) -> ImageSettings:
 
 
 def is_made(images: ImageSettings, path: Path) -> bool:
-    """Tell whether a place holds a finished store that was asked for with the same settings.
+    """Tell whether there is a finished store that was asked for with the same settings.
 
-    What the source holds by now is not looked at.
-
-    Raises
-    ------
-    ConflictError
-        Where it was made from the same source with other settings, and that source is gone.
+    What the source holds by now is not looked at. `ConflictError` where the store was made from the
+    same source with other settings, and that source is gone.
     """
     if manifest.kind_of(path) != manifest.IMAGES:
         return False
@@ -134,13 +130,7 @@ def store_place(images: ImageSettings, options: Mapping[str, Any] | None = None)
 
 
 def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path | None:
-    """Return the store of what a job calls `images`, or None where it is not made yet.
-
-    Raises
-    ------
-    IncompleteError
-        Where it is a store that was never finished.
-    """
+    """Return the finished store of what a job calls `images`, or None where it is not made yet."""
     if images.source is not None and images.kind is None:
         path = locate(images.source, options)
         if manifest.kind_of(path) == manifest.IMAGES:

@@ -72,18 +72,10 @@ def listing_place(path: Path) -> Path:
 
 @contextmanager
 def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
-    """Hold a store and make it empty, as a plan says; what exists of the same one is kept.
+    """Lock a store and make it empty, as a plan says; what exists of the same one is kept.
 
-    Parameters
-    ----------
-    planned
-        Plans the store, given a folder for what is needed for a while, if there is one.
-    path, reporter
-        The store, and who is told.
-
-    Yields
-    ------
-    The plan, its source ready to be read by tasks anywhere; None where the store is finished.
+    `planned` plans the store, given a folder for temporary files, if there is one. Yields the plan,
+    its source ready to be read by tasks anywhere; None where the store is finished.
 
     Raises
     ------
@@ -147,15 +139,9 @@ def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
 class Successor:
     """Lets a plan take the place of another one of the same source that was not finished.
 
-    So what a failed ingest tells to change can be changed: files are mended, removed or replaced,
-    images are resized, a full scale is given. Nothing that was written is of use then.
-
-    Attributes
-    ----------
-    plan, reporter
-        The plan, and who is told.
-    listing
-        Where the listing of its samples is, which stays.
+    So what a failed ingest tells to change can be changed: files are corrected, removed or
+    replaced, images are resized, a full scale is given. Nothing that was written is of use then,
+    but the listing of the samples.
     """
 
     plan: IngestPlan

@@ -61,24 +61,9 @@ def write_partitions(
 
 @dataclass(frozen=True)
 class IngestPartition:
-    """The task of one partition; called with its number. Running it twice changes nothing.
+    """The task of one partition of `numbers`; running it twice changes nothing.
 
     One that comes late, when the store is being put together or finished, writes nothing.
-
-    Attributes
-    ----------
-    path
-        The store.
-    source
-        What is read.
-    table, templates
-        Its partitions, and what its splits hold.
-    identity
-        Of the plan.
-    threads
-        How many cores a task uses.
-    numbers
-        The partitions to write.
     """
 
     path: Path
@@ -193,10 +178,7 @@ def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block
 def is_written(path: Path, partition: Partition, part: Path, identity: str) -> bool:
     """Tell whether a partition of a plan is written, and its shard what its table says.
 
-    Raises
-    ------
-    DamagedError
-        Where one of them cannot be read.
+    `DamagedError` where one of them cannot be read.
     """
     notes = tables.read_notes(part)
     if notes.get("identity") != identity or "fingerprints" not in notes:

@@ -50,24 +50,10 @@ SUMS = "sums"
 
 @dataclass(frozen=True)
 class FitPartition:
-    """Counts a tile of pixels of one partition, class by class; called with its number.
+    """Counts the pixels `tile` of one partition, class by class; called with its number.
 
-    Attributes
-    ----------
-    images, digest
-        The folder of the image set, and its digest.
-    table
-        The partitions of the split.
-    selection
-        The classes.
-    device, threads
-        As for `backends.load`.
-    tile
-        The first pixel, and the one after the last.
-    histograms
-        Whether values are counted as well.
-    high
-        The folder with the high bytes of the middle values: count low bytes, and nothing else.
+    `histograms` counts values as well. `high` is the folder with the high bytes of the middle
+    values: then low bytes are counted, and nothing else.
     """
 
     images: Path

@@ -174,13 +174,7 @@ def _resume_run(
 def _plan_again(
     path: Path, content: Mapping[str, Any], executor: Executor, options: Mapping[str, Any]
 ) -> JobPlan:
-    """Plan the job of a run once more.
-
-    Raises
-    ------
-    ConflictError
-        Where its image set is another one now.
-    """
+    """Plan the job of a run once more; its image set must be the one that it was."""
     kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
     place = content["images"]["path"]
     changed = {"images": place, "output": str(path), "storage_options": dict(options)}

@@ -53,17 +53,7 @@ _INTACT = -1
 
 @dataclass(frozen=True)
 class ImageRepair:
-    """Makes damaged files of an image set again.
-
-    Attributes
-    ----------
-    path, content
-        Its folder, and its manifest.
-    executor, reporter
-        Where tasks run, and who is told.
-    options
-        fsspec's options for the source, where it is at a URL.
-    """
+    """Makes damaged files of an image set again; `options` are fsspec's, for its source."""
 
     path: Path
     content: Mapping[str, Any]
@@ -72,13 +62,7 @@ class ImageRepair:
     options: Mapping[str, Any]
 
     def run(self, damages: Sequence[Damage]) -> dict[str, Any]:
-        """Make damaged files again; return the manifest.
-
-        Raises
-        ------
-        SourceError
-            Where the source is not there, or not what it was.
-        """
+        """Make damaged files again, where the source is what it was; return the manifest."""
         files = {damage.file for damage in damages} - {manifest.MANIFEST, manifest.COPY}
         partitions = sorted({damage.partition for damage in damages if damage.partition >= 0})
         shards = {damage.file for damage in damages if damage.partition >= 0}
@@ -244,18 +228,14 @@ class ImageRepair:
 
 @dataclass(frozen=True)
 class Record:
-    """The samples of damaged partitions as a source, which holds each against its recorded hash.
+    """The samples of damaged partitions as a source, which compares each with its recorded hash.
 
     Attributes
     ----------
-    path
-        The image set.
-    class_names, full_scale, provenance, infos
-        As of any source.
     sources
-        What it was made from, by number.
+        What the image set was made from, by number.
     origins
-        Split and first sample of a partition -> [sample]; where each came from.
+        Split and first sample of a partition -> [sample]; where each came from, see `_ORIGIN`.
     remark
         Where other libraries decode the sources than did then, which.
     """
@@ -273,13 +253,7 @@ class Record:
         return self.infos
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        """Read the samples of a damaged partition, all of them.
-
-        Raises
-        ------
-        SourceError
-            Where a source has other samples than when the image set was made.
-        """
+        """Read a damaged partition; `SourceError` where a source has other samples than it had."""
         rows = self.origins[split, start]
         images = np.empty((stop - start, *self.infos[split].shape), self.infos[split].dtype)
         for number in np.unique(rows["source"]).tolist():
