@@ -24,8 +24,8 @@ from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.array_likes import as_names, as_scale, as_splits
 from pipeline.sources.labels import Labelling, Survey, check_form
+from pipeline.sources.open_cache import Version
 from pipeline.sources.protocol import SplitInfo
-from pipeline.storage.file_versions import Version
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8

@@ -7,13 +7,16 @@ by part, which for valid names is the order of Python's text.
 from __future__ import annotations
 
 import glob
-import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from braceexpand import alphabet, braceexpand
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.urls import is_url, shown
@@ -33,7 +36,10 @@ SPLIT_WORDS = (
 )  # fmt: skip
 _IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_WORDS)})(?=\d*(?:[-_./]|$))", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+# as braceexpand reads them
+_NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?$")
+_LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?$")
+_COUNT = re.compile(r"\0(\d+)\0")
 _MOST_NAMES = 1_000_000
 _MOST_BRACES = 100
 
@@ -116,8 +122,8 @@ def flattened(places: Mapping[str | None, Any], split: str) -> Iterator[tuple[st
 def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     """Return the places that a pattern names: braces, then `*`, `?` and `[…]`.
 
-    Braces hold alternatives (`{train,test}`) or numbers (`{0000..0147}`, as wide as the first),
-    and all that they name are returned in order, whether there or not. What `*`, `?` and `[…]`
+    Braces hold alternatives (`{train,test}`) or numbers (`{0000..0147}`), as in bash, and all
+    that they name are returned in order, whether there or not. What `*`, `?` and `[…]`
     match is sorted as text. A local place of exactly this name comes first.
 
     Parameters
@@ -141,29 +147,50 @@ def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     """
     if not is_url(text) and os.path.lexists(text):
         return [text]
+    return [found for name in _expanded(text) for found in _matches(name, options)]
+
+
+def _expanded(text: str) -> list[str]:
+    """Return what the braces of a pattern stand for, as bash has it; unbalanced ones are letters.
+
+    They are counted before any name is made: a range may be of very many numbers.
+
+    Raises
+    ------
+    ConfigError
+        Where they stand for too many names.
+    """
     if text.count("{") > _MOST_BRACES:
         raise ConfigError(f"{shown(text)} has more than {_MOST_BRACES} braces; give a folder")
-    names = list(itertools.islice(_braces(text), _MOST_NAMES + 1))
-    if len(names) > _MOST_NAMES:
-        raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
-    return [found for name in names for found in _matches(name, options)]
+    with suppress(ValueError):  # a number of thousands of digits
+        if _count_names(text) <= _MOST_NAMES:
+            try:
+                return list(braceexpand(text, escape=False))
+            except ValueError:  # braces without a partner
+                return [text]
+    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
 
 
-def _braces(text: str) -> Iterator[str]:
-    found = _BRACES.search(text)
-    if found is None:
-        yield text
-        return
-    numbers = _NUMBERS.fullmatch(found[1])
-    if numbers:
-        width = len(numbers[1])
-        choices: Iterator[str] = (
-            f"{number:0{width}}" for number in range(int(numbers[1]), int(numbers[2]) + 1)
-        )
-    else:
-        choices = iter(found[1].split(","))
-    for choice in choices:
-        yield from _braces(text[: found.start()] + choice + text[found.end() :])
+def _count_names(text: str) -> int:
+    """Return how many names a pattern stands for: the innermost braces become their numbers."""
+
+    def product(part: str) -> int:
+        return math.prod(int(count) for count in _COUNT.findall(part))
+
+    def count(braces: re.Match[str]) -> str:
+        if numbers := _NUMBERS.match(braces[1]):
+            first, last, step = (int(number or 1) for number in numbers.groups())
+            names = abs(last - first) // (step or 1) + 1
+        elif _LETTERS.match(braces[1]):
+            names = len(alphabet)
+        else:
+            names = sum(map(product, braces[1].split(",")))
+        return f"\0{names}\0"
+
+    text, before = text.replace("\0", ""), ""
+    while text != before:
+        text, before = _BRACES.sub(count, text), text
+    return product(text)
 
 
 def _matches(text: str, options: Mapping[str, Any] | None) -> list[str]:
