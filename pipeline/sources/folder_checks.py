@@ -13,17 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.errors import SourceError
-from pipeline.sources.file_names import as_text, image_files
-from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
-from pipeline.sources.name_words import (
+from pipeline.sources.file_names import (
     READ_TABLES,
     SPLIT_OF_WORD,
+    as_text,
     by_likelihood,
+    image_files,
     is_plain,
     splits_in,
     table_suffix,
     words_of,
 )
+from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
 from pipeline.sources.notes import Notes, counted
 
 # folders that hold nothing else are no classes

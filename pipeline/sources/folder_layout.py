@@ -17,8 +17,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.sources.file_names import SPLIT_WORDS, as_text
-from pipeline.sources.name_words import NO_SPLITS, SPLITS, is_container, is_plain, judge, splits_in
+from pipeline.sources.file_names import (
+    NO_SPLITS,
+    SPLIT_WORDS,
+    SPLITS,
+    as_text,
+    is_container,
+    is_plain,
+    judge,
+    splits_in,
+)
 
 SEPARATOR = b"\0"  # sorts before every character of a name
 _MOST_SPLITS = 1000
