@@ -9,14 +9,15 @@ that is no letter, and where a capital follows a small letter: `seg_train`, `tra
 from __future__ import annotations
 
 import glob
-import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from braceexpand import braceexpand
+from braceexpand import alphabet, braceexpand
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.urls import is_url, shown
@@ -72,7 +73,11 @@ SPLITS, UNCLEAR, NO_SPLITS = "splits", "unclear", "no splits"
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\WA-Za-z]+")
 _IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_WORDS)})(?=\d*(?:[-_./]|$))", re.IGNORECASE)
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+# as braceexpand reads them
+_NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?$")
+_LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?$")
+_COUNT = re.compile(r"\0(\d+)\0")
 _MOST_NAMES = 1_000_000
 _MOST_BRACES = 100
 
@@ -295,21 +300,50 @@ def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     """
     if not is_url(text) and os.path.lexists(text):
         return [text]
+    return [path for name in _expanded(text) for path in _matches(name, options)]
+
+
+def _expanded(text: str) -> list[str]:
+    """Return what the braces of a pattern stand for, as bash has it; unbalanced ones are letters.
+
+    They are counted before any name is made: a range may be of very many numbers.
+
+    Raises
+    ------
+    ConfigError
+        Where they stand for too many names.
+    """
     if text.count("{") > _MOST_BRACES:
         raise ConfigError(f"{shown(text)} has more than {_MOST_BRACES} braces; give a folder")
-    # braceexpand holds each range in memory, though not their product
-    too_long = any(abs(int(b) - int(a)) >= _MOST_NAMES for a, b in _RANGE.findall(text))
-    names = [] if too_long else _braces(text)
-    if too_long or len(names) > _MOST_NAMES:
-        raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
-    return [path for name in names for path in _matches(name, options)]
+    with suppress(ValueError):  # a number of thousands of digits
+        if _count_names(text) <= _MOST_NAMES:
+            try:
+                return list(braceexpand(text, escape=False))
+            except ValueError:  # braces without a partner
+                return [text]
+    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
 
 
-def _braces(text: str) -> list[str]:
-    try:
-        return list(itertools.islice(braceexpand(text, escape=False), _MOST_NAMES + 1))
-    except ValueError:  # unbalanced braces
-        return [text]
+def _count_names(text: str) -> int:
+    """Return how many names a pattern stands for: the innermost braces become their numbers."""
+
+    def product(part: str) -> int:
+        return math.prod(int(count) for count in _COUNT.findall(part))
+
+    def count(braces: re.Match[str]) -> str:
+        if numbers := _NUMBERS.match(braces[1]):
+            first, last, step = (int(number or 1) for number in numbers.groups())
+            names = abs(last - first) // (step or 1) + 1
+        elif _LETTERS.match(braces[1]):
+            names = len(alphabet)
+        else:
+            names = sum(map(product, braces[1].split(",")))
+        return f"\0{names}\0"
+
+    text, before = text.replace("\0", ""), ""
+    while text != before:
+        text, before = _BRACES.sub(count, text), text
+    return product(text)
 
 
 def _matches(text: str, options: Mapping[str, Any] | None) -> list[str]:

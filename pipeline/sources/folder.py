@@ -18,11 +18,11 @@ from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import info_stamp, not_regular, title_of, titles_of, unreadable
-from pipeline.sources.file_fetcher import FileFetcher
+from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
 from pipeline.sources.file_names import is_hidden, is_image
 from pipeline.sources.folder_tree import Member, Tree
 from pipeline.sources.notes import File, Notes
+from pipeline.sources.open_cache import version_in
 from pipeline.storage.retries import file_system, tried
 
 _LOOKED_AT = 1000
@@ -147,7 +147,7 @@ def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
     except OSError as error:
         detail = "is a broken link" if entry.is_symlink() else unreadable(error).detail
         return Member(0, 0, name, status=UNREADABLE, detail=detail)
-    member = Member(0, 0, name, 0, status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+    member = Member(0, 0, name, 0, status.st_size, version_in(status).stamp)
     if stat.S_ISREG(status.st_mode):
         return member
     return member._replace(status=UNREADABLE, detail=not_regular(status.st_mode).detail)
@@ -172,7 +172,7 @@ def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | by
         if entry["type"] == "directory":
             yield from _walked_remote(files, root, below)
         elif is_image(name):
-            size, stamp = info_stamp(entry)
-            yield Member(0, 0, below, 0, size, stamp)
+            version = version_in(entry)
+            yield Member(0, 0, below, 0, version.size, version.stamp)
         else:
             yield below

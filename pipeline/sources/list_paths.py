@@ -32,6 +32,7 @@ from pipeline.sources.file_names import (
     suffix_of,
     words_of,
 )
+from pipeline.sources.open_cache import version_in
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
@@ -139,7 +140,7 @@ class PathFinder:
 
     def _stat(self, name: bytes) -> Row:
         status = os.stat(self._path(name))  # noqa: PTH116 (bytes)
-        text, stamp = as_text(name), f"{status.st_size} {status.st_mtime_ns}"
+        text, stamp = as_text(name), version_in(status).stamp
         if stat.S_ISREG(status.st_mode):
             return Row(text, name, status.st_size, stamp)
         return Row(text, name, -1, stamp, UNREADABLE, not_regular(status.st_mode).detail)

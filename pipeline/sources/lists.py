@@ -20,8 +20,7 @@ from pipeline.core.blocks import OK
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import stamp_of, titles_of
-from pipeline.sources.file_fetcher import FileFetcher
+from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
 from pipeline.sources.file_names import as_text, flattened, split_of, split_word
 from pipeline.sources.list_columns import (
     Roles,
@@ -36,8 +35,7 @@ from pipeline.sources.list_columns import (
 )
 from pipeline.sources.list_paths import PathFinder, Repeats, Row
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.parquet import parted
-from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows, parted
 from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.text_tables import (
     SAMPLED_ROWS,
@@ -97,7 +95,7 @@ class ListReader:
         repeats, remarks = Repeats(), []
         notes.unlabelled = True
         for number, (split, given, path) in enumerate(self._tables):
-            notes.files.append(File(number, "", f"{path.name} {stamp_of(path)[1]}"))
+            notes.files.append(File(number, "", f"{path.name} {listed_version(path).stamp}"))
             table = self._open(path)
             roles = decide(table.sample, self.columns, given, lambda: self._labelled)
             remarks += [*table.remarks, *roles.remarks]

@@ -1,7 +1,7 @@
 """Arrays where NumPy stored them: `.npy` files and the members of `.npz` archives.
 
 An array is opened by its header, and ranges of it are read: plain data where it lies, compressed
-data forward, with the cursors of `stream_pool`, so that memory stays that of one range. Nothing is
+data forward, with the streams of `open_cache`, so that memory stays that of one range. Nothing is
 ever unpickled.
 """
 
@@ -27,12 +27,10 @@ from numpy.lib import format as npy_format
 from pipeline.core.errors import InputError, RemoteError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources import stream_pool
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps
-from pipeline.sources.open_cache import unchanged
+from pipeline.sources.open_cache import borrowed, close_streams, unchanged, version_of
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20
@@ -136,16 +134,16 @@ class StoredArray:
     def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
         if not self.packed:
             plain, open_it = (self.path, None), partial(open_binary, self.path)
-            with stream_pool.borrowed(plain, 0, open_it, version) as cursor:
-                cursor.stream.seek(offset)  # place stays 0: this stream can go back
+            with borrowed(plain, 0, open_it, version) as cursor:
+                cursor.stream.seek(offset)  # position stays 0: this stream can go back
                 return self._complete(_read_exactly(cursor.stream, size), size)
         member = self.path, self.member
-        with stream_pool.borrowed(member, offset, self._open_member, version) as cursor:
-            while cursor.place < offset:
-                skipped = cursor.stream.read(min(offset - cursor.place, _READ_BYTES))
-                cursor.place += len(self._complete(skipped, 1))
+        with borrowed(member, offset, self._open_member, version) as cursor:
+            while cursor.position < offset:
+                skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
+                cursor.position += len(self._complete(skipped, 1))
             data = self._complete(_read_exactly(cursor.stream, size), size)
-            cursor.place += size
+            cursor.position += size
             return data
 
     def _open_member(self) -> _MemberStream:
@@ -161,7 +159,7 @@ class StoredArray:
 
     def close(self) -> None:
         """Close the streams of its file that are idle in this process."""
-        stream_pool.close({self.path})
+        close_streams({self.path})
 
 
 def _read_exactly(stream: Any, size: int) -> bytes:

@@ -26,10 +26,9 @@ from pipeline.core.errors import DamagedError, LabelError
 from pipeline.core.paths import is_remote
 from pipeline.core.threads import OwnLock
 from pipeline.sources.notes import Notes, counted
-from pipeline.sources.open_cache import Kept
+from pipeline.sources.open_cache import OpenCache, Version, version_of
 from pipeline.storage.atomic import read_json, storage_errors, write_json
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import Version, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
@@ -85,6 +84,16 @@ def make_rows(count: int, **columns: Any) -> pa.Table:
         else:
             arrays[spec.name] = pa.repeat(pa.scalar(value, spec.type), count)
     return pa.table(arrays)
+
+
+def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
+    """Yield rows by split, in the order of first appearance; null and empty are the default."""
+    if splits is None:
+        yield default, rows
+        return
+    splits = pc.if_else(pc.equal(pc.fill_null(splits, ""), ""), default, splits)
+    for split in pc.unique(splits).to_pylist():
+        yield split, rows.filter(pc.equal(splits, split))
 
 
 class ListingWriter:
@@ -214,7 +223,7 @@ def _close(opened: Any) -> None:
         opened.close(force=True)
 
 
-_opened: Kept[tuple[Path, str], Any] = Kept(_close, _MOST_OPEN)
+_opened: OpenCache[tuple[Path, str], Any] = OpenCache(_close, _MOST_OPEN)
 
 
 def _open_table(path: Path) -> Any:

@@ -28,7 +28,7 @@ from pipeline.images.headers import RefusedError, check_fits
 from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
 from pipeline.sources.arrays import ArraySource, from_arrays
 from pipeline.sources.labels import Labelling, Survey
-from pipeline.sources.open_cache import Kept
+from pipeline.sources.open_cache import OpenCache
 from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.torchvision_classes import (
     OPEN_ERRORS,
@@ -48,7 +48,7 @@ _REASON_CHARACTERS = 120
 _FIRST_TRIED = 100
 
 # by class, root and arguments
-_opened: Kept[str, OpenedSplit] = Kept()
+_opened: OpenCache[str, OpenedSplit] = OpenCache()
 
 
 @contextmanager

@@ -20,9 +20,8 @@ from pipeline.core.errors import InputError, RemoteError, SourceError
 from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote
 from pipeline.sources.array_parts import described
-from pipeline.sources.open_cache import Kept
+from pipeline.sources.open_cache import OpenCache, version_in, version_of
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import version_in, version_of
 from pipeline.storage.folders import details_below, is_folder
 from pipeline.storage.retries import file_system, tried
 from pipeline.storage.zarr_stores import PlaceStore
@@ -112,7 +111,7 @@ class Group:
         return digest.hexdigest()
 
 
-_opened: Kept[tuple[Path, str], xr.Dataset] = Kept(xr.Dataset.close)
+_opened: OpenCache[tuple[Path, str], xr.Dataset] = OpenCache(xr.Dataset.close)
 
 
 def find_group(path: Path, name: str = ROOT) -> Group:

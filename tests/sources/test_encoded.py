@@ -19,7 +19,7 @@ from image_files_for_tests import assert_holds, make_files, png, remote, write_f
 from PIL import Image
 
 from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
-from pipeline.core.errors import DamagedError, LabelError, SourceError
+from pipeline.core.errors import ConfigError, DamagedError, LabelError, SourceError
 from pipeline.images.conversion import Conversion
 from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
@@ -424,6 +424,22 @@ def test_braces_name_places_in_order_whether_they_exist_or_not():
         f"s3://b/{split}-{n}.tar" for split in ("train", "val") for n in (8, 9, 10)
     ]
     assert expand("a-{0098..0101}") == ["a-0098", "a-0099", "a-0100", "a-0101"]
+    assert expand("{train-{0..1},test}.tar") == ["train-0.tar", "train-1.tar", "test.tar"]
+    assert expand("a{b-{1..2}") == ["a{b-{1..2}"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["x{0..1000000}", "{x{0..9999}{0..9999},y}", "{0..999999999999\n}", "{a..z}" * 5,
+     "{" + "9" * 5000 + "..1}", "\0000\0{0..1000000}"],
+)  # fmt: skip
+def test_braces_that_name_too_many_places_are_refused_before_any_is_made(pattern):
+    with pytest.raises(ConfigError, match="names more than 1,000,000 places; give a folder"):
+        expand(pattern)
+
+
+def test_as_many_names_as_are_allowed_are_made():
+    assert len(expand("x{0..999999}")) == 1_000_000
 
 
 def test_stars_match_what_is_there_sorted(tmp_path):

@@ -117,7 +117,7 @@ def test_a_compressed_archive_is_unpacked_once_when_read_in_order(tmp_path, monk
         started.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("pipeline.sources.tar_streams.gzip.GzipFile", counted)
+    monkeypatch.setattr("pipeline.sources.tar_members.gzip.GzipFile", counted)
     for start in range(0, 100, 10):
         source.read("train", start, start + 10)
     assert len(started) == 1
