@@ -27,7 +27,7 @@ from pipeline.images.decoding import Decoded, decode, is_jpeg, probe
 from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
-from pipeline.sources.notes import Notes
+from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.sample_index import Rows
 from pipeline.storage.manifest import DECODERS
@@ -269,30 +269,8 @@ def reopen_encoded(
     pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
         folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
-        _remarks(known, names), known.get("unlabelled", False), pixels,
+        lines_of(known, len(known["splits"]), len(names)), known.get("unlabelled", False), pixels,
     )  # fmt: skip
-
-
-def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """Return what a reader decided by what it saw, and what it left out; a line each."""
-    lines = []
-    if known.get("labels_from"):
-        splits, classes = len(known["splits"]), len(names)
-        parts = [f"{splits} split{'' if splits == 1 else 's'}"]
-        if known["unlabelled"]:
-            parts.append("no labels: the images lie in no folders of classes")
-        else:
-            what = f"{classes:,} class{'' if classes == 1 else 'es'}"
-            parts.append(f"{what} from {known['labels_from']}")
-        if known["labels_from"].startswith("column"):  # remarks name their table
-            lines += [*known["remarks"], ", ".join(parts)]
-        else:
-            lines.append("; ".join([", ".join(parts), *known["remarks"]]))
-    else:
-        lines += known.get("remarks", ())
-    if known.get("left_out"):
-        lines.append(f"left out: {known['left_out']}")
-    return tuple(lines)
 
 
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:

@@ -21,10 +21,9 @@ from pipeline.images.conversion import Conversion
 from pipeline.images.decoder_choice import recorded as recorded_decoders
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
-from pipeline.sources.file_names import expand, is_hidden, is_image
+from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
 from pipeline.sources.folder import folder_reader, has_images
 from pipeline.sources.lists import list_reader
-from pipeline.sources.name_words import splits_in
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader

@@ -25,7 +25,8 @@ from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoder_choice import Decoders, installed
 from pipeline.images.headers import RefusedError, check_fits
-from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
+from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
+from pipeline.sources.arrays import ArraySource, from_arrays
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.open_cache import OpenCache
 from pipeline.sources.protocol import SplitInfo
