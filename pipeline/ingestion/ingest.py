@@ -20,7 +20,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
-from pipeline.images.decoder_choice import difference
+from pipeline.images.decoders import difference
 from pipeline.ingestion.append import append_images, plan_growth
 from pipeline.ingestion.plan import IngestPlan, check_names, require_memory
 from pipeline.ingestion.request import (
@@ -159,7 +159,7 @@ def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
 
         if _is_left(replace(work, path=place), reporter):
             return place
-        return _fill(work, place, executor, reporter, fits, base["provenance"])
+        return _fill(work, place, executor, reporter, fits)
 
     return append_images(work.path, fill, executor, reporter)
 
@@ -170,13 +170,11 @@ def _fill(
     executor: Executor,
     reporter: Reporter,
     check: Check | None = None,
-    base: Mapping[str, Any] | None = None,
     early: Check | None = None,
 ) -> Path:
     """Make the store at a place, or what is missing of it.
 
-    `check` may refuse the plan before, `early` what is known of it before any worker is asked for;
-    `base` is the provenance of what it is added to.
+    `check` may refuse the plan before, `early` what is known of it before any worker is asked for.
     """
 
     def fits(plan: IngestPlan) -> None:
@@ -185,7 +183,7 @@ def _fill(
         if executor.offered is not None:
             require_memory(plan, executor.offered)
 
-    with _begun(work, path, executor, reporter, check, base, fits) as ready:
+    with _begun(work, path, executor, reporter, check, fits) as ready:
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
@@ -202,7 +200,6 @@ def _begun(
     executor: Executor,
     reporter: Reporter,
     check: Check | None = None,
-    base: Mapping[str, Any] | None = None,
     early: Check | None = None,
 ) -> Iterator[IngestPlan | None]:
     """Plan a store and begin it; None where it is finished.
@@ -214,7 +211,7 @@ def _begun(
     @contextmanager
     def planned(scratch: Path | None = None) -> Iterator[IngestPlan]:
         asked = None if scratch is None else early  # what is finished needs no workers
-        with work.planned(path, executor, scratch=scratch, base=base, early=asked) as plan:
+        with work.planned(path, executor, scratch=scratch, early=asked) as plan:
             if check is not None:
                 check(plan)
             yield plan

@@ -172,13 +172,11 @@ class Request:
         *,
         listing: Path | None = None,
         scratch: Path | None = None,
-        base: Mapping[str, Any] | None = None,
         early: Check | None = None,
     ) -> Iterator[IngestPlan]:
         """Open the source and plan its store; see `open_source`.
 
-        `base` is what it is added to; `early` may refuse the plan, of floats before their range is
-        measured, which takes workers.
+        `early` may refuse the plan, of floats before their range is measured, which takes workers.
         """
         opened = self.source
         if opened is None:
@@ -186,7 +184,7 @@ class Request:
         try:
             if early is not None:
                 early(plan_source(packed(opened, self.settings), path, self.shard))
-            yield self._plan(opened, path, executor, listing is not None, base)
+            yield self._plan(opened, path, executor, listing is not None)
         finally:
             release(opened)
 
@@ -196,7 +194,6 @@ class Request:
         path: Path,
         executor: Executor,
         planned: bool,
-        base: Mapping[str, Any] | None,
     ) -> IngestPlan:
         """Plan the store; of floats that it was begun with, or made of, the range is known.
 
@@ -209,7 +206,7 @@ class Request:
             ready = packed(opened, self.settings, executor.map, known)
         else:
             ready = packed(opened, self.settings, executor.map)
-        ready = decoded(ready, known if planned else None, base)
+        ready = decoded(ready, known if planned else None)
         recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
         remarks = tuple(getattr(opened, "remarks", ()))
         plan = plan_source(ready, path, self.shard)

@@ -30,7 +30,7 @@ from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.images.decoder_choice import recorded
+from pipeline.images.decoders import to_resume
 from pipeline.ingestion.compaction import (
     compact,
     forget_compaction,
@@ -116,7 +116,7 @@ def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
-    decoders = recorded(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
+    decoders = to_resume(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):

@@ -26,7 +26,7 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.images.decoder_choice import difference
+from pipeline.images.decoders import difference, installed
 from pipeline.ingestion.append import stored_hashes
 from pipeline.ingestion.duplicates import DUPLICATES, write_duplicates
 from pipeline.ingestion.ingest import make_store
@@ -186,7 +186,7 @@ class ImageRepair:
         stack.callback(release, opened)
         source = packed(opened, images, self.executor.map, segment["provenance"])
         if isinstance(source, EncodedSource):
-            source = source.decoded_by(source.chosen_decoders(segment["provenance"]))
+            source = source.decoded_by(installed())
             source = with_listing_in(source, listing_place(self.path) / str(number))
         return source
 
