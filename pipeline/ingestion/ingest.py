@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.image_settings import ImageSettings
@@ -22,12 +22,19 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.images.decoders import difference
 from pipeline.ingestion.append import append_images, plan_growth
-from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.origins import is_gone, is_made
-from pipeline.ingestion.plan import IngestPlan, check_names
-from pipeline.ingestion.request import Check, Images, Request, interruptible, make_request
+from pipeline.ingestion.plan import IngestPlan, check_names, require_memory
+from pipeline.ingestion.request import (
+    Check,
+    Images,
+    Request,
+    find_images,
+    interruptible,
+    is_gone,
+    is_made,
+    make_request,
+    store_place,
+)
 from pipeline.ingestion.steps import begun, finish, listing_place
-from pipeline.ingestion.store_location import find_images, store_place
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.registry import (
     catalog_name,
@@ -35,6 +42,19 @@ from pipeline.sources.registry import (
 )
 from pipeline.storage import claims, manifest
 from pipeline.storage.locks import held
+
+
+class StoreOptions(TypedDict, total=False):
+    """How to get at a store."""
+
+    storage_options: Mapping[str, Any] | None
+
+
+class IngestOptions(StoreOptions, total=False):
+    """What else an ingest may be told; see `ingest`."""
+
+    max_bad: int | str | None
+    profile: Path | None
 
 
 @checked
@@ -46,9 +66,7 @@ def ingest(
     reporter: Reporter | None = None,
     *,
     append: bool = False,
-    max_bad: int | str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    profile: Path | None = None,
+    **options: Unpack[IngestOptions],
 ) -> Path:
     """Write an image set as a store.
 
@@ -90,8 +108,10 @@ def ingest(
     InUseError
         Where another process fills it.
     """
-    work = make_request(source, output, shard_samples, storage_options, max_bad)
-    listener = reporter or SilentReporter()
+    work = make_request(
+        source, output, shard_samples, options.get("storage_options"), options.get("max_bad")
+    )
+    listener, profile = reporter or SilentReporter(), options.get("profile")
     with interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
@@ -246,8 +266,7 @@ def ingest_partitions(
     shard_samples: int | None = None,
     cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
-    *,
-    storage_options: Mapping[str, Any] | None = None,
+    **options: Unpack[StoreOptions],
 ) -> None:
     """Write the partitions `start` to `stop` of a store that `plan_ingest` began.
 
@@ -263,7 +282,7 @@ def ingest_partitions(
     ConfigError
         Where there are no such partitions.
     """
-    work = make_request(source, output, shard_samples, storage_options)
+    work = make_request(source, output, shard_samples, **options)
     with (
         interruptible(work.path),
         deferred_executor(cluster, reporter) as executor,

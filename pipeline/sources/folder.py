@@ -18,11 +18,11 @@ from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import info_stamp, not_regular, title_of, titles_of, unreadable
-from pipeline.sources.file_fetcher import FileFetcher
+from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
 from pipeline.sources.file_names import is_hidden, is_image
 from pipeline.sources.folder_tree import Member, Tree
 from pipeline.sources.notes import File, Notes
+from pipeline.sources.open_cache import version_in
 from pipeline.storage.retries import file_system, tried
 
 _LOOKED_AT = 1000
@@ -35,7 +35,7 @@ class FolderReader:
     Attributes
     ----------
     places
-        For each split its folders; those of None are searched for splits.
+        For each split its folders, classes inside; those of None hold splits, or classes.
     split
         The name of the split where neither the job nor the folders tell one.
     doubts
@@ -59,13 +59,7 @@ class FolderReader:
         return FileFetcher(tuple(path for _, path in self._folders))
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of each split in order.
-
-        Raises
-        ------
-        SourceError
-            Where a folder cannot be listed, or holds no images.
-        """
+        """Yield the rows of each split in order."""
         notes.labels_are_text = True
         several = len(self._folders) > 1
         titles = [f"{title_of(path)}/" if several else "" for _, path in self._folders]
@@ -88,23 +82,13 @@ class FolderReader:
 def folder_reader(
     places: Mapping[str | None, Sequence[Path]], split: str = "train", *, doubts: bool = True
 ) -> FolderReader:
-    """Return a reader of image files in folders.
-
-    Parameters
-    ----------
-    places
-        For each split its folders, classes inside; those of None hold splits, or classes.
-    split
-        The name of the split, where folders hold classes and no split is given.
-    doubts
-        Whether to refuse what is implausible.
-    """
+    """Return a reader of image files in folders; parameters as of `FolderReader`."""
     return FolderReader(dict(places), split, doubts)
 
 
 def has_images(path: Path) -> bool:
     """Tell whether there is an image among the first files below a folder."""
-    return any(isinstance(found, Member) for found in itertools.islice(_walked(path), _LOOKED_AT))
+    return any(isinstance(item, Member) for item in itertools.islice(_walked(path), _LOOKED_AT))
 
 
 def _walked(root: Path) -> Iterator[Member | bytes]:
@@ -159,14 +143,14 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
     try:
-        found = entry.stat()
+        status = entry.stat()
     except OSError as error:
         detail = "is a broken link" if entry.is_symlink() else unreadable(error).detail
         return Member(0, 0, name, status=UNREADABLE, detail=detail)
-    member = Member(0, 0, name, 0, found.st_size, f"{found.st_size} {found.st_mtime_ns}")
-    if stat.S_ISREG(found.st_mode):
+    member = Member(0, 0, name, 0, status.st_size, version_in(status).stamp)
+    if stat.S_ISREG(status.st_mode):
         return member
-    return member._replace(status=UNREADABLE, detail=not_regular(found.st_mode).detail)
+    return member._replace(status=UNREADABLE, detail=not_regular(status.st_mode).detail)
 
 
 def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | bytes]:
@@ -188,7 +172,7 @@ def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | by
         if entry["type"] == "directory":
             yield from _walked_remote(files, root, below)
         elif is_image(name):
-            size, stamp = info_stamp(entry)
-            yield Member(0, 0, below, 0, size, stamp)
+            version = version_in(entry)
+            yield Member(0, 0, below, 0, version.size, version.stamp)
         else:
             yield below

@@ -1,7 +1,7 @@
 """IDX files, the format of MNIST: a magic number, big-endian sizes, then bytes.
 
-Gzipped files are read as streams. A cursor of `sources.cursors` remembers where it is, so that
-reading partitions in order decompresses each file once and holds no more than one partition.
+Gzipped files are read as streams that stay open between two ranges, so that reading partitions in
+order decompresses each file once and holds no more than one partition.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 
 from pipeline.core.blocks import Block
 from pipeline.core.errors import ChecksumError, PixsimError, ShapeError, SourceError
-from pipeline.sources import stream_pool
-from pipeline.sources.open_cache import unchanged
+from pipeline.sources.open_cache import borrowed, close_streams, unchanged
 from pipeline.sources.protocol import SplitInfo
 
 _UNSIGNED_BYTE = 0x08
@@ -110,15 +109,15 @@ def _check_room(path: Path, shape: tuple[int, ...]) -> None:
 def _read_bytes(path: Path, offset: int, size: int, last: bool, version: Hashable) -> bytes:
     """Return `size` bytes from `offset` on of a file's unpacked content; `last`: the last ones."""
     try:
-        with stream_pool.borrowed(path, offset, lambda: open_plain(path), version) as cursor:
+        with borrowed(path, offset, lambda: open_plain(path), version) as cursor:
             cursor.stream.seek(offset)
             data: bytes = cursor.stream.read(size)
-            cursor.place = offset + len(data)
+            cursor.position = offset + len(data)
             if last:  # gzip compares its checksum at the end, which must be reached
-                cursor.place += len(cursor.stream.read(1))
+                cursor.position += len(cursor.stream.read(1))
             if len(data) != size:
                 raise SourceError(
-                    f"{path}: ends at byte {cursor.place} of its content, expected "
+                    f"{path}: ends at byte {cursor.position} of its content, expected "
                     f"{offset + size} at least; the file is truncated: fetch it again"
                 )
     except _READ_ERRORS as error:
@@ -188,4 +187,4 @@ class IdxSource:
             raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
 
     def close(self) -> None:
-        stream_pool.close({path for pair in self.files.values() for path in pair})
+        close_streams({path for pair in self.files.values() for path in pair})

@@ -20,17 +20,15 @@ from pipeline.core.urls import shown
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
-from pipeline.sources.converted import converted
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
-from pipeline.sources.file_names import expand, is_hidden, is_image
+from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
 from pipeline.sources.folder import folder_reader, has_images
 from pipeline.sources.lists import list_reader
-from pipeline.sources.name_words import splits_in
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.protocol import Source
-from pipeline.sources.quantize import pack_floats, pack_measured
+from pipeline.sources.quantize import converted, pack_floats, pack_measured
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import tar_reader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES

@@ -24,23 +24,20 @@ from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import (
-    Recorded,
     Wanted,
     describe,
+    listed_files,
     read_range,
     read_remote,
     roots_of,
     titles_of,
 )
-from pipeline.sources.file_names import as_text, files_in, flattened, split_of
+from pipeline.sources.file_names import as_text, files_in, flattened, split_of, splits_in
 from pipeline.sources.folder_tree import Member, Tree
-from pipeline.sources.name_words import splits_in
 from pipeline.sources.notes import Notes
+from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows
-from pipeline.sources.stream_pool import borrowed
-from pipeline.sources.stream_pool import close as close_cursors
-from pipeline.sources.tar_members import Entry, walk
-from pipeline.sources.tar_streams import READ_BYTES, Unpacked, compression_of
+from pipeline.sources.tar_members import READ_BYTES, Entry, Unpacked, compression_of, walk
 from pipeline.sources.webdataset import (
     Fields,
     Keys,
@@ -221,16 +218,8 @@ def tar_reader(
 
 def _member(entry: Entry, group: int, file: int) -> Member:
     problem = entry.problem or Problem(OK, "")
-    return Member(
-        group,
-        file,
-        entry.name,
-        entry.offset,
-        entry.size,
-        "",
-        problem.status,
-        problem.detail or None,
-    )
+    detail = problem.detail or None
+    return Member(group, file, entry.name, entry.offset, entry.size, "", problem.status, detail)
 
 
 def _as_rows(rows: Sequence[tuple[Any, ...]], file: int, compression: bytes) -> Any:
@@ -256,9 +245,9 @@ class TarFetcher:
     roots: tuple[Path, ...]
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], most: int
+        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
-        """Yield for each row its place in `rows`, and its bytes or what is wrong with them.
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
         Raises
         ------
@@ -266,37 +255,31 @@ class TarFetcher:
             Where an archive is gone, or changed since it was listed.
         """
         remote: dict[int, list[Wanted]] = {}
-        with ExitStack() as checks, ExitStack() as stack:
+        with listed_files(self.roots, files) as archive, ExitStack() as stack:
             opened: dict[int, int] = {}
-            archives = Recorded(self.roots, files, checks)
-            for place, (file, offset) in enumerate(zip(rows.file, rows.offset, strict=True)):
-                root, size = files[file][0], rows.size[place]
-                path, version = archives.open(file)
-                if rows.key[place]:
-                    data = _streamed(self.roots[root], path, rows.key[place], offset, size, version)
-                    yield place, data
+            for row, (file, offset) in enumerate(zip(rows.file, rows.offset, strict=True)):
+                root, size, compression = files[file][0], rows.size[row], rows.key[row]
+                path, version = archive(file)
+                if compression:
+                    key = str(self.roots[root]), path.name
+                    yield row, _streamed(path, key, compression, version, offset, size)
                 elif is_remote(path):
-                    wanted = Wanted(place, str(cast(Any, path).path), offset, offset + size)
+                    wanted = Wanted(row, str(cast(Any, path).path), offset, offset + size)
                     remote.setdefault(root, []).append(wanted)
                 else:
-                    yield place, _ranged(path, opened, file, stack, offset, size)
+                    yield row, _ranged(path, opened, file, stack, offset, size)
             for root, parts in remote.items():
                 # in the order of the archive, so that neighbours come in one request
                 parts.sort(key=lambda part: (part.path, part.start))
-                yield from read_remote(file_system(self.roots[root]), parts, most, archives=True)
+                yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
 
     def close(self) -> None:
         """Close the archives that are read forward."""
-        close_cursors({str(root) for root in self.roots})
+        close_streams({str(root) for root in self.roots})
 
 
 def _ranged(
-    path: Path,
-    opened: dict[int, int],
-    file: int,
-    stack: ExitStack,
-    offset: int,
-    size: int,
+    path: Path, opened: dict[int, int], file: int, stack: ExitStack, offset: int, size: int
 ) -> bytes | Problem:
     """Read a member of an archive that stays open for the next ones."""
     try:
@@ -315,17 +298,16 @@ def _ranged(
 
 
 def _streamed(
-    root: Path, path: Path, compression: bytes, offset: int, size: int, version: Hashable
+    path: Path, key: Hashable, compression: bytes, version: Hashable, offset: int, size: int
 ) -> bytes:
-    """Read a member of a compressed archive, from the nearest place before it."""
+    """Read a member of a compressed archive, from the nearest position before it."""
     try:
-        key = (str(root), path.name)
         with borrowed(key, offset, lambda: Unpacked(path, compression), version) as cursor:
-            while cursor.place < offset:
-                skipped = _read(cursor.stream, min(READ_BYTES, offset - cursor.place))
-                cursor.place += len(skipped)
+            while cursor.position < offset:
+                skipped = _read(cursor.stream, min(READ_BYTES, offset - cursor.position))
+                cursor.position += len(skipped)
             data = _read(cursor.stream, size)
-            cursor.place += size
+            cursor.position += size
             return data
     except PixsimError:
         raise

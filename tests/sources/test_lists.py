@@ -15,7 +15,7 @@ from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import ConfigError, RemoteError, SourceError
 from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.file_fetcher import host_of
+from pipeline.sources.fetch import host_of
 from pipeline.sources.lists import list_reader
 from pipeline.storage import retries
 

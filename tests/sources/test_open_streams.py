@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.sources import stream_pool
-from pipeline.sources.stream_pool import borrowed
+from pipeline.sources import open_cache
+from pipeline.sources.open_cache import borrowed, close_streams
 
 
 class Stream:
@@ -36,17 +36,17 @@ class Stream:
 
 @pytest.fixture(autouse=True)
 def streams():
-    stream_pool.close()
+    close_streams()
     Stream.opened = []
     yield Stream.opened
-    stream_pool.close()
+    close_streams()
 
 
 def read(key, start, count):
     with borrowed(key, start, Stream) as cursor:
-        cursor.stream.read(start - cursor.place)
+        cursor.stream.read(start - cursor.position)
         found = cursor.stream.read(count)
-        cursor.place = start + count
+        cursor.position = start + count
     return found
 
 
@@ -127,11 +127,11 @@ def test_at_most_32_stay_open_in_all(streams):
 def test_close_closes_those_of_a_key_and_of_tuples_that_begin_with_it(streams):
     for key in (Path("a"), (Path("a"), "member"), Path("b"), ("other", Path("a"))):
         read(key, 0, 1)
-    stream_pool.close({Path("a")})
+    close_streams({Path("a")})
     assert [stream.closed for stream in streams] == [True, True, False, False]
-    stream_pool.close({("other", Path("a"))})
+    close_streams({("other", Path("a"))})
     assert [stream.closed for stream in streams] == [True, True, False, True]
-    stream_pool.close()
+    close_streams()
     assert all(stream.closed for stream in streams)
 
 
@@ -156,23 +156,23 @@ def test_threads_read_right_and_never_share_a_stream(streams):
             with lock:
                 assert id(cursor.stream) not in busy
                 busy.add(id(cursor.stream))
-            cursor.stream.read(number * 3 - cursor.place)
+            cursor.stream.read(number * 3 - cursor.position)
             found = cursor.stream.read(3)
-            cursor.place = number * 3 + 3
+            cursor.position = number * 3 + 3
             with lock:
                 busy.remove(id(cursor.stream))
         return found == [number * 3, number * 3 + 1, number * 3 + 2]
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(one, order))
-    assert sum(not stream.closed for stream in streams) <= stream_pool.IDLE_OF_A_KEY
+    assert sum(not stream.closed for stream in streams) <= open_cache.STREAMS_OF_A_KEY
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_process_shares_neither_the_streams_nor_the_lock(streams):
     read("a", 0, 5)
-    with borrowed("b", 0, Stream), stream_pool._idle._lock:  # held at the fork
+    with borrowed("b", 0, Stream), open_cache._streams._lock:  # held at the fork
         child = os.fork()
         if child == 0:
             try:
