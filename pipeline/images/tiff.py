@@ -1,7 +1,7 @@
 """TIFF: the first page, after its directory was checked to lie inside the file.
 
 Pillow reads the directory and knows the kinds of pixels. The libtiff of imagecodecs decodes plain
-grey and colours of 8 or 16 bits, in 0.2 to 0.9 of Pillow's time, also where Pillow would cut them
+grey and colours of 8 or 16 bits, in 0.25 to 0.9 of Pillow's time, also where Pillow would cut them
 down without a word: colours of 16 bits. Pillow decodes the rest, and what imagecodecs cannot, and
 says why not. tifffile would read the directory no faster (55 us, and 30 ms to import), and leaves
 out tags whose values lie beyond the end of a file, where what is left may mean other pixels.

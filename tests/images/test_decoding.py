@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -14,10 +15,7 @@ import numpy as np
 import pytest
 from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from hostile import hostile_files
-from hostile.making import (
-    picture,
-    saved,
-)
+from hostile.making import END, GREY, patched, picture, png_of, rows_of, saved, start
 from PIL import Image
 
 from pipeline.core.blocks import OK, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
@@ -247,6 +245,24 @@ def test_a_flipped_bit_ends_as_an_image_or_a_problem(kind):
             warnings.simplefilter("ignore")
             found = decode(bytes(flipped), AS_IT_IS)
         assert isinstance(found, Decoded | Problem)
+
+
+def test_many_bad_files_cost_no_memory():
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        pytest.skip("the size of the process is not known here")
+    pixels = picture(200, 200, 1)
+    short = png_of(start(200, 201, 8, GREY), (b"IDAT", rows_of(pixels)), END)
+    jpeg = saved(pixels, "JPEG").replace(b"\xff\xda", b"\xff\x02", 1)
+    tiff = saved(pixels, "TIFF", compression="tiff_lzw")
+    tiff = patched(tiff, 8, b"\xff" * 5000)
+    for data in (short, jpeg, tiff):
+        sizes = []
+        for _ in range(2):
+            for _ in range(500):
+                problem_of(data)
+            sizes.append(int(statistics.read_text().split()[1]) * resource.getpagesize())
+        assert sizes[1] - sizes[0] < 500 * pixels.nbytes / 4
 
 
 @pytest.mark.parametrize(
