@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from decoding_for_tests import AS_IT_IS, pixels_of, problem_of
@@ -95,6 +96,37 @@ def test_an_interlaced_png_is_read_and_counted(size):
             assert np.array_equal(pixels_of(interlaced(image, depth, colour)), image[..., kept])
             short = interlaced(image, depth, colour, leave_out=1)
             assert problem_of(short).status == TRUNCATED
+
+
+def pngs_of_every_kind():
+    """Yield PNGs of each colour and depth, interlaced and not, and their names."""
+    for colour, channels in ((GREY, 1), (RGB, 3), (GREY_ALPHA, 2), (RGB_ALPHA, 4)):
+        for depth in (8, 16):
+            image = picture(5, 9, channels, f"uint{depth}")
+            head = start(9, 5, depth, colour)
+            yield f"{colour}-{depth}", png_of(head, (b"IDAT", rows_of(image)), END)
+            yield f"{colour}-{depth}-interlaced", interlaced(image, depth, colour)
+    colours = bytes(range(3, 3 * 12))
+    for depth in (1, 2, 4, 8):
+        rows = zlib.compress(b"".join(b"\0" + bytes(range(row, row + depth)) for row in range(5)))
+        yield f"grey-{depth}", png_of(start(8, 5, depth, GREY), (b"IDAT", rows), END)
+        # also numbers beyond the last colour
+        head, palette = start(8, 5, depth, PALETTE), (b"PLTE", colours[: 3 * 2**depth])
+        yield f"palette-{depth}", png_of(head, palette, (b"IDAT", rows), END)
+
+
+def test_imagecodecs_and_pillow_give_the_same_bits(monkeypatch):
+    files = dict(pngs_of_every_kind())
+    decoded = {name: pixels_of(data) for name, data in files.items()}
+
+    def fail(data):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(imagecodecs, "spng_decode", fail)
+    for name, data in files.items():
+        by_pillow = pixels_of(data)
+        assert by_pillow.dtype == decoded[name].dtype, name
+        assert np.array_equal(by_pillow, decoded[name]), name
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_followed():
