@@ -25,7 +25,7 @@ from pipeline.core.schema import UNLABELLED
 from pipeline.sources.array_likes import as_names, as_scale, as_splits
 from pipeline.sources.labels import Labelling, Survey, check_form
 from pipeline.sources.protocol import SplitInfo
-from pipeline.storage.file_versions import Version
+from pipeline.storage.blobs import Version
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8

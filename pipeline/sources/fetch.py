@@ -22,8 +22,7 @@ from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import unchanged
-from pipeline.storage.file_versions import version_in, version_of
-from pipeline.storage.retries import tried
+from pipeline.storage.blobs import tried, version_in, version_of
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -202,17 +201,25 @@ def read_remote(
 
 
 def _requested(files: Any, load: Sequence[list[Wanted]], most: int) -> list[Any]:
-    """Return the bytes of each stretch, or that there is no such file; tried several times."""
+    """Return the bytes of each stretch, or that there is no such file; retry what failed."""
     paths = [stretch[0].path for stretch in load]
     starts = [stretch[0].start for stretch in load]
     ends = [stretch[-1].stop if stretch[-1].stop >= 0 else most + 1 for stretch in load]
 
+    answers: dict[int, Any] = {}
+
     def request() -> list[Any]:
-        found: list[Any] = files.cat_ranges(paths, starts, ends, on_error="return")
-        for data in found:
+        left = [number for number in range(len(paths)) if number not in answers]
+        parts = ([values[number] for number in left] for values in (paths, starts, ends))
+        failure = None
+        for number, data in zip(left, files.cat_ranges(*parts, on_error="return"), strict=True):
             if isinstance(data, BaseException) and not isinstance(data, _NO_FILE):
-                raise data
-        return found
+                failure = data
+            else:
+                answers[number] = data
+        if failure is not None:
+            raise failure
+        return [answers[number] for number in range(len(paths))]
 
     try:
         return tried(_url(files, paths[0]), request)

@@ -15,7 +15,7 @@ from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url
 from pipeline.sources.fetch import Wanted, read_local, read_remote
 from pipeline.sources.sample_index import Rows
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pipeline.sources.file_fetcher import FileFetcher
 from pipeline.sources.file_names import is_hidden, is_image
 from pipeline.sources.folder_tree import Member, Tree
 from pipeline.sources.notes import File, Notes
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import file_system, tried
 
 _LOOKED_AT = 1000
 

@@ -30,8 +30,7 @@ from pipeline.core.urls import shown
 from pipeline.sources import stream_pool
 from pipeline.sources.arrays import described
 from pipeline.sources.open_cache import unchanged
-from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import version_of
+from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20

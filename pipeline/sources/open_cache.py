@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.file_versions import Version, version_of
+from pipeline.storage.blobs import Version, version_of
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

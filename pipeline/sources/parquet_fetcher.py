@@ -27,7 +27,7 @@ from pipeline.sources.table_columns import (
     choose,
     open_parquet,
 )
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 

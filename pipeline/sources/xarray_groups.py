@@ -20,10 +20,8 @@ from pipeline.core.errors import InputError, RemoteError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.sources.arrays import described
 from pipeline.sources.open_cache import Kept
-from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import version_in, version_of
+from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
 from pipeline.storage.folders import details_below, is_folder
-from pipeline.storage.retries import file_system, tried
 from pipeline.storage.zarr_stores import PlaceStore
 
 ROOT = "/"

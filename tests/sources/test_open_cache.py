@@ -11,7 +11,7 @@ from forks_for_tests import in_fork
 
 from pipeline.core.errors import SourceError
 from pipeline.sources.open_cache import Kept, unchanged
-from pipeline.storage.file_versions import version_of
+from pipeline.storage.blobs import version_of
 
 
 def test_a_key_is_opened_once_until_it_is_closed():
