@@ -25,8 +25,7 @@ from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import image_store
-from pipeline.storage.atomic import read_json, write_json
-from pipeline.storage.durability import flush_tree
+from pipeline.storage.atomic import flush_tree, read_json, write_json
 from pipeline.storage.fencing import Token
 from pipeline.storage.folders import exists, remove_file, remove_tree, replace_tree
 from pipeline.storage.manifest import WORK

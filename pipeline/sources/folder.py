@@ -22,8 +22,7 @@ from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of
 from pipeline.sources.file_names import is_hidden, is_image
 from pipeline.sources.folder_tree import Member, Tree
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.open_cache import version_in
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import file_system, tried, version_in
 
 _LOOKED_AT = 1000
 

@@ -29,12 +29,12 @@ from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
 from pipeline.storage.atomic import (
     flush,
+    flush_named,
     read_json,
     sweep,
     write_json,
 )
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.durability import flush_named
 from pipeline.storage.folders import exists, is_folder, remove_tree
 from pipeline.storage.locks import check, put_away
 
