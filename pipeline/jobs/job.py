@@ -40,8 +40,8 @@ from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.jobs.run_summary import count_steps, read_step, run_manifest, run_metrics
 from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder

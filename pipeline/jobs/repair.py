@@ -29,8 +29,8 @@ from pipeline.jobs.job import EFFORT, redo
 from pipeline.jobs.mending import mend_images
 from pipeline.jobs.plan import plan_job
 from pipeline.jobs.verification import Damage, examine, read_finished
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import require_writable, write_json
 from pipeline.storage.completeness import FOREIGN

@@ -19,7 +19,7 @@ from pipeline.report.matrix_plots import MAX_NAMES
 from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
-from pipeline.report.shown_samples import ImageSet, Key, read_distances
+from pipeline.report.shown_samples import Key, SampleReader, read_distances
 from pipeline.storage import run_arrays
 from pipeline.storage.run_files import part_name
 
@@ -43,7 +43,9 @@ class Page:
         Its image set, or None and why it cannot be shown.
     """
 
-    def __init__(self, path: Path, found: Findings, images: ImageSet | None, missing: str) -> None:
+    def __init__(
+        self, path: Path, found: Findings, images: SampleReader | None, missing: str
+    ) -> None:
         self._path, self._found, self._images, self._missing = path, found, images, missing
         self._names = found.names
         digest = found.content["digests"]["prototypes"]
