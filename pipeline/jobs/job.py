@@ -44,8 +44,8 @@ from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder

@@ -26,8 +26,8 @@ from pipeline.jobs.job import EFFORT, record_prototypes, resume_plan
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.jobs.repair_images import ImageRepair
 from pipeline.jobs.verification import Damage, examine, read_finished
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import require_writable
 from pipeline.storage.completeness import FOREIGN

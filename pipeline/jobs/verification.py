@@ -21,6 +21,7 @@ from pipeline.core.schema import DISTANCE
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
+from pipeline.report.description import likely_kind
 from pipeline.storage import claims, image_store, manifest, run_arrays
 from pipeline.storage.completeness import FOREIGN, foreign_parts
 from pipeline.storage.folders import exists, is_folder, list_folder
@@ -67,8 +68,7 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     if not exists(path / manifest.MANIFEST):
         begun = exists(path / manifest.WORK / "plan.json")
         if begun or not exists(path / manifest.COPY):
-            looks_like_run = exists(path / PREDICTIONS) or exists(path / run_arrays.PROTOTYPES)
-            manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
+            manifest.read_manifest(path, likely_kind(path))
     if exists(path / manifest.APPEND):
         raise IncompleteError(
             f"{shown(path)}: samples were being added to it; {manifest.append_cure(path)}, then "

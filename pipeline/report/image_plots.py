@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.core.schema import CLASS, PROTOTYPE, SPREAD, pick
+from pipeline.report.opened import Run
 from pipeline.report.pictures import mosaic, to_picture
 from pipeline.report.plot_style import (
     DIVERGING,
@@ -30,7 +31,6 @@ from pipeline.report.plot_style import (
     write_inside,
     write_title,
 )
-from pipeline.report.run import Run
 
 CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,
 FEW_INCHES = 1.4  # and where there are few
