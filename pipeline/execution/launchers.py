@@ -56,17 +56,19 @@ def visible_gpus() -> list[str]:
 
 
 def _count_gpus() -> int:
+    listed = _run("nvidia-smi", "-L")
+    lines = listed.stdout.splitlines() if listed and not listed.returncode else []
+    return sum(line.startswith("GPU ") for line in lines)
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str] | None:
+    """Run a program that answers soon; None where it does not, or cannot be run."""
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=CONNECT_SECONDS,
+        return subprocess.run(  # noqa: S603
+            words, capture_output=True, text=True, timeout=CONNECT_SECONDS
         )
     except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        return None
 
 
 @contextmanager
@@ -159,16 +161,8 @@ def require_slurm() -> None:
                 f"a cluster of kind slurm needs {program}, which is in no folder of PATH; "
                 f"{elsewhere} --cluster"
             )
-    try:
-        done = subprocess.run(
-            ["scontrol", "ping"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=CONNECT_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return  # it may answer later
-    if done.returncode:
+    done = _run("scontrol", "ping")
+    if done and done.returncode:  # else it may answer later
         said = " ".join((done.stderr or done.stdout).split())[-300:]
         raise ConfigError(f"Slurm does not answer ('scontrol ping': {said}); {elsewhere} --cluster")
 

@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from pipeline.execution import dask_config as defaults
 from pipeline.execution import launchers as kinds
 from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
+
+_HERE = ("threads", "local", "gpus")  # the kinds of clusters on this machine
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def find_workers(settings: ClusterSettings | None = None) -> Workers:
     client = current_client() if settings is None else None
     if client is not None:
         return remote_workers(client, chosen)
-    if chosen.kind in ("threads", "local", "gpus"):
+    if chosen.kind in _HERE:
         return local_workers(chosen)
     with _configured(chosen):
         if chosen.kind != "scheduler":
@@ -237,13 +239,10 @@ def open_client(
     """
     with _configured(settings), _opened(settings) as client:
         _wait_for_workers(client, settings, reporter or SilentReporter())
-        if settings.kind in ("local", "gpus"):
-            layout = local_workers(settings)
-        elif settings.kind == "scheduler":
-            layout = remote_workers(client, settings)
+        if settings.kind == "scheduler":
+            yield client, remote_workers(client, settings)
         else:
-            layout = asked_workers(settings)
-        yield client, layout
+            yield client, (local_workers if settings.kind in _HERE else asked_workers)(settings)
 
 
 @contextmanager
@@ -253,20 +252,14 @@ def _configured(settings: ClusterSettings) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opened(settings: ClusterSettings) -> Iterator[Any]:
-    if settings.kind in ("local", "gpus"):
-        layout = local_workers(settings)
+def _opened(settings: ClusterSettings) -> AbstractContextManager[Any]:
+    if settings.kind in _HERE:
+        workers = local_workers(settings)
         pinned = kinds.visible_gpus() if settings.kind == "gpus" else ()
-        opened = kinds.open_processes(settings, layout.processes, layout.memory, pinned)
-    elif settings.kind == "scheduler":
-        opened = kinds.open_scheduler(settings)
-    elif settings.kind == "slurm":
-        opened = kinds.open_slurm(settings)
-    else:
-        opened = kinds.open_kubernetes(settings)
-    with opened as client:
-        yield client
+        return kinds.open_processes(settings, workers.processes, workers.memory, pinned)
+    if settings.kind == "scheduler":
+        return kinds.open_scheduler(settings)
+    return (kinds.open_slurm if settings.kind == "slurm" else kinds.open_kubernetes)(settings)
 
 
 def patience() -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.partitions import ceil_div
 from pipeline.storage import tables
 from pipeline.storage.atomic import scratch_folder
@@ -123,3 +124,13 @@ def _columns(
         columns[prefix + "split"] = tables.dictionary(codes, splits)
         columns[prefix + "sample"] = numbers - firsts[codes]
     return columns
+
+
+def stored_records(path: Path, split: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield the records of the samples of a split, in order, from the table of samples."""
+    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "label", "sha256"]):
+        mine = (rows.texts("split") == split) & (rows.integers("sample") >= 0)
+        records = np.empty(np.count_nonzero(mine), SAMPLE_RECORD)
+        records["label"] = rows.integers("label")[mine]
+        records["sha256"] = rows.fixed("sha256")[mine]
+        yield records

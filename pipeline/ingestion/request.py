@@ -157,62 +157,58 @@ Check = Callable[[IngestPlan], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to read (a source, else what the settings say), where to write it, and how."""
+    """What to read (a source, else what the settings say), where to write it, and how.
+
+    `check` may refuse the plan, and `early` what is known of it before any worker is asked for;
+    `base` is the provenance of the samples that these are added to.
+    """
 
     source: Source | None
     settings: ImageSettings
     path: Path
     shard: int | None
+    check: Check | None = None
+    early: Check | None = None
+    base: Mapping[str, Any] | None = None
 
     @contextmanager
     def planned(
-        self,
-        path: Path,
-        executor: Executor,
-        *,
-        listing: Path | None = None,
-        scratch: Path | None = None,
-        base: Mapping[str, Any] | None = None,
-        early: Check | None = None,
+        self, executor: Executor, *, listing: Path | None = None, scratch: Path | None = None
     ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store; see `open_source`.
+        """Open the source, see `open_source`, and plan its store.
 
-        `base` is what it is added to; `early` may refuse the plan, of floats before their range is
-        measured, which takes workers.
+        Without `scratch` the store is finished, and no worker is needed.
         """
         opened = self.source
         if opened is None:
             opened = open_source(self.settings, listing, scratch)
         try:
-            if early is not None:
-                early(plan_source(packed(opened, self.settings), path, self.shard))
-            yield self._plan(opened, path, executor, listing is not None, base)
+            if self.early is not None and scratch is not None:
+                # of floats, before their range is measured
+                self.early(plan_source(packed(opened, self.settings), self.path, self.shard))
+            plan = self._plan(opened, executor, listing is not None)
+            if self.check is not None:
+                self.check(plan)
+            yield plan
         finally:
             release(opened)
 
-    def _plan(
-        self,
-        opened: Source,
-        path: Path,
-        executor: Executor,
-        planned: bool,
-        base: Mapping[str, Any] | None,
-    ) -> IngestPlan:
+    def _plan(self, opened: Source, executor: Executor, planned: bool) -> IngestPlan:
         """Plan the store; of floats that it was begun with, or made of, the range is known.
 
         Where it was `planned` before, the decoders are those of then.
         """
-        there = claims.plan_there(path, manifest.IMAGES)
+        there = claims.plan_there(self.path, manifest.IMAGES)
         known = there.get("source", {})
         same = {key: value for key, value in known.items() if key != "packing"}
         if claims.identity(same) == claims.identity(opened.provenance):
             ready = packed(opened, self.settings, executor.map, known)
         else:
             ready = packed(opened, self.settings, executor.map)
-        ready = decoded(ready, known if planned else None, base)
+        ready = decoded(ready, known if planned else None, self.base)
         recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
         remarks = tuple(getattr(opened, "remarks", ()))
-        plan = plan_source(ready, path, self.shard)
+        plan = plan_source(ready, self.path, self.shard)
         return replace(plan, settings=recorded, remarks=remarks)
 
 

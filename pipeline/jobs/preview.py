@@ -66,8 +66,11 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
 
 
 def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
-    workers, memory = plan.workers, plan.footprint
-    at_once = max(1, workers.processes) * workers.tasks
+    workers = plan.workers
+    memory = {
+        name: getattr(plan.footprint, name)
+        for name in ("fit", "evaluate", "worker", "client", "total")
+    }
     return {
         "name": plan.settings.name,
         "output": str(plan.settings.output),
@@ -80,17 +83,10 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "workers": {
             "processes": workers.processes,
             "tasks": workers.tasks,
-            "threads": max(1, workers.cores // at_once),
+            "threads": max(1, workers.cores // workers.at_once),
             "memory": workers.memory,
         },
-        "memory": {
-            "fit": memory.fit,
-            "evaluate": memory.evaluate,
-            "worker": memory.worker,
-            "client": memory.client,
-            "total": memory.total,
-            "limit": workers.memory,
-        },
+        "memory": memory | {"limit": workers.memory},
         "arithmetic": {"name": plan.arithmetic.name, "reason": plan.arithmetic.reason},
         "tiles": len(plan.tiles),
         "tiling": plan.tiling if len(plan.tiles) > 1 else None,

@@ -27,8 +27,7 @@ from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoder_choice import difference
-from pipeline.ingestion.append import stored_hashes
-from pipeline.ingestion.duplicates import DUPLICATES, write_duplicates
+from pipeline.ingestion.duplicates import DUPLICATES, stored_records, write_duplicates
 from pipeline.ingestion.ingest import make_store
 from pipeline.ingestion.plan import IngestPlan, ingest_token, stored_templates
 from pipeline.ingestion.request import reopened_settings
@@ -75,7 +74,8 @@ class ImageRepair:
             self._write_partitions(partitions, shards)
         if DUPLICATES in files:
             counts = {name: split["count"] for name, split in self.content["splits"].items()}
-            write_duplicates(self.path, counts, stored_hashes(self.path, counts))
+            pieces = (piece for name in counts for piece in stored_records(self.path, name))
+            write_duplicates(self.path, counts, (piece["sha256"] for piece in pieces))
         updated = self._updated(files)
         manifest.put_manifest(self.path, updated)
         remove_tree(self.path / manifest.WORK)
