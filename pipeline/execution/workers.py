@@ -24,6 +24,10 @@ from pipeline.execution import launchers as kinds
 from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
 
+_WHERE_TO_LOOK = {
+    "slurm": "squeue tells why jobs wait, the files slurm-*.out why workers ended",
+    "kubernetes": "kubectl get pods tells why pods wait, kubectl logs why they ended",
+}
 _HERE = ("threads", "local", "gpus")  # the kinds of clusters on this machine
 
 
@@ -282,15 +286,9 @@ def _wait_for_workers(client: Any, settings: ClusterSettings, reporter: Reporter
     try:
         client.wait_for_workers(wanted, timeout=None if seconds == float("inf") else seconds)
     except TimeoutError:
+        where = _WHERE_TO_LOOK.get(settings.kind, "the logs of the workers tell why they ended")
         raise ClusterError(
             f"{wanted} worker{'s'[: wanted > 1]} did not come within {seconds / 60:.3g} minutes "
-            f"({_where_to_look(settings.kind)}); distributed.scheduler.no-workers-timeout in "
+            f"({where}); distributed.scheduler.no-workers-timeout in "
             "dask's configuration lets it wait longer"
         ) from None
-
-
-def _where_to_look(kind: str) -> str:
-    return {
-        "slurm": "squeue tells why jobs wait, the files slurm-*.out why workers ended",
-        "kubernetes": "kubectl get pods tells why pods wait, kubectl logs why they ended",
-    }.get(kind, "the logs of the workers tell why they ended")
