@@ -108,12 +108,8 @@ class Checkpoints:
     def save(self, name: str, sums: Int64Array) -> None:
         """Save a sum: the file is written aside and renamed, without waiting for the disk.
 
-        Raises
-        ------
-        StorageFullError
-            Where the disk is full.
-        StoreError
-            Where the sums are not what the pass counts, since nothing is cast, or it is over.
+        `StoreError` where the sums are not what the pass counts, since nothing is cast, or where
+        the pass is over.
         """
         if sums.dtype != np.int64 or sums.shape != self.shape:
             raise StoreError(
@@ -144,12 +140,8 @@ class Checkpoints:
     def add(self, name: str, total: Int64Array) -> bool:
         """Add a saved sum to a total, in C order; False where its file cannot be used.
 
-        One of several blocks is read twice, block by block: checked, then added.
-
-        Raises
-        ------
-        DamagedError
-            Where it was changed in between; the total is worth nothing then.
+        One of several blocks is read twice, block by block: checked, then added. `DamagedError`
+        where it was changed in between; the total is worth nothing then.
         """
         flat = total.reshape(-1)
         try:

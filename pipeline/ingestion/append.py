@@ -50,16 +50,8 @@ def append_images(
 ) -> Path:
     """Add to an image set the samples that `fill` ingests, given a path for them and its manifest.
 
-    Raises
-    ------
-    StoreError
-        Where there is no finished image set at `path`.
-    ConflictError
-        Where other samples were begun to be added and not finished.
-    ShapeError
-        Where the new images have another shape, type or scale.
-    InUseError
-        Where another process adds samples to it.
+    `ConflictError` where other samples were begun to be added and not finished, `ShapeError` where
+    the new images have another shape, type or scale.
     """
     manifest.read_manifest(path, manifest.IMAGES)  # nothing is locked that is none
     with held(path, "append", reporter.say):

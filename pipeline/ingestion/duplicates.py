@@ -56,9 +56,7 @@ def write_duplicates(
     return sum(count for _, count in written)
 
 
-def find_copies(
-    entries: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def find_copies(entries: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the numbers of all copies, ascending, and for each that of the first of its kind.
 
     Entries are, for each sample, `sha256` (32 bytes) and `number`.

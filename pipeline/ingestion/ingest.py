@@ -36,9 +36,7 @@ from pipeline.ingestion.request import (
 )
 from pipeline.ingestion.steps import begun, finish, listing_place
 from pipeline.ingestion.write_partition import write_partitions
-from pipeline.sources.registry import (
-    catalog_name,
-)
+from pipeline.sources.registry import catalog_name
 from pipeline.storage import claims, manifest
 from pipeline.storage.locks import held
 

@@ -93,14 +93,10 @@ class IngestPlan:
 
 
 def plan_source(source: Source, path: Path, shard_samples: int | None = None) -> IngestPlan:
-    """Plan the store of a source.
+    """Plan the store of a source; see `check_names`.
 
-    Raises
-    ------
-    LabelError, SourceError
-        Where classes or splits have no proper names, or there is no image.
-    ShapeError
-        Where the pixels of one split are on another scale than those of another.
+    `SourceError` where there is no image, `ShapeError` where the pixels of one split are on another
+    scale than those of another.
     """
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")

@@ -21,24 +21,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from pipeline.core.errors import (
-    DamagedError,
-    IncompleteError,
-    InUseError,
-    SourceError,
-    hide_in,
-)
+from pipeline.core.errors import DamagedError, IncompleteError, InUseError, SourceError, hide_in
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoder_choice import recorded
-from pipeline.ingestion.compaction import (
-    compact,
-    forget_compaction,
-    good_templates,
-    is_compacted,
-)
+from pipeline.ingestion.compaction import compact, forget_compaction, good_templates, is_compacted
 from pipeline.ingestion.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.ingestion.request import Request
@@ -77,14 +66,8 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
 
     Yields the plan, its source ready to be read by tasks anywhere; None where the store is
     finished. One that is to be filled is locked while its samples are listed: the listing goes
-    below its `.work`. Beside a finished one nothing is written.
-
-    Raises
-    ------
-    ConflictError
-        Where the folder holds something else.
-    InUseError
-        Where another process makes it.
+    below its `.work`. Beside a finished one nothing is written. `ConflictError` where the folder
+    holds something else, `InUseError` where another process makes it.
     """
     path = work.path
     note = None if work.source is not None else folder_note(work.settings)
@@ -199,12 +182,8 @@ def finish(
 ) -> None:
     """Check that everything is there, put it together, write the manifest last.
 
-    Raises
-    ------
-    IncompleteError
-        Where partitions are missing; names them.
-    BadSamplesError
-        Where more samples cannot be used than `allowed_bad`.
+    `IncompleteError` where partitions are missing, which it names; `BadSamplesError` where more
+    samples cannot be used than `allowed_bad`.
     """
     fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
@@ -282,10 +261,7 @@ def commit(
 
 
 def _require_all(plan: IngestPlan, path: Path) -> tuple[dict[str, list[str]], int]:
-    """Check that every partition is written; return fingerprints, and how many remarks there are.
-
-    The fingerprints are those of their files.
-    """
+    """Check that every partition is written; return fingerprints of files, and how many remarks."""
     missing, written, remarks = [], [], 0
     arrays: dict[str, list[StoreArray]] = {}
     if not is_remote(path) and not is_compacted(path, plan.identity):

@@ -12,11 +12,7 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem
 from pipeline.core.digests import SAMPLE_RECORD, sample_records
-from pipeline.core.errors import (
-    DamagedError,
-    LabelError,
-    ShapeError,
-)
+from pipeline.core.errors import DamagedError, LabelError, ShapeError
 from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.threads import in_ranges
@@ -28,12 +24,7 @@ from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
-from pipeline.storage.sample_tables import (
-    part_notes,
-    part_path,
-    read_part,
-    write_part,
-)
+from pipeline.storage.sample_tables import part_notes, part_path, read_part, write_part
 
 
 def write_partitions(

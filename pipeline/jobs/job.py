@@ -34,12 +34,7 @@ from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
 from pipeline.ingestion.request import store_place
 from pipeline.jobs import plan as planning
-from pipeline.jobs.evaluate_pass import (
-    EvaluatePartition,
-    count_steps,
-    read_step,
-    run_metrics,
-)
+from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.ops.class_similarity import closest_classes

@@ -8,7 +8,7 @@ before, or says why it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +86,17 @@ def verify(
         require_writable(folder)
     with deferred_executor(cluster, listener) as executor:
         if content["kind"] == manifest.IMAGES:
-            require_room(_shards(content), len(content["partitions"]), executor.layout)
+            splits = content["splits"].values()
+            shards = [
+                (min(s["shard"], s["count"]), image_bytes(s["shape"], s["dtype"])) for s in splits
+            ]
+            require_room(shards, len(content["partitions"]), executor.layout)
         damages = examine(folder, executor, listener)
         if not repair or not damages:
             return damages
         with held(folder, "repair", listener.say):
             repaired = _repair(folder, damages, executor, listener, storage_options or {})
     return repaired
-
-
-def _shards(content: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Yield the samples of a shard and the bytes of a sample, of each split of an image set."""
-    for split in content["splits"].values():
-        yield min(split["shard"], split["count"]), image_bytes(split["shape"], split["dtype"])
 
 
 def _repair(

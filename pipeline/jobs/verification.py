@@ -35,16 +35,9 @@ _RUN_ARRAYS = [f"{run_arrays.DISTANCES}/{n}" for n in (DISTANCE.name, *run_array
 
 @dataclass(frozen=True, order=True)
 class Damage:
-    """One file that is not as it was written.
+    """One file, by its path below the folder, that is not as it was written, and why.
 
-    Attributes
-    ----------
-    file
-        Its path below the folder.
-    reason
-        What is wrong with it.
-    partition
-        The partition whose content it holds; -1 where it belongs to the whole.
+    `partition` is the one whose content it holds; -1 where it belongs to the whole.
     """
 
     file: str
@@ -55,12 +48,8 @@ class Damage:
 def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     """Read the manifest of a finished folder, or its copy, and tell what is wrong with the two.
 
-    Raises
-    ------
-    StoreError
-        Where there is no such folder, or it was never finished.
-    DamagedError
-        Where neither can be read.
+    `StoreError` where there is no such folder, or it was never finished; `DamagedError` where
+    neither can be read.
     """
     if not is_folder(path):
         raise StoreError(f"{shown(path)}: no such folder, expected an image set or a run")
