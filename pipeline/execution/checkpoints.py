@@ -41,7 +41,7 @@ from pipeline.storage.fencing import Token
 AddPartition = Callable[[int, Int64Array], None]
 """Adds a partition, given its number, to an accumulator."""
 Tell = Callable[[int], None]
-"""Is told that so many partitions more are done."""
+"""Takes how many partitions more are done."""
 
 ALL = "all"
 """The name of the sum of all partitions."""

@@ -70,13 +70,13 @@ def compute_here(collection: Any, workers: int, grace: float) -> Any:
     with signals.computing(grace):
         try:
             # not optimised: there is nothing to gain, and lanes must not be fused into one task
-            (found,) = dask.compute(
+            (result,) = dask.compute(
                 collection, scheduler="threads", num_workers=workers, optimize_graph=False
             )
         except (Exception, signals.Stopped):
             signals.wait_for_tasks(grace)
             raise
-    return found
+    return result
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:

@@ -192,32 +192,32 @@ def asked_workers(settings: ClusterSettings) -> Workers:
 
 def remote_workers(client: Any, settings: ClusterSettings) -> Workers:
     """Ask a scheduler for its workers; the one with the least memory counts."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
-    if not found:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
         raise ConfigError(
             f"the dask scheduler at {client.scheduler.address} has no workers; start some with "
             f"'dask worker {client.scheduler.address}'"
         )
-    tasks = max(worker["nthreads"] for worker in found.values())
-    memory = settings.memory or _least_memory(client, found)
+    tasks = max(worker["nthreads"] for worker in workers.values())
+    memory = settings.memory or _least_memory(client, workers)
     # a worker's threads are its cores
-    cores = sum(worker["nthreads"] for worker in found.values())
-    return Workers(len(found), tasks, cores, memory, apart=True)
+    cores = sum(worker["nthreads"] for worker in workers.values())
+    return Workers(len(workers), tasks, cores, memory, apart=True)
 
 
-def _least_memory(client: Any, found: dict[str, Any]) -> int:
+def _least_memory(client: Any, workers: dict[str, Any]) -> int:
     """Return what one worker may take: of its limit of dask's, and of its machine's."""
-    told = client.run(usable_memory, on_error="return")
-    hosts = Counter(worker["host"] for worker in found.values())
+    answers = client.run(usable_memory, on_error="return")
+    hosts = Counter(worker["host"] for worker in workers.values())
     limits = []
-    for address, answer in told.items():
+    for address, answer in answers.items():
         if isinstance(answer, BaseException):
             raise ClusterError(
                 f"the worker {address} cannot run pixsim ({type(answer).__name__}: {answer}); "
                 "install the same version of it there"
             )
         limit, machine = answer
-        mates = hosts[found[address]["host"]] if address in found else 1
+        mates = hosts[workers[address]["host"]] if address in workers else 1
         limits += [limit, machine if limit else machine // mates]
     return min((limit for limit in limits if limit), default=machine_memory())
 

@@ -37,7 +37,7 @@ from pipeline.storage.locks import held
 from pipeline.storage.sample_tables import SAMPLES
 
 
-def append_place(path: Path) -> Path:
+def append_path(path: Path) -> Path:
     """Return where samples are ingested before they are added to the store at `path`."""
     return path / manifest.APPEND / manifest.ADDED
 
@@ -56,7 +56,7 @@ def append_images(
     manifest.read_manifest(path, manifest.IMAGES)  # nothing is locked that is none
     with held(path, "append", reporter.say):
         base = manifest.read_manifest(path, manifest.IMAGES)
-        aside = append_place(path)
+        aside = append_path(path)
         try:
             fill(aside, base)
         except ConflictError:

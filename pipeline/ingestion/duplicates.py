@@ -87,16 +87,16 @@ def _buckets(hashes: Iterable[npt.NDArray[Any]], total: int) -> Iterator[npt.NDA
         yield np.concatenate(pieces) if pieces else np.empty(0, _ENTRY)
         return
     with scratch_folder() as folder, ExitStack() as stack:
-        places = [folder / str(number) for number in range(buckets)]
-        files = [stack.enter_context(place.open("wb")) for place in places]
+        paths = [folder / str(number) for number in range(buckets)]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
         for entries in _entries(hashes):
             heads = np.ascontiguousarray(entries["sha256"]).view(">u4").reshape(-1, 8)[:, 0]
             chosen = heads >> np.uint32(32 - (buckets - 1).bit_length())
             for number in np.unique(chosen).tolist():
                 files[number].write(entries[chosen == number].tobytes())
-        for file, place in zip(files, places, strict=True):
+        for file, path in zip(files, paths, strict=True):
             file.close()
-            yield np.fromfile(place, _ENTRY)
+            yield np.fromfile(path, _ENTRY)
 
 
 def _entries(hashes: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:

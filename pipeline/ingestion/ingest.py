@@ -32,9 +32,9 @@ from pipeline.ingestion.request import (
     is_gone,
     is_made,
     make_request,
-    store_place,
+    store_path,
 )
-from pipeline.ingestion.steps import begun, finish, listing_place
+from pipeline.ingestion.steps import begun, finish, listing_path
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.registry import catalog_name
 from pipeline.storage import claims, manifest
@@ -48,7 +48,7 @@ class StoreOptions(TypedDict, total=False):
 
 
 class IngestOptions(StoreOptions, total=False):
-    """What else an ingest may be told; see `ingest`."""
+    """What else an ingest takes; see `ingest`."""
 
     max_bad: int | str | None
     profile: Path | None
@@ -282,7 +282,7 @@ def _resumed(
     with interruptible(work.path), deferred_executor(cluster, reporter) as executor:
         record = claims.read_plan(work.path, manifest.IMAGES)
         claims.require_place(work.path)
-        with work.planned(executor, listing=listing_place(work.path)) as plan:
+        with work.planned(executor, listing=listing_path(work.path)) as plan:
             claims.require_same(work.path, manifest.IMAGES, record, plan.content)
             yield plan, executor
 
@@ -296,17 +296,17 @@ def prepare_images(
 ) -> Path:
     """Return the store of what a job calls `images`, making it where it is missing.
 
-    A store is used as it is. For a catalog name or another source the store is `store_place`,
+    A store is used as it is. For a catalog name or another source the store is `store_path`,
     made now where it does not exist or is incomplete; one that was made with the same settings is
     used as it is too, whatever the source holds by now. `early` may refuse the plan of a store,
     before any worker is asked for.
     """
-    found = find_images(images, options)
-    if found is not None:
-        if catalog_name(images) is None and shown(found) != images.title:
-            reporter.say(f"using {shown(found)}, made from {images.title}, which is not read again")
-        return found
-    target = store_place(images, options)
+    store = find_images(images, options)
+    if store is not None:
+        if catalog_name(images) is None and shown(store) != images.title:
+            reporter.say(f"using {shown(store)}, made from {images.title}, which is not read again")
+        return store
+    target = store_path(images, options)
     claims.require_place(target)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")

@@ -55,7 +55,7 @@ from pipeline.storage.zarr_arrays import consolidate
 _FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
 
-def listing_place(path: Path) -> Path:
+def listing_path(path: Path) -> Path:
     """Return where a store that is being made keeps the listing of its samples."""
     return path / manifest.WORK / "listing"
 
@@ -110,19 +110,19 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):
-        source = with_listing_in(source.decoded_by(decoders), listing_place(path))
+        source = with_listing_in(source.decoded_by(decoders), listing_path(path))
     if not is_compacted(path, plan.identity):
         image_store.create_images(path, plan.attributes, plan.templates, plan.encoding)
         ingest_token(path, plan.identity).issue()
     return replace(plan, source=source)
 
 
-def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
+def with_listing_in(source: EncodedSource, folder: Path) -> EncodedSource:
     """Copy the listing of a source to where every task finds it."""
-    if source.listing != place:
+    if source.listing != folder:
         for name in list_folder(source.listing):
-            copy_file(source.listing / name, place / name)
-    return source.moved(place)
+            copy_file(source.listing / name, folder / name)
+    return source.moved(folder)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Successor:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The place of the source; of an object in memory nothing."""
+        """Where the source lies; of an object in memory nothing."""
         settings = self.plan.settings or {}
         return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
 
@@ -149,9 +149,9 @@ class Successor:
         other = begun.get("plan", {})
         if origin and begun.get("origin"):
             return bool(origin == begun["origin"])
-        places = [content.get("source", {}).get("place") for content in (plan, other)]
-        if places[0] is not None:
-            return bool(places[0] == places[1])
+        paths = [content.get("source", {}).get("place") for content in (plan, other)]
+        if paths[0] is not None:
+            return bool(paths[0] == paths[1])
         return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
 
     def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ class Successor:
         ingest_token(path, begun["identity"]).revoke()
         forget_compaction(path)
         for name in list_folder(work):
-            kept = name in ("plan.json", listing_place(path).name) or name.endswith(PARTIAL_SUFFIX)
+            kept = name in ("plan.json", listing_path(path).name) or name.endswith(PARTIAL_SUFFIX)
             if not kept:  # the last are what this process works with
                 remove_tree(work / name)
         made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
@@ -187,27 +187,27 @@ def finish(
     """
     fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
-    found = tally(parts, plan.table)
-    refuse_bad_samples(path, plan.table, found, allowed_bad)
+    counted = tally(parts, plan.table)
+    refuse_bad_samples(path, plan.table, counted, allowed_bad)
     ingest_token(path, plan.identity).revoke()
     templates = plan.templates
-    if found.bad:
-        templates = good_templates(plan.templates, found)
+    if counted.bad:
+        templates = good_templates(plan.templates, counted)
         if not any(template.count for template in templates.values()):
-            raise SourceError(f"{path}: none of {found.total:,} samples can be used")
-        fingerprints = compact(path, plan, templates, found, executor, reporter)
-    write_samples(path, plan.table, found)
+            raise SourceError(f"{path}: none of {counted.total:,} samples can be used")
+        fingerprints = compact(path, plan, templates, counted, executor, reporter)
+    write_samples(path, plan.table, counted)
     if several:
         reporter.say(f"of {several:,} images the first of several frames was taken: see {SAMPLES}")
-    if found.bad:
-        reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
+    if counted.bad:
+        reporter.say(f"{counted.bad:,} of {counted.total:,} samples were left out: see {SAMPLES}")
     about = {
         "identity": plan.identity,
         "plan": plan.content,
         **plan.header,
         "provenance": plan.content["source"],
         "settings": plan.settings,
-        "samples": {"listed": found.total, "left_out": found.by_status()},
+        "samples": {"listed": counted.total, "left_out": counted.by_status()},
     }
     content = Content(about, templates, fingerprints)
     duplicates = commit(
@@ -253,9 +253,9 @@ def commit(
     duplicates = write_duplicates(path, counts, hashes)
     consolidate(path)
     files = list_files(path, content.fingerprints, tables_of(duplicates))
-    found = summarise(content.about, templates, {name: records_of(name) for name in templates})
+    summary = summarise(content.about, templates, {name: records_of(name) for name in templates})
     manifest.write_manifest(
-        path, manifest.IMAGES, found | {"duplicates": duplicates} | files, before
+        path, manifest.IMAGES, summary | {"duplicates": duplicates} | files, before
     )
     return duplicates
 

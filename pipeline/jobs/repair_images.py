@@ -31,7 +31,7 @@ from pipeline.ingestion.duplicates import DUPLICATES, stored_records, write_dupl
 from pipeline.ingestion.ingest import make_store
 from pipeline.ingestion.plan import IngestPlan, ingest_token, stored_templates
 from pipeline.ingestion.request import reopened_settings
-from pipeline.ingestion.steps import listing_place, with_listing_in
+from pipeline.ingestion.steps import listing_path, with_listing_in
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.jobs.verification import Damage
 from pipeline.sources.encoded import EncodedSource
@@ -187,7 +187,7 @@ class ImageRepair:
         source = packed(opened, images, self.executor.map, segment["provenance"])
         if isinstance(source, EncodedSource):
             source = source.decoded_by(source.chosen_decoders(segment["provenance"]))
-            source = with_listing_in(source, listing_place(self.path) / str(number))
+            source = with_listing_in(source, listing_path(self.path) / str(number))
         return source
 
     def _difference(self, number: int, source: Source) -> str:
@@ -198,7 +198,7 @@ class ImageRepair:
     ) -> dict[tuple[str, int], npt.NDArray[Any]]:
         """Return where the samples of partitions came from, by split and first sample."""
         parts = {index: self.content["partitions"][index] for index in partitions}
-        found = {i: np.empty(part["stop"] - part["start"], _ORIGIN) for i, part in parts.items()}
+        origins = {i: np.empty(part["stop"] - part["start"], _ORIGIN) for i, part in parts.items()}
         ends = np.cumsum([segment["listed"] for segment in self._segments])
         table, row, before = partition_table(self.content), 0, Counter[tuple[str, int]]()
         for rows in tables.read_groups(self.path / SAMPLES, ["split", "sample", "label", "sha256"]):
@@ -215,15 +215,15 @@ class ImageRepair:
                     for index in parts.keys() & set(np.unique(home).tolist()):
                         at = mine[home == index]
                         into = samples[at] - parts[index]["start"]
-                        found[index]["source"][into] = number
-                        found[index]["number"][into] = listed[home == index]
-                        found[index]["label"][into] = rows.integers("label")[at]
-                        found[index]["sha256"][into] = rows.fixed("sha256")[at]
+                        origins[index]["source"][into] = number
+                        origins[index]["number"][into] = listed[home == index]
+                        origins[index]["label"][into] = rows.integers("label")[at]
+                        origins[index]["sha256"][into] = rows.fixed("sha256")[at]
         for index, part in parts.items():
             array = StoreArray(self.path, image_store.array_names(part["split"])[0])
             if array.file(part["start"] // array.shard) not in shards:
-                found[index]["source"] = _INTACT
-        return {(part["split"], part["start"]): found[index] for index, part in parts.items()}
+                origins[index]["source"] = _INTACT
+        return {(part["split"], part["start"]): origins[index] for index, part in parts.items()}
 
 
 @dataclass(frozen=True)

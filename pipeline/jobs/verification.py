@@ -84,8 +84,8 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
             damages += task.whole_array(name)
     count = len(content["partitions"])
     with reporter.phase(f"verify {path.name}", count) as phase:
-        for found in executor.map(task, count, phase):
-            damages += found
+        for damaged in executor.map(task, count, phase):
+            damages += damaged
     return sorted(set(damages))
 
 
@@ -98,9 +98,9 @@ def _damaged_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
 
 def _foreign_tables(path: Path, content: Mapping[str, Any]) -> list[Damage]:
     """Return the tables among the predictions that readers of the folder take for some of it."""
-    found = dict.fromkeys(f"{PREDICTIONS}/{name}" for name in list_folder(path / PREDICTIONS))
+    names_there = dict.fromkeys(f"{PREDICTIONS}/{name}" for name in list_folder(path / PREDICTIONS))
     names = part_names(len(content["partitions"]))
-    return [Damage(name, FOREIGN) for name in foreign_parts(found, names)]
+    return [Damage(name, FOREIGN) for name in foreign_parts(names_there, names)]
 
 
 def _damaged_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
@@ -166,12 +166,12 @@ class Examination:
         number = part["start"] // self._content["splits"][part["split"]]["shard"]
         arrays = [self._array(name) for name in image_store.array_names(part["split"])]
         read = [_read_shard(array, number, index) for array in arrays if array is not None]
-        damages = [damage for _, found in read for damage in found]
-        values = [found for found, _ in read if found is not None]
+        damages = [damage for _, wrong in read for damage in wrong]
+        values = [read_values for read_values, _ in read if read_values is not None]
         if len(values) < 2:
             return damages
         # what an append that was cut short has put behind them does not count
-        images, labels = (found[: part["stop"] - part["start"]] for found in values)
+        images, labels = (stored[: part["stop"] - part["start"]] for stored in values)
         if records_digest(sample_records(images, labels)) == part["digest"]:
             return []
         files = [array.file(number) for array in arrays if array is not None]

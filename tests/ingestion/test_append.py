@@ -81,7 +81,7 @@ def test_the_grown_store_is_that_of_all_samples_at_once(base_store, tmp_path, wh
     whole = ingest(from_arrays(everything, NAMES), tmp_path / "whole", shard)
     assert content(path)["digest"] == content(whole)["digest"] == digest_images(path)
     assert holds(path, everything)
-    assert not append.append_place(path).parent.exists()
+    assert not append.append_path(path).parent.exists()
     described = describe(path)["splits"]
     assert {name: split["count"] for name, split in described.items()} == {
         name: len(labels) for name, (_, labels) in everything.items()
@@ -261,7 +261,7 @@ def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
     assert holds(path, whole)
     assert digest_images(path) == content(path)["digest"] != old
     assert len(pq.read_table(path / SAMPLES)) == sum(len(labels) for _, labels in whole.values())
-    assert not append.append_place(path).parent.exists()
+    assert not append.append_path(path).parent.exists()
 
 
 def files_of(path):
@@ -295,7 +295,7 @@ def test_metadata_that_cannot_be_read_once_ends_in_an_error_and_never_in_other_b
 
     def read(file):
         nonlocal asked
-        if file.is_relative_to(path) and append.append_place(path) not in file.parents:
+        if file.is_relative_to(path) and append.append_path(path) not in file.parents:
             asked += 1
             if asked == number + 1:
                 raise OSError(code, os.strerror(code), str(file))
