@@ -49,7 +49,7 @@ ALL = "all"
 # Files may take this share of the bytes of the pixels that are read, or so many bytes.
 _SHARE, _FREE_BYTES = 16, 16 * 2**20
 # Integers that are read at a time.
-_BLOCK = 2**20
+_BLOCK = 2**17
 
 
 def batch_size(partitions: int, sum_bytes: int, read_bytes: int) -> int:
@@ -122,7 +122,10 @@ class Checkpoints:
             zipfile.ZipFile(aside, "w") as archive,
             archive.open(self._member(name), "w", force_zip64=True) as member,
         ):
-            np.lib.format.write_array(member, np.ascontiguousarray(sums))
+            ordered = np.ascontiguousarray(sums, "<i8")
+            header = np.lib.format.header_data_from_array_1_0(ordered)
+            np.lib.format.write_array_header_1_0(member, header)
+            member.write(ordered.reshape(-1).view(np.uint8).data)  # all of it, and no copy
 
     def has(self, name: str) -> bool:
         """Tell whether the file of a sum seems to be there; its sums are not looked at."""

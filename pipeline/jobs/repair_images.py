@@ -41,7 +41,7 @@ from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import partition_table
-from pipeline.storage.sample_tables import SAMPLES
+from pipeline.storage.sample_tables import SAMPLES, part_path
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import consolidate
 
@@ -147,6 +147,7 @@ class ImageRepair:
                 remark=next(filter(None, map(self._difference, sources, sources.values())), ""),
             )
             plan = IngestPlan(record, templates)
+            remove_tree(part_path(self.path, 0).parent)  # of a repair that was cut short
             with ingest_token(record.path, plan.identity).issued():
                 write_partitions(plan, record.path, self.executor, self.reporter, partitions)
 
