@@ -33,7 +33,6 @@ from pipeline.ingestion.plan import IngestPlan, ingest_token, stored_templates
 from pipeline.ingestion.request import reopened_settings
 from pipeline.ingestion.steps import listing_path, with_listing_in
 from pipeline.ingestion.write_partition import write_partitions
-from pipeline.jobs.verification import Damage
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source, SplitInfo
 from pipeline.sources.registry import open_source, packed, release
@@ -60,11 +59,14 @@ class ImageRepair:
     reporter: Reporter
     options: Mapping[str, Any]
 
-    def run(self, damages: Sequence[Damage]) -> dict[str, Any]:
-        """Make damaged files again, where the source is what it was; return the manifest."""
-        files = {damage.file for damage in damages} - {manifest.MANIFEST, manifest.COPY}
-        partitions = sorted({damage.partition for damage in damages if damage.partition >= 0})
-        shards = {damage.file for damage in damages if damage.partition >= 0}
+    def run(self, damaged: Mapping[str, int]) -> dict[str, Any]:
+        """Make files again, where the source is what it was; return the manifest.
+
+        `damaged` has for each file the partition whose content it holds, or -1.
+        """
+        files = damaged.keys() - {manifest.MANIFEST, manifest.COPY}
+        partitions = sorted({number for number in damaged.values() if number >= 0})
+        shards = {file for file, number in damaged.items() if number >= 0}
         metadata = sorted(files - shards - {SAMPLES, DUPLICATES})
         if metadata:
             self._write_metadata(metadata)
