@@ -137,7 +137,7 @@ class EvaluatePartition:
         }
 
     def _table(
-        self, found: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
+        self, records: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[dict[str, Any], str]:
         """Return the prediction table of the step, and its digest.
 
@@ -146,7 +146,7 @@ class EvaluatePartition:
         """
         labels = samples[LABEL.name]
         kept = (self.selection.positions(labels) >= 0) | (labels < 0)
-        rows = found[:, kept].T.reshape(-1)
+        rows = records[:, kept].T.reshape(-1)
         times = len(self.metrics)
         columns = {
             name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
