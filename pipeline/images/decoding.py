@@ -14,18 +14,21 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import ShapeError
-from pipeline.images.box_formats import JP2_MAGICS, is_heif, open_avif, open_jpeg_2000
 from pipeline.images.conversion import Conversion
 from pipeline.images.headers import Opened, RefusedError, check_fits, refusal
 from pipeline.images.jpeg import MAGIC as JPEG_MAGIC
 from pipeline.images.jpeg import open_jpeg
 from pipeline.images.pillow_formats import (
     GIF_MAGICS,
+    JP2_MAGICS,
     PNM_MAGICS,
     QOI_MAGIC,
     READERS,
     SGI_MAGIC,
+    is_heif,
+    open_avif,
     open_gif,
+    open_jpeg_2000,
     open_pnm,
     open_qoi,
     open_sgi,
