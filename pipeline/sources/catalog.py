@@ -1,4 +1,4 @@
-"""The catalog of named data sets, and where their files are found.
+"""The catalog of named data sets, and where their files are.
 
 A set's files are looked for in three folders: that named by `PIXSIM_DATASETS` (one folder a set),
 that where the system's package puts them, and that of earlier downloads; else they are downloaded
@@ -113,7 +113,7 @@ def find_entry(name: str) -> CatalogEntry:
 
 
 def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
-    """The folders where files of an entry may lie, in order of preference."""
+    """Return the folders where files of an entry may be, in order of preference."""
     folders = []
     if environment.datasets is not None:
         folders.append(environment.datasets / entry.name)

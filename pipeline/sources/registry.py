@@ -239,7 +239,7 @@ def folder_note(settings: ImageSettings) -> str | None:
 def _kind_of_folder(path: Path) -> str:
     """Tell what a folder holds: files of data, such as archives, or images.
 
-    Where there are both, the others are stray ones: images win where they are more, or lie in
+    Where there are both, the others are stray ones: images win where they are more, or are in
     several folders or in that of a split.
     """
     names = list_folder(path)
@@ -267,7 +267,7 @@ def _is_image_table(path: Path) -> bool:
 
 
 def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
-    """Tell whether images lie in several folders of a folder, or in that of a split."""
+    """Tell whether there are images in several folders of a folder, or in that of a split."""
     known = (*(suffix for several in _FOLDERS_OF.values() for suffix in several), ".zarr")
     count = 0
     for name in [n for n in names if not n.lower().endswith(known)][:_MOST_LOOKED_INTO]:
@@ -295,25 +295,25 @@ def _open_encoded(
     listing: Path | None,
     scratch: Path | None,
 ) -> EncodedSource:
-    places, split, columns = places_of(settings), settings.split, dict(settings.columns)
+    paths, split, columns = places_of(settings), settings.split, dict(settings.columns)
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
-        reader: Any = list_reader(places, columns, root, split, settings.encoding)
+        reader: Any = list_reader(paths, columns, root, split, settings.encoding)
     elif kind == "parquet":
-        reader = parquet_reader(places, columns, split)
+        reader = parquet_reader(paths, columns, split)
     elif kind == "tar":
         named = {role: name for role, name in columns.items() if name is not None}
-        reader = tar_reader(places, split, named, doubts=doubts)
+        reader = tar_reader(paths, split, named, doubts=doubts)
     else:
-        reader = folder_reader(places, split, doubts=doubts)
+        reader = folder_reader(paths, split, doubts=doubts)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
     folder = _make_scratch(scratch)
     try:
         source = open_encoded(reader, folder, *arguments)
-        stray = left_beside(places, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
+        stray = left_beside(paths, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
     except BaseException:
         remove_scratch(folder)
         raise

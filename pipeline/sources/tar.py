@@ -66,7 +66,7 @@ class TarReader:
     `title` is what to call the archives, `fields` are the members of samples that matter.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     split: str
     title: str
     fields: Fields = field(default_factory=Fields)
@@ -75,7 +75,7 @@ class TarReader:
 
     @property
     def _archives(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     def fetcher(self) -> TarFetcher:
         return TarFetcher(roots_of(path for _, _, path in self._archives))
@@ -182,7 +182,7 @@ class TarReader:
 
 
 def tar_reader(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     *,
@@ -192,7 +192,7 @@ def tar_reader(
 
     Parameters
     ----------
-    places
+    paths
         For each split its archives, or folders of archives; those of None say their split by
         name, such as `train-0001.tar`, or by folders inside.
     split
@@ -203,7 +203,7 @@ def tar_reader(
         Whether to refuse what is implausible, see `folder_checks`.
     """
     fields = fields_of(columns or {})
-    return TarReader(files_in(places, SUFFIXES), split, titles_of(places), fields, doubts)
+    return TarReader(files_in(paths, SUFFIXES), split, titles_of(paths), fields, doubts)
 
 
 def _member(entry: Entry, group: int, file: int) -> Member:

@@ -106,7 +106,7 @@ class TorchvisionSource:
     Attributes
     ----------
     name, root
-        Its class, and the folder that its files lie below.
+        Its class, and the folder that its files are below.
     arguments, infos
         For each split what its class is called with, and what it holds.
     labelling
