@@ -6,6 +6,7 @@ checks them.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -301,10 +302,11 @@ def _make_source(
         survey.add(sorted(codes), f"{name}/{split}")
     names = _class_names(opened)
     labelling = Labelling(names) if names else survey.labelling()
+    recorded = {option: value for option, value in options.items() if option != "root"}
     provenance: dict[str, Any] = {
         "kind": "torchvision",
         "name": name,
-        "options": {key: _plain(value) for key, value in options.items() if key != "root"},
+        "options": json.loads(json.dumps(recorded, default=str)),
         "splits": contents,
     }
     if conversion.describe():
@@ -316,15 +318,6 @@ def _make_source(
     return TorchvisionSource(
         name, root, arguments, infos, labelling, max(scales), provenance, conversion, decoders
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _info(
