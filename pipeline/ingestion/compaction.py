@@ -66,24 +66,10 @@ def compact(
     executor: Executor,
     reporter: Reporter,
 ) -> dict[str, list[str]]:
-    """Leave the bad samples out of the arrays at `path`.
+    """Leave the bad samples out of the arrays at `path`; return the fingerprints of their files.
 
-    Parameters
-    ----------
-    path
-        The store that is being made; all its partitions are written.
-    plan
-        By which they were written.
-    templates
-        What its splits hold in the end; see `good_templates`.
-    found
-        Which of their samples are good.
-    executor, reporter
-        Where tasks run, and who is told.
-
-    Returns
-    -------
-    The fingerprints of the files of the arrays.
+    All partitions of the plan are written; `templates` is what the splits hold in the end, see
+    `good_templates`, and `found` which of their samples are good.
     """
     place, replaced = path / WORK / "compact", path / WORK / "replaced"
     identity, planned = plan.identity, plan.table
@@ -119,18 +105,10 @@ def _good_before(planned: PartitionTable, good: npt.NDArray[np.int64]) -> npt.ND
 
 @dataclass(frozen=True)
 class CompactPartition:
-    """The task of one shard without bad samples; running it twice changes nothing.
+    """The task of one shard without bad samples, of `table`; running it twice changes nothing.
 
-    Attributes
-    ----------
-    path, place
-        The store as it was written, and the one beside it.
-    table, planned
-        The partitions of the one beside it, and those as written.
-    good, before
-        [planned partition]; good samples in it, and in those before it of the same split.
-    token
-        Lets it write.
+    `good` and `before` are, for each partition as it was planned, the good samples in it, and in
+    those before it of the same split.
     """
 
     path: Path

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
 from pipeline.core.errors import printable
+from pipeline.report.pictures import as_data
 
 MAX_TEXT = 200  # characters of a text that are shown
 
@@ -40,7 +39,4 @@ def facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
 
 def picture(drawn: Image.Image, description: str) -> str:
     """Return a picture, its content within the text."""
-    content = io.BytesIO()
-    drawn.save(content, format="PNG", optimize=True)
-    data = base64.b64encode(content.getvalue()).decode()
-    return f'<img alt="{text(description)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{text(description)}" src="{as_data(drawn, lossless=True)}">'

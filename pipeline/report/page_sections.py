@@ -17,8 +17,8 @@ from pipeline.report import page_content as say
 from pipeline.report import plots
 from pipeline.report.matrix_plots import MAX_NAMES
 from pipeline.report.page_content import Findings
-from pipeline.report.page_pictures import chart, strip, thumbnail
-from pipeline.report.plot_style import one_line
+from pipeline.report.pictures import strip, thumbnail
+from pipeline.report.plot_style import chart, one_line
 from pipeline.report.shown_samples import ImageSet, Key, read_distances
 from pipeline.storage import run_arrays
 from pipeline.storage.run_files import part_name

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.errors import SourceError
-from pipeline.sources.arrays import NO_GAPS, Gaps, pixel_type
+from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type
 
 FILLS = ("_FillValue", "missing_value")
 _ENCODING = {"scale_factor": 1.0, "add_offset": 0.0}
@@ -74,19 +74,9 @@ def decoded(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> npt.NDAr
 def meaning_of(title: str, name: str, variable: xr.Variable, is_zarr_2: bool) -> Meaning:
     """Find out what the stored values of a variable of images mean.
 
-    Parameters
-    ----------
-    title, name
-        What to call the place and the variable in messages.
-    variable
-        Not decoded; or decoded, then its attributes say no more.
-    is_zarr_2
-        Whether a fill value of 0 says nothing, since the format gives it to all arrays.
-
-    Raises
-    ------
-    SourceError
-        Where floats are said to be packed.
+    `variable` is not decoded; or decoded, then its attributes say no more. Where it `is_zarr_2`, a
+    fill value of 0 says nothing, since the format gives it to all arrays. `title` and `name` are
+    for messages.
     """
     attributes = dict(variable.attrs)
     stored = variable.dtype
@@ -126,11 +116,11 @@ def _gaps(
     low, high = [*_values(attributes, "valid_range", stored), None, None][:2]
     low = next(iter(_values(attributes, "valid_min", stored)), low)
     high = next(iter(_values(attributes, "valid_max", stored)), high)
-    said = [key for key in (*FILLS, *_VALID) if key in attributes and not _is_nan(attributes[key])]
-    if not said:
+    keys = [key for key in (*FILLS, *_VALID) if key in attributes and not _is_nan(attributes[key])]
+    if not keys:
         return NO_GAPS
-    listed = ", ".join(f"{key} {np.ravel(attributes[key]).tolist()}" for key in said)
-    deleted = ", ".join(f"ds['{name}'].attrs['{key}']" for key in said)
+    listed = ", ".join(f"{key} {np.ravel(attributes[key]).tolist()}" for key in keys)
+    deleted = ", ".join(f"ds['{name}'].attrs['{key}']" for key in keys)
     return Gaps(
         tuple(fill for fill in fills if fill == fill),
         low,

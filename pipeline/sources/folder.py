@@ -35,7 +35,7 @@ class FolderReader:
     Attributes
     ----------
     places
-        For each split its folders; those of None are searched for splits.
+        For each split its folders, classes inside; those of None hold splits, or classes.
     split
         The name of the split where neither the job nor the folders tell one.
     doubts
@@ -59,13 +59,7 @@ class FolderReader:
         return FileFetcher(tuple(path for _, path in self._folders))
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of each split in order.
-
-        Raises
-        ------
-        SourceError
-            Where a folder cannot be listed, or holds no images.
-        """
+        """Yield the rows of each split in order."""
         notes.labels_are_text = True
         several = len(self._folders) > 1
         titles = [f"{title_of(path)}/" if several else "" for _, path in self._folders]
@@ -88,23 +82,13 @@ class FolderReader:
 def folder_reader(
     places: Mapping[str | None, Sequence[Path]], split: str = "train", *, doubts: bool = True
 ) -> FolderReader:
-    """Return a reader of image files in folders.
-
-    Parameters
-    ----------
-    places
-        For each split its folders, classes inside; those of None hold splits, or classes.
-    split
-        The name of the split, where folders hold classes and no split is given.
-    doubts
-        Whether to refuse what is implausible.
-    """
+    """Return a reader of image files in folders; parameters as of `FolderReader`."""
     return FolderReader(dict(places), split, doubts)
 
 
 def has_images(path: Path) -> bool:
     """Tell whether there is an image among the first files below a folder."""
-    return any(isinstance(found, Member) for found in itertools.islice(_walked(path), _LOOKED_AT))
+    return any(isinstance(item, Member) for item in itertools.islice(_walked(path), _LOOKED_AT))
 
 
 def _walked(root: Path) -> Iterator[Member | bytes]:
@@ -159,14 +143,14 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
     try:
-        found = entry.stat()
+        status = entry.stat()
     except OSError as error:
         detail = "is a broken link" if entry.is_symlink() else unreadable(error).detail
         return Member(0, 0, name, status=UNREADABLE, detail=detail)
-    member = Member(0, 0, name, 0, found.st_size, version_in(found).stamp)
-    if stat.S_ISREG(found.st_mode):
+    member = Member(0, 0, name, 0, status.st_size, version_in(status).stamp)
+    if stat.S_ISREG(status.st_mode):
         return member
-    return member._replace(status=UNREADABLE, detail=not_regular(found.st_mode).detail)
+    return member._replace(status=UNREADABLE, detail=not_regular(status.st_mode).detail)
 
 
 def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | bytes]:

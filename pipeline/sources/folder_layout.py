@@ -14,11 +14,20 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from pipeline.sources.file_names import SPLIT_WORDS, as_text
-from pipeline.sources.name_words import NO_SPLITS, SPLITS, is_container, is_plain, judge, splits_in
+from pipeline.sources.file_names import (
+    NO_SPLITS,
+    SPLIT_WORDS,
+    SPLITS,
+    as_text,
+    is_container,
+    is_plain,
+    judge,
+    splits_in,
+)
 
 SEPARATOR = b"\0"  # sorts before every character of a name
 _MOST_SPLITS = 1000
@@ -37,10 +46,8 @@ class Group:
         The split is given, so the folders are classes.
     strip
         Whether a folder that holds all others is left out.
-    title
-        The places, for a message.
-    places
-        How many.
+    title, places
+        The places, for a message, and how many they are.
     """
 
     split: str
@@ -155,14 +162,14 @@ class Layout:
     homes: Mapping[bytes, int] | None
     unlabelled: frozenset[str]
     stray: str
-    skipped: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "skipped", self.prefix.count(SEPARATOR))
+    @cached_property
+    def _skipped(self) -> int:
+        return self.prefix.count(SEPARATOR)
 
     def read(self, path: bytes) -> tuple[str, str | None]:
         """Return split and class that a path tells; None where it tells no class."""
-        parts = path.split(SEPARATOR)[self.skipped :]
+        parts = path.split(SEPARATOR)[self._skipped :]
         split = self.stray
         if self.homes is not None:
             inner = self.homes.get(parts[0]) if len(parts) > 1 else None
@@ -173,7 +180,7 @@ class Layout:
 
     def class_folder(self, folder: bytes) -> bytes | None:
         """Return the folder of the class, or of the split without, that a folder lies in."""
-        parts = folder.split(SEPARATOR)[self.skipped : -1]
+        parts = folder.split(SEPARATOR)[self._skipped : -1]
         count = 1 if self.homes is None else 2 + self.homes.get(b"".join(parts[:1]), 0)
         if not parts or not folder.startswith(self.prefix):
             return None

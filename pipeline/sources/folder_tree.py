@@ -10,7 +10,6 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK
@@ -24,18 +23,11 @@ _MANY = 4096
 
 
 class Member(NamedTuple):
-    """An image file found.
+    """An image file, on its way into the listing.
 
-    Attributes
-    ----------
-    group
-        The number of the group whose layout it shares.
-    file
-        The number of the place or archive that it lies in.
-    path
-        In there, parts separated by `/`; empty where all that follows is lost.
-    offset, size, stamp, status, detail
-        As in the listing.
+    `group` is the number of the group whose layout it shares, `file` that of the place or archive
+    that it lies in; `path` is its path in there, empty where all that follows is lost. The rest is
+    as in the listing.
     """
 
     group: int
@@ -54,14 +46,8 @@ class Tree:
     def __init__(self, kind: str, notes: Notes, *, doubts: bool = True) -> None:
         """Begin without files.
 
-        Parameters
-        ----------
-        kind
-            Of the source.
-        notes
-            Of what is left out, and told of what is decided.
-        doubts
-            Whether to refuse what is implausible.
+        `kind` is that of the source; `notes` take what is left out and what is decided; `doubts`
+        says whether to refuse what is implausible.
         """
         self.groups: list[Group] = []
         self._layouts: list[Layout] = []
@@ -70,7 +56,7 @@ class Tree:
         self._doubts = doubts
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute(
-            "CREATE TABLE found (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, "
+            "CREATE TABLE members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, "
             "stamp, status, detail, split)"
         )
         self._database.execute(
@@ -84,12 +70,7 @@ class Tree:
     def __enter__(self) -> Tree:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._database.close()
 
     def group(self, split: str, given: bool, strip: bool, title: str) -> int:
@@ -116,7 +97,7 @@ class Tree:
 
     def _flush(self) -> None:
         self._database.executemany(
-            "INSERT INTO found (grp, file, path, offset, size, stamp, status, detail) "
+            "INSERT INTO members (grp, file, path, offset, size, stamp, status, detail) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             self._waiting,
         )
@@ -131,9 +112,9 @@ class Tree:
         """Of members of one name in one archive keep the last, as unpacking does, and say so."""
         self._flush()
         count = self._database.execute(
-            "DELETE FROM found WHERE member IN (SELECT member FROM (SELECT member, lead(member) "
-            "OVER (PARTITION BY file, path ORDER BY member) AS later FROM found WHERE path != x'') "
-            "WHERE later IS NOT NULL)"
+            "DELETE FROM members WHERE member IN (SELECT member FROM (SELECT member, "
+            "lead(member) OVER (PARTITION BY file, path ORDER BY member) AS later FROM members "
+            "WHERE path != x'') WHERE later IS NOT NULL)"
         ).rowcount
         if count:
             members = (
@@ -166,25 +147,22 @@ class Tree:
         rows = self._database.execute("SELECT grp, folder, depth, files FROM folders")
         for number, folder, depth, files in rows:
             layout = self._layouts[number]
-            found = layout.read(folder + b"-")
+            pair = layout.read(folder + b"-")
             home = layout.class_folder(folder)
-            if found[1] is None:
-                loose[found[0]] += files
+            if pair[1] is None:
+                loose[pair[0]] += files
                 continue
             deeper += files if home is not None and depth > home.count(SEPARATOR) else 0
-            if found != last:
-                self._database.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", found)
-            last = found
+            if pair != last:
+                self._database.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", pair)
+            last = pair
         return loose, deeper
 
     def arrange(self, streamed: Iterable[int] = ()) -> list[tuple[str, bool]]:
         """Find the layout; return the splits sorted, and whether each is in the order of names.
 
-        Parameters
-        ----------
-        streamed
-            The numbers of files that can only be read forward. A split with images of these that
-            do not come in the order of names keeps the order in which they were found.
+        `streamed` are the numbers of files that can only be read forward. A split with images of
+        these that do not come in the order of names keeps the order in which they were listed.
         """
         self._flush()
         self._find_layouts()
@@ -192,10 +170,12 @@ class Tree:
         self._database.create_function(
             "split_of", 2, lambda group, path: layouts[group].read(path)[0], deterministic=True
         )
-        self._database.execute("UPDATE found SET split = split_of(grp, path)")
-        found = {split for (split,) in self._database.execute("SELECT DISTINCT split FROM found")}
+        self._database.execute("UPDATE members SET split = split_of(grp, path)")
+        splits = {
+            split for (split,) in self._database.execute("SELECT DISTINCT split FROM members")
+        }
         order = dict.fromkeys(group.split for group in self.groups if group.given)
-        names = [*(s for s in order if s in found), *sorted(found - set(order))]
+        names = [*(s for s in order if s in splits), *sorted(splits - set(order))]
         forward = self._unsorted(streamed)
         return [(name, name not in forward) for name in names]
 
@@ -206,8 +186,8 @@ class Tree:
             return set()
         rows = self._database.execute(
             "SELECT DISTINCT split FROM (SELECT split, path < lag(path) OVER "
-            "(PARTITION BY split ORDER BY member) AS falls FROM found WHERE path != x'' "
-            "AND split IN (SELECT split FROM found JOIN streamed USING (file))) WHERE falls"
+            "(PARTITION BY split ORDER BY member) AS falls FROM members WHERE path != x'' "
+            "AND split IN (SELECT split FROM members JOIN streamed USING (file))) WHERE falls"
         )
         return {split for (split,) in rows}
 
@@ -216,21 +196,13 @@ class Tree:
     ) -> Iterator[Any]:
         """Yield the rows of a split, as `make_rows` gives them.
 
-        Parameters
-        ----------
-        split
-            One that `arrange` returned.
-        in_order
-            Whether in the order of names, else in that in which they were found.
-        titles
-            What to put before the path for each file.
-        keys
-            What goes into the `key` column for each file; default: the path.
+        They come in the order of names where `in_order`, else as they were listed. For each file
+        `titles` go before the path, and `keys` into the `key` column; default: the path.
         """
         # what stands for lost images comes last
         order = "path = x'', path, file, member" if in_order else "member"
         cursor = self._database.execute(
-            "SELECT grp, file, path, offset, size, stamp, status, detail FROM found "  # noqa: S608
+            "SELECT grp, file, path, offset, size, stamp, status, detail FROM members "  # noqa: S608
             f"WHERE split = ? ORDER BY {order}",
             (split,),
         )

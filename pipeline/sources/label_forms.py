@@ -26,32 +26,24 @@ Array = npt.NDArray[Any]
 
 
 def check_form(where: str, count: int, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-    """Raise where an array cannot hold the labels of `count` images, by its header alone.
-
-    Raises
-    ------
-    ShapeError
-        Where there is not one label, or one row of columns, for each image.
-    SourceError
-        Where its type can hold no labels.
-    """
-    found = f"{where}: labels of {dtype} and shape {tuple(shape)}"
+    """Raise where an array cannot hold the labels of `count` images, by its header alone."""
+    header = f"{where}: labels of {dtype} and shape {tuple(shape)}"
     if dtype.kind not in _KINDS:
-        raise SourceError(f"{found}, {_EXPECTED}")
+        raise SourceError(f"{header}, {_EXPECTED}")
     if not shape or shape[0] != count:
         raise ShapeError(
-            f"{found} for {count} images, expected one label for each image; give the labels of "
+            f"{header} for {count} images, expected one label for each image; give the labels of "
             "these images, in their order"
         )
     if all(side == 1 for side in shape[1:]):
         return
     if len(shape) > 2:
         raise ShapeError(
-            f"{found}, which are masks or boxes, expected one label for each image; name another "
+            f"{header}, which are masks or boxes, expected one label for each image; name another "
             "array"
         )
     if dtype.kind not in "biuf" or shape[1] == 0:
-        raise ShapeError(f"{found}, expected one label for each image; name one column of them")
+        raise ShapeError(f"{header}, expected one label for each image; name one column of them")
 
 
 def canonical(labels: Any, where: str, first: int = 0) -> Array:
@@ -66,11 +58,6 @@ def canonical(labels: Any, where: str, first: int = 0) -> Array:
         What to call their place in messages.
     first
         The number of the first sample, for messages.
-
-    Raises
-    ------
-    LabelError, ShapeError, SourceError
-        Where a label is none, or several; says which.
     """
     if not isinstance(labels, np.ndarray):
         labels = _as_array(labels)
@@ -92,10 +79,10 @@ def _as_array(values: Any) -> Array:
     if values and all(isinstance(v, list | tuple | np.ndarray) for v in values):
         with suppress(ValueError):  # rows of several lengths, each refused by its place
             return np.asarray(values)
-    found = np.empty(len(values), object)
-    for place, value in enumerate(values):
-        found[place] = value
-    return found
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
 
 
 def _from_values(values: Array, where: str, first: int, hidden: Array | None) -> Array:
@@ -149,38 +136,35 @@ def _from_objects(values: list[Any], where: str, first: int, hidden: Array | Non
 
 
 def label_text(value: Any, where: str) -> str | None:
-    """Return one Python value as the text of a label: a name, or a code in digits; None for none.
-
-    Raises
-    ------
-    LabelError, SourceError
-        Where it is no label.
-    """
+    """Return one Python value as the text of a label: a name, or a code in digits; None: none."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or type(value).__name__ in ("NAType", "NaTType", "MaskedConstant"):
-        return None
     if isinstance(value, bytes):
-        return decoded_text(value, where) or None
-    if isinstance(value, str):
-        return value or None
+        value = decoded_text(value, where)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, int | float) and value == value // 1 and abs(value) <= _LARGEST:
-        return str(int(value))
-    if isinstance(value, list | tuple | np.ndarray) and len(value) > 1 and _is_row(value):
-        return str(int(_from_columns(np.asarray([value]), where, None)[0]))
     if isinstance(value, list | tuple | np.ndarray) and len(value) == 1:
         return label_text(value[0], where)
-    shown = repr(value)
-    raise LabelError(f"{where} has the label {shown[:_SHOWN]}, expected a whole number or a text")
+    if _is_none(value):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and value == value // 1 and abs(value) <= _LARGEST:
+        return str(int(value))
+    if isinstance(value, list | tuple | np.ndarray) and len(value) and all(map(_is_number, value)):
+        return str(int(_from_columns(np.asarray([value]), where, None)[0]))
+    shown = repr(value)[:_SHOWN]
+    raise LabelError(f"{where} has the label {shown}, expected a whole number or a text")
 
 
-def _is_row(values: Sequence[Any] | Array) -> bool:
-    """Tell whether values are numbers, as columns of classes have them."""
-    return all(isinstance(value, int | float | np.number | np.bool_) for value in values)
+def _is_none(value: Any) -> bool:
+    if value is None or (isinstance(value, str | float) and (value == "" or value != value)):
+        return True
+    return type(value).__name__ in ("NAType", "NaTType", "MaskedConstant")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_)
 
 
 def _from_columns(values: Array, where: str, first: int | None) -> Array:
@@ -194,14 +178,12 @@ def _from_columns(values: Array, where: str, first: int | None) -> Array:
         ones = int((values[at] == 1).sum())
         sample = "it" if first is None else f"sample {first + at}"
         if np.isin(values[at], (0, 1)).all():
-            found, cure = (
-                f"is multi-label: {sample} has {ones} of {values.shape[1]} columns set",
-                ("choose one column, as labels[:, 0]"),
-            )
+            what = f"is multi-label: {sample} has {ones} of {values.shape[1]} columns set"
+            cure = "choose one column, as labels[:, 0]"
         else:
-            found = f"has {values.shape[1]} columns: {sample} is {_row(values[at])}"
+            what = f"has {values.shape[1]} columns: {sample} is {_row(values[at])}"
             cure = "of probabilities take labels.argmax(axis=1)"
-        raise LabelError(f"{where}: {found}, expected a single 1 in each row, its class; {cure}")
+        raise LabelError(f"{where}: {what}, expected a single 1 in each row, its class; {cure}")
     codes: Array = np.argmax(values == 1, axis=1).astype(np.int64)
     return codes
 
@@ -225,30 +207,17 @@ def _row(values: Array) -> str:
 
 
 def decoded(labels: Array, where: str) -> Array:
-    """Return bytes as text; other values as they are.
-
-    Raises
-    ------
-    SourceError
-        Where the bytes are not UTF-8.
-    """
+    """Return bytes as text, or raise `SourceError` where they are not UTF-8; others as they are."""
     if labels.dtype.kind != "S":
         return labels
     try:
-        found: Array = np.char.decode(labels, "utf-8")
+        return np.char.decode(labels, "utf-8")
     except UnicodeDecodeError as error:
         raise _no_text(error.object, where) from None
-    return found
 
 
 def decoded_text(value: bytes, where: str) -> str:
-    """Return the bytes of one label as text.
-
-    Raises
-    ------
-    SourceError
-        Where they are not UTF-8.
-    """
+    """Return the bytes of one label as text, or raise `SourceError`."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:

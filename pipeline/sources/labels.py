@@ -19,12 +19,7 @@ import numpy.typing as npt
 from pipeline.core.errors import LabelError
 from pipeline.core.messages import nearest
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.label_forms import Array
-from pipeline.sources.label_forms import canonical as canonical
-from pipeline.sources.label_forms import check_form as check_form
-from pipeline.sources.label_forms import decoded as decoded
-from pipeline.sources.label_forms import decoded_text as decoded_text
-from pipeline.sources.label_forms import label_text as label_text
+from pipeline.sources.label_forms import Array, canonical
 
 MOST_CLASSES = 10**6  # without names; one more is more likely an error than a class
 _NUMBER = re.compile(r"([+-]?)(0|[1-9][0-9]{0,17})(\.0*)?")  # longer ones are text
@@ -35,21 +30,15 @@ _IGNORED = (255, 65535)  # what -1 becomes in uint8 and uint16
 
 def whole_number(text: str) -> int | None:
     """Return the whole number that a text is, such as `7`, `-1` or `7.0`; else None."""
-    found = _NUMBER.fullmatch(text)
-    return None if found is None else int(found[1] + found[2])
+    match = _NUMBER.fullmatch(text)
+    return None if match is None else int(match[1] + match[2])
 
 
 def code_of(label: str, class_names: tuple[str, ...], by_index: bool = False) -> int | None:
     """Return the code of a label that is a text; -1 where it is none, None where it is no class.
 
-    Parameters
-    ----------
-    label
-        A class name, or a whole number: the name of a class, else its code.
-    class_names
-        The name of each code.
-    by_index
-        Whether a number is a code also where a class has it for a name.
+    A text is a class name, or a whole number: the name of a class, else its code; `by_index` makes
+    a number a code also where a class has it for a name.
     """
     known = _codes(class_names)
     if not by_index and label in known:
@@ -79,19 +68,9 @@ def number_names(class_names: tuple[str, ...]) -> bool:
 def class_names_of(labels: Collection[str], where: str, as_names: bool = False) -> tuple[str, ...]:
     """Return the classes that occur: numbers by their value, other labels sorted as text.
 
-    Parameters
-    ----------
-    labels
-        Each label of all splits once.
-    where
-        What to call their place in messages.
-    as_names
-        Whether they are names also where all look like numbers, as names of folders.
-
-    Raises
-    ------
-    LabelError
-        Where they may mean two things; says what to write instead.
+    `labels` holds each label of all splits once; `as_names` says that they are names also where
+    all look like numbers, as names of folders. What may mean two things raises `LabelError`, which
+    says what to write instead.
     """
     if as_names:
         return tuple(sorted(label for label in labels if label))
@@ -119,14 +98,7 @@ def _check_spelling(numbers: Mapping[str, int | None], where: str) -> None:
 def check_named(labels: Collection[str], class_names: Sequence[str], where: str) -> None:
     """Raise `LabelError` where labels that all are numbers do not mean the classes that are given.
 
-    Parameters
-    ----------
-    labels
-        Each label of all splits once.
-    class_names
-        The name of each code.
-    where
-        What to call their place in messages.
+    `labels` holds each label of all splits once.
     """
     numbers = {whole_number(label) for label in labels if label.lower() not in _MISSING and label}
     # one below -1 is a bad sample, that of its image
@@ -157,14 +129,9 @@ def check_codes(
             "codes count from 0; subtract 1 from the labels, or leave class_names out"
         )
     *others, last = known or [0]
-    run = others == list(range(others[0], others[0] + len(others))) if others else False
-    if (
-        class_names is None
-        and last in _IGNORED
-        and run
-        and others[0] in (0, 1)
-        and (others[-1] < last - 1)
-    ):
+    run = bool(others) and others == list(range(others[0], others[0] + len(others)))
+    wrapped = last in _IGNORED and run and others[0] in (0, 1) and others[-1] < last - 1
+    if class_names is None and wrapped:
         span = f"{others[0]} to {others[-1]}" if len(others) > 1 else str(others[0])
         raise LabelError(
             f"{where}: the labels are {span}, and {last}, which is what -1 becomes in unsigned "
@@ -175,7 +142,9 @@ def check_codes(
 
 def _check_range(values: Array, classes: int | None, where: str, first: int) -> None:
     """Raise `LabelError` for the first code that is none of `classes`; None: of any number."""
-    wrong = values < UNLABELLED if classes is None else _outside(values, classes)
+    wrong = values < UNLABELLED
+    if classes is not None:
+        wrong |= values >= classes
     if not wrong.any():
         return
     at = int(np.argmax(wrong))
@@ -188,40 +157,26 @@ def _check_range(values: Array, classes: int | None, where: str, first: int) -> 
     )
 
 
-def _outside(values: Array, classes: int) -> npt.NDArray[np.bool_]:
-    return (values < UNLABELLED) | (values >= classes)
-
-
 @dataclass(frozen=True)
 class Labelling:
     """How the labels of a source become codes.
 
-    Attributes
-    ----------
-    class_names
-        The name of each code.
-    codes
-        The code of each text or value; None: the values are the codes.
+    `class_names` is the name of each code; `codes` the code of each text or value, None where the
+    values are the codes.
     """
 
     class_names: tuple[str, ...]
     codes: Mapping[Any, int] | None = None
 
     def apply(self, labels: Any, where: str = "labels", first: int = 0) -> npt.NDArray[np.int32]:
-        """Return the code of each label.
-
-        Raises
-        ------
-        LabelError
-            Where a label is none of the classes.
-        """
+        """Return the code of each label, or raise `LabelError` for one that is no class."""
         values = canonical(labels, where, first)
         if self.codes is None and values.dtype.kind == "i":
             _check_range(values, len(self.class_names), where, first)
             return values.astype(np.int32)
-        found, places = np.unique(values, return_inverse=True)
-        codes = [self._code(value, where) for value in found.tolist()]
-        return np.array(codes, np.int32)[places]
+        distinct, positions = np.unique(values, return_inverse=True)
+        codes = [self._code(value, where) for value in distinct.tolist()]
+        return np.array(codes, np.int32)[positions]
 
     def code(self, value: int) -> int:
         """Return the code of a label that is a number, and was seen."""
@@ -247,12 +202,8 @@ class Labelling:
 class Survey:
     """The labels that were seen so far, of all splits of a source.
 
-    Attributes
-    ----------
-    where
-        What to call their place in messages.
-    class_names
-        As they were given; None: they follow from the labels.
+    `where` is what to call their place in messages; without `class_names` the classes follow from
+    the labels.
     """
 
     where: str
@@ -261,13 +212,7 @@ class Survey:
     _texts: set[str] = field(default_factory=set)
 
     def add(self, labels: Any, where: str, first: int = 0) -> None:
-        """Look at the labels of some samples, from the one numbered `first` in its split on.
-
-        Raises
-        ------
-        LabelError
-            Where one is no label, or a code outside the class names.
-        """
+        """Look at the labels of some samples, from the one numbered `first` in its split on."""
         values = canonical(labels, where, first)
         if values.dtype.kind == "i":
             most = None if self.class_names is None else len(self.class_names)
@@ -282,13 +227,7 @@ class Survey:
             )
 
     def labelling(self) -> Labelling:
-        """Decide the classes, and how labels become codes.
-
-        Raises
-        ------
-        LabelError
-            Where a label is outside the classes, or what is there may mean two things.
-        """
+        """Decide the classes, and how labels become codes."""
         texts = self._texts - {""}
         numbers = {whole_number(text) for text in texts if text.lower() not in _MISSING}
         if self._codes - {UNLABELLED} and None in numbers:

@@ -22,8 +22,16 @@ from pipeline.core.blocks import OK, UNREADABLE
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import not_regular, unreadable
-from pipeline.sources.file_names import IMAGE_SUFFIXES, as_text, is_hidden, suffix_of
-from pipeline.sources.name_words import is_container, splits_in, words_of
+from pipeline.sources.file_names import (
+    IMAGE_SUFFIXES,
+    as_text,
+    is_container,
+    is_hidden,
+    split_word,
+    splits_in,
+    suffix_of,
+    words_of,
+)
 from pipeline.sources.open_cache import version_in
 
 _PROTOCOLS = (
@@ -55,29 +63,11 @@ class _Folder(NamedTuple):
     folders: tuple[bytes, ...]
 
 
-def split_word(text: str) -> str | None:
-    """Return which of `train`, `val` and `test` a name of a split or folder speaks of.
-
-    Examples
-    --------
-    >>> split_word("seg_train"), split_word("PublicTest"), split_word("Validation"), split_word("x")
-    ('train', 'test', 'val', None)
-    """
-    found = splits_in(text.encode("utf-8", "surrogateescape"))
-    return next(iter(found)) if len(found) == 1 else None
-
-
 class PathFinder:
     """Says of each entry of a list what it names, and refuses what it must not name.
 
-    Parameters
-    ----------
-    root
-        What paths are relative to.
-    trusted
-        Whether the list is of this machine.
-    beside
-        Whether folders for images beside the list are looked into; not where a root was given.
+    Paths are relative to `root`; the list is of this machine where it is `trusted`. Folders for
+    images `beside` the list are looked into where no root was given.
     """
 
     def __init__(self, root: Path, trusted: bool, beside: bool = True) -> None:
@@ -89,14 +79,9 @@ class PathFinder:
         self.meant: Counter[tuple[bytes, bytes]] = Counter()  # by folder and suffix that was added
 
     def row(self, name: bytes | None, split: str | None = None) -> Row:
-        """Return what the listing says of an entry.
+        """Return what the listing says of an entry, as it stands in the list.
 
-        Parameters
-        ----------
-        name
-            As it stands in the list.
-        split
-            Which it is of, as `split_word` has it, so that it isn't looked for in that of another.
+        `split` is the one it is of, as `split_word` has it, so that it isn't looked for in another.
         """
         if not name:
             return Row("", b"", status=UNREADABLE, detail="has no path")

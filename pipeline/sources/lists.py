@@ -21,7 +21,7 @@ from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
-from pipeline.sources.file_names import as_text, flattened, split_of
+from pipeline.sources.file_names import as_text, flattened, split_of, split_word
 from pipeline.sources.list_columns import (
     Roles,
     Sample,
@@ -33,7 +33,7 @@ from pipeline.sources.list_columns import (
     names_without_header,
     splits_of,
 )
-from pipeline.sources.list_paths import PathFinder, Repeats, Row, split_word
+from pipeline.sources.list_paths import PathFinder, Repeats, Row
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows, parted
 from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
@@ -47,7 +47,7 @@ from pipeline.sources.text_tables import (
 )
 
 _SHOWN = 100
-_MOST_SAID = 20
+_MOST_REMARKS = 20
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,17 @@ class ListReader:
         return self.root or path.parent
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of the tables in their order.
-
-        Raises
-        ------
-        SourceError
-            Where a table cannot be read, or names no file that is there.
-        ConfigError
-            Where a column that was named is not there, or none is known to name files.
-        LabelError
-            Where two columns of labels contradict each other, or an image has several.
-        """
-        repeats, said, labelled = Repeats(), [], False
+        """Yield the rows of the tables in their order."""
+        repeats, remarks = Repeats(), []
+        notes.unlabelled = True
         for number, (split, given, path) in enumerate(self._tables):
             notes.files.append(File(number, "", f"{path.name} {listed_version(path).stamp}"))
             table = self._open(path)
             roles = decide(table.sample, self.columns, given, lambda: self._labelled)
-            said += [*table.said, *roles.said]
+            remarks += [*table.remarks, *roles.remarks]
             columns = roles.classes or [name for name in (roles.label,) if name is not None]
-            labelled |= bool(columns)
             if columns:
+                notes.unlabelled = False
                 notes.take_labels_from(columns)
             word = split_word(split) if given or split_of(path.name) else None
             part = _Part(number, path, roles, self._finder(path), split, word)
@@ -118,16 +109,17 @@ class ListReader:
                 keys, rows = part.rows(batch, notes)
                 repeats.add(self._root(path), keys)
                 yield from rows
-            said += part.said()
+            remarks += part.remarks()
         if repeats.count:
-            said.append(
+            remarks.append(
                 f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
                 "each is a sample"
             )
-        notes.unlabelled = not labelled
-        said += [f"{self.title}: no column of labels, so these are images without"] * (not labelled)
-        more = f"and {len(said) - _MOST_SAID:,} more remarks on tables"
-        notes.remarks += [*said[:_MOST_SAID], *([more] if len(said) > _MOST_SAID else [])]
+        if notes.unlabelled:
+            remarks.append(f"{self.title}: no column of labels, so these are images without")
+        notes.remarks += remarks[:_MOST_REMARKS]
+        if len(remarks) > _MOST_REMARKS:
+            notes.remarks.append(f"and {len(remarks) - _MOST_REMARKS:,} more remarks on tables")
 
     def _finder(self, path: Path) -> PathFinder:
         return PathFinder(self._root(path), not is_remote(path), beside=self.root is None)
@@ -165,24 +157,18 @@ class _Part:
         """Return the keys of some entries, and their rows by split."""
         title, roles = shown(self.path), self.roles
         names = bytes_of(batch[roles.path], title).to_pylist()
-        splits = None
+        splits, words = None, [self.word] * len(names)
         if roles.split:
             splits = splits_of(batch[roles.split], roles.split, roles.flag, title)
-        found = [
-            self.finder.row(name, word)
-            for name, word in zip(names, self._words(splits, len(names)), strict=True)
-        ]
-        self._require_any(names, found)
-        values = dict(zip(Row._fields, map(list, zip(*found, strict=True)), strict=True))
+            texts = splits.to_pylist()
+            words = [self.word if text is None else split_word(text) for text in texts]
+        entries = [self.finder.row(*pair) for pair in zip(names, words, strict=True)]
+        self._require_any(names, entries)
+        values = dict(zip(Row._fields, map(list, zip(*entries, strict=True)), strict=True))
         label = self._labels(batch, title, notes)
         rows = make_rows(len(names), file=self.number, label=label, **values)
         self.count += len(names)
         return values["key"], parted(rows, splits, self.split)
-
-    def _words(self, splits: Any, count: int) -> list[str | None]:
-        if splits is None:
-            return [self.word] * count
-        return [self.word if text is None else split_word(text) for text in splits.to_pylist()]
 
     def _labels(self, batch: Any, title: str, notes: Notes) -> Any:
         roles = self.roles
@@ -220,7 +206,7 @@ class _Part:
             f"{cure}"
         )
 
-    def said(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Return what to say of entries that stand for files which are called otherwise."""
         return [
             f"{shown(self.path)}: {count:,} entries stand for files "
@@ -240,31 +226,23 @@ class _Table(Protocol):
     """A table of some kind, of which the beginning was read."""
 
     sample: Sample
-    said: list[str]
+    remarks: list[str]
 
     def batches(self, roles: Roles) -> Iterator[Any]:
         """Yield the columns that have a role, some thousand rows at a time."""
         ...
 
 
-def _sliced(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        for start in range(0, batch.num_rows, ROWS_PER_GROUP):
-            yield batch.slice(start, ROWS_PER_GROUP)
-
-
 class _ParquetTable:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.said: list[str] = []
+        self.remarks: list[str] = []
         with opened(path) as file:
             names = file.schema_arrow.names
             kinds = [file.schema_arrow.field(n).type for n in range(len(names))]
             flat = [n for n, kind in zip(names, kinds, strict=True) if not pa.types.is_nested(kind)]
             first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
-        found = [] if first is None else first.to_pylist()
-        rows = [[_as_field(row.get(name)) for name in names] for row in found]
-        self.sample = Sample(shown(path), names, rows)
+        self.sample = _sample(path, names, [] if first is None else first.to_pylist())
 
     def batches(self, roles: Roles) -> Iterator[Any]:
         with opened(self._path) as file:
@@ -274,13 +252,12 @@ class _ParquetTable:
 class _JsonTable:
     def __init__(self, path: Path, encoding: str | None) -> None:
         self._path, self._encoding = path, encoding
-        self.said: list[str] = []
+        self.remarks: list[str] = []
         first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
         names = list(dict.fromkeys(name for row in first for name in row))
         if not names:
             raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
-        rows = [[_as_field(row.get(name)) for name in names] for row in first]
-        self.sample = Sample(shown(path), names, rows)
+        self.sample = _sample(path, names, first)
 
     def batches(self, roles: Roles) -> Iterator[Any]:
         for objects in json_batches(self._path, ROWS_PER_GROUP, self._encoding):
@@ -294,6 +271,10 @@ class _JsonTable:
             return pa.array([None if value is None else _as_field(value) for value in values])
 
 
+def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sample:
+    return Sample(shown(path), names, [[_as_field(row.get(n)) for n in names] for row in rows])
+
+
 def _as_field(value: Any) -> str:
     return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
 
@@ -304,13 +285,15 @@ class _CsvTable:
         cure = ", or write names of columns as the first line if it has none" * header
         self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS], cure)
         taken = ", ".join(f"'{name}'" for name in names)
-        self.said = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
+        self.remarks = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
 
     def batches(self, roles: Roles) -> Iterator[Any]:
         numbers = [self.sample.names.index(name) for name in roles.names]
         batches = self._table.batches(numbers, self._header, texts=numbers[1:])
-        for batch in _sliced(batches):
-            yield pa.RecordBatch.from_arrays(batch.columns, names=roles.names)
+        for batch in batches:
+            for start in range(0, batch.num_rows, ROWS_PER_GROUP):
+                columns = batch.slice(start, ROWS_PER_GROUP).columns
+                yield pa.RecordBatch.from_arrays(columns, names=roles.names)
 
 
 def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _CsvTable:
@@ -335,20 +318,5 @@ def list_reader(
     split: str = "train",
     encoding: str | None = None,
 ) -> ListReader:
-    """Return a reader of lists of image files.
-
-    Parameters
-    ----------
-    places
-        For each split its tables; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `path`, `label` and `split`; default: the usual ones.
-        None: there is none.
-    root
-        What paths are relative to; default: the folder of each table.
-    split
-        The split of what does not say any.
-    encoding
-        Of tables of text; default: UTF-8, or what a mark says.
-    """
+    """Return a reader of lists of image files; parameters as the attributes of `ListReader`."""
     return ListReader(dict(places), dict(columns or {}), root, split, encoding)

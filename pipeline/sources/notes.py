@@ -7,13 +7,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.sources.file_names import as_text, is_hidden, suffix_of
-from pipeline.sources.name_words import may_be_labels, may_be_sidecar
+from pipeline.sources.file_names import as_text, is_hidden, may_be_labels, may_be_sidecar, suffix_of
 from pipeline.storage.folders import is_folder, list_folder
 
+MOST_TABLES = 100
 _SHOWN_EMPTY = 3
+_SHOWN_ORIGINS = 60  # characters
+
+
+class File(NamedTuple):
+    """An archive or file that samples lie in.
+
+    `root` says which of the reader's folders it lies in, `name` where below that; `stamp` is its
+    size and time or tag: what changes when the file does.
+    """
+
+    root: int
+    name: str
+    stamp: str
 
 
 @dataclass
@@ -24,18 +37,14 @@ class Notes:
     ----------
     files
         What the `file` column counts.
-    ignored
-        Suffix -> how many files were no images.
-    examples
-        Suffix -> the first of these files.
+    ignored, examples
+        Suffix -> how many files were no images, and the first of these.
     tables
         Some of these files that may hold labels.
     sidecars
         Suffix -> how many of these files may each be of one image.
-    empty
-        How many folders hold nothing.
-    first_empty
-        The first of these.
+    empty, first_empty
+        How many folders hold nothing, and the first of these.
     left_out
         What else was left out, in words.
     labels_from
@@ -76,9 +85,13 @@ class Notes:
 
     def take_labels_from(self, columns: Sequence[str]) -> None:
         """Say which columns of a table hold the labels: one, or one for each class."""
-        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
-        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
-            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
+        one = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        self.add_origin(one)
+
+    def add_origin(self, name: str) -> None:
+        """Say what else labels come from, such as `column 'label'`."""
+        if name not in self.labels_from and len(self.labels_from) < _SHOWN_ORIGINS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{name}"
 
     def ignore_empty(self, folder: bytes) -> None:
         """Count a folder that holds nothing."""
@@ -100,36 +113,34 @@ def counted(notes: Notes) -> str:
     return ", ".join([*parts, *notes.left_out])
 
 
+def lines_of(known: Mapping[str, Any], splits: int, classes: int) -> tuple[str, ...]:
+    """Return what a reader decided by what it saw, and what it left out; a line each.
+
+    `known` holds `labels_from`, `remarks`, `unlabelled` and `left_out`, as a listing keeps them.
+    """
+    origin, remarks = known.get("labels_from"), list(known.get("remarks", ()))
+    if origin:
+        summary = f"{splits} split{'' if splits == 1 else 's'}, "
+        if known["unlabelled"]:
+            summary += "no labels: the images lie in no folders of classes"
+        else:
+            summary += f"{classes:,} class{'' if classes == 1 else 'es'} from {origin}"
+        if origin.startswith(("column", "array", "variable")):  # remarks name their table or file
+            remarks.append(summary)
+        else:
+            remarks = ["; ".join([summary, *remarks])]
+    if known.get("left_out"):
+        remarks.append(f"left out: {known['left_out']}")
+    return tuple(remarks)
+
+
 def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
     """Return what lies in folders beside the files of some suffixes, in words."""
-    notes = Notes()
+    notes, ending = Notes(), tuple(suffixes)
     for path in (path for paths in places.values() for path in paths):
         # what has the suffix is not asked for: there may be very many
-        if not path.name.lower().endswith(tuple(suffixes)) and is_folder(path):
+        if not path.name.lower().endswith(ending) and is_folder(path):
             for name in map(os.fsencode, list_folder(path)):
-                if not as_text(name).lower().endswith(tuple(suffixes)) and not is_hidden(name):
+                if not as_text(name).lower().endswith(ending) and not is_hidden(name):
                     notes.ignore(name)
     return counted(notes)
-
-
-MOST_TABLES = 100
-_SHOWN_COLUMNS = 60  # characters
-
-
-@dataclass(frozen=True)
-class File:
-    """An archive or file that samples lie in.
-
-    Attributes
-    ----------
-    root
-        Which of the reader's folders it lies in.
-    name
-        Below that folder.
-    stamp
-        Its size and time or tag: what changes when the file does.
-    """
-
-    root: int
-    name: str
-    stamp: str

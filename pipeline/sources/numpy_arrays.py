@@ -1,8 +1,8 @@
 """Arrays where NumPy stored them: `.npy` files and the members of `.npz` archives.
 
 An array is opened by its header, and ranges of it are read: plain data where it lies, compressed
-data forward, with the streams of `open_cache`, so that memory stays that of one range. Nothing
-is ever unpickled.
+data forward, with the streams of `open_cache`, so that memory stays that of one range. Nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from numpy.lib import format as npy_format
 from pipeline.core.errors import InputError, RemoteError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.arrays import described
+from pipeline.sources.array_parts import described
+from pipeline.sources.array_pixels import NO_GAPS, Gaps
 from pipeline.sources.open_cache import borrowed, close_streams, unchanged, version_of
 from pipeline.storage.blobs import open_binary
 
@@ -43,6 +44,8 @@ _FILE_ERRORS = (
     RuntimeError, KeyError, TypeError, SyntaxError, tokenize.TokenError, struct.error,
     MemoryError,
 )  # fmt: skip
+
+Array = npt.NDArray[Any]
 
 
 @contextmanager
@@ -110,19 +113,19 @@ class StoredArray:
     def title(self) -> str:
         return self.path.name if self.member is None else f"{self.path.name}/{self.member}"
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read entries `start` to `stop` of the first dimension.
+    @property
+    def name(self) -> str:
+        return f"array '{self.path.name if self.member is None else self.member}'"
 
-        Raises
-        ------
-        SourceError
-            Where the file is gone, or ends too soon.
-        """
+    @property
+    def gaps(self) -> Gaps:
+        return NO_GAPS
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read entries `start` to `stop` of the first dimension."""
         with _reading(self.path), unchanged(self.path, self.stamp) as version:
             if self.fortran and len(self.shape) > 1:
-                mapped: npt.NDArray[Any] = np.memmap(
-                    self.path, self.dtype, "r", self.offset, self.shape, "F"
-                )
+                mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
                 return np.array(mapped[start:stop], order="C")
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
             data = self._bytes(self.offset + start * row, (stop - start) * row, version)
@@ -133,21 +136,20 @@ class StoredArray:
             plain, open_it = (self.path, None), partial(open_binary, self.path)
             with borrowed(plain, 0, open_it, version) as cursor:
                 cursor.stream.seek(offset)  # position stays 0: this stream can go back
-                return self._whole(_read_exactly(cursor.stream, size), size)
+                return self._complete(_read_exactly(cursor.stream, size), size)
         member = self.path, self.member
         with borrowed(member, offset, self._open_member, version) as cursor:
             while cursor.position < offset:
                 skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
-                self._whole(skipped, 1)
-                cursor.position += len(skipped)
-            data = self._whole(_read_exactly(cursor.stream, size), size)
+                cursor.position += len(self._complete(skipped, 1))
+            data = self._complete(_read_exactly(cursor.stream, size), size)
             cursor.position += size
             return data
 
     def _open_member(self) -> _MemberStream:
         return _MemberStream(self.path, f"{self.member}{ARRAY_SUFFIX}")
 
-    def _whole(self, data: bytes, least: int) -> bytes:
+    def _complete(self, data: bytes, least: int) -> bytes:
         if len(data) < least:
             raise SourceError(
                 f"{self.title}: ends too soon, {least - len(data)} bytes before what its header "
@@ -206,19 +208,13 @@ def _read_header(
 
 
 def open_array(path: Path) -> StoredArray:
-    """Open a `.npy` file.
-
-    Raises
-    ------
-    SourceError
-        Where it is missing, damaged, or no such file.
-    """
+    """Open a `.npy` file; `SourceError` where it is missing, damaged, or no such file."""
     with _reading(path):
-        found = version_of(path)
+        now = version_of(path)
         with open_binary(path) as file:
-            shape, dtype, fortran, offset = _read_header(file, path.name, found.size)
-    identity = {"name": path.name, "bytes": found.size, **described(path, found)}
-    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, found.stamp)
+            shape, dtype, fortran, offset = _read_header(file, path.name, now.size)
+    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
+    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, now.stamp)
     return _checked(array)
 
 
@@ -237,12 +233,7 @@ def _checked(array: StoredArray) -> StoredArray:
 class Archive:
     """An `.npz` file while its arrays are opened.
 
-    Attributes
-    ----------
-    path
-        The file.
-    names, others
-        What the arrays in it are called, and what else is in it.
+    `names` are what the arrays in it are called, `others` what else is in it.
     """
 
     def __init__(
@@ -265,11 +256,8 @@ class Archive:
         if not packed:
             offset += self._content_start(info, title)
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        return _checked(
-            StoredArray(
-                self.path, name, packed, offset, shape, dtype, fortran, identity, self._stamp
-            )
-        )
+        place = self.path, name, packed, offset
+        return _checked(StoredArray(*place, shape, dtype, fortran, identity, self._stamp))
 
     def _content_start(self, info: zipfile.ZipInfo, title: str) -> int:
         """Return where in the file the content of a plain member begins."""

@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.messages import listed as listed
+from pipeline.core.messages import nearest, one_line
 from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
-from pipeline.sources.labels import canonical, decoded_text
+from pipeline.sources.label_forms import canonical, decoded_text
 from pipeline.storage.blobs import open_binary
 
 # Usual names, the likeliest first; compared as `plain` makes them.
@@ -50,42 +51,38 @@ def choose(
 ) -> str | None:
     """Return the column of a role: the one wanted, else the first of the usual names, else None.
 
-    Raises
-    ------
-    ConfigError
-        Where the column wanted is not there, or there are two of its name.
+    Raises `ConfigError` where the column wanted is not there, or there are two of its name.
     """
     if role in (wanted or {}):
         return wanted_column(role, names, wanted or {}, title)
-    found = candidates(names, usual)
-    if not found:
+    known = candidates(names, usual)
+    if not known:
         return None
-    same = [name for name in names if name == found[0]]
-    if found[0] not in usual:
-        same = [name for name in names if plain(name) == plain(found[0])]
-    if len(same) > 1:
-        raise _several(title, role, same)
-    return found[0]
+    same = _same(names, known[0])
+    if known[0] not in usual:
+        same = [name for name in names if plain(name) == plain(known[0])]
+    return _only(title, role, same)
 
 
 def wanted_column(role: str, names: Sequence[str], wanted: Columns, title: str) -> str | None:
-    """Return the column that was named for a role; None where there is to be none.
-
-    Raises
-    ------
-    ConfigError
-        Where it is not there, or there are two of its name.
-    """
+    """Return the column that was named for a role; None where there is to be none."""
     name = wanted[role]
     if name is None:
         return None
+    same = _same(names, name)
+    if not same:
+        known = nearest(name, names[:MOST_SHOWN])
+        raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
+    return _only(title, role, same)
+
+
+def _same(names: Sequence[str], name: str) -> list[str]:
+    """Return the columns that are called so: to the letter, else as `plain` compares them."""
     same = [column for column in names if column == name]
-    if not same:
-        same = [column for column in names if plain(column) == plain(name)]
-    if not same:
-        raise ConfigError(
-            f"{title}: has no column '{name}' for the {role}; {nearest(name, names[:MOST_SHOWN])}"
-        )
+    return same or [column for column in names if plain(column) == plain(name)]
+
+
+def _only(title: str, role: str, same: Sequence[str]) -> str:
     if len(same) > 1:
         raise _several(title, role, same)
     return same[0]
@@ -98,12 +95,6 @@ def _several(title: str, role: str, same: Sequence[str]) -> ConfigError:
         f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such as "
         f"columns: {{{role}: {same[0]}}}"
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names of columns for a message; of many only the first ones."""
-    more = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
@@ -132,34 +123,22 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _no_parquet(path: Path, error: Exception) -> SourceError:
-    reason = " ".join(str(error).split())
     return SourceError(
-        f"{shown(path)}: cannot be read as Parquet ({reason}); correct the name, or fetch it again"
+        f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or fetch "
+        "it again"
     )
 
 
 def open_parquet(path: Path) -> Any:
     """Return an opened Parquet file, read as little at once as can be."""
-    place = open_binary(path) if is_remote(path) else path
-    return pq.ParquetFile(place, page_checksum_verification=True, buffer_size=2**20)
+    file = open_binary(path) if is_remote(path) else path
+    return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
 
 
 def labels_of(column: Any, title: str, first: int = 0) -> Any:
     """Return labels as int64 where they are whole numbers, else as text; null stays null.
 
-    Parameters
-    ----------
-    column
-        Labels of any form that `labels.canonical` knows.
-    title
-        What to call the table in messages.
-    first
-        The number of the first label, for messages.
-
-    Raises
-    ------
-    LabelError, SourceError
-        Where one is no label; says which.
+    They may have any form that `label_forms.canonical` knows; the first is numbered `first`.
     """
     column = _plain(column)
     kind = column.type
@@ -178,31 +157,18 @@ def labels_of(column: Any, title: str, first: int = 0) -> Any:
 
 
 def texts_of(column: Any, title: str) -> Any:
-    """Return a column of texts as such.
-
-    Raises
-    ------
-    SourceError
-        Where it holds none, or bytes that are no UTF-8.
-    """
+    """Return a column of texts as such; `SourceError` where it holds others, or no UTF-8."""
     data = bytes_of(column, title)
     try:
         return data.cast(pa.string())
     except pa.ArrowInvalid:
-        texts = [
-            None if value is None else decoded_text(value, title) for value in data.to_pylist()
-        ]
+        values = data.to_pylist()
+        texts = [None if value is None else decoded_text(value, title) for value in values]
         return pa.array(texts, pa.string())
 
 
 def bytes_of(column: Any, title: str) -> Any:
-    """Return a column of texts, or of numbers that are names, as bytes.
-
-    Raises
-    ------
-    SourceError
-        Where it holds no texts.
-    """
+    """Return a column of texts, or of numbers that are names, as bytes."""
     column = _plain(column)
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
@@ -243,13 +209,7 @@ class Agreement:
     _known: dict[str, tuple[dict[Any, Any], dict[Any, Any]]] = field(default_factory=dict)
 
     def add(self, labels: Any, other: str, column: Any) -> None:
-        """Look at the labels of some rows and what the other column has there.
-
-        Raises
-        ------
-        LabelError
-            Where they contradict.
-        """
+        """Look at the labels of some rows and what the other column has there."""
         try:
             values = labels_of(column, self.title)
         except PixsimError as error:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
 from pipeline.storage.blobs import open_binary
@@ -37,6 +38,7 @@ _SHOWN = 100
 _JSON_LINES = (".jsonl", ".ndjson")
 _HEAD_BYTES = 2**20
 _BLOCK_BYTES = 2**22
+_EXAMPLE = '{"file_name": "1.png", "label": "cat"}'
 _DELIMITERS = ",\t;|"
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|$)")
 _OUTER_BLANKS = re.compile(rb"[ \t]+(?=[\r\n]|\Z)|(?<![^\r\n])[ \t]+")
@@ -75,21 +77,16 @@ class TextTable:
     def batches(
         self, columns: Sequence[int], header: bool, texts: Sequence[int] = ()
     ) -> Iterator[Any]:
-        """Yield some columns in batches, named by their numbers; empty fields are null.
+        """Yield columns in batches as bytes, named by their numbers; empty fields are null.
 
         Parameters
         ----------
         columns
-            Their numbers, each once, counted from 0; they come as bytes.
-        texts
-            Those that are texts, whose outer blanks are no part of them.
+            Their numbers, each once, counted from 0.
         header
             Whether the first line holds names.
-
-        Raises
-        ------
-        SourceError
-            Where a line has more or fewer fields than the first, or a text is no UTF-8.
+        texts
+            Those that are texts without outer blanks, and not bytes.
         """
         if len(self.rows) <= header:
             return
@@ -117,38 +114,24 @@ class TextTable:
                     strings_can_be_null=True,
                 ),
             ):
-                for number in texts:
-                    place = wanted.index(str(number))
-                    column = as_text(batch.column(place), shown(self.path))
-                    batch = batch.set_column(place, wanted[place], column)
+                for at in map(wanted.index, map(str, texts)):
+                    column = as_text(batch.column(at), shown(self.path))
+                    batch = batch.set_column(at, wanted[at], column)
                 yield batch
 
 
 def open_text(
     path: Path, encoding: str | None, is_header: Callable[[Sequence[str]], bool]
 ) -> TextTable:
-    """Read the beginning of a delimited table.
+    """Read the beginning of a delimited table, plain or gzip.
 
-    Parameters
-    ----------
-    path
-        The file; gzip is told by its first bytes.
-    encoding
-        Of its text; None: what its mark says, else UTF-8.
-    is_header
-        Tells whether fields are names of columns: a comment of such may be the header.
-
-    Raises
-    ------
-    SourceError
-        Where it cannot be read, is empty, or is no text.
-    ConfigError
-        Where the encoding is not what its mark says.
+    `encoding` is that of its text; None: what its mark says, else UTF-8. `is_header` tells whether
+    fields are names of columns: a comment of such may be the header.
     """
     with _opened(path) as file:
         blocks = _blocks(file, path, encoding)
         head, is_cut = next(blocks, b""), bool(next(blocks, b""))
-    lines = [(found.start(), found[1]) for found in _LINE.finditer(head) if found[1].strip()]
+    lines = [(match.start(), match[1]) for match in _LINE.finditer(head) if match[1].strip()]
     if is_cut and len(lines) < 2:
         raise SourceError(
             f"{shown(path)}: has a first line of {len(head):,} bytes and more, expected a table "
@@ -200,10 +183,7 @@ def _delimiter(lines: Sequence[bytes]) -> str:
 def as_text(column: Any, title: str) -> Any:
     """Return bytes as text without outer blanks; nothing is null.
 
-    Raises
-    ------
-    SourceError
-        Where they are no UTF-8, or go over a line, as where a quote was never closed.
+    What is no UTF-8, or goes over a line, as where a quote was never closed, is a `SourceError`.
     """
     try:
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -218,19 +198,18 @@ def as_text(column: Any, title: str) -> Any:
 
 def not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
     """Return the error of a table in an unnamed encoding, with how the first such value reads."""
-    value = (next(filter(_is_odd, values), None) or b"")[:_SHOWN]
+    value = next((value for value in values if value and not _is_utf8(value)), b"")[:_SHOWN]
     return SourceError(
         f"{title}: {value!r} is no UTF-8; save the table as UTF-8, or say which encoding it "
         f"has, such as encoding: latin-1, in which this reads '{value.decode('latin-1')}'"
     )
 
 
-def _is_odd(value: bytes | None) -> bool:
+def _is_utf8(value: bytes) -> bool:
     try:
-        (value or b"").decode()
+        return value.decode() is not None
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
 
 
 def _skip_comments(row: Any) -> str:
@@ -248,13 +227,7 @@ def is_json_lines(path: Path) -> bool:
 def json_batches(
     path: Path, count: int, encoding: str | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of lines of JSON, `count` at a time.
-
-    Raises
-    ------
-    SourceError
-        Where a line is no object.
-    """
+    """Yield the objects of lines of JSON, `count` at a time."""
     with _opened(path) as file:
         objects = _objects(_stream(_blocks(file, path, encoding)), shown(path))
         while batch := list(itertools.islice(objects, count)):
@@ -271,15 +244,14 @@ def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
             raise SourceError(
-                f"{title}: line {number} is no JSON ({reason}); write one object on each line, "
-                'such as {"file_name": "1.png", "label": "cat"}'
+                f"{title}: line {number} is no JSON ({one_line(error)}); write one object on each "
+                f"line, such as {_EXAMPLE}"
             ) from None
         if not isinstance(value, dict):
             raise SourceError(
                 f"{title}: line {number} is no object of JSON; write one on each line, such as "
-                '{"file_name": "1.png", "label": "cat"}'
+                f"{_EXAMPLE}"
             )
         yield value
 
@@ -299,17 +271,16 @@ def _opened(path: Path) -> Iterator[Any]:
     except PixsimError:
         raise
     except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(f"{title}: is no proper CSV table ({reason}); correct it") from None
+        what = f"is no proper CSV table ({one_line(error)})"
+        raise SourceError(f"{title}: {what}; correct it") from None
     except UnicodeError as error:
         raise SourceError(
             f"{title}: is no text in its encoding ({error}); save it as UTF-8, or say which it "
             "has, such as encoding: latin-1"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SourceError(
-            f"{title}: cannot be unpacked ({' '.join(str(error).split())}); fetch it again"
-        ) from None
+        what = f"cannot be unpacked ({one_line(error)})"
+        raise SourceError(f"{title}: {what}; fetch it again") from None
     except Exception as error:  # each file system has its own kinds
         raise failed(path, error) from None
 

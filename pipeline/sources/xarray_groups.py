@@ -17,8 +17,9 @@ import xarray as xr
 
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote
-from pipeline.sources.arrays import described
+from pipeline.sources.array_parts import described
 from pipeline.sources.open_cache import OpenCache, version_in, version_of
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.folders import details_below, is_folder
@@ -48,24 +49,15 @@ def reading(title: str) -> Iterator[None]:
             raise SourceError(f"{title}: {_NAMELESS}") from None
         if type(error).__name__ == "ContainsArrayError":
             raise SourceError(f"{title}: is a single array without labels; {_REWRITE}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
-            f"{title}: cannot be read by xarray: {reason}; expected a Zarr store or a NetCDF file "
-            "(NetCDF 4 needs the packages h5netcdf and h5py)"
+            f"{title}: cannot be read by xarray: {one_line(error)}; expected a Zarr store or a "
+            "NetCDF file (NetCDF 4 needs the packages h5netcdf and h5py)"
         ) from None
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group of a store or file, as it was when it was found; see `find_group`.
-
-    Attributes
-    ----------
-    path, name
-        The store or file, and the path of the group in there.
-    stamp
-        What was recorded of it: another one that takes its place is not read.
-    """
+    """A group of a store or file, of which `stamp` records the state; see `find_group`."""
 
     path: Path
     name: str
@@ -76,13 +68,7 @@ class Group:
         return self.path.name if self.name == ROOT else f"{self.path.name}{self.name}"
 
     def dataset(self) -> xr.Dataset:
-        """Return its variables, lazy.
-
-        Raises
-        ------
-        SourceError
-            Where it cannot be opened.
-        """
+        """Return its variables, lazy."""
         with reading(self.title):
             here = not is_remote(self.path) and self.path.is_file()
             version = version_of(self.path) if here else self.stamp
@@ -91,8 +77,7 @@ class Group:
     def _open(self) -> xr.Dataset:
         with reading(self.title):
             group = {} if self.name == ROOT else {"group": self.name}
-            found: xr.Dataset = _open_with(xr.open_dataset, self.path, **group)
-            return found
+            return cast(xr.Dataset, _open_with(xr.open_dataset, self.path, **group))
 
     def require_unchanged(self) -> None:
         """Raise `SourceError` where it is not the one that was found, after reading from it.
@@ -163,10 +148,9 @@ def _documents_in(folder: Path) -> list[tuple[str, str]]:
 def groups_in(path: Path) -> dict[str, xr.Dataset]:
     """Open all groups of a store or file as it is now; the caller closes them."""
     try:
-        found: dict[str, xr.Dataset] = _open_with(xr.open_groups, path)
+        return cast(dict[str, xr.Dataset], _open_with(xr.open_groups, path))
     except (ValueError, NotImplementedError):  # NetCDF 3 has no groups
-        found = {ROOT: _open_with(xr.open_dataset, path)}
-    return found
+        return {ROOT: _open_with(xr.open_dataset, path)}
 
 
 def _is_zarr(path: Path) -> bool:

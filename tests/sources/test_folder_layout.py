@@ -16,7 +16,7 @@ from image_files_for_tests import png, write_tar
 import pipeline
 from pipeline.cli import main
 from pipeline.core.errors import InputError, PixsimError
-from pipeline.sources.name_words import (
+from pipeline.sources.file_names import (
     NO_SPLITS,
     SPLITS,
     UNCLEAR,

@@ -16,14 +16,8 @@ from PIL import Image
 
 from pipeline.core.errors import InputError, LabelError, ShapeError, SourceError
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.labels import (
-    Survey,
-    canonical,
-    class_names_of,
-    code_of,
-    label_text,
-    whole_number,
-)
+from pipeline.sources.label_forms import canonical, label_text
+from pipeline.sources.labels import Survey, class_names_of, code_of, whole_number
 from pipeline.sources.registry import open_source, release
 
 # of texts in Zarr
@@ -94,7 +88,7 @@ def as_netcdf(folder, labels, **options):
 
 
 def as_data_set(folder, labels, **options):
-    from pipeline.sources.xarray_source import from_datasets
+    from labelled_for_tests import from_datasets
 
     return from_datasets({"train": data_set(labels)}, **options)
 

@@ -18,11 +18,15 @@ import pytest
 from pipeline.core.errors import InputError, LabelError, ShapeError, SourceError
 from pipeline.core.paths import locate
 from pipeline.sources import numpy_arrays
-from pipeline.sources.numpy_files import open_numpy, read_npz
+from pipeline.sources.numpy_files import open_numpy
 
 NAMES = ("cat", "dog", "emu")
 COUNT = 50
 SAVES = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+
+
+def read_npz(path):
+    return open_numpy({None: [path]})
 
 
 def make_arrays(count=COUNT, shape=(6, 4), dtype=np.uint8, seed=0, labels="int64"):
@@ -213,7 +217,7 @@ def test_fortran_order_in_a_compressed_file_is_refused_with_the_cure(tmp_path):
 @SAVES
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "int8"])
 def test_other_integers_are_refused_with_their_range(tmp_path, save, dtype, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.arrays._BLOCK_BYTES", 100)
+    monkeypatch.setattr("pipeline.sources.array_parts._BLOCK_BYTES", 100)
     images = np.full((9, 6, 4), 5, dtype)
     images[7, 3, 2] = 99
     save(tmp_path / "a.npz", train_images=images, train_labels=np.zeros(9, int))
@@ -242,7 +246,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
 
 
 def test_a_label_outside_the_classes_is_refused_by_its_place_in_the_split(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.arrays._BLOCK_BYTES", 64)
+    monkeypatch.setattr("pipeline.sources.array_parts._BLOCK_BYTES", 64)
     images, labels = make_arrays()
     labels[37] = 2**32
     np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
