@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
@@ -68,7 +69,7 @@ def unreadable(error: BaseException) -> Problem:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else None
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+    return Problem(UNREADABLE, reason or one_line(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:

@@ -22,6 +22,7 @@ from torchvision import datasets
 from pipeline.core.blocks import WRONG_SIZE, Block, Problem
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, ShapeError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders, by_pillow
@@ -51,10 +52,6 @@ _FIRST_TRIED = 100
 _opened: OpenCache[str, OpenedSplit] = OpenCache()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 @contextmanager
 def _network() -> Iterator[None]:
     """Let no silent network hang the job, and say in one line why a download failed."""
@@ -63,7 +60,7 @@ def _network() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         # torchvision lists every mirror that it tried; the last one's answer says it
         reason = reason[-_REASON_CHARACTERS:].partition("got: ")[2] or reason[:_REASON_CHARACTERS]
         raise SourceError(f"no download: {reason}") from None
@@ -173,7 +170,7 @@ class TorchvisionSource:
         try:
             return _opened.get(key, lambda: self._reopen(split, recorded), json_digest(recorded))
         except OPEN_ERRORS as error:
-            raise SourceError(f"{self.name}: cannot be opened again: {_one_line(error)}") from None
+            raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
 
     def _reopen(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
         """Open a split in this process, and make sure that it holds what was recorded."""
@@ -273,7 +270,7 @@ def _open_splits(
         except InputError:
             raise
         except OPEN_ERRORS as error:
-            reasons.append(f"{root}: {_one_line(error)[:_REASON_CHARACTERS]}")
+            reasons.append(f"{root}: {one_line(error)[:_REASON_CHARACTERS]}")
     why = "; ".join(reasons) or "no folder was given"
     if download and TABLE[name].downloads and roots:
         try:
