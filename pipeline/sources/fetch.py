@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
@@ -65,7 +66,7 @@ def unreadable(error: BaseException) -> Problem:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else None
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+    return Problem(UNREADABLE, reason or one_line(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:
@@ -193,13 +194,13 @@ def read_remote(
     SourceError
         Where there is no such file, and the files are `archives`, of many samples each.
     """
-    asked = []
+    requests = []
     for item in wanted:
         if item.start == item.stop:  # no range of a request can say so
             yield item.row, b""
         else:
-            asked.append(item)
-    for load in _loads(_stretches(asked)):
+            requests.append(item)
+    for load in _loads(_stretches(requests)):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:
@@ -342,7 +343,7 @@ def listed_version(path: Path) -> Version:
 
 
 def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders that files lie in, each once."""
+    """Return the folders of files, each once."""
     return tuple(dict.fromkeys(path.parent for path in paths))
 
 
@@ -392,8 +393,8 @@ def title_of(path: Path) -> str:
     return shown(path) if is_remote(path) else path.absolute().name
 
 
-def titles_of(places: Mapping[str | None, Sequence[Path]]) -> str:
+def titles_of(paths: Mapping[str | None, Sequence[Path]]) -> str:
     """Return how several paths are named; of many only the first ones."""
-    paths = [path for some in places.values() for path in some]
-    more = f" and {len(paths) - _MOST_TITLES} more" if len(paths) > _MOST_TITLES else ""
-    return ", ".join(title_of(path) for path in paths[:_MOST_TITLES]) + more
+    every = [path for some in paths.values() for path in some]
+    more = f" and {len(every) - _MOST_TITLES} more" if len(every) > _MOST_TITLES else ""
+    return ", ".join(title_of(path) for path in every[:_MOST_TITLES]) + more

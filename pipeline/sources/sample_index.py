@@ -2,7 +2,7 @@
 
 It is written once, while a reader walks its input, and read in ranges, so that memory does not
 grow with the number of samples: not when a job is planned, and not in the tasks. What concerns
-all rows (files, labels that occur, digest) lies beside it in a small JSON.
+all rows (files, labels that occur, digest) is beside it in a small JSON.
 """
 
 from __future__ import annotations
