@@ -18,7 +18,7 @@ from pipeline.core.blocks import UNREADABLE, Block, Problem
 from pipeline.core.errors import ShapeError, SourceError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.label_forms import check_form
+from pipeline.sources.labels import check_form
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8

@@ -38,7 +38,7 @@ from pipeline.sources.array_parts import (
 )
 from pipeline.sources.array_pixels import check_shapes, scale_of
 from pipeline.sources.file_names import files_in
-from pipeline.sources.label_forms import decoded
+from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes
 from pipeline.sources.numpy_arrays import (
     ARCHIVE_SUFFIX,
@@ -80,15 +80,6 @@ def open_numpy(
         The split of files of None whose names tell of none.
     variables
         What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
-
-    Raises
-    ------
-    SourceError
-        Where a file is missing, damaged, not of its kind, or holds another type of images.
-    ShapeError
-        Where images and labels, or the parts of a split, do not fit together.
-    LabelError
-        Where a label is outside the classes.
     """
     reader = _Reader(split, variables or {})
     for name, paths in files_in(places, _SUFFIXES).items():

@@ -20,7 +20,7 @@ from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
-from pipeline.sources.label_forms import canonical, decoded_text
+from pipeline.sources.labels import canonical, decoded_text
 from pipeline.storage.blobs import open_binary
 
 # Usual names, the likeliest first; compared as `plain` makes them.
@@ -83,18 +83,14 @@ def _same(names: Sequence[str], name: str) -> list[str]:
 
 
 def _only(title: str, role: str, same: Sequence[str]) -> str:
+    if len(same) > len(set(same)) == 1:
+        raise ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
     if len(same) > 1:
-        raise _several(title, role, same)
+        raise ConfigError(
+            f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such "
+            f"as columns: {{{role}: {same[0]}}}"
+        )
     return same[0]
-
-
-def _several(title: str, role: str, same: Sequence[str]) -> ConfigError:
-    if len(set(same)) == 1:
-        return ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
-    return ConfigError(
-        f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such as "
-        f"columns: {{{role}: {same[0]}}}"
-    )
 
 
 def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
@@ -180,14 +176,9 @@ def bytes_of(column: Any, title: str) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
-            pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        )
-    )  # fmt: skip
+    types, views = pa.types, (pa.types.is_string_view, pa.types.is_binary_view)
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in (*tests, *views, types.is_fixed_size_binary))
 
 
 def _plain(column: Any) -> Any:
@@ -198,7 +189,7 @@ def _plain(column: Any) -> Any:
 
 @dataclass
 class Agreement:
-    """Holds that columns of labels beside the one that is taken do not contradict it.
+    """Checks that columns of labels beside the one that is taken do not contradict it.
 
     A label goes with one value of the other column; where one of both holds codes and the other
     names, also the other way round.

@@ -1,7 +1,7 @@
 """Images that are labelled arrays already: Zarr stores and NetCDF files.
 
 The names of variables and dimensions are mapped to those that pixsim uses, and ranges are read
-lazily, in the order (sample, y, x[, channel]). What stored values mean is said in `cf_conventions`.
+lazily, in the order (sample, y, x[, channel]). What stored values mean is said in `xarray_files`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,19 @@ from pipeline.sources.array_parts import (
     without,
 )
 from pipeline.sources.array_pixels import Gaps, scale_of
-from pipeline.sources.cf_conventions import FILLS, PACKED, Meaning, meaning_of
-from pipeline.sources.label_forms import check_form
-from pipeline.sources.labels import Labelling
+from pipeline.sources.labels import Labelling, check_form
 from pipeline.sources.notes import Notes
-from pipeline.sources.xarray_groups import ROOT, Group, find_group, groups_in, reading
+from pipeline.sources.xarray_files import (
+    FILLS,
+    PACKED,
+    ROOT,
+    Group,
+    Meaning,
+    find_group,
+    groups_in,
+    meaning_of,
+    reading,
+)
 
 _TEXT = np.dtype("<U64")  # for texts of any length: about what one takes
 # what dimensions are usually called, beside their own names
@@ -125,13 +133,6 @@ def open_labelled(
         `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     split
         The split of a place of None without groups.
-
-    Raises
-    ------
-    SourceError
-        Where a place cannot be read, or what is wanted is not in it.
-    ShapeError, LabelError
-        Where things do not fit together, or a label is outside the classes.
     """
     groups: dict[str, list[Group]] = {}
     for name, paths in places.items():

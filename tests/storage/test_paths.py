@@ -23,7 +23,7 @@ from pipeline.core import errors, paths
 from pipeline.core.errors import ConfigError, RemoteError, StoreError
 from pipeline.core.paths import locate
 from pipeline.core.urls import shown
-from pipeline.sources import xarray_groups
+from pipeline.sources import xarray_files
 from pipeline.sources.file_names import expand
 from pipeline.sources.folder import folder_reader
 from pipeline.sources.notes import Notes
@@ -592,7 +592,7 @@ SEARCHES = {
     "glob": lambda path: expand(f"{path}/*/?.png"),
     "deep glob": lambda path: expand(f"{path}/**/x.png"),
     "all": lambda path: expand(f"{path}/b/**"),
-    "zarr": lambda path: list(xarray_groups._files_below(path)),
+    "zarr": lambda path: list(xarray_files._files_below(path)),
     "images": _listed,
 }
 
