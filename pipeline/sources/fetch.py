@@ -196,13 +196,13 @@ def read_remote(
     SourceError
         Where there is no such file, and the files are `archives`, of many samples each.
     """
-    asked = []
+    requests = []
     for item in wanted:
         if item.start == item.stop:  # no range of a request can say so
             yield item.row, b""
         else:
-            asked.append(item)
-    for load in _loads(_stretches(asked)):
+            requests.append(item)
+    for load in _loads(_stretches(requests)):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:
@@ -337,7 +337,7 @@ def listed_version(path: Path) -> Version:
 
 
 def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders that files lie in, each once."""
+    """Return the folders of files, each once."""
     return tuple(dict.fromkeys(path.parent for path in paths))
 
 
@@ -387,8 +387,8 @@ def title_of(path: Path) -> str:
     return shown(path) if is_remote(path) else path.absolute().name
 
 
-def titles_of(places: Mapping[str | None, Sequence[Path]]) -> str:
+def titles_of(paths: Mapping[str | None, Sequence[Path]]) -> str:
     """Return how several paths are named; of many only the first ones."""
-    paths = [path for some in places.values() for path in some]
-    more = f" and {len(paths) - _MOST_TITLES} more" if len(paths) > _MOST_TITLES else ""
-    return ", ".join(title_of(path) for path in paths[:_MOST_TITLES]) + more
+    every = [path for some in paths.values() for path in some]
+    more = f" and {len(every) - _MOST_TITLES} more" if len(every) > _MOST_TITLES else ""
+    return ", ".join(title_of(path) for path in every[:_MOST_TITLES]) + more
