@@ -3,7 +3,7 @@
 The usual names are known, whatever their case: `x_train` and `y_train`, `train_images` and
 `train_labels`, `X` and `y`, `data` and `target`, what `numpy.savez` calls arrays without names.
 Names that may mean two things are refused, and so is an array that looks like labels and is left
-over; any other array that is left out is said.
+over; any other array that is left out is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEPARATORS = "_-. "
 _UNNAMED = re.compile(r"arr_\d+")
 _SPLIT = "{split}"
 _LONGEST = 60  # characters of a name in a message
-_GIVEN = "*"  # in place of the word, where the job says what an array is called
+_GIVEN = "*"  # instead of the word, where the job says what an array is called
 IMAGE, LABEL, NAMES = "image", "label", "names"
 
 
@@ -153,9 +153,9 @@ def choose(
     variables: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
 ) -> Choice:
-    """Find the images and labels of all splits among arrays that lie in one place.
+    """Find the images and labels of all splits among the arrays of one archive.
 
-    `title` is what to call the place; `default` the split of names that tell of none; `variables`
+    `title` is its name for messages; `default` the split of names that tell of none; `variables`
     are as of `role_of`; `others` is what else lies there, and may be labels under a damaged name.
     Where there are no images, or the names may mean two things, `SourceError` lists the arrays, and
     says which key names them.

@@ -24,7 +24,7 @@ from pipeline.core.urls import is_url, shown
 from pipeline.storage.folders import is_folder, list_folder
 from pipeline.storage.globbing import matching
 
-# of files that `decoding` reads; what one holds is told by its content
+# of files that `decoding` reads; what one holds is known by its content
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo",
     ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs",

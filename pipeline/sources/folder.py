@@ -32,14 +32,9 @@ _LOOKED_AT = 1000
 class FolderReader:
     """Lists the image files of folders.
 
-    Attributes
-    ----------
-    places
-        For each split its folders, classes inside; those of None hold splits, or classes.
-    split
-        The name of the split where neither the job nor the folders tell one.
-    doubts
-        Whether to refuse what is implausible, see `folder_checks`.
+    `places` are for each split its folders, classes inside; those of None hold splits, or classes.
+    `split` is the name where neither the job nor the folders tell one; `doubts` tells whether to
+    refuse what is implausible, see `folder_checks`.
     """
 
     places: Mapping[str | None, Sequence[Path]]

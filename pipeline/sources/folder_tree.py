@@ -1,6 +1,6 @@
 """Puts image files of folders and archives in order: `SPLIT/CLASS/FILE` or `CLASS/FILE`.
 
-Which of the two it is can only be told when every name is known (see `folder_layout`), and so can
+Which of the two it is is known only when every name is known (see `folder_layout`), and so can
 the order. The names wait in an SQLite database without a file name, which is private and goes to
 the temporary folder where it outgrows a few megabytes: ten million names need no memory.
 """
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pipeline.core.blocks import LABEL_UNKNOWN, OK
 from pipeline.sources.file_names import as_text, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
-from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, decide
+from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, decide
 from pipeline.sources.notes import Notes
 from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
 
@@ -50,7 +50,6 @@ class Tree:
         says whether to refuse what is implausible.
         """
         self.groups: list[Group] = []
-        self._layouts: list[Layout] = []
         self._kind = kind
         self._notes = notes
         self._doubts = doubts
@@ -101,10 +100,8 @@ class Tree:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             self._waiting,
         )
-        self._folders.add(
-            "folders",
-            Counter((m[0], _folder_of(m[2]), "") for m in self._waiting if m[2]),
-        )
+        images = Counter((m[0], _folder_of(m[2]), "") for m in self._waiting if m[2])
+        self._folders.add("folders", images)
         self._folders.add("left", self._left)
         self._waiting, self._left = [], Counter()
 
@@ -117,22 +114,20 @@ class Tree:
             "WHERE path != x'') WHERE later IS NOT NULL)"
         ).rowcount
         if count:
-            members = (
-                "1 member whose name comes" if count == 1 else f"{count:,} members whose names come"
-            )
-            self._notes.left_out.append(f"{members} again later in the archive")
+            what = "member whose name comes" if count == 1 else "members whose names come"
+            self._notes.left_out.append(f"{count:,} {what} again later in the archive")
 
     def _find_layouts(self) -> None:
         """Find what the folders of each group mean, and ask whether that is plausible."""
         for number, group in enumerate(self.groups):
             if not self._folders.holds(number, b""):
                 refuse_no_images(group, self._kind, self._notes)
-            self._layouts.append(decide(self._folders, number, group))
+            group.layout = decide(self._folders, number, group)
         loose, deeper = self._find_classes()
-        without = sorted({split for layout in self._layouts for split in layout.unlabelled})
+        without = sorted({split for group in self.groups for split in group.layout.unlabelled})
         if self._doubts:
-            doubts = Doubts(self._database, self._folders, self._kind)
-            doubts.check(self.groups, self._layouts, loose, self._notes)
+            doubts = Doubts(self._database, self._folders, self._kind, self.groups)
+            doubts.check(without, loose, self._notes)
         self._notes.labels_from = "folder names"
         self._notes.unlabelled = not self._database.execute("SELECT 1 FROM classes").fetchone()
         if deeper:
@@ -146,7 +141,7 @@ class Tree:
         loose, deeper, last = Counter[str](), 0, None
         rows = self._database.execute("SELECT grp, folder, depth, files FROM folders")
         for number, folder, depth, files in rows:
-            layout = self._layouts[number]
+            layout = self.groups[number].layout
             pair = layout.read(folder + b"-")
             home = layout.class_folder(folder)
             if pair[1] is None:
@@ -166,14 +161,13 @@ class Tree:
         """
         self._flush()
         self._find_layouts()
-        layouts = self._layouts
+        layouts = [group.layout for group in self.groups]
         self._database.create_function(
             "split_of", 2, lambda group, path: layouts[group].read(path)[0], deterministic=True
         )
         self._database.execute("UPDATE members SET split = split_of(grp, path)")
-        splits = {
-            split for (split,) in self._database.execute("SELECT DISTINCT split FROM members")
-        }
+        rows = self._database.execute("SELECT DISTINCT split FROM members")
+        splits = {split for (split,) in rows}
         order = dict.fromkeys(group.split for group in self.groups if group.given)
         names = [*(s for s in order if s in splits), *sorted(splits - set(order))]
         forward = self._unsorted(streamed)
@@ -212,17 +206,16 @@ class Tree:
     def _as_rows(
         self, rows: Sequence[Any], titles: Sequence[str], keys: Sequence[bytes] | None
     ) -> Any:
-        groups, files, paths, offsets, sizes, stamps, status, details = map(
-            list, zip(*rows, strict=True)
-        )
+        columns = map(list, zip(*rows, strict=True))
+        groups, files, paths, offsets, sizes, stamps, status, details = columns
         labels: list[str | None] = []
-        for place, (group, path) in enumerate(zip(groups, paths, strict=True)):
-            layout = self._layouts[group]
+        for row, (group, path) in enumerate(zip(groups, paths, strict=True)):
+            layout = self.groups[group].layout
             split, label = layout.read(path)
             labels.append(label)
-            if label is None and status[place] == OK and split not in layout.unlabelled:
-                status[place] = LABEL_UNKNOWN
-                details[place] = f"is in no folder of a class, expected {layout.expected}"
+            if label is None and status[row] == OK and split not in layout.unlabelled:
+                status[row] = LABEL_UNKNOWN
+                details[row] = f"is in no folder of a class, expected {layout.expected}"
         names = [path.replace(SEPARATOR, b"/") for path in paths]
         return make_rows(
             len(rows),

@@ -54,19 +54,10 @@ _MOST_REMARKS = 20
 class ListReader:
     """Lists the files that tables name.
 
-    Attributes
-    ----------
-    places
-        For each split its tables; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `path`, `label` and `split`, where they are not the usual ones;
-        None where there is none.
-    root
-        What paths are relative to; None: the folder of the table.
-    split
-        The split of what does not say any.
-    encoding
-        Of tables of text; None: UTF-8, or what a mark says.
+    `places` are for each split its tables; those of None say their split by name, or by a column,
+    else it is `split`. `columns` are the names of `path`, `label` and `split` where they are not
+    the usual ones, None where there is none; `root` is what paths are relative to, by default the
+    folder of the table; `encoding` is that of tables of text, else UTF-8, or what a mark says.
     """
 
     places: Mapping[str | None, Sequence[Path]]

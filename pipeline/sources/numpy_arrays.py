@@ -11,7 +11,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -114,21 +114,18 @@ class StoredArray:
 
     def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
         if not self.packed:
-            plain, open_it = (self.path, None), partial(open_binary, self.path)
-            with borrowed(plain, 0, open_it, version) as cursor:
+            open_it: Callable[[], Any] = partial(open_binary, self.path)
+            with borrowed((self.path, None), 0, open_it, version) as cursor:
                 cursor.stream.seek(offset)  # position stays 0: this stream can go back
                 return self._complete(_read_exactly(cursor.stream, size), size)
-        member = self.path, self.member
-        with borrowed(member, offset, self._open_member, version) as cursor:
+        open_it = partial(_MemberStream, self.path, f"{self.member}{ARRAY_SUFFIX}")
+        with borrowed((self.path, self.member), offset, open_it, version) as cursor:
             while cursor.position < offset:
                 skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
                 cursor.position += len(self._complete(skipped, 1))
             data = self._complete(_read_exactly(cursor.stream, size), size)
             cursor.position += size
             return data
-
-    def _open_member(self) -> _MemberStream:
-        return _MemberStream(self.path, f"{self.member}{ARRAY_SUFFIX}")
 
     def _complete(self, data: bytes, least: int) -> bytes:
         if len(data) < least:
@@ -160,7 +157,7 @@ def _read_header(
 ) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     """Read a .npy header; return the shape, type, Fortran order and where the values begin.
 
-    `size` is that of the whole file or member, with which the header must agree.
+    `size` is that of the entire file or member, with which the header must agree.
     """
     buffer = io.BytesIO(_read_exactly(stream, _HEADER_BYTES))
     version = npy_format.read_magic(buffer)
@@ -238,8 +235,8 @@ class Archive:
             lengths = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
             offset += info.header_offset + _LOCAL_HEADER.size + sum(lengths)
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        place = self.path, name, packed, offset
-        return _checked(StoredArray(*place, shape, dtype, fortran, identity, self._stamp))
+        start = self.path, name, packed, offset
+        return _checked(StoredArray(*start, shape, dtype, fortran, identity, self._stamp))
 
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""

@@ -1,6 +1,6 @@
 """Images in NumPy's files: `.npz` archives and `.npy` arrays, of any size, local or remote.
 
-Which arrays are images and which labels is told by their names, as `array_names` says, for the
+Names tell which arrays are images and which labels, as `array_names` says, for the
 arrays of an archive as for files that lie beside each other. Only headers are read at first, then
 ranges, so that memory stays that of one partition. The data of every array of an archive that is
 used is compared with its checksum once, before any of it is read.

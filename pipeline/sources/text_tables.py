@@ -1,6 +1,6 @@
 """Tables that are written as text: their encoding, delimiter and line ends, and their columns.
 
-All of it is told from the beginning of the file, so that one pass in blocks reads it: plain or
+All of it is decided from the beginning of the file, so that one pass in blocks reads it: plain or
 gzip, UTF-8, UTF-16 with a mark or an encoding that is given, any line ends, comments above the
 header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Values of delimited
 tables stay bytes, since names of files may be no UTF-8.
@@ -52,15 +52,9 @@ _MARKS = (
 class TextTable:
     """A delimited table, of which the beginning was read.
 
-    Attributes
-    ----------
-    rows
-        The fields of the first lines; the first may be the names of the columns. Bytes that are
-        no UTF-8 are escaped as `os.fsdecode` does it.
-    starts
-        The byte that the first, and the second, of these lines begins at, in UTF-8.
-    delimiter
-        What stands between fields; a blank stands for any number of blanks and tabs.
+    `rows` are the fields of the first lines; the first may be the names of the columns. Bytes that
+    are no UTF-8 are escaped as `os.fsdecode` does it. The first, and the second, of these lines
+    begin at the byte `starts`, in UTF-8. A blank as `delimiter` stands for any number of blanks.
     """
 
     path: Path

@@ -1,7 +1,7 @@
 """Groups of Zarr stores and NetCDF files as xarray opens them, and what their values mean.
 
 A group is opened once in each process, and never decoded: packed values, times and fills stay as
-they are stored. What values mean is told by the CF conventions. Unsigned integers of up to 16 bits
+they are stored. The CF conventions tell what values mean. Unsigned integers of up to 16 bits
 stay as they are stored, and their `scale_factor` and `add_offset` are carried on; other packed
 integers are decoded to floats, as xarray does. Values of `_FillValue` and `missing_value`, and
 those outside `valid_range`, are missing pixels.
@@ -46,12 +46,13 @@ _REWRITE = (
     "pipeline.from_arrays"
 )
 _NAMELESS = f"its arrays have no names of dimensions, by which it is told what they are; {_REWRITE}"
+Array = npt.NDArray[Any]
 _DECODING = {"mask_and_scale": False, "decode_times": False, "decode_timedelta": False}
 
 
 @contextmanager
 def reading(title: str) -> Iterator[None]:
-    """Turn every failure to read into a `SourceError` that names the place."""
+    """Turn every failure to read into a `SourceError` that names what was read."""
     try:
         yield
     except (InputError, RemoteError):
@@ -92,7 +93,7 @@ class Group:
             return cast(xr.Dataset, _open_with(xr.open_dataset, self.path, **group))
 
     def require_unchanged(self) -> None:
-        """Raise `SourceError` where it is not the one that was found, after reading from it.
+        """Raise `SourceError` where it is not the one that was opened, after reading from it.
 
         xarray opens a file again when it likes: not even one that was opened stays what it was.
         """
@@ -108,19 +109,15 @@ class Group:
 
     def describe(self) -> dict[str, Any]:
         """Return its name and what changes when its files do, for the provenance."""
-        found = {"name": self.path.name, "group": self.name}
-        if _is_zarr(self.path):
-            return {**found, "files_sha256": self._files_digest()}
-        version = version_of(self.path)
-        return {**found, "bytes": version.size, **described(self.path, version)}
-
-    def _files_digest(self) -> str:
-        """Return the SHA-256 of the names, sizes and times of all files of a Zarr group."""
+        name = {"name": self.path.name, "group": self.name}
+        if not _is_zarr(self.path):
+            version = version_of(self.path)
+            return {**name, "bytes": version.size, **described(self.path, version)}
         folder = self.path if self.name == ROOT else self.path / self.name.strip("/")
         digest = hashlib.sha256()
-        for name, size, version in _files_below(folder):
-            digest.update(f"{name}\0{size}\0{version}\n".encode())
-        return digest.hexdigest()
+        for file, size, tag in _files_below(folder):
+            digest.update(f"{file}\0{size}\0{tag}\n".encode())
+        return {**name, "files_sha256": digest.hexdigest()}
 
 
 _opened: OpenCache[tuple[Path, str], xr.Dataset] = OpenCache(xr.Dataset.close)
@@ -136,10 +133,11 @@ def _stamp(path: Path, name: str) -> str:
     if not _is_zarr(path):
         return version_of(path).stamp
     folders = [path] if name == ROOT else [path, path / name.strip("/")]
-    found = [_documents_in(folder) for folder in folders]
+    documents = [_documents_in(folder) for folder in folders]
     if not is_remote(path):  # where each array would be a request
-        found += [_documents_in(item) for item in sorted(folders[-1].iterdir()) if item.is_dir()]
-    return json_digest(found)
+        arrays = (item for item in sorted(folders[-1].iterdir()) if item.is_dir())
+        documents += map(_documents_in, arrays)
+    return json_digest(documents)
 
 
 def _documents_in(folder: Path) -> list[tuple[str, str]]:
@@ -147,10 +145,10 @@ def _documents_in(folder: Path) -> list[tuple[str, str]]:
     if not is_remote(folder):
         paths = [folder / name for name in _DOCUMENTS]
         return [(path.name, version_of(path).stamp) for path in paths if path.is_file()]
-    files, place = file_system(folder), cast(Any, folder).path
+    files, path = file_system(folder), cast(Any, folder).path
     files.invalidate_cache()
     try:
-        entries = tried(folder, files.ls, place, detail=True)
+        entries = tried(folder, files.ls, path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     named = {entry["name"].rpartition("/")[2]: entry for entry in entries}
@@ -184,8 +182,8 @@ def _files_below(folder: Path) -> Iterator[tuple[str, int, str]]:
     """Yield name, size and version of every file below a folder, in a fixed order."""
     if is_remote(folder):
         slash = "" if cast(Any, folder).path.endswith("/") else "/"
-        for name, found in sorted(details_below(folder).items()):
-            yield f"{slash}{name}", found["size"], version_in(found).tag
+        for name, details in sorted(details_below(folder).items()):
+            yield f"{slash}{name}", details["size"], version_in(details).tag
         return
     for top, folders, names in os.walk(folder):
         folders.sort()
@@ -212,12 +210,12 @@ class Meaning:
     decoding: Mapping[str, Any] = field(default_factory=dict)
     fills: tuple[Any, ...] = ()
 
-    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def apply(self, values: Array) -> Array:
         """Return stored values as they are given."""
         if self.decoding:
             outside = Gaps((), self.gaps.lowest, self.gaps.highest).find(values)
-            found = decoded(values, self.decoding)
-            return found if outside is None else np.where(outside, np.nan, found)
+            floats = decoded(values, self.decoding)
+            return floats if outside is None else np.where(outside, np.nan, floats)
         if self.dtype != values.dtype and self.dtype.kind == "u" and values.dtype.kind == "i":
             return values.view(self.dtype.newbyteorder(values.dtype.byteorder))
         for fill in self.fills:
@@ -225,13 +223,12 @@ class Meaning:
         return values
 
 
-def decoded(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> npt.NDArray[Any]:
+def decoded(values: Array, attributes: Mapping[str, Any]) -> Array:
     """Return packed values as xarray decodes them: floats, NaN where a value is missing."""
     packed = xr.Dataset({"values": ([f"d{n}" for n in range(values.ndim)], values, attributes)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # several fill values are no fault
-        found: npt.NDArray[Any] = xr.decode_cf(packed, decode_times=False)["values"].values
-    return found
+        return xr.decode_cf(packed, decode_times=False)["values"].values
 
 
 def meaning_of(title: str, name: str, variable: xr.Variable, is_zarr_2: bool) -> Meaning:
@@ -266,11 +263,10 @@ def meaning_of(title: str, name: str, variable: xr.Variable, is_zarr_2: bool) ->
 
 def _values(attributes: Mapping[str, Any], key: str, stored: np.dtype[Any]) -> list[Any]:
     """Return the values of an attribute as the stored values have them."""
-    found = np.ravel(attributes.get(key, ()))
-    if stored.kind == "u" and found.dtype.kind == "i" and found.size and found.min() < 0:
-        found = found.astype(f"i{stored.itemsize}").view(stored)  # as `_Unsigned` has it
-    values: list[Any] = found.tolist()
-    return values
+    values = np.ravel(attributes.get(key, ()))
+    if stored.kind == "u" and values.dtype.kind == "i" and values.size and values.min() < 0:
+        values = values.astype(f"i{stored.itemsize}").view(stored)  # as `_Unsigned` has it
+    return list(values.tolist())
 
 
 def _gaps(
@@ -279,10 +275,11 @@ def _gaps(
     low, high = [*_values(attributes, "valid_range", stored), None, None][:2]
     low = next(iter(_values(attributes, "valid_min", stored)), low)
     high = next(iter(_values(attributes, "valid_max", stored)), high)
-    keys = [key for key in (*FILLS, *_VALID) if key in attributes and not _is_nan(attributes[key])]
+    given = {k: np.ravel(attributes[k]).tolist() for k in (*FILLS, *_VALID) if k in attributes}
+    keys = {k: values for k, values in given.items() if any(v == v for v in values)}  # no NaN
     if not keys:
         return NO_GAPS
-    listed = ", ".join(f"{key} {np.ravel(attributes[key]).tolist()}" for key in keys)
+    listed = ", ".join(f"{key} {values}" for key, values in keys.items())
     deleted = ", ".join(f"ds['{name}'].attrs['{key}']" for key in keys)
     return Gaps(
         tuple(fill for fill in fills if fill == fill),
@@ -291,7 +288,3 @@ def _gaps(
         f"so say the attributes of {name}, {listed}; if such pixels are none that are missing, "
         f"open the set with xarray and mask_and_scale=False, del {deleted}, and write it again",
     )
-
-
-def _is_nan(value: Any) -> bool:
-    return all(item != item for item in np.ravel(value).tolist())

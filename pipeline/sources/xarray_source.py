@@ -1,7 +1,7 @@
 """Images that are labelled arrays already: Zarr stores and NetCDF files.
 
 The names of variables and dimensions are mapped to those that pixsim uses, and ranges are read
-lazily, in the order (sample, y, x[, channel]). What stored values mean is said in `xarray_files`.
+lazily, in the order (sample, y, x[, channel]). See `xarray_files` for what values mean.
 """
 
 from __future__ import annotations
@@ -386,7 +386,7 @@ def _label_fills(
 ) -> frozenset[Any]:
     """Return the fill values of labels, but for those that are flags.
 
-    0, which Zarr fills with where nothing else is said, is a class like any other.
+    0, which Zarr fills with by default, is a class like any other.
     """
     fills: set[Any] = set()
     known = () if flags is None else flags.values()
