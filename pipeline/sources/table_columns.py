@@ -53,36 +53,21 @@ def choose(
 
     Raises `ConfigError` where the column wanted is not there, or there are two of its name.
     """
-    if role in (wanted or {}):
-        return wanted_column(role, names, wanted or {}, title)
-    known = candidates(names, usual)
-    if not known:
-        return None
-    same = _same(names, known[0])
-    if known[0] not in usual:
-        same = [name for name in names if plain(name) == plain(known[0])]
-    return _only(title, role, same)
-
-
-def wanted_column(role: str, names: Sequence[str], wanted: Columns, title: str) -> str | None:
-    """Return the column that was named for a role; None where there is to be none."""
-    name = wanted[role]
-    if name is None:
-        return None
-    same = _same(names, name)
-    if not same:
-        known = nearest(name, names[:MOST_SHOWN])
-        raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
-    return _only(title, role, same)
-
-
-def _same(names: Sequence[str], name: str) -> list[str]:
-    """Return the columns that are called so: to the letter, else as `plain` compares them."""
-    same = [column for column in names if column == name]
-    return same or [column for column in names if plain(column) == plain(name)]
-
-
-def _only(title: str, role: str, same: Sequence[str]) -> str:
+    if wanted is not None and role in wanted:
+        name = wanted[role]
+        if name is None:
+            return None
+        same = [column for column in names if column == name]
+        same = same or [column for column in names if plain(column) == plain(name)]
+        if not same:
+            known = nearest(name, names[:MOST_SHOWN])
+            raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
+    else:
+        first = next(iter(candidates(names, usual)), None)
+        if first is None:
+            return None
+        compared = (lambda text: text) if first in usual else plain
+        same = [column for column in names if compared(column) == compared(first)]
     if len(same) > len(set(same)) == 1:
         raise ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
     if len(same) > 1:
