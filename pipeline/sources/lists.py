@@ -54,13 +54,13 @@ _MOST_REMARKS = 20
 class ListReader:
     """Lists the files that tables name.
 
-    `places` are for each split its tables; those of None say their split by name, or by a column,
+    `paths` are for each split its tables; those of None say their split by name, or by a column,
     else it is `split`. `columns` are the names of `path`, `label` and `split` where they are not
     the usual ones, None where there is none; `root` is what paths are relative to, by default the
     folder of the table; `encoding` is that of tables of text, else UTF-8, or what a mark says.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     columns: Columns = field(default_factory=dict)
     root: Path | None = None
     split: str = "train"
@@ -69,11 +69,11 @@ class ListReader:
 
     @property
     def _tables(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     @property
     def title(self) -> str:
-        return titles_of(self.places)
+        return titles_of(self.paths)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
@@ -289,14 +289,3 @@ def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFin
     remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
     sample = Sample(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
     return _Table(sample, batches, remarks)
-
-
-def list_reader(
-    places: Mapping[str | None, Sequence[Path]],
-    columns: Columns | None = None,
-    root: Path | None = None,
-    split: str = "train",
-    encoding: str | None = None,
-) -> ListReader:
-    """Return a reader of lists of image files; parameters as the attributes of `ListReader`."""
-    return ListReader(dict(places), dict(columns or {}), root, split, encoding)

@@ -116,10 +116,10 @@ def lines_of(known: Mapping[str, Any], splits: int, classes: int) -> tuple[str, 
     return tuple(remarks)
 
 
-def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+def left_beside(paths: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
     """Return what lies in folders beside the files of some suffixes, in words."""
     notes, ending = Notes(), tuple(suffixes)
-    for path in (path for paths in places.values() for path in paths):
+    for path in (path for several in paths.values() for path in several):
         # what has the suffix is not asked for: there may be very many
         if not path.name.lower().endswith(ending) and is_folder(path):
             for name in map(os.fsencode, list_folder(path)):

@@ -56,7 +56,7 @@ _NAMES_BYTES = 2**26
 
 
 def open_numpy(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     class_names: Sequence[str] | None = None,
     split: str = "train",
     variables: Mapping[str, str] | None = None,
@@ -70,7 +70,7 @@ def open_numpy(
 
     Parameters
     ----------
-    places
+    paths
         For each split its files, or folders of them, in order; for None those whose names, or the
         names in which, tell of the splits.
     class_names
@@ -82,13 +82,13 @@ def open_numpy(
         What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
     """
     reader = _Reader(split, variables or {})
-    for name, paths in files_in(places, _SUFFIXES).items():
-        for path in paths:
+    for name, files in files_in(paths, _SUFFIXES).items():
+        for path in files:
             if path.suffix.lower() not in _SUFFIXES:
                 raise SourceError(f"{shown(path)}: expected a file named .npz or .npy")
             if path.suffix.lower() == ARCHIVE_SUFFIX:
                 reader.add_archive(path, name)
-        reader.add_arrays([p for p in paths if p.suffix.lower() == ARRAY_SUFFIX], name)
+        reader.add_arrays([p for p in files if p.suffix.lower() == ARRAY_SUFFIX], name)
     if not reader.parts:
         raise SourceError("no .npz or .npy file was given, expected one at least")
     check_parts(reader.parts)

@@ -119,7 +119,7 @@ def open_parquet(path: Path) -> Any:
 def labels_of(column: Any, title: str, first: int = 0) -> Any:
     """Return labels as int64 where they are whole numbers, else as text; null stays null.
 
-    They may have any form that `label_forms.canonical` knows; the first is numbered `first`.
+    They may have any form that `labels.canonical` knows; the first is numbered `first`.
     """
     column = _plain(column)
     kind = column.type

@@ -109,7 +109,7 @@ class StoredVariable:
 
 
 def open_labelled(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     variables: Names | None = None,
     dims: Names | None = None,
     class_names: Sequence[str] | None = None,
@@ -121,7 +121,7 @@ def open_labelled(
 
     Parameters
     ----------
-    places
+    paths
         For each split its stores or files, in order; for None those whose groups are the splits.
     variables
         What `image` and `label` are called. Where there is no such variable, the only one with 3
@@ -132,11 +132,11 @@ def open_labelled(
         The name of each label code; default: the attribute `class_names`, else the labels'
         `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     split
-        The split of a place of None without groups.
+        The split of a store or file of None without groups.
     """
     groups: dict[str, list[Group]] = {}
-    for name, paths in places.items():
-        for path in paths:
+    for name, several in paths.items():
+        for path in several:
             for part, group in _splits_in(path, name, split, variables or {}).items():
                 groups.setdefault(part, []).append(group)
     return make_source(groups, variables or {}, dims or {}, class_names)

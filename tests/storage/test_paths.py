@@ -25,7 +25,7 @@ from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.sources import xarray_files
 from pipeline.sources.file_names import expand
-from pipeline.sources.folder import folder_reader
+from pipeline.sources.folder import FolderReader
 from pipeline.sources.notes import Notes
 from pipeline.storage import (
     atomic,
@@ -577,7 +577,7 @@ def failing(pauses, monkeypatch):
 
 
 def _listed(path):
-    reader = folder_reader({None: [path]})
+    reader = FolderReader({None: [path]})
     return sorted(
         origin for _, rows in reader.batches(Notes()) for origin in rows["origin"].to_pylist()
     )
