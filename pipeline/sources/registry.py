@@ -22,8 +22,8 @@ from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
 from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
-from pipeline.sources.folder import folder_reader, has_images
-from pipeline.sources.lists import list_reader
+from pipeline.sources.folder import FolderReader, has_images
+from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
@@ -292,14 +292,14 @@ def _open_encoded(
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
-        reader: Any = list_reader(paths, columns, root, split, settings.encoding)
+        reader: Any = ListReader(paths, columns, root, split, settings.encoding)
     elif kind == "parquet":
         reader = parquet_reader(paths, columns, split)
     elif kind == "tar":
         named = {role: name for role, name in columns.items() if name is not None}
         reader = tar_reader(paths, split, named, doubts=doubts)
     else:
-        reader = folder_reader(paths, split, doubts=doubts)
+        reader = FolderReader(paths, split, doubts=doubts)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)

@@ -33,7 +33,7 @@ from pipeline.sources.fetch import (
     titles_of,
 )
 from pipeline.sources.file_names import as_text, files_in, flattened, split_of, splits_in
-from pipeline.sources.folder_tree import Member, Tree
+from pipeline.sources.folder import Member, Tree
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows

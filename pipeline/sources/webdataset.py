@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
 from pipeline.sources.file_names import as_text
-from pipeline.sources.label_forms import label_text
+from pipeline.sources.labels import label_text
 from pipeline.sources.notes import Notes
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 

@@ -13,7 +13,7 @@ from image_files_for_tests import assert_holds, make_files, png, remote, write_f
 from pipeline.core.blocks import LABEL_UNKNOWN, UNREADABLE
 from pipeline.core.errors import RemoteError, SourceError
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.folder import folder_reader
+from pipeline.sources.folder import FolderReader
 from pipeline.storage import blobs
 
 __all__ = ["remote"]
@@ -25,7 +25,7 @@ def touch(root, *paths):
 
 
 def opened(tmp_path, places, **options):
-    reader = folder_reader(places if isinstance(places, dict) else {None: [places]}, **options)
+    reader = FolderReader(places if isinstance(places, dict) else {None: [places]}, **options)
     return open_encoded(reader, tmp_path / "listing")
 
 
