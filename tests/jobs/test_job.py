@@ -41,7 +41,7 @@ from pipeline.execution.progress import SilentReporter
 from pipeline.jobs import job, plan
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage import atomic, locks, manifest, store_array
-from pipeline.storage.lock_holders import Holder
+from pipeline.storage.lock_files import Holder
 from pipeline.storage.locks import held
 from pipeline.storage.processes import Process, this_process
 

@@ -27,9 +27,8 @@ from pipeline.core.errors import InUseError
 from pipeline.execution import signals
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import blobs, claims, folders, lock_files, lock_holders, locks, manifest
-from pipeline.storage.lock_files import LOCK
-from pipeline.storage.lock_holders import Holder
+from pipeline.storage import blobs, claims, folders, lock_files, locks, manifest
+from pipeline.storage.lock_files import LOCK, Holder
 from pipeline.storage.locks import held
 from pipeline.storage.processes import Process, machine, this_process
 
@@ -475,7 +474,7 @@ def test_there_is_never_more_than_one_holder_whatever_is_held_up_or_dies(
     tmp_path, monkeypatch, seed
 ):
     alive, mine, inside, worst, ends = {}, threading.local(), [], [], []
-    monkeypatch.setattr(lock_holders, "this_process", lambda: Process("m", mine.number, 1))
+    monkeypatch.setattr(lock_files, "this_process", lambda: Process("m", mine.number, 1))
     monkeypatch.setattr(Process, "lives", property(lambda self: alive[self.number]))
     monkeypatch.setattr(
         locks,
