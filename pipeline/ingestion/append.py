@@ -29,11 +29,11 @@ from pipeline.execution.progress import Reporter
 from pipeline.ingestion.duplicates import tables_of, write_duplicates
 from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file, flush
-from pipeline.storage.fencing import Token
-from pipeline.storage.finished_images import list_files
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, list_folder, remove_tree
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import list_files
 from pipeline.storage.sample_tables import SAMPLES
 from pipeline.storage.zarr_arrays import consolidate
 

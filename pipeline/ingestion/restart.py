@@ -16,7 +16,7 @@ from pipeline.ingestion.duplicates import DUPLICATES
 from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import manifest
 from pipeline.storage.atomic import PARTIAL_SUFFIX
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import list_folder, remove_tree
 from pipeline.storage.sample_tables import BAD_SAMPLES, SAMPLES
 

@@ -35,10 +35,10 @@ from pipeline.ingestion.restart import Successor, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
-from pipeline.storage.finished_images import list_files
 from pipeline.storage.folders import list_folder
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import list_files
 from pipeline.storage.sample_tables import (
     SAMPLES,
     Parts,

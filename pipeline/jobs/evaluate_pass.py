@@ -24,9 +24,9 @@ from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR
 from pipeline.core.threads import OwnLock
 from pipeline.ops.distances import Reference, distances_block, make_reference
 from pipeline.ops.predictions import ROW, predict_block
-from pipeline.storage import run_arrays, tables
-from pipeline.storage.fencing import Token
-from pipeline.storage.finished_images import read_checked
+from pipeline.storage import run_files, tables
+from pipeline.storage.claims import Token
+from pipeline.storage.image_content import read_checked
 from pipeline.storage.manifest import WORK
 from pipeline.storage.run_files import DIGESTED, distance_columns, part_path, prototypes_digest
 
@@ -77,7 +77,7 @@ class EvaluatePartition:
             columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)
             with _WRITING.held():
-                run_arrays.write_distances(self.output / run_arrays.DISTANCES, start, columns)
+                run_files.write_distances(self.output / run_files.DISTANCES, start, columns)
                 notes["distances"] = distances_digest(columns, self.metrics)
             del distance, columns
         table, notes["digest"] = self._table(rows, samples)
@@ -116,7 +116,7 @@ class EvaluatePartition:
             if not self.write_distances:
                 return True
             start, stop = self.evaluate.bounds(index)
-            written = run_arrays.read_distances(self.output / run_arrays.DISTANCES, start, stop)
+            written = run_files.read_distances(self.output / run_files.DISTANCES, start, stop)
         except DamagedError:
             return False
         return distances_digest(written, self.metrics) == notes["distances"]
@@ -191,10 +191,10 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
     DamagedError
         Where they no longer have that digest.
     """
-    fractions = run_arrays.read_fractions(output / run_arrays.PROTOTYPES, digest)
+    fractions = run_files.read_fractions(output / run_files.PROTOTYPES, digest)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
-            f"{output / run_arrays.PROTOTYPES}: was changed after it was written; remove "
+            f"{output / run_files.PROTOTYPES}: was changed after it was written; remove "
             f"{output} and run the job again"
         )
     return make_reference(

@@ -42,7 +42,7 @@ from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
@@ -192,7 +192,7 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
     -------
     Their digest, and how many bytes of pixels were read for them.
     """
-    path, record = plan.output / run_arrays.PROTOTYPES, plan.work / "prototypes.json"
+    path, record = plan.output / run_files.PROTOTYPES, plan.work / "prototypes.json"
     kept = _kept_prototypes(path, record)
     if kept is not None:
         forget(plan)
@@ -207,7 +207,7 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
             f"{plan.images}: holds {found[COUNT.name].values.tolist()} images of the classes, "
             f"its manifest says {expected}; make the image set anew"
         )
-    run_arrays.write_prototypes(path, found)
+    run_files.write_prototypes(path, found)
     digest = prototypes_digest(found)
     write_json(record, {"digest": digest})
     forget(plan)
@@ -219,7 +219,7 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     """Return the digest of an earlier try's prototypes where they are whole."""
     try:
         digest = str(read_json(record)["digest"])
-        found = prototypes_digest(run_arrays.open_prototypes(path, digest))
+        found = prototypes_digest(run_files.open_prototypes(path, digest))
     except RemoteError:
         raise
     except (OSError, ValueError, KeyError):
@@ -232,8 +232,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
-        run_arrays.create_distances(
-            plan.output / run_arrays.DISTANCES, settings.metrics, plan.selection.names, codes,
+        run_files.create_distances(
+            plan.output / run_files.DISTANCES, settings.metrics, plan.selection.names, codes,
             steps.total, steps.step, settings.evaluate,
         )  # fmt: skip
     task = EvaluatePartition(
@@ -272,7 +272,7 @@ def _finish(
         if written.distances is not None:
             distances.update(written.distances)
     if plan.write_distances:
-        consolidate(plan.output / run_arrays.DISTANCES)
+        consolidate(plan.output / run_files.DISTANCES)
     header = list(plan.selection.names)
     digests = RunDigests(
         fitted,
@@ -308,7 +308,7 @@ def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> No
 
 def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    found = run_arrays.read_fractions(plan.output / run_arrays.PROTOTYPES, fitted)
+    found = run_files.read_fractions(plan.output / run_files.PROTOTYPES, fitted)
     fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

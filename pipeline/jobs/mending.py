@@ -37,7 +37,7 @@ from pipeline.sources.protocol import Source
 from pipeline.sources.registry import open_source, packed, release
 from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import partition_table, records_digest
 from pipeline.storage.sample_tables import SAMPLES

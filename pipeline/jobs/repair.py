@@ -31,11 +31,11 @@ from pipeline.jobs.plan import plan_job
 from pipeline.jobs.verification import Damage, examine, read_finished
 from pipeline.report.page import add_report
 from pipeline.report.run import Run
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import require_writable, write_json
-from pipeline.storage.completeness import FOREIGN
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import FOREIGN
 from pipeline.storage.run_files import REPORT_FILE
 
 _SHOWN = 5
@@ -167,8 +167,8 @@ def _mend_run(
         )
     for file in files - {manifest.MANIFEST, manifest.COPY}:
         remove_tree(path / file)
-    if any(file.startswith(f"{run_arrays.PROTOTYPES}/") for file in files):
-        remove_tree(path / run_arrays.PROTOTYPES)
+    if any(file.startswith(f"{run_files.PROTOTYPES}/") for file in files):
+        remove_tree(path / run_files.PROTOTYPES)
     else:
         write_json(plan.work / "prototypes.json", {"digest": content["digests"]["prototypes"]})
     redo(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})

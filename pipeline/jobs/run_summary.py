@@ -17,7 +17,7 @@ from pipeline.execution.executor import Executor
 from pipeline.jobs.evaluate_pass import table_digest
 from pipeline.jobs.plan import JobPlan
 from pipeline.ops.metrics import confusion_counts, summarise
-from pipeline.storage import claims, manifest, run_arrays, tables
+from pipeline.storage import claims, manifest, run_files, tables
 from pipeline.storage.run_files import (
     DIGESTED,
     RunDigests,
@@ -45,7 +45,7 @@ def read_step(plan: JobPlan, index: int) -> _Step:
         raise DamagedError(f"{path}: was changed while the job ran; run it again")
     block = None
     if plan.write_distances:
-        written = run_arrays.read_distances(plan.output / run_arrays.DISTANCES, start, stop)
+        written = run_files.read_distances(plan.output / run_files.DISTANCES, start, stop)
         block = distance_columns(written, list(plan.settings.metrics))
     record = {
         "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],

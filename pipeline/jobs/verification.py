@@ -21,13 +21,12 @@ from pipeline.core.schema import DISTANCE
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.storage import claims, image_store, manifest, run_arrays
-from pipeline.storage.completeness import FOREIGN, foreign_parts
+from pipeline.storage import claims, image_store, manifest, run_files
 from pipeline.storage.folders import exists, is_folder, list_folder
 from pipeline.storage.image_content import records_digest
-from pipeline.storage.inventory import gathered_metadata
+from pipeline.storage.recorded_files import FOREIGN, foreign_parts
 from pipeline.storage.run_files import PREDICTIONS, part_name, part_names
-from pipeline.storage.store_array import StoreArray
+from pipeline.storage.store_array import StoreArray, gathered_metadata
 
 _OTHER = "is not the file that was written there"
 
@@ -66,7 +65,7 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     if not exists(path / manifest.MANIFEST):
         begun = exists(path / manifest.WORK / "plan.json")
         if begun or not exists(path / manifest.COPY):
-            looks_like_run = exists(path / PREDICTIONS) or exists(path / run_arrays.PROTOTYPES)
+            looks_like_run = exists(path / PREDICTIONS) or exists(path / run_files.PROTOTYPES)
             manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
     if exists(path / manifest.APPEND):
         raise IncompleteError(
@@ -113,7 +112,7 @@ def image_arrays(content: Mapping[str, Any]) -> list[str]:
 
 def partitioned_arrays() -> list[str]:
     """Return the names of the arrays of a run that are cut into partitions."""
-    return [f"{run_arrays.DISTANCES}/{name}" for name in (DISTANCE.name, *run_arrays.PER_SAMPLE)]
+    return [f"{run_files.DISTANCES}/{name}" for name in (DISTANCE.name, *run_files.PER_SAMPLE)]
 
 
 def _examine_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
@@ -156,7 +155,7 @@ def _array(
     path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
 ) -> StoreArray | None:
     """Return an array, also where its metadata is damaged; None where that is nowhere else."""
-    axis = 1 if name == f"{run_arrays.DISTANCES}/{DISTANCE.name}" else 0
+    axis = 1 if name == f"{run_files.DISTANCES}/{DISTANCE.name}" else 0
     expected = tuple(content["arrays"][name])
     if _document(name) not in broken:
         return StoreArray(path, name, axis, expected)

@@ -13,9 +13,9 @@ from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.report.run import digest_run, open_run
 from pipeline.storage import manifest
-from pipeline.storage.completeness import require_files_of, require_tables
 from pipeline.storage.folders import exists, is_folder, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table
+from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import METRICS_FILE
 from pipeline.storage.sample_tables import SAMPLES
 

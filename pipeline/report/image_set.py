@@ -14,9 +14,9 @@ from pipeline.core.arguments import checked
 from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.report import markup
-from pipeline.storage.completeness import require_tables
 from pipeline.storage.image_store import open_images
 from pipeline.storage.manifest import IMAGES, read_manifest
+from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES
 
 MAX_CLASSES = 20  # that are listed with their counts

@@ -20,9 +20,9 @@ from pipeline.core.schema import PROTOTYPE
 from pipeline.core.urls import shown
 from pipeline.report import markup
 from pipeline.report.pictures import draw_prototypes
-from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
-from pipeline.storage.completeness import require_files_of, require_parts
+from pipeline.storage.recorded_files import require_files_of, require_parts
 from pipeline.storage.run_files import (
     DIGESTED,
     HIGHLIGHTS_FILE,
@@ -128,10 +128,10 @@ class Run:
         DamagedError
             Where files of theirs are missing or were changed.
         """
-        return run_arrays.open_prototypes(
-            self._folder / run_arrays.PROTOTYPES,
+        return run_files.open_prototypes(
+            self._folder / run_files.PROTOTYPES,
             self.manifest["digests"]["prototypes"],
-            self._arrays(run_arrays.PROTOTYPES),
+            self._arrays(run_files.PROTOTYPES),
         )
 
     @property
@@ -148,8 +148,8 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return run_arrays.open_distances(
-            self._folder / run_arrays.DISTANCES, digest, self._arrays(run_arrays.DISTANCES)
+        return run_files.open_distances(
+            self._folder / run_files.DISTANCES, digest, self._arrays(run_files.DISTANCES)
         )
 
     def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
@@ -245,13 +245,11 @@ def digest_run(path: Path) -> RunDigests:
     for index, part in enumerate(content["partitions"]):
         predictions.update(tables.read_part(part_path(path, index), DIGESTED))
         if written:
-            block = run_arrays.read_distances(
-                path / run_arrays.DISTANCES, part["start"], part["stop"]
+            block = run_files.read_distances(
+                path / run_files.DISTANCES, part["start"], part["stop"]
             )
             distances.update(distance_columns(block, metrics))
-    found = run_arrays.open_prototypes(
-        path / run_arrays.PROTOTYPES, content["digests"]["prototypes"]
-    )
+    found = run_files.open_prototypes(path / run_files.PROTOTYPES, content["digests"]["prototypes"])
     return RunDigests(
         prototypes_digest(found),
         distances.result(header) if written else None,
