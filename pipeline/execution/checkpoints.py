@@ -36,7 +36,7 @@ from pipeline.core.urls import shown
 from pipeline.execution import signals
 from pipeline.storage.atomic import replaced
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 
 AddPartition = Callable[[int, Int64Array], None]
 """Adds a partition, given its number, to an accumulator."""

@@ -31,7 +31,7 @@ from pipeline.ingestion.plan import stored_templates
 from pipeline.ingestion.steps import Content, commit
 from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file, flush
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, list_folder, remove_tree
 from pipeline.storage.locks import held
 from pipeline.storage.sample_tables import SAMPLES

@@ -26,7 +26,7 @@ from pipeline.execution.progress import Reporter
 from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import image_store
 from pipeline.storage.atomic import flush_tree, read_json, write_json
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, remove_file, remove_tree, replace_tree
 from pipeline.storage.manifest import WORK
 from pipeline.storage.sample_tables import Tally, part_path, read_part

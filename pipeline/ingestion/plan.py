@@ -16,7 +16,7 @@ from pipeline.core.partitions import Layout, PartitionTable, choose_layout, imag
 from pipeline.execution.workers import Workers, require_room
 from pipeline.sources.protocol import Source
 from pipeline.storage import claims, image_store, manifest
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.sample_tables import SAMPLES
 
 _RESERVED = (".", "__")

@@ -35,10 +35,10 @@ from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import folder_note
 from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import PARTIAL_SUFFIX, copy_file
-from pipeline.storage.finished_images import list_files
 from pipeline.storage.folders import list_folder, remove_tree
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import list_files
 from pipeline.storage.sample_tables import (
     BAD_SAMPLES,
     SAMPLES,

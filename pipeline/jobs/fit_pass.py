@@ -37,8 +37,8 @@ from pipeline.kernels import backends
 from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
 from pipeline.ops.prototypes import flat_images, label_sums, prototypes
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
-from pipeline.storage.finished_images import read_checked
 from pipeline.storage.folders import remove_tree
+from pipeline.storage.image_content import read_checked
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
 # 2**32 images (`exact.check_count_bound`).

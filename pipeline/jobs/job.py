@@ -41,7 +41,7 @@ from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
 from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
@@ -190,7 +190,7 @@ def _why_no_distances(plan: JobPlan) -> str:
 
 def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, int]:
     """Write the prototypes, unless they are there; return their digest, and the bytes read."""
-    path = plan.output / run_arrays.PROTOTYPES
+    path = plan.output / run_files.PROTOTYPES
     kept = _kept_prototypes(path, _record(plan))
     if kept is not None:
         forget(plan)
@@ -205,7 +205,7 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
             f"{plan.images}: holds {fitted[COUNT.name].values.tolist()} images of the classes, "
             f"its manifest says {expected}; make the image set anew"
         )
-    run_arrays.write_prototypes(path, fitted)
+    run_files.write_prototypes(path, fitted)
     digest = prototypes_digest(fitted)
     record_prototypes(plan, digest)
     forget(plan)
@@ -226,7 +226,7 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     """Return the digest of an earlier try's prototypes where they are whole."""
     try:
         digest = str(read_json(record)["digest"])
-        current = prototypes_digest(run_arrays.open_prototypes(path, digest))
+        current = prototypes_digest(run_files.open_prototypes(path, digest))
     except RemoteError:
         raise
     except (OSError, ValueError, KeyError):
@@ -239,8 +239,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
-        run_arrays.create_distances(
-            plan.output / run_arrays.DISTANCES, settings.metrics, plan.selection.names, codes,
+        run_files.create_distances(
+            plan.output / run_files.DISTANCES, settings.metrics, plan.selection.names, codes,
             steps.total, steps.step, settings.evaluate,
         )  # fmt: skip
     task = EvaluatePartition(
@@ -279,7 +279,7 @@ def _finish(
         if written.distances is not None:
             distances.update(written.distances)
     if plan.write_distances:
-        consolidate(plan.output / run_arrays.DISTANCES)
+        consolidate(plan.output / run_files.DISTANCES)
     header = list(plan.selection.names)
     digests = RunDigests(
         fitted,
@@ -348,7 +348,7 @@ def _write_report(plan: JobPlan, content: dict[str, Any], reporter: Reporter) ->
 
 def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    written = run_arrays.read_fractions(plan.output / run_arrays.PROTOTYPES, fitted)
+    written = run_files.read_fractions(plan.output / run_files.PROTOTYPES, fitted)
     fraction = written[NUMERATOR.name].values, written[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

@@ -13,7 +13,7 @@ from pipeline.ingestion.request import find_images, store_path
 from pipeline.jobs.fit_pass import SUMS, kept_files
 from pipeline.jobs.plan import JobPlan, outline_job, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
 
 # Bytes of a row of predictions in Parquet, as measured.
@@ -133,9 +133,9 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     if kept:
         rows.append((f"{manifest.WORK}/{SUMS} (until the prototypes are made)", kept, size))
     image = 8 * math.prod(plan.shape) * classes
-    rows.append((run_arrays.PROTOTYPES, 1, 3 * image))
+    rows.append((run_files.PROTOTYPES, 1, 3 * image))
     if plan.write_distances:
-        rows.append((run_arrays.DISTANCES, steps, total * (8 * metrics * classes + 16)))
+        rows.append((run_files.DISTANCES, steps, total * (8 * metrics * classes + 16)))
     rows.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
     rows += [
         (name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, manifest.MANIFEST)

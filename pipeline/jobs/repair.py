@@ -45,18 +45,17 @@ from pipeline.jobs.repair_images import ImageRepair
 from pipeline.report.description import likely_kind
 from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.storage import claims, image_store, manifest, run_arrays
+from pipeline.storage import claims, image_store, manifest, run_files
 from pipeline.storage.atomic import require_writable
-from pipeline.storage.completeness import FOREIGN, foreign_parts
 from pipeline.storage.folders import exists, is_folder, list_folder, remove_tree
 from pipeline.storage.image_content import records_digest
-from pipeline.storage.inventory import gathered_metadata
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import FOREIGN, foreign_parts
 from pipeline.storage.run_files import PREDICTIONS, REPORT_FILE, part_name, part_names
-from pipeline.storage.store_array import StoreArray
+from pipeline.storage.store_array import StoreArray, gathered_metadata
 
 # those that are cut into partitions
-_RUN_ARRAYS = [f"{run_arrays.DISTANCES}/{n}" for n in (DISTANCE.name, *run_arrays.PER_SAMPLE)]
+_RUN_ARRAYS = [f"{run_files.DISTANCES}/{n}" for n in (DISTANCE.name, *run_files.PER_SAMPLE)]
 _SHOWN = 5
 _ELSEWHERE = ("images", "output", "cluster")  # settings that this command has
 
@@ -186,8 +185,8 @@ def _resume_run(
         plan = _plan_again(path, content, executor, options)
         for file in files:
             remove_tree(path / file)
-        if any(file.startswith(f"{run_arrays.PROTOTYPES}/") for file in files):
-            remove_tree(path / run_arrays.PROTOTYPES)
+        if any(file.startswith(f"{run_files.PROTOTYPES}/") for file in files):
+            remove_tree(path / run_files.PROTOTYPES)
         else:
             record_prototypes(plan, content["digests"]["prototypes"])
         resume_plan(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})
@@ -363,7 +362,7 @@ class Examination:
         """Return an array, also where its metadata is damaged; None where that is nowhere else."""
         if name not in self._content["arrays"]:
             return None
-        axis = 1 if name == f"{run_arrays.DISTANCES}/{DISTANCE.name}" else 0
+        axis = 1 if name == f"{run_files.DISTANCES}/{DISTANCE.name}" else 0
         array = StoreArray(self.path, name, axis, tuple(self._content["arrays"][name]))
         if f"{name}/zarr.json" not in self.broken:
             return array

@@ -17,11 +17,11 @@ from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.report.opened import open_run
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
-from pipeline.storage import image_store, manifest, run_arrays, tables
+from pipeline.storage import image_store, manifest, run_files, tables
 from pipeline.storage.atomic import require_file
-from pipeline.storage.completeness import require_files_of, require_tables
 from pipeline.storage.folders import exists, is_folder, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table
+from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import (
     DIGESTED,
     METRICS_FILE,
@@ -146,7 +146,7 @@ def kind_or_refuse(path: Path) -> str:
 
 def likely_kind(path: Path) -> str:
     """Guess what a folder without a manifest was meant to be, for the error that says so."""
-    of_run = (METRICS_FILE, PREDICTIONS, run_arrays.PROTOTYPES)
+    of_run = (METRICS_FILE, PREDICTIONS, run_files.PROTOTYPES)
     return manifest.RUN if any(exists(path / name) for name in of_run) else manifest.IMAGES
 
 
@@ -193,13 +193,11 @@ def digest_run(path: Path) -> RunDigests:
     for index, part in enumerate(content["partitions"]):
         predictions.update(tables.read_part(part_path(path, index), DIGESTED))
         if written:
-            block = run_arrays.read_distances(
-                path / run_arrays.DISTANCES, part["start"], part["stop"]
+            block = run_files.read_distances(
+                path / run_files.DISTANCES, part["start"], part["stop"]
             )
             distances.update(distance_columns(block, metrics))
-    found = run_arrays.open_prototypes(
-        path / run_arrays.PROTOTYPES, content["digests"]["prototypes"]
-    )
+    found = run_files.open_prototypes(path / run_files.PROTOTYPES, content["digests"]["prototypes"])
     return RunDigests(
         prototypes_digest(found),
         distances.result(header) if written else None,

@@ -20,10 +20,10 @@ from pipeline.core.paths import locate, options_of
 from pipeline.core.schema import PROTOTYPE
 from pipeline.core.urls import shown
 from pipeline.report.pictures import as_data, draw_prototypes
-from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
-from pipeline.storage.completeness import require_files_of, require_parts, require_tables
 from pipeline.storage.image_store import open_images
+from pipeline.storage.recorded_files import require_files_of, require_parts, require_tables
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, REPORT_FILE, part_names
 from pipeline.storage.sample_tables import SAMPLES
 
@@ -223,10 +223,10 @@ class Run:
         DamagedError
             Where files of theirs are missing or were changed.
         """
-        return run_arrays.open_prototypes(
-            self._folder / run_arrays.PROTOTYPES,
+        return run_files.open_prototypes(
+            self._folder / run_files.PROTOTYPES,
             self.manifest["digests"]["prototypes"],
-            self._arrays(run_arrays.PROTOTYPES),
+            self._arrays(run_files.PROTOTYPES),
         )
 
     @property
@@ -243,8 +243,8 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return run_arrays.open_distances(
-            self._folder / run_arrays.DISTANCES, digest, self._arrays(run_arrays.DISTANCES)
+        return run_files.open_distances(
+            self._folder / run_files.DISTANCES, digest, self._arrays(run_files.DISTANCES)
         )
 
     def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:

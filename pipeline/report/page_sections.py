@@ -19,7 +19,7 @@ from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
 from pipeline.report.shown_samples import Key, SampleReader, read_distances
-from pipeline.storage import run_arrays
+from pipeline.storage import run_files
 from pipeline.storage.run_files import part_name
 
 EACH = 8  # images of a class in the grid of samples
@@ -48,7 +48,7 @@ class Page:
         self._path, self._found, self._images, self._missing = path, found, images, missing
         self._names = found.names
         digest = found.content["digests"]["prototypes"]
-        shown = run_arrays.open_prototypes(path / run_arrays.PROTOTYPES, digest)
+        shown = run_files.open_prototypes(path / run_files.PROTOTYPES, digest)
         self._prototypes = shown
         self._full_scale = float(shown.attrs["full_scale"])
         self._anchors: dict[Key, str] = {}

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pipeline.core.errors import DamagedError, PixsimError, RemoteError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import DISTANCE, SAMPLE
-from pipeline.storage import manifest, run_arrays
-from pipeline.storage.completeness import require_tables
-from pipeline.storage.finished_images import read_checked
+from pipeline.storage import manifest, run_files
+from pipeline.storage.image_content import read_checked
+from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES, sources_of
 from pipeline.storage.store_array import StoreArray
 
@@ -112,14 +112,14 @@ def read_distances(
     """
     if content["digests"]["distances"] is None:
         return {}
-    store = path / run_arrays.DISTANCES
+    store = path / run_files.DISTANCES
     splits = content["settings"]["evaluate"]
     distance = StoreArray(store, DISTANCE.name, 1)
     found = {}
     for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
         part = content["partitions"][number]
         bounds = part["start"], part["stop"]
-        codes = StoreArray(store, run_arrays.SPLIT).samples(*bounds)
+        codes = StoreArray(store, run_files.SPLIT).samples(*bounds)
         samples = StoreArray(store, SAMPLE).samples(*bounds)
         keys = [key for _, key in group]
         row = 8 * distance.shape[0] * distance.shape[2]

@@ -27,13 +27,7 @@ from pipeline.core.digests import json_digest
 from pipeline.core.errors import DamagedError, IncompleteError, StoreError, hide_in
 from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.atomic import (
-    flush,
-    flush_named,
-    read_json,
-    sweep,
-    write_json,
-)
+from pipeline.storage.atomic import flush, flush_named, read_json, sweep, write_json
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.folders import exists, is_folder, remove_tree
 from pipeline.storage.locks import check, put_away
@@ -44,6 +38,7 @@ RUN = "pixsim run"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
+PLAN = f"{WORK}/plan.json"
 APPEND, ADDED = ".append", "store"
 DECODERS = "decoders"
 RESIZE_METHOD = "Pillow resize, bilinear, antialiased"
@@ -93,6 +88,17 @@ def kind_of(path: Path) -> str | None:
     return kind if kind in (IMAGES, RUN) else None
 
 
+def find_manifest(path: Path, kind: str) -> dict[str, Any] | None:
+    """Read the manifest of an image set or run; None where there is none."""
+    try:
+        content = _read_record_of(path / MANIFEST)
+    except ABSENT:
+        return None
+    if content["kind"] != kind:
+        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
+    return content
+
+
 def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     """Read the manifest of a finished image set or run.
 
@@ -105,25 +111,24 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     DamagedError
         Where the manifest cannot be read.
     """
+    content = find_manifest(path, kind)
+    if content is not None:
+        return content
     if not is_folder(path):
         raise StoreError(f"{path}: no such folder, expected a {kind}")
-    if not exists(path / MANIFEST):
-        if exists(path / WORK / "plan.json"):
-            raise IncompleteError(
-                f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
-                "run the same command that started it again, it goes on where it stopped"
-            )
-        if exists(path / COPY):
-            raise IncompleteError(lost(path, kind))
-        hint = " (a Zarr store without it may be half written)" if _looks_like_zarr(path) else ""
+    if exists(path / PLAN):
         raise IncompleteError(
-            f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
-            "make it anew with 'pixsim ingest' or 'pixsim run'"
+            f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
+            "run the same command that started it again, it goes on where it stopped"
         )
-    content = _read_record_of(path / MANIFEST)
-    if content["kind"] != kind:
-        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
-    return content
+    if exists(path / COPY):
+        raise IncompleteError(lost(path, kind))
+    is_zarr = exists(path / "zarr.json")
+    hint = " (a Zarr store without it may be half written)" if is_zarr else ""
+    raise IncompleteError(
+        f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
+        "make it anew with 'pixsim ingest' or 'pixsim run'"
+    )
 
 
 def _read_record_of(file: Path) -> dict[str, Any]:
@@ -176,13 +181,10 @@ def read_either(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def lost(path: Path, kind: str) -> str:
+    """Return the message for a finished folder whose manifest is gone, and its copy is not."""
     return (
         f"{shown(path)}: its {MANIFEST} is missing, expected a finished {kind}; {repair_cure(path)}"
     )
-
-
-def _looks_like_zarr(path: Path) -> bool:
-    return exists(path / "zarr.json")
 
 
 def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:

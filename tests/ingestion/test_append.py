@@ -19,7 +19,7 @@ from pipeline.ingestion.duplicates import DUPLICATES
 from pipeline.ingestion.ingest import ingest
 from pipeline.report.description import describe
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import folders, image_store, manifest, tables, zarr_access, zarr_arrays
+from pipeline.storage import folders, image_store, manifest, store_array, tables, zarr_arrays
 from pipeline.storage.atomic import PARTIAL_SUFFIX
 from pipeline.storage.image_content import digest_images
 from pipeline.storage.locks import is_lock
@@ -304,7 +304,7 @@ def test_metadata_that_cannot_be_read_once_ends_in_an_error_and_never_in_other_b
     read_json = zarr_arrays.read_json
     with monkeypatch.context() as patch:
         patch.setattr(zarr_arrays, "read_json", read)
-        patch.setattr(zarr_access, "read_json", read)
+        patch.setattr(store_array, "read_json", read)
         with pytest.raises(OSError, match=r"zarr\.json|space left"):
             ingest(source, path, SHARD, append=True)
     ingest(source, path, SHARD, append=True)

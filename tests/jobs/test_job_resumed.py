@@ -25,7 +25,7 @@ from pipeline.core.errors import (
 from pipeline.execution.progress import SilentReporter
 from pipeline.jobs import job
 from pipeline.storage import atomic, locks, manifest
-from pipeline.storage.lock_holders import Holder
+from pipeline.storage.lock_files import Holder
 from pipeline.storage.locks import held
 from pipeline.storage.processes import Process, this_process
 
