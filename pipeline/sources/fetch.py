@@ -83,10 +83,7 @@ def failed(path: Path, error: BaseException) -> SourceError:
 def _problem_of(error: OSError, root: Path) -> Problem:
     """Return the problem of a sample whose local file below `root` cannot be read.
 
-    Raises
-    ------
-    SourceError
-        Where the fault is not that of this file.
+    Where the fault is not that of this file, raise `SourceError`.
     """
     gone = error.errno == errno.ENOENT and not root.exists()
     if gone or error.errno not in _OF_ONE_FILE:
@@ -270,13 +267,7 @@ def _part(data: bytes, item: Wanted, start: int, limit: int) -> bytes | Problem:
 
 @dataclass(frozen=True)
 class FileFetcher:
-    """Reads image files; the key of a row is a path below its root, or a URL.
-
-    Attributes
-    ----------
-    roots
-        The folders that `File.root` counts.
-    """
+    """Reads image files: the key of a row is a path below one of the `roots`, or a URL."""
 
     roots: tuple[Path, ...]
 
