@@ -17,9 +17,9 @@ from fsspec.spec import AbstractFileSystem
 from pipeline.core import paths
 from pipeline.core.errors import RemoteError
 from pipeline.core.paths import locate
-from pipeline.sources import xarray_groups
+from pipeline.sources import xarray_files
 from pipeline.sources.file_names import expand
-from pipeline.sources.folder import folder_reader
+from pipeline.sources.folder import FolderReader
 from pipeline.sources.notes import Notes
 from pipeline.storage import (
     atomic,
@@ -250,7 +250,7 @@ def failing(pauses, monkeypatch):
 
 
 def _listed(path):
-    reader = folder_reader({None: [path]})
+    reader = FolderReader({None: [path]})
     return sorted(
         origin for _, rows in reader.batches(Notes()) for origin in rows["origin"].to_pylist()
     )
@@ -265,7 +265,7 @@ SEARCHES = {
     "glob": lambda path: expand(f"{path}/*/?.png"),
     "deep glob": lambda path: expand(f"{path}/**/x.png"),
     "all": lambda path: expand(f"{path}/b/**"),
-    "zarr": lambda path: list(xarray_groups._files_below(path)),
+    "zarr": lambda path: list(xarray_files._files_below(path)),
     "images": _listed,
 }
 

@@ -87,7 +87,7 @@ def test_no_repr_of_settings_sources_and_tasks_shows_a_secret(remote, pictures, 
     source = pipeline.open_source(settings.images)
     plan = plan_source(source, settings.output)
     task = write_partition.IngestPartition(
-        settings.output, source, plan.table, plan.templates, plan.identity
+        settings.output, source, plan.table, plan.templates, plan.identity, 1, range(1)
     )
     for thing in (settings, settings.images, source, plan, task, settings.output):
         again = pickle.loads(pickle.dumps(thing)) if thing is not plan else copy.copy(thing)
