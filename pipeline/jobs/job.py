@@ -38,8 +38,7 @@ from pipeline.jobs.evaluate_pass import EvaluatePartition
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.jobs.run_summary import count_steps, read_step, run_manifest, run_metrics
-from pipeline.ops.class_similarity import closest_classes
-from pipeline.ops.highlights import Highlights
+from pipeline.ops.highlights import Highlights, closest_classes
 from pipeline.report.opened import Run
 from pipeline.report.page import add_report
 from pipeline.storage import claims, manifest, run_arrays

@@ -16,7 +16,7 @@ from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.jobs.evaluate_pass import table_digest
 from pipeline.jobs.plan import JobPlan
-from pipeline.ops.metrics import confusion_counts, summarise
+from pipeline.ops.predictions import confusion_counts, summarise
 from pipeline.storage import claims, manifest, run_arrays, tables
 from pipeline.storage.run_files import (
     DIGESTED,
