@@ -40,10 +40,10 @@ def _share(value: object) -> object:
         text = value.strip()
         if re.fullmatch(r"\d+", text):
             return int(text)
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
-        if found is None or float(found[1]) > 100:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if match is None or float(match[1]) > 100:
             raise ValueError("expected a number of samples such as 10, or a share such as 1%")
-        return f"{found[1]}%"
+        return f"{match[1]}%"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError("expected a number of samples such as 10, or a share such as 1%")
@@ -52,9 +52,9 @@ def _share(value: object) -> object:
 def _sides(value: object) -> object:
     """Read sides written as `64x48` (height x width) or as a list."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:[xX,]\s*(\d+)\s*)?", value)
-        if found is not None:
-            sides = [int(side) for side in found.groups() if side is not None]
+        match = re.fullmatch(r"\s*(\d+)\s*(?:[xX,]\s*(\d+)\s*)?", value)
+        if match is not None:
+            sides = [int(side) for side in match.groups() if side is not None]
             return sides if len(sides) == 2 else sides[0]
     return value
 
@@ -202,7 +202,7 @@ class ImageSettings(Settings):
     def _splits_shown(self, value: Mapping[str, tuple[str, ...]] | None) -> object:
         if value is None:
             return None
-        return {name: [shown(place) for place in places] for name, places in value.items()}
+        return {name: [shown(path) for path in paths] for name, paths in value.items()}
 
     def allowed_bad(self, total: int) -> int:
         """Return how many of `total` samples may be left out."""
@@ -215,6 +215,4 @@ class ImageSettings(Settings):
         """What to call the images in a message."""
         if self.source is not None:
             return shown(self.source)
-        return ", ".join(
-            shown(place) for places in (self.splits or {}).values() for place in places
-        )
+        return ", ".join(shown(path) for paths in (self.splits or {}).values() for path in paths)

@@ -318,13 +318,13 @@ def _override(content: dict[str, Any], override: str) -> None:
     except ValueError:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
     *parents, last = key.split(".")
-    place = content
+    mapping = content
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = mapping.setdefault(parent, {})
         if isinstance(inner, str):
             inner = {"source": inner} if parent == "images" else cluster_mapping(inner)
-            place[parent] = inner
+            mapping[parent] = inner
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: '{parent}' is {describe(inner)}, not a mapping")
-        place = inner
-    place[last] = value
+        mapping = inner
+    mapping[last] = value

@@ -43,10 +43,10 @@ def as_bytes(value: object) -> object:
     """Read a number of bytes written with a unit, such as `4 GB` or `512 MiB`."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
+    if match is None:
         raise ValueError("expected a number of bytes, such as 4 GB or 512 MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def as_place(value: object) -> object:

@@ -47,11 +47,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
                 inspect.Parameter.VAR_KEYWORD,
             ):
                 continue
-            found = _fit(value, hint)
-            if found is _NO:
+            fitted = _fit(value, hint)
+            if fitted is _NO:
                 given = f"{function.__name__}(): '{name}' is {_describe(value)}"
                 raise SchemaError(f"{given}, expected {_spell(hint)}")
-            bound.arguments[name] = found
+            bound.arguments[name] = fitted
         return function(*bound.args, **bound.kwargs)
 
     return door
@@ -80,10 +80,10 @@ def _fit_one_of(value: Any, hints: tuple[Any, ...]) -> Any:
     """Return a value as the hint has it that takes it as it is, else as the first that takes it."""
     best = _NO
     for hint in sorted(hints, key=lambda hint: hint is not str):  # a text need be no path then
-        found = _fit(value, hint)
-        if found is value:
-            return found
-        best = found if best is _NO else best
+        fitted = _fit(value, hint)
+        if fitted is value:
+            return fitted
+        best = fitted if best is _NO else best
     return best
 
 

@@ -24,15 +24,15 @@ _secrets: frozenset[str] = frozenset()
 def conceal(values: Iterable[str]) -> None:
     """Remember values, such as keys and passwords, that no text may show."""
     global _secrets
-    found = {spelling for value in values for spelling in _spellings(value)}
-    _secrets |= {spelling for spelling in found if len(spelling) >= _SHORTEST_SECRET}
+    spellings = {spelling for value in values for spelling in _spellings(value)}
+    _secrets |= {spelling for spelling in spellings if len(spelling) >= _SHORTEST_SECRET}
 
 
 def _spellings(value: str) -> set[str]:
     """Return how a value looks in URLs and in JSON too."""
     plain = unquote(value)
-    found = {value, plain, json.dumps(value)[1:-1], json.dumps(plain)[1:-1]}
-    return found | {quote(plain), quote(plain, safe=""), quote_plus(plain)}
+    spellings = {value, plain, json.dumps(value)[1:-1], json.dumps(plain)[1:-1]}
+    return spellings | {quote(plain), quote(plain, safe=""), quote_plus(plain)}
 
 
 def hide(text: str) -> str:

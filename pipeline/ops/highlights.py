@@ -108,13 +108,13 @@ class _Best:
         """Return columns: the samples group by group, best first. What is not known is None."""
         self._rank()
         rows = self._kept
-        found: dict[str, Any] = {name: rows[name].tolist() for name in ("sample", "part", "row")}
-        found["split"] = [splits[code] for code in rows["split"].tolist()]
-        found["label"] = rows["label"].tolist()
+        columns: dict[str, Any] = {name: rows[name].tolist() for name in ("sample", "part", "row")}
+        columns["split"] = [splits[code] for code in rows["split"].tolist()]
+        columns["label"] = rows["label"].tolist()
         for name in _VALUES:
             values = rows[name][:, 0] if rows[name].shape[1] == 1 else rows[name]
-            found[name] = _plain(values)
-        return found
+            columns[name] = _plain(values)
+        return columns
 
 
 def _plain(values: npt.NDArray[Any]) -> list[Any]:
@@ -196,8 +196,8 @@ class Highlights:
         ):
             best[kind].offer(label[where], key, where, part, columns, [metric])
         for row, where in enumerate((hits, misses)):
-            found = margin[where]
-            bins = (found[~np.isnan(found)] * BINS).astype(np.int64)
+            of_kind = margin[where]
+            bins = (of_kind[~np.isnan(of_kind)] * BINS).astype(np.int64)
             self._margins[metric, row] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
 
     def _compare(
@@ -303,13 +303,13 @@ def closest_classes(
     """
     present = np.flatnonzero(denominators > 0)
     reason = _too_much(len(present), numerators[0].size)
-    found: dict[str, Any] = {"skipped": reason}
+    result: dict[str, Any] = {"skipped": reason}
     if reason:
-        return found
+        return result
     flat = numerators.reshape(len(numerators), -1)[present]
     images = flat / (denominators[present, None] * float(full_scale))
     distances = prototype_distances(images, threads)
-    return found | {m: _similarity(distances[m], present, len(numerators)) for m in metrics}
+    return result | {m: _similarity(distances[m], present, len(numerators)) for m in metrics}
 
 
 def _too_much(classes: int, pixels: int) -> str | None:
@@ -336,13 +336,13 @@ def _similarity(
     lowest: list[float | None] = [None] * classes
     if count > 1:
         others = distances + np.diag(np.full(count, np.inf))
-        for place, other in zip(present.tolist(), others.argmin(axis=1).tolist(), strict=True):
-            nearest[place] = int(present[other])
-        for place, value in zip(present.tolist(), others.min(axis=1).tolist(), strict=True):
-            lowest[place] = value
+        for position, other in zip(present.tolist(), others.argmin(axis=1).tolist(), strict=True):
+            nearest[position] = int(present[other])
+        for position, value in zip(present.tolist(), others.min(axis=1).tolist(), strict=True):
+            lowest[position] = value
     matrix = None
     if classes <= MAX_MATRIX:
-        whole: npt.NDArray[Any] = np.full((classes, classes), None, object)
-        whole[np.ix_(present, present)] = distances
-        matrix = whole.tolist()
+        every: npt.NDArray[Any] = np.full((classes, classes), None, object)
+        every[np.ix_(present, present)] = distances
+        matrix = every.tolist()
     return {"pairs": pairs, "nearest": nearest, "distance": lowest, "matrix": matrix}

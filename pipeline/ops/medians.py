@@ -113,8 +113,8 @@ def select_bytes(
     one = isinstance(counts, np.ndarray) and counts.ndim == 3
     tables = (counts, counts) if one else counts
     select = backends.load("cpu").select_ranks
-    found = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
-    return np.stack([value for value, _ in found]), np.stack([rest for _, rest in found])
+    selected = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
+    return np.stack([value for value, _ in selected]), np.stack([rest for _, rest in selected])
 
 
 def median_numerators(high: Any, low: Any = None) -> Int64Array:
@@ -174,8 +174,8 @@ def class_medians(
         numerator = dask.delayed(median_numerators)(high, low)
         sums = class_sums(images, classes, device)
     # counted here too, so that the medians alone need no sums
-    found = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
-    sums[COUNT.name] = sums[COUNT.name].copy(data=found)
+    number = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
+    sums[COUNT.name] = sums[COUNT.name].copy(data=number)
     return label_medians(sums, da.from_delayed(numerator, classes_pixels, np.int64))
 
 

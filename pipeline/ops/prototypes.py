@@ -230,14 +230,14 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     image = images[IMAGE.name]
     dims, shape = image.dims[1:], image.shape[1:]
     pixels = int(np.prod(shape))
-    whole = (len(selection.codes), *shape)
+    sizes = (len(selection.codes), *shape)
     return xr.Dataset(
         {
             PIXEL_SUM.name: (
-                (CLASS, *dims), packed[:, :pixels].reshape(whole), PIXEL_SUM.attributes,
+                (CLASS, *dims), packed[:, :pixels].reshape(sizes), PIXEL_SUM.attributes,
             ),
             PIXEL_SQUARE_SUM.name: (
-                (CLASS, *dims), packed[:, pixels:-1].reshape(whole), PIXEL_SQUARE_SUM.attributes,
+                (CLASS, *dims), packed[:, pixels:-1].reshape(sizes), PIXEL_SQUARE_SUM.attributes,
             ),
             COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
         },

@@ -99,10 +99,10 @@ def render_report(run: Run, content: Mapping[str, Any] | None = None) -> str:
     """
     known = dict(content or run.manifest)
     shown = replace(run, unwritten=known)
-    found = Findings(known, shown.metrics, shown.highlights)
-    place = locate(known["images"]["path"], run.storage_options or options_of(run.path))
-    images, missing = open_image_set(place, known["images"]["digest"])
-    page = Page(run.path, found, images, missing)
+    findings = Findings(known, shown.metrics, shown.highlights)
+    path = locate(known["images"]["path"], run.storage_options or options_of(run.path))
+    images, missing = open_image_set(path, known["images"]["digest"])
+    page = Page(run.path, findings, images, missing)
     template = make_environment().get_template("report.html.j2")
     script, style = part_of("report.js"), part_of("report.css")
     return template.render(
