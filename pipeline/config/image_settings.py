@@ -1,6 +1,6 @@
 """What a job says of its images: where they are, what they are, how they are brought to one shape.
 
-A text stands for `{source: text}`. What opens a place (`storage_options`) is taken in, and never
+A text stands for `{source: text}`. What opens a URL (`storage_options`) is taken in, and never
 given out again: neither by `repr` nor in a dump.
 """
 
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.settings import Name, Names, Place, Settings, as_bytes, one_or_many
+from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
 from pipeline.core.urls import shown
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
@@ -96,7 +96,7 @@ def _encoding(value: str) -> str:
 
 Sized = Annotated[Size | None, BeforeValidator(_pair)]
 Resized = Annotated[int | Size | None, BeforeValidator(_resize)]
-Places = Annotated[tuple[Place, ...], Field(min_length=1), BeforeValidator(one_or_many)]
+PathTexts = Annotated[tuple[PathText, ...], Field(min_length=1), BeforeValidator(one_or_many)]
 
 
 class ImageSettings(Settings):
@@ -105,15 +105,15 @@ class ImageSettings(Settings):
     Attributes
     ----------
     source
-        One place: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
+        One path: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
         `torchvision:NAME`.
     splits
-        Instead of `source`: for each split its place or places.
+        Instead of `source`: for each split its path or paths.
     kind
-        How to read the place; default: what its name and content say. Where it is given, folders
+        How to read the path; default: what its name and content say. Where it is given, folders
         are taken as they are, however implausible.
     split
-        The name of the split, where the place does not tell of any.
+        The name of the split, where the path does not tell of any.
     store
         Where the store of the images is made; default: `data/stores/NAME.zarr`.
     class_names
@@ -153,15 +153,15 @@ class ImageSettings(Settings):
         Samples per shard; default: some MB's worth.
     """
 
-    source: Place | None = None
-    splits: Annotated[dict[Name, Places], Field(min_length=1)] | None = None
+    source: PathText | None = None
+    splits: Annotated[dict[Name, PathTexts], Field(min_length=1)] | None = None
     kind: Literal[KINDS] | None = None  # type: ignore[valid-type]
     split: Name = "train"
-    store: Place | None = None
+    store: PathText | None = None
     class_names: Names | None = None
     columns: dict[str, str | None] = Field(default_factory=dict)
     encoding: Annotated[str, AfterValidator(_encoding)] | None = None
-    root: Place | None = None
+    root: PathText | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     dims: dict[str, str] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -183,7 +183,7 @@ class ImageSettings(Settings):
         return {"source": value} if isinstance(value, str | os.PathLike) else value
 
     @model_validator(mode="after")
-    def _one_place(self) -> ImageSettings:
+    def _one_source(self) -> ImageSettings:
         if (self.source is None) == (self.splits is None):
             raise ValueError("needs a source, or splits with a place each, and not both")
         for key, roles in _ROLES.items():

@@ -17,7 +17,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union
 import numpy as np
 
 from pipeline.core.errors import SchemaError
-from pipeline.core.paths import is_place, locate
+from pipeline.core.paths import is_path_like, locate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +112,7 @@ def _fit_kind(value: Any, kind: Any) -> Any:
     if kind is None or kind is types.NoneType:
         return value if value is None else _NO
     if kind is Path:
-        return locate(value) if is_place(value) else _NO
+        return locate(value) if is_path_like(value) else _NO
     if kind in (int, float):
         numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
         good = isinstance(value, numbers) and not isinstance(value, bool)

@@ -154,7 +154,7 @@ class IncompleteError(StoreError):
 
 
 class ConflictError(InputError, FileExistsError):
-    """The place to write to holds something else."""
+    """The path to write to holds something else."""
 
 
 class DamagedError(PixsimError, OSError):
@@ -162,7 +162,7 @@ class DamagedError(PixsimError, OSError):
 
 
 class OtherFileError(DamagedError):
-    """A file is whole, but not the one that was written there."""
+    """A file is intact, but not the one that was written there."""
 
 
 class StorageFullError(PixsimError, OSError):
@@ -178,7 +178,7 @@ class MemoryLimitError(InputError, MemoryError):
 
 
 class RemoteError(PixsimError, OSError):
-    """A place behind a URL cannot be opened, refuses access, or does not answer."""
+    """A URL cannot be opened, refuses access, or does not answer."""
 
 
 class InUseError(PixsimError, BlockingIOError):

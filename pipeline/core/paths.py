@@ -49,7 +49,7 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     """
     if isinstance(text, Path):
         return Path(at_home(str(text))) if str(text).startswith("~") else text
-    if not is_place(text):
+    if not is_path_like(text):
         given = " ".join(repr(text).split())[:100]
         raise ConfigError(f"{given} ({type(text).__name__}): expected a path or a URL")
     if not isinstance(cast(object, options), Mapping | None):
@@ -70,7 +70,7 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     return cast(Path, path)
 
 
-def is_place(value: object) -> bool:
+def is_path_like(value: object) -> bool:
     """Tell whether a value is a path, or a text that may be one or a URL."""
     return (isinstance(value, str | os.PathLike) and bool(str(value))) or hasattr(value, "joinpath")
 

@@ -1,6 +1,6 @@
 """URLs: how they are shown, and what of them and of what opens them is secret.
 
-Whatever opens a remote place is concealed (see `errors`) the moment that the place is named.
+Whatever opens a remote path is concealed (see `errors`) the moment that the path is named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", 
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text names a place behind a protocol, such as `s3://bucket/images`."""
+    """Tell whether a text names a protocol, such as `s3://bucket/images`."""
     return "://" in text
 
 
@@ -50,7 +50,7 @@ def bare(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def shown(path: str | Path) -> str:
-    """Return the text of a place without user, password and query, as it may be written."""
+    """Return the text of a path or URL without user, password and query, as it may be written."""
     return "::".join(_shown_link(link) for link in str(path).split("::"))
 
 

@@ -71,7 +71,7 @@ class _Best:
         group, key
             [candidate]; what each is ranked among, and by; NaN is never kept.
         where
-            [candidate]; its place among the samples of the table.
+            [candidate]; its index among the samples of the table.
         part
             The number of the table.
         columns
@@ -223,7 +223,7 @@ class Highlights:
         """Return what was found, as `highlights.json` has it.
 
         `samples`, for each metric and kind: columns of label, predicted (positions among the
-        classes), split, sample, distance, margin, label_distance, and `part` and `row`, the place
+        classes), split, sample, distance, margin, label_distance, and `part` and `row`, the index
         in the prediction tables; class by class, the first of a class first. `margins`, for each
         metric: how many that were right and wrong have a margin in each bin of 1 / `bins`, without
         the empty bins at the end. `agreement`, of two metrics: per class how many were right by

@@ -194,12 +194,12 @@ class Run:
         return self._read(HIGHLIGHTS_FILE)
 
     def _read(self, name: str) -> dict[str, Any]:
-        self._require_parts()  # what is said of them would not fit
+        self._require_parts()  # their figures would not fit other parts
         manifest.require_files(self.path, self.manifest, [name])
         return dict(read_json(self.path / name))
 
     def require_complete(self) -> None:
-        """Check that all files that the manifest vouches for are there; see `completeness`.
+        """Check that all files that the manifest names are there; see `completeness`.
 
         Raises
         ------

@@ -39,7 +39,7 @@ def write_report(
     run
         The folder of the run, or its URL.
     output
-        The file to write; default: `report.html` in the folder, where the manifest vouches for it.
+        The file to write; default: `report.html` in the folder, whose digest the manifest has.
     storage_options
         fsspec's options for the URLs of the run and of its image set; default: credentials from
         the environment.
@@ -72,7 +72,7 @@ def write_report(
 
 
 def add_report(run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the report into a run's folder that is held; return its manifest with the report in.
+    """Write the report into a run's locked folder; return its manifest with the report in.
 
     Parameters
     ----------

@@ -130,7 +130,7 @@ class Page:
         self, row: Mapping[str, Any], pictures: Mapping[Key, Any], distances: Mapping[Key, Any],
         metric: str, index: int | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Return what is shown of one sample; `place` is that of the metric in its values."""
+        """Return what is shown of one sample; `index` is that of the metric in its values."""
         key = row["split"], row["sample"]
 
         def value(name: str) -> Any:
