@@ -31,21 +31,20 @@ ONLY_IN = {
         "sources.parquet", "sources.list_columns", "sources.text_tables",
     },
     "torch": {"kernels.torch"},
-    "torchvision": {"sources.torchvision", "sources.torchvision_classes"},
+    "torchvision": {"sources.torchvision", "sources.torchvision_sets"},
     "numba": {"kernels.cpu_sums", "kernels.cpu_distances", "kernels.vectors"},
     "llvmlite": {"kernels.vectors"},
     "numcodecs": {"storage.shards"},
     "google_crc32c": {"storage.shards"},
-    "PIL": {"images", "report", "sources.torchvision_splits"},
+    "PIL": {"images", "report", "sources.torchvision_sets"},
+    "imagecodecs": {"images"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
-    "images.conversion": {"torchvision.transforms.v2"},
-    "images.jpeg": {"torch", "torchvision.io"},
-    "images.box_formats": {"PIL.AvifImagePlugin"},
+    "images.pillow_formats": {"PIL.AvifImagePlugin"},
 }
 
 

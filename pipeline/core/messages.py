@@ -41,3 +41,15 @@ def describe(value: object) -> str:
         return "nothing"
     lines = _short.repr(value).splitlines()  # of an array there are several
     return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return names for a message; of many only the first ones, and how many more there are."""
+    several = list(names)
+    more = f" and {len(several) - most:,} more" if len(several) > most else ""
+    return ", ".join(several[:most]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 What a task raises comes out as it is. What happens to the cluster meanwhile comes out as one
 `ClusterError` that says what happened and what to do; what was written is kept in any case.
+Dask's performance report says what the workers did and when, as a page of HTML.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask
 from dask.utils import format_bytes
 
-from pipeline.core.errors import ClusterError, JobInterruptedError, MemoryLimitError, PixsimError
+from pipeline.core.errors import (
+    ClusterError,
+    ConfigError,
+    JobInterruptedError,
+    MemoryLimitError,
+    PixsimError,
+)
 from pipeline.execution import signals
 from pipeline.execution.memory import machine_memory
+from pipeline.execution.progress import Reporter
 from pipeline.execution.workers import patience
+from pipeline.storage.atomic import require_file
 
 PREFIX = "pixsim-"
 """What the keys of tasks begin with."""
@@ -31,21 +42,16 @@ _AGAIN = "what is written is kept: run the same command again"
 
 @contextmanager
 def one_task(travels: bool) -> Iterator[None]:
-    """Run what a task does to one partition, unless the job was told to stop.
-
-    Parameters
-    ----------
-    travels
-        Whether an error has to be sent: what caused it may be of a kind that cannot.
-    """
+    """Run what a task does to one partition, unless the job is to stop; its error may travel."""
     try:
         with signals.task():
             yield
     except MemoryError as error:
         if isinstance(error, PixsimError):
             raise
+        limit = format_bytes(machine_memory())
         raise MemoryLimitError(
-            f"a task needed more memory than this process may take, {_limit()} ({error}): run "
+            f"a task needed more memory than this process may take, {limit} ({error}): run "
             "fewer tasks at once, give each process more, or ingest with smaller shards; "
             "what is written is kept"
         ) from None
@@ -59,32 +65,22 @@ def one_task(travels: bool) -> Iterator[None]:
         raise
 
 
-def _limit() -> str:
-    return str(format_bytes(machine_memory()))
-
-
 def compute_here(collection: Any, workers: int, grace: float) -> Any:
     """Compute in threads of this process, and wait for those that run where one fails."""
     with signals.computing(grace):
         try:
             # not optimised: there is nothing to gain, and lanes must not be fused into one task
-            (found,) = dask.compute(
+            (result,) = dask.compute(
                 collection, scheduler="threads", num_workers=workers, optimize_graph=False
             )
         except (Exception, signals.Stopped):
             signals.wait_for_tasks(grace)
             raise
-    return found
+    return result
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:
-    """Compute on the workers of a scheduler.
-
-    Raises
-    ------
-    ClusterError
-        Where its workers die, none is left, or the scheduler is gone.
-    """
+    """Compute on the workers of a scheduler; `ClusterError` where they die, or it is gone."""
     with signals.computing():
         future = client.compute(collection, optimize_graph=False)
         try:
@@ -124,6 +120,7 @@ def _wait(client: Any, future: Any) -> None:
 def _value(client: Any, future: Any) -> Any:
     """Return what a finished future holds, or raise what it failed with."""
     scheduling = importlib.import_module("distributed.scheduler")
+    comm = importlib.import_module("distributed.comm")
     try:
         return future.result()
     except scheduling.KilledWorker as error:
@@ -139,7 +136,7 @@ def _value(client: Any, future: Any) -> Any:
             f"(distributed.scheduler.no-workers-timeout); start some: {_AGAIN}"
         ) from None
     except Exception as error:
-        if future.status == "error" and not _is_of_comms(error):
+        if future.status == "error" and not isinstance(error, comm.CommClosedError):
             raise  # the task's own
         raise _gone(client, error) from None
     except BaseException as error:
@@ -148,20 +145,12 @@ def _value(client: Any, future: Any) -> Any:
         raise
 
 
-def _is_of_comms(error: BaseException) -> bool:
-    comm = importlib.import_module("distributed.comm")
-    return isinstance(error, comm.CommClosedError)
-
-
 def _gone(client: Any, error: BaseException | None = None) -> ClusterError:
     reason = "" if error is None else f" ({type(error).__name__})"
+    address = getattr(client.scheduler, "address", "an unknown address")
     return ClusterError(
-        f"the dask scheduler at {_address(client)} is gone, or was restarted{reason}; {_AGAIN}"
+        f"the dask scheduler at {address} is gone, or was restarted{reason}; {_AGAIN}"
     )
-
-
-def _address(client: Any) -> str:
-    return str(getattr(client.scheduler, "address", "an unknown address"))
 
 
 def _wait_for_workers(client: Any, seconds: float) -> None:
@@ -181,3 +170,42 @@ def _running(dask_worker: Any) -> int:
     """Count the tasks of jobs that a worker runs now; those that were cancelled go on."""
     running = dask_worker.state.all_running_tasks
     return sum(PREFIX in str(state.key) for state in running)
+
+
+def refuse_profile(path: Path, kind: str) -> None:
+    """Raise `ConfigError` where no report can be made, before anything is started."""
+    if kind == "threads":
+        raise ConfigError(
+            f"--profile {path}: dask makes its report of worker processes, not of threads; "
+            "use --cluster local"
+        )
+    if find_spec("bokeh") is None:
+        raise ConfigError(
+            f"--profile {path}: dask draws its report with bokeh, which is not installed; "
+            "pip install bokeh"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"--profile {path}: there is no folder {path.parent}; make it first")
+    require_file(path, "--profile")
+
+
+@contextmanager
+def profiled(client: Any, path: Path | None, reporter: Reporter) -> Iterator[None]:
+    """Write dask's performance report of what runs meanwhile, also where that fails."""
+    if path is None:
+        yield
+        return
+    distributed = importlib.import_module("distributed")
+    report = distributed.performance_report(filename=str(path))
+    with client.as_current():
+        report.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            with client.as_current():
+                report.__exit__(None, None, None)
+            reporter.say(f"dask's performance report is in {path}")
+        except Exception as error:
+            # the scheduler may be gone, or lack bokeh: what went wrong first is what counts
+            reporter.say(str(ClusterError(f"no performance report was made: {error}")))

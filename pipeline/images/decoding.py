@@ -14,18 +14,21 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import ShapeError
-from pipeline.images.box_formats import JP2_MAGICS, is_heif, open_avif, open_jpeg_2000
 from pipeline.images.conversion import Conversion
 from pipeline.images.headers import Opened, RefusedError, check_fits, refusal
 from pipeline.images.jpeg import MAGIC as JPEG_MAGIC
 from pipeline.images.jpeg import open_jpeg
 from pipeline.images.pillow_formats import (
     GIF_MAGICS,
+    JP2_MAGICS,
     PNM_MAGICS,
     QOI_MAGIC,
     READERS,
     SGI_MAGIC,
+    is_heif,
+    open_avif,
     open_gif,
+    open_jpeg_2000,
     open_pnm,
     open_qoi,
     open_sgi,
@@ -79,7 +82,6 @@ def decode(
     data: bytes,
     conversion: Conversion,
     expected: tuple[tuple[int, ...], str] | None = None,
-    torchvision: bool = False,
 ) -> Decoded | Problem:
     """Decode an image file and convert the image.
 
@@ -96,8 +98,6 @@ def decode(
         What is done to the image.
     expected
         Shape and dtype that the image must have after the conversion; None: any.
-    torchvision
-        Whether torchvision decodes JPEG, where it can, else Pillow; see `decoder_choice`.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def decode(
     """
     width = height = 0
     try:
-        opened = _open(data, conversion, torchvision)
+        opened = _open(data, conversion)
         header = opened.header
         width, height = header.width, header.height
         _check_output(opened, conversion, expected)
@@ -121,11 +121,6 @@ def decode(
         return Decoded(conversion.apply(image), width, height, opened.several)
     except Exception as error:  # whatever a library raises at hostile bytes, it is about this file
         return _problem(error, width, height)
-
-
-def is_jpeg(data: bytes | Problem) -> bool:
-    """Tell whether the content of a file is JPEG, which more than one library decodes."""
-    return isinstance(data, bytes) and data.startswith(JPEG_MAGIC)
 
 
 def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | Problem:
@@ -144,13 +139,11 @@ def _problem(error: Exception, width: int, height: int) -> Problem:
     return Problem(found.status, found.detail, width, height)
 
 
-def _open(data: bytes, conversion: Conversion, torchvision: bool = False) -> Opened:
+def _open(data: bytes, conversion: Conversion) -> Opened:
     if not data:
         raise RefusedError(UNREADABLE, "the file is empty")
     if data.startswith(_WEBP[0]) and data[8:12] == _WEBP[1]:
         return open_webp(data, conversion.max_pixels)
-    if data.startswith(JPEG_MAGIC):
-        return open_jpeg(data, conversion.max_pixels, torchvision)
     if is_heif(data):
         return open_avif(data, conversion.max_pixels)
     for magic, opener in _OPENERS.items():

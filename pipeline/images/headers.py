@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +154,22 @@ def refusal(error: Exception) -> RefusedError:
     # while a header is read, these mean that there was nothing more to read
     ended |= isinstance(error.__cause__ or error, IndexError | EOFError | struct.error)
     return RefusedError(TRUNCATED if ended else UNREADABLE, f"cannot be decoded: {text}")
+
+
+@contextmanager
+def refusing(cut_off: Callable[[str], str]) -> Iterator[None]:
+    """Say why a library cannot use a file.
+
+    `cut_off` gets its reason, and says what is missing where a file is known to end too early.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = refusal(error)
+        missing = cut_off(reason.problem.detail)
+        if reason.problem.status == UNREADABLE and missing:
+            raise RefusedError(TRUNCATED, missing) from None
+        raise reason from None
 
 
 def read_orientation(exif: Image.Exif) -> int:

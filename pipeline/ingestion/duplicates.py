@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.partitions import ceil_div
 from pipeline.storage import tables
 from pipeline.storage.atomic import scratch_folder
@@ -37,20 +38,9 @@ def write_duplicates(
     """Write `duplicates.parquet`: a row for each sample that is an exact copy of an earlier one.
 
     Labels play no part. Rows are split and sample, and `first_split` and `first_sample` of the
-    earliest with the same pixels; in order of the samples within each of the buckets.
-
-    Parameters
-    ----------
-    path
-        The store.
-    counts
-        Split -> how many samples it has.
-    hashes
-        The hashes of all samples, split by split in order, in pieces of any size.
-
-    Returns
-    -------
-    How many rows there are; where none, no file is written.
+    earliest with the same pixels; in order of the samples within each of the buckets. `hashes` are
+    those of all samples, split by split in order, in pieces of any size. Returns how many rows
+    there are; where none, no file is written.
     """
     written, splits = [], list(counts)
     firsts = np.cumsum([0, *counts.values()])
@@ -66,15 +56,10 @@ def write_duplicates(
     return sum(count for _, count in written)
 
 
-def find_copies(
-    entries: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def find_copies(entries: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the numbers of all copies, ascending, and for each that of the first of its kind.
 
-    Parameters
-    ----------
-    entries
-        [sample]; `sha256` (32 bytes) and `number` of each.
+    Entries are, for each sample, `sha256` (32 bytes) and `number`.
     """
     words = np.ascontiguousarray(entries["sha256"]).view("<u8").reshape(-1, 4)
     order = np.argsort(words[:, 0], kind="stable")
@@ -102,16 +87,16 @@ def _buckets(hashes: Iterable[npt.NDArray[Any]], total: int) -> Iterator[npt.NDA
         yield np.concatenate(pieces) if pieces else np.empty(0, _ENTRY)
         return
     with scratch_folder() as folder, ExitStack() as stack:
-        places = [folder / str(number) for number in range(buckets)]
-        files = [stack.enter_context(place.open("wb")) for place in places]
+        paths = [folder / str(number) for number in range(buckets)]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
         for entries in _entries(hashes):
             heads = np.ascontiguousarray(entries["sha256"]).view(">u4").reshape(-1, 8)[:, 0]
             chosen = heads >> np.uint32(32 - (buckets - 1).bit_length())
             for number in np.unique(chosen).tolist():
                 files[number].write(entries[chosen == number].tobytes())
-        for file, place in zip(files, places, strict=True):
+        for file, path in zip(files, paths, strict=True):
             file.close()
-            yield np.fromfile(place, _ENTRY)
+            yield np.fromfile(path, _ENTRY)
 
 
 def _entries(hashes: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
@@ -137,3 +122,13 @@ def _columns(
         columns[prefix + "split"] = tables.dictionary(codes, splits)
         columns[prefix + "sample"] = numbers - firsts[codes]
     return columns
+
+
+def stored_records(path: Path, split: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield the records of the samples of a split, in order, from the table of samples."""
+    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "label", "sha256"]):
+        mine = (rows.texts("split") == split) & (rows.integers("sample") >= 0)
+        records = np.empty(np.count_nonzero(mine), SAMPLE_RECORD)
+        records["label"] = rows.integers("label")[mine]
+        records["sha256"] = rows.fixed("sha256")[mine]
+        yield records

@@ -12,29 +12,19 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem
 from pipeline.core.digests import SAMPLE_RECORD, sample_records
-from pipeline.core.errors import (
-    DamagedError,
-    LabelError,
-    ShapeError,
-)
+from pipeline.core.errors import DamagedError, LabelError, ShapeError
 from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.threads import in_ranges
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.compaction import is_compacted
-from pipeline.ingestion.plan import IngestPlan
-from pipeline.ingestion.restart import ingest_token
+from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
-from pipeline.storage.sample_tables import (
-    part_notes,
-    part_path,
-    read_part,
-    write_part,
-)
+from pipeline.storage.sample_tables import part_notes, part_path, read_part, write_part
 
 
 def write_partitions(
@@ -42,7 +32,7 @@ def write_partitions(
     path: Path,
     executor: Executor,
     reporter: Reporter,
-    numbers: range | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Write the partitions that are not written yet; all of them, or those of some numbers."""
     chosen = range(len(plan.table)) if numbers is None else numbers
@@ -52,7 +42,7 @@ def write_partitions(
     threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
     task = IngestPartition(
         path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
-        chosen.start,
+        chosen,
     )  # fmt: skip
     share = len(chosen) / len(plan.table)
     size = sum(template.count * template.sample_bytes for template in plan.templates.values())
@@ -62,24 +52,9 @@ def write_partitions(
 
 @dataclass(frozen=True)
 class IngestPartition:
-    """The task of one partition; called with its number. Running it twice changes nothing.
+    """The task of one partition of `numbers`; running it twice changes nothing.
 
     One that comes late, when the store is being put together or finished, writes nothing.
-
-    Attributes
-    ----------
-    path
-        The store.
-    source
-        What is read.
-    table, templates
-        Its partitions, and what its splits hold.
-    identity
-        Of the plan.
-    threads
-        How many cores a task uses.
-    first
-        The partition of number 0.
     """
 
     path: Path
@@ -87,12 +62,12 @@ class IngestPartition:
     table: PartitionTable
     templates: Mapping[str, image_store.SplitTemplate]
     identity: str
-    threads: int = 1
-    first: int = 0
+    threads: int
+    numbers: Sequence[int]
 
     def __call__(self, number: int) -> bool:
-        """Write partition `first + number`; return whether there was anything to do."""
-        partition = self.table[self.first + number]
+        """Write a partition, one of `numbers`; return whether there was anything to do."""
+        partition = self.table[self.numbers[number]]
         part = part_path(self.path, partition.index)
         if self._is_done(partition, part):
             return False
@@ -137,8 +112,8 @@ class IngestPartition:
             sizes[mine] = block.images.shape[2:0:-1] if block.sizes is None else block.sizes
             records[mine] = sample_records(block.images, block.labels, block.hashes)
             origins[start] = block.origins
-            problems.update({start + place: p for place, p in block.problems.items()})
-            remarks.update({start + place: text for place, text in block.remarks.items()})
+            problems.update({start + at: p for at, p in block.problems.items()})
+            remarks.update({start + at: text for at, text in block.remarks.items()})
 
         in_ranges(self.threads, partition.count, read)
         named = [name for start in sorted(origins) for name in origins[start]]
@@ -173,35 +148,34 @@ class IngestPartition:
         return _without(block, wrong, classes)
 
 
-def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
-    """Return a block whose labels at some places are problems."""
+def _without(block: Block, wrong: npt.NDArray[np.int64], classes: int) -> Block:
+    """Return a block whose wrong labels are problems."""
     images, labels = block.images.copy(), np.full(len(block.labels), UNLABELLED, np.int32)
     known = np.ones(len(labels), bool)
-    known[places] = False
+    known[wrong] = False
     labels[known] = block.labels[known]
     problems = dict(block.problems)
-    for place in places.tolist():
-        if place not in problems:
-            problems[place] = Problem(
+    for at in wrong.tolist():
+        if at not in problems:
+            problems[at] = Problem(
                 LABEL_UNKNOWN,
-                f"label {int(block.labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                f"label {int(block.labels[at])}, expected 0 to {classes - 1} or -1 for none",
                 *images.shape[2:0:-1],
             )
-    images[places] = 0
+    images[wrong] = 0
     return replace(block, images=images, labels=labels, problems=problems)
 
 
 def is_written(path: Path, partition: Partition, part: Path, identity: str) -> bool:
     """Tell whether a partition of a plan is written, and its shard what its table says.
 
-    Raises
-    ------
-    DamagedError
-        Where one of them cannot be read.
+    `DamagedError` where one of them cannot be read.
     """
     notes = tables.read_notes(part)
     if notes.get("identity") != identity or "fingerprints" not in notes:
         return False
-    found = read_part(part, partition, whole=True)
+    recorded = read_part(part, partition, whole=True)
     written = read_records(path, partition)
-    return records_digest(written) == notes.get("digest") and np.array_equal(written, found.records)
+    return records_digest(written) == notes.get("digest") and np.array_equal(
+        written, recorded.records
+    )

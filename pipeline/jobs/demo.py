@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.errors import ConfigError, DatasetNotFoundError
 from pipeline.execution.progress import Reporter
-from pipeline.ingestion.store_location import default_store
+from pipeline.ingestion.request import default_store
 from pipeline.jobs.job import run_job
 from pipeline.report.description import draw_grid
 from pipeline.report.opened import Run

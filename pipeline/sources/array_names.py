@@ -3,7 +3,7 @@
 The usual names are known, whatever their case: `x_train` and `y_train`, `train_images` and
 `train_labels`, `X` and `y`, `data` and `target`, what `numpy.savez` calls arrays without names.
 Names that may mean two things are refused, and so is an array that looks like labels and is left
-over; any other array that is left out is said.
+over; any other array that is left out is reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.core.errors import SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.messages import listed, nearest
 from pipeline.sources.file_names import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it
@@ -37,8 +37,8 @@ _ANY_SPLIT = ("images", "labels")  # also with a word beside them that no split 
 _SEPARATORS = "_-. "
 _UNNAMED = re.compile(r"arr_\d+")
 _SPLIT = "{split}"
-_SHOWN, _LONGEST = 12, 60  # arrays in a message
-_GIVEN = "*"  # in place of the word, where the job says what an array is called
+_LONGEST = 60  # characters of a name in a message
+_GIVEN = "*"  # instead of the word, where the job says what an array is called
 IMAGE, LABEL, NAMES = "image", "label", "names"
 
 
@@ -65,15 +65,14 @@ class Header(NamedTuple):
         return f"{self.shape} {self.dtype}"
 
 
-def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | None:
-    """Return what the name of an array says; None where that is nothing.
+Headers = Mapping[str, Header | None]
 
-    Parameters
-    ----------
-    name
-        Of the array, or the stem of its file.
-    variables
-        What `image` and `label` are called, if not as usual; `{split}` stands for any split.
+
+def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | None:
+    """Return what the name of an array, or the stem of its file, says; None where that is nothing.
+
+    `variables` say what `image` and `label` are called, if not as usual; `{split}` in them stands
+    for any split.
 
     Examples
     --------
@@ -82,9 +81,9 @@ def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | Non
     """
     given = variables or {}
     for kind, pattern in given.items():
-        found = re.fullmatch(re.escape(pattern).replace(re.escape(_SPLIT), "(.+)"), name)
-        if found:
-            return Role(kind, "".join(found.groups()), _GIVEN)
+        match = re.fullmatch(re.escape(pattern).replace(re.escape(_SPLIT), "(.+)"), name)
+        if match:
+            return Role(kind, "".join(match.groups()), _GIVEN)
     low = name.lower()
     if low in NAME_WORDS:
         return Role(NAMES, "", low)
@@ -138,14 +137,8 @@ def label_spellings(name: str) -> list[str]:
 class Choice:
     """Which arrays are images and which labels.
 
-    Attributes
-    ----------
-    pairs
-        For each split the names of its images and of its labels, None where there are none.
-    names
-        The array of class names, if there is one.
-    left_out
-        The other arrays.
+    `pairs` are for each split the names of its images and of its labels, None where there are
+    none; `names` is the array of class names, `left_out` are the other arrays.
     """
 
     pairs: dict[str, tuple[str, str | None]] = field(default_factory=dict)
@@ -155,63 +148,44 @@ class Choice:
 
 def choose(
     title: str,
-    arrays: Mapping[str, Header | None],
+    arrays: Headers,
     default: str,
     variables: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
 ) -> Choice:
-    """Find the images and labels of all splits among arrays that lie in one place.
+    """Find the images and labels of all splits among the arrays of one archive.
 
-    Parameters
-    ----------
-    title
-        What to call the place in messages.
-    arrays
-        Name -> what it is; None where that cannot be told.
-    default
-        The split of names that tell of none.
-    variables
-        As of `role_of`.
-    others
-        What else lies there, and may be labels under a damaged name.
-
-    Raises
-    ------
-    SourceError
-        Where there are no images, or the names may mean two things; lists the arrays, and says
-        which key names them.
+    `title` is its name for messages; `default` the split of names that tell of none; `variables`
+    are as of `role_of`; `others` is what else lies there, and may be labels under a damaged name.
+    Where there are no images, or the names may mean two things, `SourceError` lists the arrays, and
+    says which key names them.
     """
     roles = {name: role_of(name, variables) for name in arrays}
-    _check_given(title, arrays, roles, variables or {})
+    for kind, name in (variables or {}).items():
+        if not any(role and role.kind == kind and role.word == _GIVEN for role in roles.values()):
+            raise _unclear(title, arrays, f"none is called '{name}', {nearest(name, arrays)}")
     if not any(role and role.kind == IMAGE for role in roles.values()):
         roles |= _unnamed_roles(arrays)
-    found = Choice(names=_names_array(roles, arrays))
-    for split in dict.fromkeys(_split(role, default) for role in roles.values() if role):
-        mine = {n: r for n, r in roles.items() if r and _split(r, default) == split}
+    # an array of another usual name than the first holds names of classes where it holds texts
+    named = [(NAME_WORDS.index(r.word), n) for n, r in roles.items() if r and r.kind == NAMES]
+    named = [(rank, n) for rank, n in sorted(named) if rank == 0 or _is_text(arrays[n])]
+    choice = Choice(names=named[0][1] if named else None)
+    splits: dict[str, dict[str, Role]] = {}
+    for name, role in roles.items():
+        if role and role.kind != NAMES:
+            splits.setdefault(role.split or default, {})[name] = role
+    for split, mine in splits.items():
         images, labels = _candidates(mine, arrays)
         if not images and labels:
             raise _unclear(title, arrays, f"{labels[0]} belongs to no images")
         if images:
-            found.pairs[split] = _pair(title, arrays, mine, images, labels)
-    if not found.pairs:
+            choice.pairs[split] = _pair(title, arrays, mine, images, labels)
+    if not choice.pairs:
         raise _unclear(title, arrays, "none of them has a usual name of images")
-    used = {name for pair in found.pairs.values() for name in pair} | {found.names}
-    found.left_out = [*(name for name in arrays if name not in used), *others]
-    _check_left_out(title, arrays, found, others)
-    return found
-
-
-def _names_array(
-    roles: Mapping[str, Role | None], arrays: Mapping[str, Header | None]
-) -> str | None:
-    """Return the array of class names: one called so, or one of texts with another usual name."""
-    found = [(NAME_WORDS.index(r.word), n) for n, r in roles.items() if r and r.kind == NAMES]
-    named = [n for number, n in sorted(found) if number == 0 or _is_text(arrays[n])]
-    return named[0] if named else None
-
-
-def _split(role: Role, default: str) -> str:
-    return role.split or (default if role.kind != NAMES else "")
+    used = {name for pair in choice.pairs.values() for name in pair} | {choice.names}
+    choice.left_out = [*(name for name in arrays if name not in used), *others]
+    _check_left_out(title, arrays, choice, others)
+    return choice
 
 
 def _is_text(header: Header | None) -> bool:
@@ -223,19 +197,7 @@ def _is_labels(header: Header | None, count: int) -> bool:
     return header is None or (header.shape[:1] == (count,) and len(header.shape) < 3)
 
 
-def _check_given(
-    title: str,
-    arrays: Mapping[str, Header | None],
-    roles: Mapping[str, Role | None],
-    variables: Mapping[str, str],
-) -> None:
-    """Raise where an array that the job names is not there."""
-    for kind, name in variables.items():
-        if not any(role and role.kind == kind and role.word == _GIVEN for role in roles.values()):
-            raise _unclear(title, arrays, f"none is called '{name}', {nearest(name, arrays)}")
-
-
-def _unnamed_roles(arrays: Mapping[str, Header | None]) -> dict[str, Role | None]:
+def _unnamed_roles(arrays: Headers) -> dict[str, Role | None]:
     """Return the roles of arrays that `numpy.savez` named: images, and one label for each."""
     plain = {n: h for n, h in arrays.items() if h is not None and _UNNAMED.fullmatch(n)}
     images = [name for name, header in plain.items() if len(header.shape) in (3, 4)]
@@ -247,9 +209,7 @@ def _unnamed_roles(arrays: Mapping[str, Header | None]) -> dict[str, Role | None
     return {images[0]: Role(IMAGE, "", ""), **{name: Role(LABEL, "", "") for name in labels}}
 
 
-def _candidates(
-    roles: Mapping[str, Role], arrays: Mapping[str, Header | None]
-) -> tuple[list[str], list[str]]:
+def _candidates(roles: Mapping[str, Role], arrays: Headers) -> tuple[list[str], list[str]]:
     """Return what may be the images and the labels of one split."""
     images = [n for n, r in roles.items() if r.kind == IMAGE and (r.word or not r.split)]
     bare = [n for n, r in roles.items() if r.kind == IMAGE and n not in images]
@@ -263,16 +223,11 @@ def _candidates(
 
 
 def _pair(
-    title: str,
-    arrays: Mapping[str, Header | None],
-    roles: Mapping[str, Role],
-    images: list[str],
-    labels: list[str],
+    title: str, arrays: Headers, roles: Mapping[str, Role], images: list[str], labels: list[str]
 ) -> tuple[str, str | None]:
     """Return the images and the labels of one split."""
     if len(images) > 1:
-        whole = [i for i in images if any(belongs(roles[i], roles[n]) for n in labels)]
-        images = whole or images
+        images = [i for i in images if any(belongs(roles[i], roles[n]) for n in labels)] or images
     if len(images) > 1:
         raise _unclear(title, arrays, f"{' or '.join(images)} may be the images")
     image, header = images[0], arrays[images[0]]
@@ -284,30 +239,24 @@ def _pair(
     return image, (mine[0] if mine else None)
 
 
-def _check_left_out(
-    title: str, arrays: Mapping[str, Header | None], found: Choice, others: Collection[str]
-) -> None:
+def _check_left_out(title: str, arrays: Headers, choice: Choice, others: Collection[str]) -> None:
     """Raise where what is left out may be the labels of images without any."""
-    for image, label in found.pairs.values():
+    for image, label in choice.pairs.values():
         header = arrays[image]
         if label is not None or header is None or not header.shape:
             continue
-        unclear = [
-            n for n in found.left_out if n in others or _is_labels(arrays[n], header.shape[0])
-        ]
+        count, rest = header.shape[0], choice.left_out
+        unclear = [name for name in rest if name in others or _is_labels(arrays[name], count)]
         if unclear:
             wanted = (label_spellings(image) or ["labels"])[0]
-            raise _unclear(
-                title, arrays, f"holds {image} without {wanted}, and {', '.join(unclear)}"
-            )
+            reason = f"holds {image} without {wanted}, and {', '.join(unclear)}"
+            raise _unclear(title, arrays, reason)
 
 
-def _unclear(title: str, arrays: Mapping[str, Header | None], reason: str) -> SourceError:
+def _unclear(title: str, arrays: Headers, reason: str) -> SourceError:
     shown = [f"{name[:_LONGEST]} {header or ''}".rstrip() for name, header in arrays.items()]
-    more = f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
-    listed = ", ".join(shown[:_SHOWN]) + more
     return SourceError(
-        f"{title}: holds {listed or 'nothing'}; expected arrays such as train_images and "
+        f"{title}: holds {listed(shown) or 'nothing'}; expected arrays such as train_images and "
         f"train_labels, or x_train and y_train; {reason}; name them: "
         'variables: {image: NAME, label: NAME}, of several splits as "x_{split}"'
     )

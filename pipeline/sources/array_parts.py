@@ -1,62 +1,64 @@
-"""Sources whose splits are arrays in parts: files, or groups of stores, one after the other.
+"""Sources whose splits are stored arrays in parts: files, or groups of stores, one after the other.
 
-A part knows where its arrays lie and how ranges of them are read. What is done with parts is the
-same for all kinds of them: the samples of a split are counted through, labels become codes, and
-the parts of a split must fit together.
+Whoever stores them gives the shape and type of each array, and reads ranges of it (`Stored`). The
+rest is the same for all: the samples of a split are counted through, labels become codes, the parts
+of a split must fit together, and the user sees where labels come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import Block
+from pipeline.core.blocks import Block, Problem
 from pipeline.core.errors import ShapeError
+from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.arrays import (
+from pipeline.sources.array_pixels import (
     Gaps,
-    block_length,
+    as_images,
+    as_pixels,
+    block_of,
     check_alike,
-    finished,
     has_lone_channel,
-    in_parts,
-    joined,
     pixel_type,
     refuse_pixels,
 )
 from pipeline.sources.labels import Labelling, Survey
+from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
+from pipeline.storage.blobs import Version
 
+_BLOCK_BYTES = 2**24
 _SHOWN = 3
 
 Array = npt.NDArray[Any]
 
 
-class Part(Protocol):
-    """Images, and perhaps labels, that lie in one place; small, and travels to workers."""
+class Stored(Protocol):
+    """An array that lies somewhere; small, and travels to workers."""
 
     @property
     def title(self) -> str:
-        """How the place is named in messages and origins."""
+        """How it is named in messages, and in the origins of its images."""
         ...
 
     @property
-    def label_title(self) -> str:
-        """How the labels are named in messages."""
+    def name(self) -> str:
+        """What it is, and what it is called: `array 'y_train'`."""
         ...
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the images: (sample, y, x) or (sample, y, x, channel)."""
-        ...
+    def shape(self) -> tuple[int, ...]: ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the images as they are stored."""
+        """Of the values that `read` returns."""
         ...
 
     @property
@@ -64,17 +66,8 @@ class Part(Protocol):
         """What stands for missing pixels."""
         ...
 
-    @property
-    def label_dtype(self) -> np.dtype[Any] | None:
-        """Of the labels; None where there are none."""
-        ...
-
-    def read_pixels(self, start: int, stop: int) -> Array:
-        """Read images [sample, y, x] or [sample, y, x, channel], as `as_pixels` gives them."""
-        ...
-
-    def read_labels(self, start: int, stop: int) -> Array:
-        """Read labels [sample], or [sample, class], where there are any, as they are stored."""
+    def read(self, start: int, stop: int) -> Array:
+        """Read samples `start` to `stop`."""
         ...
 
     def close(self) -> None:
@@ -83,28 +76,51 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class PartedSource:
-    """Splits of arrays in parts.
+class Part:
+    """Images of a split that lie together, and their labels; None where there are none.
 
-    Attributes
-    ----------
-    parts
-        For each split its parts, in order.
-    labelling
-        How labels become codes.
-    full_scale
-        The pixel value that counts as 1.
-    provenance
-        Where they come from.
-    encoding
-        `scale_factor` and `add_offset` of packed integers, by the CF conventions.
-    fills
-        Stored labels that stand for none.
-    remarks
-        What was decided by guess, or left out: lines for the user.
+    `channels_first` tells whether the images are stored as [sample, channel, y, x].
     """
 
-    parts: Mapping[str, Sequence[Part]]
+    images: Stored
+    labels: Stored | None
+    channels_first: bool = False
+
+    @property
+    def title(self) -> str:
+        return self.images.title
+
+    @property
+    def label_title(self) -> str:
+        return self.title if self.labels is None else self.labels.title
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count, *sides = self.images.shape
+        return (count, *sides[1:], sides[0]) if self.channels_first else (count, *sides)
+
+    def read_pixels(self, start: int, stop: int) -> Array:
+        return as_pixels(as_images(self.images.read(start, stop), self.channels_first))
+
+    def close(self) -> None:
+        for array in (self.images, self.labels):
+            if array is not None:
+                array.close()
+
+
+Parts = Mapping[str, Sequence[Part]]
+
+
+@dataclass(frozen=True)
+class PartedSource:
+    """Splits of arrays in parts, in their order.
+
+    `full_scale` is the pixel value that counts as 1; `encoding` the `scale_factor` and `add_offset`
+    of packed integers, by the CF conventions; `fills` are stored labels that stand for none, and
+    `remarks` lines for the user: what was decided by guess, or left out.
+    """
+
+    parts: Parts
     labelling: Labelling
     full_scale: int
     provenance: Mapping[str, Any]
@@ -124,127 +140,139 @@ class PartedSource:
     @property
     def drops_channel(self) -> bool:
         """Whether some images are [y, x] and others [y, x, 1], which are given as [y, x]."""
-        return has_lone_channel(p.shape[1:] for several in self.parts.values() for p in several)
+        return has_lone_channel(part.shape[1:] for part in all_parts(self.parts))
 
     def splits(self) -> dict[str, SplitInfo]:
-        found, sides = {}, 2 if self.drops_channel else 3
-        for name, parts in self.parts.items():
-            count = sum(part.shape[0] for part in parts)
-            found[name] = SplitInfo(
-                count, parts[0].shape[1:][:sides], pixel_type(parts[0].dtype) or ""
+        sides = 3 if self.drops_channel else 4
+        return {
+            name: SplitInfo(
+                sum(part.shape[0] for part in parts),
+                parts[0].shape[1:sides],
+                pixel_type(parts[0].images.dtype) or "",
             )
-        return found
+            for name, parts in self.parts.items()
+        }
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        parts = self.parts[split]
-        counts = [part.shape[0] for part in parts]
-        return joined(
-            [
-                self._read_part(parts[number], first, last)
-                for number, first, last in in_parts(counts, start, stop)
-            ]
-        )
+        blocks: list[Block] = []
+        before = 0
+        for part in self.parts[split]:
+            first, last = max(start - before, 0), min(stop - before, part.shape[0])
+            if first < last or (start == stop and not blocks):
+                blocks.append(self._read_part(part, min(first, last), last))
+            before += part.shape[0]
+        return _joined(blocks)
 
     def _read_part(self, part: Part, start: int, stop: int) -> Block:
         codes = np.full(stop - start, UNLABELLED, np.int32)
-        if part.label_dtype is not None:
-            labels = without(part.read_labels(start, stop), self.fills)
+        if part.labels is not None:
+            labels = without(part.labels.read(start, stop), self.fills)
             codes = self.labelling.apply(labels, part.label_title, start)
         origins = [f"{part.title}[{index}]" for index in range(start, stop)]
         pixels = part.read_pixels(start, stop)
-        if self.drops_channel and pixels.ndim > len(part.shape[:3]):
+        if self.drops_channel and pixels.ndim > 3:
             pixels = pixels.reshape(pixels.shape[:3])
-        return finished(pixels, codes, origins, part.gaps)
+        return block_of(pixels, codes, origins, part.images.gaps)
 
     def close(self) -> None:
-        for parts in self.parts.values():
-            for part in parts:
-                part.close()
+        for part in all_parts(self.parts):
+            part.close()
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    """Return blocks, one after the other, as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    problems: dict[int, Problem] = {}
+    before = 0
+    for block in blocks:
+        problems |= {before + index: problem for index, problem in block.problems.items()}
+        before += len(block.images)
+    return Block(
+        np.concatenate([block.images for block in blocks]),
+        np.concatenate([block.labels for block in blocks]),
+        [origin for block in blocks for origin in block.origins],
+        problems,
+    )
+
+
+def described(path: Path, version: Version) -> dict[str, Any]:
+    """Return what tells another file of the same name and size apart, for the provenance."""
+    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
+
+
+def all_parts(parts: Parts) -> list[Part]:
+    return [part for several in parts.values() for part in several]
 
 
 def without(labels: Array, unlabelled: frozenset[Any]) -> Array:
     """Return labels with -1, or "", for those that stand for none."""
-    kind = labels.dtype.kind
-    fills = [v for v in unlabelled if isinstance(v, str) == (kind in "USOT")]
+    is_text = labels.dtype.kind in "USOT"
+    fills = [v for v in unlabelled if isinstance(v, str) == is_text]
     if not fills or labels.ndim > 1:
         return labels
     hidden = np.isin(labels, fills)
-    if kind in "USOT":
+    if is_text:
         return np.where(hidden, "", labels)
-    return np.where(hidden, UNLABELLED, labels if kind == "f" else labels.astype(np.int64))
+    return np.where(hidden, UNLABELLED, labels if labels.dtype.kind == "f" else labels.astype(int))
 
 
-def check_parts(parts: Mapping[str, Sequence[Part]]) -> None:
-    """Check the images of all splits.
-
-    Raises
-    ------
-    SourceError
-        Where they are of a type that cannot be used, or of types that mean other things.
-    ShapeError
-        Where the parts of a split do not fit together.
-    """
+def check_parts(parts: Parts) -> None:
+    """Raise where images are of a type that cannot be used, or parts do not fit together."""
     for split, several in parts.items():
         first = several[0]
         for part in several:
-            if pixel_type(part.dtype) is None:
-                refuse_pixels(f"{part.title} (split '{split}')", part.dtype, pixel_blocks(part))
-            if part.shape[1:] != first.shape[1:] or part.dtype.name != first.dtype.name:
+            dtype = part.images.dtype
+            if pixel_type(dtype) is None:
+                blocks = (part.read_pixels(*span) for span in _ranges(part.shape, dtype))
+                refuse_pixels(f"{part.title} (split '{split}')", dtype, blocks)
+            if part.shape[1:] != first.shape[1:] or dtype.name != first.images.dtype.name:
                 raise ShapeError(
-                    f"{part.title}: images of shape {part.shape[1:]} and {part.dtype}, expected "
-                    f"{first.shape[1:]} and {first.dtype} as in {first.title}"
+                    f"{part.title}: images of shape {part.shape[1:]} and {dtype}, expected "
+                    f"{first.shape[1:]} and {first.images.dtype} as in {first.title}"
                 )
-    check_alike({several[0].title: several[0].dtype for several in parts.values()})
+    check_alike({several[0].title: several[0].images.dtype for several in parts.values()})
 
 
 def survey_parts(
-    parts: Mapping[str, Sequence[Part]],
-    class_names: Sequence[str] | None,
-    fills: frozenset[Any] = frozenset(),
-) -> Survey:
-    """Look at all labels of all splits once; `fills` stand for none.
-
-    Raises
-    ------
-    LabelError
-        Where one is no label, or outside the classes.
-    """
-    everything = [part for several in parts.values() for part in several]
-    titles = [part.label_title for part in everything if part.label_dtype is not None]
+    parts: Parts, class_names: Sequence[str] | None, fills: frozenset[Any] = frozenset()
+) -> Labelling:
+    """Look at all labels of all splits once, and decide the classes; `fills` stand for none."""
+    everything = all_parts(parts)
+    titles = [part.label_title for part in everything if part.labels is not None]
     survey = Survey(", ".join(titles[:_SHOWN]) or everything[0].title, class_names)
     for several in parts.values():
         before = 0
         for part in several:
-            for start, block in label_blocks([part]):
+            for start, block in label_blocks(part):
                 survey.add(without(block, fills), part.label_title, before + start)
             before += part.shape[0]
-    return survey
+    return survey.labelling()
 
 
-def remarks_on(parts: Mapping[str, Sequence[Part]], labelling: Labelling) -> list[str]:
-    """Return what to tell of images without labels."""
-    bare = [p.title for several in parts.values() for p in several if p.label_dtype is None]
-    found = [f"no labels for {', '.join(bare)}: kept as unlabelled images"] if bare else []
-    if not labelling.class_names and len(bare) < sum(map(len, parts.values())):
-        found.append("no image has a label")
-    return found
+def label_blocks(part: Part) -> Iterator[tuple[int, Array]]:
+    """Read all labels of a part, each block with the number of its first sample."""
+    if part.labels is not None:
+        for start, stop in _ranges(part.labels.shape, part.labels.dtype):
+            yield start, part.labels.read(start, stop)
 
 
-def pixel_blocks(part: Part) -> Iterator[Array]:
-    """Read all images of a part, block by block."""
-    return (part.read_pixels(start, stop) for start, stop in _ranges(part.shape, part.dtype))
-
-
-def label_blocks(parts: Iterable[Part]) -> Iterator[tuple[int, Array]]:
-    """Read all labels of the parts of a split, each block with the number of its first sample."""
-    before = 0
-    for part in parts:
-        count = part.shape[0]
-        for start, stop in _ranges((count,), part.label_dtype) if part.label_dtype else ():
-            yield before + start, part.read_labels(start, stop)
-        before += count
-
-
-def _ranges(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
-    step = block_length(shape, dtype)
+def _ranges(shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
+    sample = int(np.prod(shape[1:], dtype=object)) * dtype.itemsize
+    step = max(1, _BLOCK_BYTES // max(1, sample))
     return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def remarks_on(parts: Parts, labelling: Labelling, notes: Notes) -> tuple[str, ...]:
+    """Return the lines for the user: what the notes say, and where the labels come from."""
+    everything = all_parts(parts)
+    bare = [part.title for part in everything if part.labels is None]
+    if bare:
+        notes.remarks.append(f"no labels for {', '.join(bare)}: kept as unlabelled images")
+    if labelling.class_names:
+        for part in everything:
+            if part.labels is not None:
+                notes.add_origin(part.labels.name)
+    elif len(bare) < len(everything):
+        notes.remarks.append("no image has a label")
+    return lines_of(vars(notes), len(parts), len(labelling.class_names))

@@ -1,7 +1,7 @@
 """A set of encoded image files as a source: a listing, a way to fetch bytes, and a conversion.
 
-Wherever the files lie, reading is one thing: rows of the listing, the bytes of each, an image of
-each. What is wrong with one sample never stops the others; it is a `Problem` of its place.
+Wherever the files are, reading is one thing: rows of the listing, the bytes of each, an image of
+each. What is wrong with one sample never stops the others: it is a `Problem` of its row.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders, choose
-from pipeline.images.decoding import Decoded, decode, is_jpeg, probe
+from pipeline.images.decoders import Decoders
+from pipeline.images.decoding import Decoded, decode, probe
 from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
-from pipeline.sources.notes import Notes
+from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.sample_index import Rows
 from pipeline.storage.manifest import DECODERS
@@ -45,9 +45,9 @@ class Fetcher(Protocol):
     """Gets the bytes of samples; small, and travels to worker processes."""
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], most: int
+        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
-        """Yield for each row its place in `rows`, and its bytes or what is wrong with them."""
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         ...
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Reader(Protocol):
 
     @property
     def title(self) -> str:
-        """The name of the place, or its URL, without secrets."""
+        """The name of the input, or its URL, without secrets."""
         ...
 
     def fetcher(self) -> Fetcher: ...
@@ -79,14 +79,10 @@ class EncodedSource:
 
     Attributes
     ----------
-    listing
-        The folder of the listing.
-    fetcher
-        Gets the bytes of samples.
+    listing, fetcher
+        The folder of the listing, and what gets the bytes of samples.
     conversion
         How every image is brought to one shape.
-    class_names
-        The name of each label code.
     max_bytes
         Of one image file; more is refused before it is read.
     shape, dtype
@@ -94,16 +90,12 @@ class EncodedSource:
     labels_are_codes
         The labels are integers of a table whose classes were named elsewhere, so that they are
         codes also where names are digits.
-    provenance
-        Kind, place, digest of the listing, conversion.
     remarks
-        What was decided by the layout of the place, and what was left out; a line each.
+        What was decided by the layout of the input, and what was left out; a line each.
     unlabelled
         There are no labels at all, and none are missing.
-    jpeg_pixels
-        How many pixels of all are decoded from JPEG, about.
     decoders
-        What decodes them, where that was chosen; else Pillow.
+        What must decode them, where that is to be recorded.
     """
 
     listing: Path
@@ -117,7 +109,6 @@ class EncodedSource:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     unlabelled: bool = False
-    jpeg_pixels: int = 0
     decoders: Decoders | None = None
 
     @property
@@ -125,16 +116,12 @@ class EncodedSource:
         return int(np.iinfo(self.dtype).max)
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = sample_index.index(self.listing)["splits"]
-        return {split: SplitInfo(count, self.shape, self.dtype) for split, count in found}
+        counts = sample_index.index(self.listing)["splits"]
+        return {split: SplitInfo(count, self.shape, self.dtype) for split, count in counts}
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
         return dataclasses.replace(self, listing=folder)
-
-    def chosen_decoders(self, like: Mapping[str, Any] | None = None) -> Decoders:
-        """Choose what is to decode its images; `like` as `decoder_choice.choose` takes it."""
-        return choose(self.jpeg_pixels, self.conversion.resize is not None, like)
 
     def decoded_by(self, decoders: Decoders | None) -> EncodedSource:
         """Return the same source with what decodes its images, and that in its provenance."""
@@ -164,28 +151,27 @@ class EncodedSource:
         hashes = np.empty(len(rows), "V32")
         labels, problems = _labels(rows, self.class_names, self.labels_are_codes)
         remarks: dict[int, str] = {}
-        for place, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
-            found = self._decoded(data)
-            if isinstance(found, Problem):
-                problems[place] = found
+        for row, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
+            decoded = self._decoded(data)
+            if isinstance(decoded, Problem):
+                problems[row] = decoded
             else:
-                images[place], sizes[place] = found.image, (found.width, found.height)
-                hashes[place : place + 1] = sample_hashes(images[place : place + 1])
-                if found.several:
-                    remarks[place] = SEVERAL_FRAMES
-        for place, problem in problems.items():
-            labels[place], sizes[place] = UNLABELLED, (problem.width, problem.height)
-            images[place] = 0
+                images[row], sizes[row] = decoded.image, (decoded.width, decoded.height)
+                hashes[row : row + 1] = sample_hashes(images[row : row + 1])
+                if decoded.several:
+                    remarks[row] = SEVERAL_FRAMES
+        for row, problem in problems.items():
+            labels[row], sizes[row] = UNLABELLED, (problem.width, problem.height)
+            images[row] = 0
         bad = sorted(problems)
         hashes[bad] = sample_hashes(images[bad])
-        wrong = {number: problems[number] for number in bad}
-        return Block(images, labels, rows.origin, wrong, sizes, hashes, remarks)
+        sorted_problems = {row: problems[row] for row in bad}
+        return Block(images, labels, rows.origin, sorted_problems, sizes, hashes, remarks)
 
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
             return data
-        torchvision = self.decoders is not None and self.decoders.torchvision
-        return decode(data, self.conversion, (self.shape, self.dtype), torchvision)
+        return decode(data, self.conversion, (self.shape, self.dtype))
 
     def close(self) -> None:
         """Close the files that reading left open in this process."""
@@ -205,7 +191,7 @@ def open_encoded(
     Parameters
     ----------
     reader
-        What `folder_reader`, `tar_reader`, `parquet_reader` or `list_reader` returned.
+        What `FolderReader`, `tar_reader`, `parquet_reader` or `ListReader` returned.
     folder
         Where the listing is written; it belongs to the source and must stay.
     conversion
@@ -262,7 +248,7 @@ def reopen_encoded(
             "labels where they are to be, or say with class_names which classes there are"
         )
     fetcher = reader.fetcher()
-    shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
+    shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
         "kind": reader.kind,
         "place": reader.title,
@@ -271,34 +257,10 @@ def reopen_encoded(
         "ignored": known["ignored"],
     }
     codes = bool(named) and known["integers"]
-    count = sum(count for _, count in known["splits"])
-    pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
         folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
-        _remarks(known, names), known.get("unlabelled", False), pixels,
+        lines_of(known, len(known["splits"]), len(names)), known.get("unlabelled", False),
     )  # fmt: skip
-
-
-def _remarks(known: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    """Return what a reader decided by what it saw, and what it left out; a line each."""
-    lines = []
-    if known.get("labels_from"):
-        splits, classes = len(known["splits"]), len(names)
-        parts = [f"{splits} split{'' if splits == 1 else 's'}"]
-        if known["unlabelled"]:
-            parts.append("no labels: the images lie in no folders of classes")
-        else:
-            what = f"{classes:,} class{'' if classes == 1 else 'es'}"
-            parts.append(f"{what} from {known['labels_from']}")
-        if known["labels_from"].startswith("column"):  # remarks name their table
-            lines += [*known["remarks"], ", ".join(parts)]
-        else:
-            lines.append("; ".join([", ".join(parts), *known["remarks"]]))
-    else:
-        lines += known.get("remarks", ())
-    if known.get("left_out"):
-        lines.append(f"left out: {known['left_out']}")
-    return tuple(lines)
 
 
 def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Problem:
@@ -322,64 +284,63 @@ def _labels(
     known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
     labels = np.full(len(rows), UNLABELLED, np.int32)
     problems: dict[int, Problem] = {}
-    for place, label in enumerate(rows.label):
+    for row, label in enumerate(rows.label):
         code = known.get(label or "", UNLABELLED)
-        if rows.status[place] != OK:
-            problems[place] = Problem(rows.status[place], rows.detail[place] or "")
+        if rows.status[row] != OK:
+            problems[row] = Problem(rows.status[row], rows.detail[row] or "")
         elif isinstance(code, Problem):
-            problems[place] = code
+            problems[row] = code
         else:
-            labels[place] = code
+            labels[row] = code
     return labels, problems
 
 
 def _fetched(
-    fetcher: Fetcher, folder: Path, rows: Rows, problems: Mapping[int, Problem], most: int
+    fetcher: Fetcher, folder: Path, rows: Rows, problems: Mapping[int, Problem], limit: int
 ) -> Iterator[tuple[int, bytes | Problem]]:
     """Yield the bytes of the rows that have no problem yet, and are not too large."""
     wanted = []
-    for place, size in enumerate(rows.size):
-        if place in problems:
+    for row, size in enumerate(rows.size):
+        if row in problems:
             continue
-        if size > most:
-            yield place, too_large(size, most)
+        if size > limit:
+            yield row, too_large(size, limit)
         else:
-            wanted.append(place)
+            wanted.append(row)
     if wanted:
         files = sample_index.index(folder)["files"]
-        for number, data in fetcher.fetch(sample_index.take(rows, wanted), files, most):
-            yield wanted[number], data
+        for index, data in fetcher.fetch(sample_index.take(rows, wanted), files, limit):
+            yield wanted[index], data
 
 
 def _find_shape(
-    title: str, folder: Path, fetcher: Fetcher, conversion: Conversion, most: int
-) -> tuple[tuple[int, ...], str, float]:
-    """Return shape and dtype of most of the first samples, and which part of them is JPEG."""
-    found: Counter[tuple[tuple[int, ...], str]] = Counter()
+    title: str, folder: Path, fetcher: Fetcher, conversion: Conversion, limit: int
+) -> tuple[tuple[int, ...], str]:
+    """Return shape and dtype of most of the first samples."""
+    shapes: Counter[tuple[tuple[int, ...], str]] = Counter()
     reasons: list[str] = []
-    tried = jpegs = 0
+    tried = 0
     for split, start, stop in _first_ranges(folder):
         rows = sample_index.read_rows(folder, split, start, stop)
         wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
         reasons += [f"{rows.origin[i]} {p.detail}" for i, p in wrong.items()]
-        for place, data in _fetched(fetcher, folder, rows, wrong, most):
+        for row, data in _fetched(fetcher, folder, rows, wrong, limit):
             shape = probe(data, conversion) if isinstance(data, bytes) else data
             if isinstance(shape, Problem):
-                reasons.append(f"{rows.origin[place]} {shape.detail}")
+                reasons.append(f"{rows.origin[row]} {shape.detail}")
             else:
-                found[shape] += 1
-                jpegs += is_jpeg(data)
-            if found.total() == _PROBED:
+                shapes[shape] += 1
+            if shapes.total() == _PROBED:
                 break
         tried += len(rows)
-        if tried >= _MOST_PROBED or found.total() == _PROBED:
+        if tried >= _MOST_PROBED or shapes.total() == _PROBED:
             break
-    if not found:
+    if not shapes:
         raise SourceError(
             f"{title}: none of the first {tried:,} images can be read: "
             f"{'; '.join(reasons[:_REASONS])}"
         )
-    return *found.most_common(1)[0][0], jpegs / found.total()
+    return shapes.most_common(1)[0][0]
 
 
 def _first_ranges(folder: Path) -> Iterator[tuple[str, int, int]]:

@@ -1,29 +1,33 @@
 """Fetches the bytes of image files: a file, or a range of one; local, or behind a URL.
 
-What is wrong with one file is a `Problem` of one sample. What is wrong with the place, such as a
-network that fails or a full table of open files, is an error, so that a job stops and can be
-resumed, instead of leaving samples out.
+What is wrong with one file is a `Problem` of one sample. What is wrong with the folder or server,
+such as a network that fails or a full table of open files, is an error, so that a job stops and can
+be resumed, instead of leaving samples out.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import importlib
+import itertools
 import os
 import stat
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.messages import one_line
+from pipeline.core.paths import is_remote, remote_errors
+from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import unchanged
-from pipeline.storage.file_versions import version_in, version_of
-from pipeline.storage.retries import tried
+from pipeline.sources.sample_index import Rows
+from pipeline.storage.blobs import Version, file_system, tried, version_of
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -37,42 +41,47 @@ _OF_ONE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR,
     errno.ENAMETOOLONG, errno.EIO, errno.ENXIO, errno.EINVAL, errno.EILSEQ,
 )  # fmt: skip
+_KINDS = {
+    stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
+}  # fmt: skip
 
 
-class Wanted(NamedTuple):
-    """Bytes `start` to `stop` of a file of a remote place; -1: to the end, which is not known."""
-
-    place: int
-    path: str
-    start: int
-    stop: int
-
-
-def too_large(size: int, most: int) -> Problem:
+def too_large(size: int, limit: int) -> Problem:
     return Problem(
-        TOO_LARGE, f"holds {size:,} bytes, expected {most:,} at most; allow more with max_bytes"
+        TOO_LARGE, f"holds {size:,} bytes, expected {limit:,} at most; allow more with max_bytes"
     )
 
 
+def too_short(size: int, expected: int) -> Problem:
+    return Problem(TRUNCATED, f"holds {size:,} bytes, expected {expected:,}; fetch it again")
+
+
 def not_regular(mode: int) -> Problem:
-    """Say what a file is that is no regular one."""
-    kinds = {
-        stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder",
-        stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
-    }  # fmt: skip
-    return Problem(UNREADABLE, f"is {kinds.get(stat.S_IFMT(mode), 'no file')}, expected a file")
+    return Problem(UNREADABLE, f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, expected a file")
 
 
 def unreadable(error: BaseException) -> Problem:
-    """Say why a file cannot be read."""
+    """Return the problem of a file that one of the errors of file systems is about."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else None
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+    return Problem(UNREADABLE, reason or one_line(error))
 
 
-def problem_of(error: OSError, root: Path) -> Problem:
-    """Return what an error of a local file below `root` says of its sample.
+def failed(path: Path, error: BaseException) -> SourceError:
+    """Return the error of a file that cannot be read, whatever its file system raised."""
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{shown(path)}: is not there; correct the name or fetch it")
+    cure = "check the network and the storage options" if is_remote(path) else "make it readable"
+    reason = unreadable(error).detail
+    return SourceError(
+        f"{shown(path)}: cannot be read ({reason}); {cure}, and run the same command again"
+    )
+
+
+def _problem_of(error: OSError, root: Path) -> Problem:
+    """Return the problem of a sample whose local file below `root` cannot be read.
 
     Raises
     ------
@@ -86,8 +95,11 @@ def problem_of(error: OSError, root: Path) -> Problem:
     return unreadable(error)
 
 
-def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
-    """Read a local file whole; one of more than `most` bytes, or no regular one, is a problem."""
+# local files -------------------------------------------------------------------------------------
+
+
+def read_local(root: Path, path: bytes, limit: int) -> bytes | Problem:
+    """Read a local file; one of more than `limit` bytes, or no regular one, is a problem."""
     try:
         # a pipe must not block the open
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,11 +107,11 @@ def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return not_regular(status.st_mode)
-            if status.st_size > most:
-                return too_large(status.st_size, most)
+            if status.st_size > limit:
+                return too_large(status.st_size, limit)
             # a byte more than there is: a file that grows meanwhile is seen
             data = os.read(descriptor, status.st_size + 1)
-            while len(data) != status.st_size and len(data) <= most:
+            while len(data) != status.st_size and len(data) <= limit:
                 more = os.read(descriptor, _READ_BYTES)
                 if not more:
                     break
@@ -109,23 +121,31 @@ def read_local(root: Path, path: bytes, most: int) -> bytes | Problem:
     except ValueError as error:  # the name holds a NUL
         return unreadable(error)
     except OSError as error:
-        return problem_of(error, root)
-    return too_large(len(data), most) if len(data) > most else data
+        return _problem_of(error, root)
+    return too_large(len(data), limit) if len(data) > limit else data
 
 
 def read_range(file: int, offset: int, size: int) -> bytes | Problem:
-    """Read a range of a local file that is open, at any place of it at once."""
+    """Read a range of a local file that is open, without moving its position."""
     data = os.pread(file, size, offset)
     while len(data) < size:
         more = os.pread(file, size - len(data), offset + len(data))
         if not more:
-            return _short(len(data), size)
+            return too_short(len(data), size)
         data += more
     return data
 
 
-def _short(found: int, expected: int) -> Problem:
-    return Problem(TRUNCATED, f"holds {found:,} bytes, expected {expected:,}; fetch it again")
+# remote files ------------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """Bytes `start` to `stop` of a remote file, for a row; -1: to the end, which is not known."""
+
+    row: int
+    path: str
+    start: int
+    stop: int
 
 
 def _stretches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
@@ -135,8 +155,8 @@ def _stretches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
         if stretch:
             last = stretch[-1]
             near = last.path == item.path and 0 <= item.start - last.stop <= GAP_BYTES
-            whole = min(last.stop, item.stop) < 0
-            if whole or not near or item.stop - stretch[0].start > BYTES_AT_ONCE:
+            to_end = min(last.stop, item.stop) < 0
+            if to_end or not near or item.stop - stretch[0].start > BYTES_AT_ONCE:
                 yield stretch
                 stretch = []
         stretch.append(item)
@@ -160,12 +180,12 @@ def _loads(stretches: Iterable[list[Wanted]]) -> Iterator[list[list[Wanted]]]:
 
 
 def read_remote(
-    files: Any, wanted: Iterable[Wanted], most: int, archives: bool = False
+    files: Any, wanted: Iterable[Wanted], limit: int, archives: bool = False
 ) -> Iterator[tuple[int, bytes | Problem]]:
     """Read ranges of remote files, several at once; those that follow each other in one request.
 
-    Yields the `place` of each, and its bytes or what is wrong with it. A file whose end is not
-    known is read up to one byte more than `most`.
+    Yields the `row` of each, and its bytes or what is wrong with it. A file whose end is not known
+    is read up to one byte more than `limit`.
 
     Raises
     ------
@@ -174,45 +194,55 @@ def read_remote(
     SourceError
         Where there is no such file, and the files are `archives`, of many samples each.
     """
-    asked = []
+    requests = []
     for item in wanted:
         if item.start == item.stop:  # no range of a request can say so
-            yield item.place, b""
+            yield item.row, b""
         else:
-            asked.append(item)
-    for load in _loads(_stretches(asked)):
-        found = _requested(files, load, most)
-        for stretch, data in zip(load, found, strict=True):
+            requests.append(item)
+    for load in _loads(_stretches(requests)):
+        answers = _requested(files, load, limit)
+        for stretch, data in zip(load, answers, strict=True):
+            if archives:
+                _check_archive(_url(files, stretch[0].path), stretch, data)
             if isinstance(data, BaseException):
-                if archives:
-                    raise SourceError(
-                        f"{shown(_url(files, stretch[0].path))}: is gone; put it back, and run "
-                        "the same command again"
-                    )
                 problem = unreadable(data)
-                yield from ((item.place, problem) for item in stretch)
-                continue
-            if archives and len(data) > stretch[-1].stop - stretch[0].start:
-                raise SourceError(
-                    f"{shown(_url(files, stretch[0].path))}: this server sends whole "
-                    "files where a part is asked for; fetch the archive and read it from a disk"
-                )
-            for item in stretch:
-                yield item.place, _part(data, item, stretch[0].start, most)
+                yield from ((item.row, problem) for item in stretch)
+            else:
+                for item in stretch:
+                    yield item.row, _part(data, item, stretch[0].start, limit)
 
 
-def _requested(files: Any, load: Sequence[list[Wanted]], most: int) -> list[Any]:
-    """Return the bytes of each stretch, or that there is no such file; tried several times."""
+def _check_archive(url: str, stretch: Sequence[Wanted], data: Any) -> None:
+    if isinstance(data, BaseException):
+        raise SourceError(f"{shown(url)}: is gone; put it back, and run the same command again")
+    if len(data) > stretch[-1].stop - stretch[0].start:
+        raise SourceError(
+            f"{shown(url)}: this server sends whole files where a part is asked for; fetch the "
+            "archive and read it from a disk"
+        )
+
+
+def _requested(files: Any, load: Sequence[list[Wanted]], limit: int) -> list[Any]:
+    """Return the bytes of each stretch, or that there is no such file; with retries."""
     paths = [stretch[0].path for stretch in load]
     starts = [stretch[0].start for stretch in load]
-    ends = [stretch[-1].stop if stretch[-1].stop >= 0 else most + 1 for stretch in load]
+    ends = [stretch[-1].stop if stretch[-1].stop >= 0 else limit + 1 for stretch in load]
+
+    answers: dict[int, Any] = {}
 
     def request() -> list[Any]:
-        found: list[Any] = files.cat_ranges(paths, starts, ends, on_error="return")
-        for data in found:
+        left = [number for number in range(len(paths)) if number not in answers]
+        parts = ([values[number] for number in left] for values in (paths, starts, ends))
+        failure = None
+        for number, data in zip(left, files.cat_ranges(*parts, on_error="return"), strict=True):
             if isinstance(data, BaseException) and not isinstance(data, _NO_FILE):
-                raise data
-        return found
+                failure = data
+            else:
+                answers[number] = data
+        if failure is not None:
+            raise failure
+        return [answers[number] for number in range(len(paths))]
 
     try:
         return tried(_url(files, paths[0]), request)
@@ -227,107 +257,130 @@ def _url(files: Any, path: str) -> str:
     return cast(str, files.unstrip_protocol(path))
 
 
-def failed(path: Path, error: BaseException) -> SourceError:
-    """Return the error of a file that cannot be read, whatever its file system raised."""
-    if isinstance(error, FileNotFoundError):
-        return SourceError(f"{shown(path)}: is not there; correct the name or fetch it")
-    cure = "check the network and the storage options" if is_remote(path) else "make it readable"
-    reason = unreadable(error).detail
-    return SourceError(
-        f"{shown(path)}: cannot be read ({reason}); {cure}, and run the same command again"
-    )
-
-
-def _part(data: bytes, item: Wanted, start: int, most: int) -> bytes | Problem:
+def _part(data: bytes, item: Wanted, start: int, limit: int) -> bytes | Problem:
     if item.stop < 0:
-        return too_large(len(data), most) if len(data) > most else data
+        return too_large(len(data), limit) if len(data) > limit else data
     part = data[item.start - start : item.stop - start]
-    if len(part) < item.stop - item.start:
-        return _short(len(part), item.stop - item.start)
-    return part
+    expected = item.stop - item.start
+    return too_short(len(part), expected) if len(part) < expected else part
 
 
-def stamp_of(path: Path) -> tuple[int, str]:
-    """Return the size of a file, -1 where it is not known, and what changes when it does.
-
-    Raises
-    ------
-    SourceError
-        Where it cannot be found.
-    """
-    try:
-        found = version_of(path)
-    except OSError as error:
-        if isinstance(error, PixsimError):
-            raise
-        raise failed(path, error) from None
-    return found.size, found.stamp
+# one file for each sample ------------------------------------------------------------------------
 
 
-def info_stamp(info: Any) -> tuple[int, str]:
-    """Return size and stamp of a remote file as fsspec describes it."""
-    found = version_in(info)
-    return found.size, found.stamp
+@dataclass(frozen=True)
+class FileFetcher:
+    """Reads image files; the key of a row is a path below its root, or a URL.
 
-
-def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders that files lie in, each once."""
-    return tuple(dict.fromkeys(path.parent for path in paths))
-
-
-def describe(path: Path, roots: Sequence[Path]) -> File:
-    """Return what a listing records of a file that lies in one of the folders.
-
-    Raises
-    ------
-    SourceError
-        Where it is not there.
-    """
-    return File(roots.index(path.parent), path.name, stamp_of(path)[1])
-
-
-class Recorded:
-    """The files of a listing while some of them are read: each must be the one that was listed.
-
-    Parameters
+    Attributes
     ----------
     roots
-        The folders of the files.
-    files
-        Root, name and stamp of each file, as the listing has them.
-    stack
-        At its end the files are looked at once more.
+        The folders that `File.root` counts.
     """
 
-    def __init__(
-        self, roots: Sequence[Path], files: Sequence[Sequence[Any]], stack: ExitStack
-    ) -> None:
-        self._roots, self._files, self._stack = roots, files, stack
-        self._known: dict[int, tuple[Path, Hashable]] = {}
+    roots: tuple[Path, ...]
 
-    def open(self, file: int) -> tuple[Path, Hashable]:
-        """Return the path of a file, and the version to keep it open for.
+    def fetch(
+        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
         Raises
         ------
         SourceError
-            Where it is gone, or another file has taken its place.
+            Where not one file is at fault but the folder or the server.
         """
-        if file not in self._known:
-            root, name, *stamp = self._files[file]
-            path = self._roots[root] / name
-            self._known[file] = path, self._stack.enter_context(_listed(path, *stamp))
-        return self._known[file]
+        remote: list[tuple[Any, Wanted]] = []
+        folders = [b"" if is_remote(root) else os.fsencode(root) for root in self.roots]
+        for row, (file, key) in enumerate(zip(rows.file, rows.key, strict=True)):
+            root = self.roots[files[file][0]]
+            # only a list of this machine has absolute paths
+            if b"://" in key or (is_remote(root) and not key.startswith(b"/")):
+                system, name = _remote_file(root, key)
+                remote.append((system, Wanted(row, name, 0, rows.size[row])))
+            else:
+                folder = folders[files[file][0]]
+                path = os.path.join(folder, key)  # noqa: PTH118 (names are bytes)
+                yield row, read_local(root, path, limit)
+        for _, group in itertools.groupby(remote, key=lambda item: id(item[0])):
+            together = list(group)
+            yield from read_remote(together[0][0], (item for _, item in together), limit)
+
+    def close(self) -> None:
+        """Close nothing: no file stays open."""
+
+
+def _remote_file(root: Path, key: bytes) -> tuple[Any, str]:
+    """Return the file system of a URL, or of a path below a remote root, and the path in it."""
+    name = key.decode("utf-8", "surrogateescape")
+    if not is_url(name):
+        return file_system(root), f"{cast(Any, root).path.rstrip('/')}/{name}"
+    # what opens the root must not be sent to another host
+    mine = is_remote(root) and host_of(str(root)) == host_of(name)
+    options = cast(Any, root).storage_options if mine else {}
+    with remote_errors(name):
+        system, path = importlib.import_module("fsspec").core.url_to_fs(name, **options)
+    return system, path
+
+
+def host_of(url: str) -> str:
+    """Return protocol and host, or bucket, of a URL."""
+    protocol, _, rest = url.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"
+
+
+# files of many samples ---------------------------------------------------------------------------
+
+
+def listed_version(path: Path) -> Version:
+    """Return the version of a file that is listed now, or raise `SourceError`."""
+    try:
+        return version_of(path)
+    except PixsimError:
+        raise
+    except OSError as error:
+        raise failed(path, error) from None
+
+
+def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the folders of files, each once."""
+    return tuple(dict.fromkeys(path.parent for path in paths))
+
+
+def describe(path: Path, roots: Sequence[Path]) -> File:
+    """Return what a listing records of a file in one of the folders, or raise `SourceError`."""
+    return File(roots.index(path.parent), path.name, listed_version(path).stamp)
 
 
 @contextmanager
-def _listed(path: Path, stamp: str = "") -> Iterator[Hashable]:
+def listed_files(
+    roots: Sequence[Path], files: Sequence[Sequence[Any]]
+) -> Iterator[Callable[[int], tuple[Path, Hashable]]]:
+    """Make sure that the files of a listing which are read are those that were listed.
+
+    Yields a function that returns the path of one of the `files` (root, name and stamp, as listed)
+    and the version to cache it for. It raises `SourceError` where that is gone or another has
+    taken its place, and so does the end.
+    """
+    with ExitStack() as stack:
+
+        @functools.cache
+        def listed_file(number: int) -> tuple[Path, Hashable]:
+            root, name, *stamp = files[number]
+            path = roots[root] / name
+            return path, stack.enter_context(_unchanged(path, *stamp))
+
+        yield listed_file
+
+
+@contextmanager
+def _unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
     try:
         with unchanged(path, stamp) as version:
             yield version
+    except PixsimError:
+        raise
     except OSError as error:
-        if isinstance(error, PixsimError):
-            raise
         # without the cause: its own text may hold keys
         raise SourceError(
             f"{shown(path)}: cannot be read: {unreadable(error).detail}; put it back, and run the "
@@ -336,12 +389,12 @@ def _listed(path: Path, stamp: str = "") -> Iterator[Hashable]:
 
 
 def title_of(path: Path) -> str:
-    """Return how a place is named where others may read it: a URL without secrets, or a name."""
+    """Return how a path is named where others may read it: a URL without secrets, or a name."""
     return shown(path) if is_remote(path) else path.absolute().name
 
 
-def titles_of(places: Mapping[str | None, Sequence[Path]]) -> str:
-    """Return how several places are named; of many only the first ones."""
-    paths = [path for some in places.values() for path in some]
-    more = f" and {len(paths) - _MOST_TITLES} more" if len(paths) > _MOST_TITLES else ""
-    return ", ".join(title_of(path) for path in paths[:_MOST_TITLES]) + more
+def titles_of(paths: Mapping[str | None, Sequence[Path]]) -> str:
+    """Return how several paths are named; of many only the first ones."""
+    every = [path for some in paths.values() for path in some]
+    more = f" and {len(every) - _MOST_TITLES} more" if len(every) > _MOST_TITLES else ""
+    return ", ".join(title_of(path) for path in every[:_MOST_TITLES]) + more

@@ -7,23 +7,26 @@ kind of the source itself, its folders are taken as they are, and nothing of thi
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.errors import SourceError
-from pipeline.sources.file_names import as_text, image_files
-from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
-from pipeline.sources.name_words import (
+from pipeline.core.messages import listed
+from pipeline.sources.file_names import (
     READ_TABLES,
     SPLIT_OF_WORD,
+    as_text,
     by_likelihood,
+    image_files,
     is_plain,
     splits_in,
     table_suffix,
     words_of,
 )
+from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
 from pipeline.sources.notes import Notes, counted
 
 # folders that hold nothing else are no classes
@@ -54,7 +57,7 @@ _SHOWN = 3
 
 def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
     """Raise `SourceError` for a place without images, with what is there."""
-    found = f"; left out: {counted(notes)}" if counted(notes) else ""
+    rest = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
     cure = next(cures, "correct the place")
     if kind == "tar" and ".npy" in notes.ignored:
@@ -63,163 +66,141 @@ def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
         cure = _UNPACK
     raise SourceError(
         f"{group.title}: no image found; expected {group.expected}, such as "
-        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, {image_files()}{found}; {cure}"
+        f"{'cat/1.png' if group.given else 'train/cat/1.png'}, {image_files()}{rest}; {cure}"
     )
 
 
 class Doubts:
-    """Asks whether layouts are plausible.
+    """Asks whether layouts are plausible; the database has a table `classes` beside the folders."""
 
-    Attributes
-    ----------
-    database
-        With a table `classes` of the splits and classes found.
-    folders
-        What is where.
-    kind
-        Of the source, for cures.
-    """
-
-    def __init__(self, database: sqlite3.Connection, folders: Folders, kind: str) -> None:
-        self._database = database
-        self._folders = folders
-        self._kind = kind
-
-    def check(
-        self,
-        groups: Sequence[Group],
-        layouts: Sequence[Layout],
-        loose: Mapping[str, int],
-        notes: Notes,
+    def __init__(
+        self, database: sqlite3.Connection, folders: Folders, kind: str, groups: Sequence[Group]
     ) -> None:
+        self._database, self._folders, self._kind = database, folders, kind
+        self._groups = groups
+        self._title = groups[0].title
+
+    def check(self, without: Sequence[str], loose: Mapping[str, int], notes: Notes) -> None:
         """Raise `SourceError` where something is implausible; says what settles it.
 
-        Parameters
-        ----------
-        groups, layouts
-            One for each.
-        loose
-            Split -> how many images lie in no folder of a class.
-        notes
-            What was left out.
+        `without` are the splits without labels; `loose` says of each split how many images lie in
+        no folder of a class.
         """
-        title = groups[0].title
-        without = sorted({split for layout in layouts for split in layout.unlabelled})
-        self._check_classes(title, layouts, notes)
+        self._check_classes(notes)
         if self._kind == "tar" and ".cls" in notes.ignored:
             self._refuse(
-                title,
                 f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
                 "names",
                 "pack it again with its members sorted by name ('tar --sort=name')",
                 _BARE,
             )
         if without:
-            self._check_labels(title, without, sum(loose[split] for split in without), notes)
-            self._check_archives(groups, layouts)
-        if not all(group.given for group in groups):
-            self._check_common(title)
-        for number, layout in enumerate(layouts):
-            self._check_lost(groups[number].title, number, layout)
+            self._check_labels(without, sum(loose[split] for split in without), notes)
+            self._check_archives()
+        if not all(group.given for group in self._groups):
+            self._check_common()
+        for number, group in enumerate(self._groups):
+            self._check_lost(number, group)
 
-    def _check_classes(self, title: str, layouts: Sequence[Layout], notes: Notes) -> None:
+    def _check_classes(self, notes: Notes) -> None:
         """Refuse names that are none of classes."""
-        names = [
-            str(name).encode()
-            for (name,) in self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
-        ]
+        rows = self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
+        names = [str(name).encode() for (name,) in rows]
         what, cure = "", _MOVE
-        inner = self._container(layouts)
+        inner = self._container()
         if not names and inner:
             what = f"all images lie in folders such as '{inner}', which is no class"
             cure = "give these folders themselves as splits"
-        elif len(names) == 1 and (plain := self._plain_below(layouts)):
+        elif len(names) == 1 and (plain := self._plain_below()):
             what = f"the only class would be '{as_text(names[0])}'"
             within = plain.rpartition("/")[0]
             what += f", all of whose images lie in '{plain}'" if within else ""
             cure = f"give the folder '{plain}' itself where there are no labels"
         elif names_no_classes(names):
-            what = (
-                f"the classes would be {_listed(map(as_text, names))}, words for splits or images"
-            )
+            some = listed(map(as_text, names), _SHOWN)
+            what = f"the classes would be {some}, words for splits or images"
         if what:
-            found = by_likelihood(notes.tables)
-            beside = f", and {_listed(map(as_text, found))} would be ignored" if found else ""
-            table = self._read_tables(title, found, ()) if found else _TABLE
-            self._refuse(title, what + beside, f"{cure}, or {table}")
+            tables = by_likelihood(notes.tables)
+            names_of = listed(map(as_text, tables), _SHOWN)
+            beside = f", and {names_of} would be ignored" if tables else ""
+            table = self._read_tables(tables, ()) if tables else _TABLE
+            self._refuse(what + beside, f"{cure}, or {table}")
 
-    def _plain_below(self, layouts: Sequence[Layout]) -> str:
+    def _plain_below(self) -> str:
         """Return a folder that says only that there are images, where all of a class lie in such.
 
         It may be that of the class; its path is from that on.
         """
-        found = ""
+        first = ""
         for number, folder in self._database.execute("SELECT grp, folder FROM folders"):
-            home = layouts[number].class_folder(folder)
-            if home is None or layouts[number].read(folder + b"-")[1] is None:
+            layout = self._groups[number].layout
+            home = layout.class_folder(folder)
+            if home is None or layout.read(folder + b"-")[1] is None:
                 continue  # images in no folder of a class
             parts = [home[:-1].rpartition(SEPARATOR)[2], *folder[len(home) : -1].split(SEPARATOR)]
             plain = next((n for n, part in enumerate(parts) if is_plain(part)), None)
             if plain is None:
                 return ""
-            found = found or as_text(b"/".join(parts[: plain + 1]))
-        return found
+            first = first or as_text(b"/".join(parts[: plain + 1]))
+        return first
 
-    def _container(self, layouts: Sequence[Layout]) -> str:
+    def _container(self) -> str:
         """Return a folder in that of a split that is no class, if there is one."""
-        for number, layout in enumerate(layouts):
-            for home, inner in (layout.homes or {}).items():
+        for number, group in enumerate(self._groups):
+            for home, inner in (group.layout.homes or {}).items():
                 if inner:
-                    below = self._folders.below(number, layout.prefix + home + SEPARATOR)
+                    below = self._folders.below(number, group.layout.prefix + home + SEPARATOR)
                     return as_text(home + b"/" + below.names[0])
         return ""
 
-    def _check_labels(self, title: str, without: Sequence[str], count: int, notes: Notes) -> None:
+    def _check_labels(self, without: Sequence[str], count: int, notes: Notes) -> None:
         """Refuse tables of labels, or a file for each image, beside `count` images without."""
-        found = by_likelihood(notes.tables)
+        tables = by_likelihood(notes.tables)
         if self._query("SELECT 1 FROM classes LIMIT 1"):
-            found = [path for path in found if _concerns(path, without)]
-        quoted = _listed(f"'{split}'" for split in without)
+            tables = [path for path in tables if _concerns(path, without)]
+        quoted = listed((f"'{split}'" for split in without), _SHOWN)
         images = f"the images of {quoted} lie in no folders of classes"
-        if found:
-            named = _listed(map(as_text, found))
-            cure = self._read_tables(title, found, without)
-            self._refuse(title, f"{images}, and {named} would be ignored", cure, _BARE)
+        if tables:
+            named = listed(map(as_text, tables), _SHOWN)
+            cure = self._read_tables(tables, without)
+            self._refuse(f"{images}, and {named} would be ignored", cure, _BARE)
         for suffix, number in notes.sidecars.items():
             if count <= 2 * number:
                 cure = _TABLE
                 if self._kind == "tar":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
                 beside = f"{number:,} {suffix} files beside them would be ignored"
-                self._refuse(title, f"{images}, and {beside}", cure, _BARE)
+                self._refuse(f"{images}, and {beside}", cure, _BARE)
 
-    def _read_tables(self, title: str, found: Sequence[bytes], without: Sequence[str]) -> str:
+    def _read_tables(self, tables: Sequence[bytes], without: Sequence[str]) -> str:
         """Return how tables of labels are read."""
-        tables = [as_text(path) for path in found if table_suffix(path) in READ_TABLES]
-        if not tables or self._kind != "folder" or ", " in title:
+        title = self._title
+        readable = [as_text(path) for path in tables if table_suffix(path) in READ_TABLES]
+        if not readable or self._kind != "folder" or ", " in title:
             return _TABLE
-        places = {part: path for path in tables for part in path.split("/") if part in without}
+        places = {part: path for path in readable for part in path.split("/") if part in without}
         if places:
             named = ", ".join(f"{split}: {title}/{path}" for split, path in places.items())
             return f"read them in a job with 'images: {{splits: {{{named}}}}}', or {_TABLE}"
         return (
-            f"read the table, 'pixsim ingest {title}/{tables[0]}' ('--set root=FOLDER' where its "
+            f"read the table, 'pixsim ingest {title}/{readable[0]}' ('--set root=FOLDER' where its "
             "paths are relative to another folder, 'columns.path=NAME columns.label=NAME' where "
             f"its columns have other names), or {_TABLE}"
         )
 
-    def _check_archives(self, groups: Sequence[Group], layouts: Sequence[Layout]) -> None:
+    def _check_archives(self) -> None:
         """Refuse archives of a class each."""
-        for group, layout in zip(groups, layouts, strict=True):
+        for group in self._groups:
+            layout = group.layout
             if group.places > 1 and group.strip and layout.homes is None and layout.unlabelled:
                 self._refuse(
-                    group.title,
                     f"{group.places:,} archives hold images in no folders and without labels",
                     "where each is a class, unpack each into a folder of its name, and give the "
                     "folder above",
+                    title=group.title,
                 )
 
-    def _check_common(self, title: str) -> None:
+    def _check_common(self) -> None:
         """Refuse splits that share no class with any other."""
         if len(self._query("SELECT DISTINCT split FROM classes")) < 2:
             return
@@ -231,53 +212,48 @@ class Doubts:
             split, name, count = apart[0]
             what = f"its only class is '{name}'" if count == 1 else f"such as '{name}'"
             self._refuse(
-                title,
                 f"split '{split}' has no class in common with the other splits ({what})",
                 f"give classes the same names in all splits, or {_TABLE}",
             )
 
-    def _check_lost(self, title: str, number: int, layout: Layout) -> None:
+    def _check_lost(self, number: int, group: Group) -> None:
         """Refuse classes and splits all of whose files are left out."""
-        for folder, suffixes in self._lost(number, layout):
+        for folder, suffixes in self._lost(number, group.layout):
             name = as_text(folder.strip(SEPARATOR).replace(SEPARATOR, b"/"))
             named = ", ".join(f"{n:,} {s or 'without suffix'}" for s, n in suffixes.items())
             self._refuse(
-                title,
                 f"none of the files of '{name}' can be read ({named}), expected {image_files()}",
                 "convert them, or move them away",
+                title=group.title,
             )
 
     def _lost(self, number: int, layout: Layout) -> Iterator[tuple[bytes, Counter[str]]]:
+        """Yield folders of classes without images, and of which suffixes their files are."""
         rows = self._database.execute(
             "SELECT folder, suffix, files FROM left WHERE grp = ? ORDER BY folder", (number,)
         )
-        last, found = None, Counter[str]()
-        for folder, suffix, files in rows:
-            data = suffix in _NO_IMAGES or b".zarr" + SEPARATOR in folder
-            if layout.homes is not None and suffix in _PACKED:
-                data = not splits_in(folder[len(layout.prefix) : -1])
-            home = None if data else layout.class_folder(folder)
-            if home is None or self._folders.holds(number, home):
-                continue
-            if last is not None and home != last:
-                yield last, found
-                found = Counter()
-            last = home
-            found[suffix] += files
-        if last is not None:
-            yield last, found
+        wanted = (row for row in rows if not self._is_data(layout, *row[:2]))
+        for home, group in itertools.groupby(wanted, lambda row: layout.class_folder(row[0])):
+            if home is not None and not self._folders.holds(number, home):
+                suffixes = Counter[str]()
+                for _, suffix, files in group:
+                    suffixes[suffix] += files
+                yield home, suffixes
+
+    def _is_data(self, layout: Layout, folder: bytes, suffix: str) -> bool:
+        """Tell whether a file is none that a class may consist of."""
+        if layout.homes is not None and suffix in _PACKED:
+            return not splits_in(folder[len(layout.prefix) : -1])
+        return suffix in _NO_IMAGES or b".zarr" + SEPARATOR in folder
 
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql).fetchall()
 
-    def _refuse(self, title: str, what: str, cure: str, anyway: str = _AS_THEY_ARE) -> None:
+    def _refuse(
+        self, what: str, cure: str, anyway: str = _AS_THEY_ARE, title: str | None = None
+    ) -> None:
+        title = title or self._title
         raise SourceError(f"{title}: {what}; {cure}; or say kind={self._kind}, {anyway}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    several = list(names)
-    more = len(several) - _SHOWN
-    return ", ".join(several[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _concerns(path: bytes, without: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 A level of folders is one of splits where more than half of the names have words for splits, or
 where the same classes lie below each of them; a class is a folder, with all that lies below it at
 any depth, as torchvision's `ImageFolder` has it. Images in no folder of a class have no label
-where that goes for their whole split; else they are stray ones.
+where that goes for all of their split; else they are stray ones.
 
 How many images each folder holds is a table in an SQLite database: memory holds the names of one
 level.
@@ -15,10 +15,19 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
-from pipeline.sources.file_names import SPLIT_WORDS, as_text
-from pipeline.sources.name_words import NO_SPLITS, SPLITS, is_container, is_plain, judge, splits_in
+from pipeline.sources.file_names import (
+    NO_SPLITS,
+    SPLIT_WORDS,
+    SPLITS,
+    as_text,
+    is_container,
+    is_plain,
+    judge,
+    splits_in,
+)
 
 SEPARATOR = b"\0"  # sorts before every character of a name
 _MOST_SPLITS = 1000
@@ -29,18 +38,9 @@ _MOST_NAMES = 100_000
 class Group:
     """Places of one layout.
 
-    Attributes
-    ----------
-    split
-        The split of its images where folders do not tell.
-    given
-        The split is given, so the folders are classes.
-    strip
-        Whether a folder that holds all others is left out.
-    title
-        The places, for a message.
-    places
-        How many.
+    `split` is that of their images where folders do not tell; where it is `given` the folders are
+    classes. `strip`: a folder that holds all others is left out. `title` names the places for a
+    message, and there are so many `places`; `layout` is decided once all names are known.
     """
 
     split: str
@@ -48,6 +48,7 @@ class Group:
     strip: bool
     title: str
     places: int = 1
+    layout: Layout = field(init=False)
 
     @property
     def expected(self) -> str:
@@ -79,13 +80,11 @@ class Folders:
 
     def add(self, table: str, counts: Mapping[tuple[int, bytes, str], int]) -> None:
         """Add up files by group, folder and suffix: images in `folders`, others in `left`."""
+        rows = ((*key, key[1].count(SEPARATOR), files) for key, files in counts.items())
         self._database.executemany(
             f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT DO UPDATE SET files = files + excluded.files",
-            (
-                (group, folder, suffix, folder.count(SEPARATOR), files)
-                for (group, folder, suffix), files in counts.items()
-            ),
+            rows,
         )
 
     def depths(self, group: int) -> dict[int, int]:
@@ -113,10 +112,8 @@ class Folders:
             "GROUP BY instr(rest, x'00') > 0, name ORDER BY name LIMIT ?",
             (len(prefix) + 1, *values, _MOST_NAMES),
         ).fetchall()
-        total = self._database.execute(
-            f"SELECT sum(files) FROM folders WHERE {where}",  # noqa: S608
-            values,
-        ).fetchone()[0]
+        sql = f"SELECT sum(files) FROM folders WHERE {where}"  # noqa: S608
+        total = self._database.execute(sql, values).fetchone()[0]
         direct = sum(count for name, count in rows if not name)
         return Below(direct, (total or 0) - direct, tuple(name for name, _ in rows if name))
 
@@ -138,31 +135,24 @@ def _range(group: int, prefix: bytes) -> tuple[str, tuple[object, ...]]:
 class Layout:
     """How the paths of a group are read.
 
-    Attributes
-    ----------
-    prefix
-        The folders that hold all images, which say nothing.
-    homes
-        Folder of a split -> how many folders in it, one in the other, stand before the classes;
-        None where folders are classes.
-    unlabelled
-        The splits, as they are stored, whose images lie in no folders of classes.
-    stray
-        The split of what is in none.
+    `prefix` are the folders that hold all images, which say nothing. `homes` are the folders of
+    splits, with how many folders in each, one in the other, stand before the classes; None where
+    folders are classes. The images of `unlabelled` splits lie in no folders of classes; `stray` is
+    the split of what is in none.
     """
 
     prefix: bytes
     homes: Mapping[bytes, int] | None
     unlabelled: frozenset[str]
     stray: str
-    skipped: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "skipped", self.prefix.count(SEPARATOR))
+    @cached_property
+    def _skipped(self) -> int:
+        return self.prefix.count(SEPARATOR)
 
     def read(self, path: bytes) -> tuple[str, str | None]:
         """Return split and class that a path tells; None where it tells no class."""
-        parts = path.split(SEPARATOR)[self.skipped :]
+        parts = path.split(SEPARATOR)[self._skipped :]
         split = self.stray
         if self.homes is not None:
             inner = self.homes.get(parts[0]) if len(parts) > 1 else None
@@ -173,7 +163,7 @@ class Layout:
 
     def class_folder(self, folder: bytes) -> bytes | None:
         """Return the folder of the class, or of the split without, that a folder lies in."""
-        parts = folder.split(SEPARATOR)[self.skipped : -1]
+        parts = folder.split(SEPARATOR)[self._skipped : -1]
         count = 1 if self.homes is None else 2 + self.homes.get(b"".join(parts[:1]), 0)
         if not parts or not folder.startswith(self.prefix):
             return None
@@ -185,22 +175,21 @@ class Layout:
 
 
 def decide(folders: Folders, number: int, group: Group) -> Layout:
-    """Find what the folders of a group mean."""
+    """Decide what the folders of a group mean."""
     prefix = _leading(folders, number, group)
     top = folders.below(number, prefix)
     if group.given or not _are_splits(folders, number, prefix, top.names):
         unlabelled = frozenset() if top.names else frozenset([group.split])
         return Layout(prefix, None, unlabelled, group.split)
     homes: dict[bytes, int] = {}
-    unlabelled_homes, holding = set(), []
+    bare, holding = set(), []
     for name in top.names:
         below = folders.below(number, prefix + name + SEPARATOR)
-        holding += [name] if below.names else []
+        holding += [name] * bool(below.names)
         if below.names or splits_in(name):
             homes[name], labelled = _classes_below(folders, number, prefix, name)
-            unlabelled_homes |= set() if labelled else {as_text(name)}
-    stray = as_text(min(holding or homes))
-    return Layout(prefix, homes, frozenset(unlabelled_homes), stray)
+            bare |= set() if labelled else {as_text(name)}
+    return Layout(prefix, homes, frozenset(bare), as_text(min(holding or homes)))
 
 
 def _leading(folders: Folders, number: int, group: Group) -> bytes:

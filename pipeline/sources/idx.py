@@ -1,7 +1,7 @@
 """IDX files, the format of MNIST: a magic number, big-endian sizes, then bytes.
 
-Gzipped files are read as streams. A cursor of `sources.cursors` remembers where it is, so that
-reading partitions in order decompresses each file once and holds no more than one partition.
+Gzipped files are read as streams that stay open between two ranges, so that reading partitions in
+order decompresses each file once and holds no more than one partition.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 
 from pipeline.core.blocks import Block
 from pipeline.core.errors import ChecksumError, PixsimError, ShapeError, SourceError
-from pipeline.sources import stream_pool
-from pipeline.sources.open_cache import unchanged
+from pipeline.sources.open_cache import borrowed, close_streams, unchanged
 from pipeline.sources.protocol import SplitInfo
 
 _UNSIGNED_BYTE = 0x08
@@ -44,8 +43,8 @@ def open_plain(path: Path) -> IO[bytes]:
 def check_file(path: Path, checksum: str) -> None:
     """Compare the unpacked content of a file with `ALGORITHM:HEX`.
 
-    `packed-md5:HEX` is compared with the file as it lies, for sets whose publishers list only
-    that; where such a file lies unpacked, there is nothing to compare.
+    `packed-md5:HEX` is compared with the file as it is, for sets whose publishers list only that;
+    where such a file is unpacked, there is nothing to compare.
 
     Raises
     ------
@@ -110,15 +109,15 @@ def _check_room(path: Path, shape: tuple[int, ...]) -> None:
 def _read_bytes(path: Path, offset: int, size: int, last: bool, version: Hashable) -> bytes:
     """Return `size` bytes from `offset` on of a file's unpacked content; `last`: the last ones."""
     try:
-        with stream_pool.borrowed(path, offset, lambda: open_plain(path), version) as cursor:
+        with borrowed(path, offset, lambda: open_plain(path), version) as cursor:
             cursor.stream.seek(offset)
             data: bytes = cursor.stream.read(size)
-            cursor.place = offset + len(data)
+            cursor.position = offset + len(data)
             if last:  # gzip compares its checksum at the end, which must be reached
-                cursor.place += len(cursor.stream.read(1))
+                cursor.position += len(cursor.stream.read(1))
             if len(data) != size:
                 raise SourceError(
-                    f"{path}: ends at byte {cursor.place} of its content, expected "
+                    f"{path}: ends at byte {cursor.position} of its content, expected "
                     f"{offset + size} at least; the file is truncated: fetch it again"
                 )
     except _READ_ERRORS as error:
@@ -134,10 +133,6 @@ class IdxSource:
     ----------
     files
         Split name -> (images file, labels file).
-    class_names
-        The name of each label code.
-    provenance
-        Where they come from.
     stamps
         What was recorded of the files when they were checked, where they were.
     """
@@ -149,7 +144,7 @@ class IdxSource:
     stamps: Mapping[Path, str] = field(default_factory=dict)
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = {}
+        infos = {}
         for split, (images, labels) in self.files.items():
             shape, label_shape = read_header(images), read_header(labels)
             if len(shape) not in (3, 4) or label_shape != shape[:1]:
@@ -159,8 +154,8 @@ class IdxSource:
                 )
             _check_room(images, shape)
             _check_room(labels, label_shape)
-            found[split] = SplitInfo(shape[0], shape[1:], "uint8")
-        return found
+            infos[split] = SplitInfo(shape[0], shape[1:], "uint8")
+        return infos
 
     def read(self, split: str, start: int, stop: int) -> Block:
         images, labels = self.files[split]
@@ -188,4 +183,4 @@ class IdxSource:
             raise SourceError(f"{path}: cannot be opened: {error.strerror}") from None
 
     def close(self) -> None:
-        stream_pool.close({path for pair in self.files.values() for path in pair})
+        close_streams({path for pair in self.files.values() for path in pair})

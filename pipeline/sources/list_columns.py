@@ -1,14 +1,14 @@
 """Which columns of a list are what: paths, labels, splits; by their names, and by what is in them.
 
-What is not plain is refused, with the line that settles it; what was decided by more than a name
-is said.
+What is not plain is refused, with the line that settles it; what was decided by more than a name is
+reported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import ConfigError, LabelError, SourceError
-from pipeline.sources.file_names import is_image
-from pipeline.sources.list_paths import split_word
+from pipeline.core.messages import listed
+from pipeline.sources.file_names import is_image, split_word
 from pipeline.sources.table_columns import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
     Columns,
     candidates,
     choose,
-    listed,
     no_label,
     plain,
     texts_of,
@@ -48,26 +47,16 @@ _INDEX = ("", "index", "unnamed:0")
 _PIXELS = re.compile(r"(?:pixels?|px|p)?\d+(?:x\d+)?")
 _LEAST_PIXELS = 16
 
-
 Flag = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns of a list are what.
+    """Which columns of a list are what; None: there is none.
 
-    Attributes
-    ----------
-    path, label, split
-        Their names; None: there is none.
-    classes
-        The columns of which each stands for a class, with a 1 where an image is of it.
-    others
-        Further columns of labels, which must agree with `label`.
-    flag
-        The splits that true and false stand for in the column `split`.
-    said
-        What was decided by more than names.
+    Each of `classes` stands for a class, with a 1 where an image is of it; `others` are further
+    columns of labels, which must agree with `label`. True and false in the column `split` stand for
+    the splits of `flag`; `remarks` say what was decided by more than names.
     """
 
     path: str
@@ -76,7 +65,7 @@ class Roles:
     classes: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     flag: Flag | None = None
-    said: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -87,18 +76,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class Sample:
-    """The columns of a table, and the texts of its first rows.
+    """The columns of a table, and the texts of its first rows, [row][column].
 
-    Attributes
-    ----------
-    title
-        What to call the table.
-    names
-        Of its columns.
-    rows
-        [row][column].
-    cure
-        What else helps where no column is known.
+    `title` is what to call the table, `cure` what else helps where no column is known.
     """
 
     title: str
@@ -108,8 +88,8 @@ class Sample:
 
     def values(self, name: str) -> list[str]:
         """Return what stands in a column."""
-        place = self.names.index(name)
-        return [row[place].strip() for row in self.rows if len(row) > place]
+        at = self.names.index(name)
+        return [row[at].strip() for row in self.rows if len(row) > at]
 
 
 def is_header(names: Iterable[str], wanted: Columns) -> bool:
@@ -126,12 +106,9 @@ def names_images(names: Iterable[str], wanted: Columns) -> bool:
 
 
 def names_without_header(row: Sequence[str], title: str) -> list[str]:
-    """Return names for the columns of a table that begins with an image and what is said of it.
+    """Return names for the columns of a table that begins with an image and what describes it.
 
-    Raises
-    ------
-    ConfigError
-        Where it is not plain what they are.
+    Raises `ConfigError` where it is not plain what they are.
     """
     rest = row[1:]
     splits = [n for n, text in enumerate(rest) if split_word(text.strip()) is not None]
@@ -157,52 +134,40 @@ def _is_path(text: str) -> bool:
 def decide(
     sample: Sample, wanted: Columns, split_given: bool, known: Callable[[], frozenset[str]]
 ) -> Roles:
-    """Return which columns are what.
+    """Return which columns are what, or raise `ConfigError`.
 
-    Parameters
-    ----------
-    sample
-        The columns and the first rows.
-    wanted
-        The columns that were named for a role.
-    split_given
-        Whether the split is known, so that no column says it.
-    known
-        Gives the columns of those tables of the list that have labels, as `plain` makes them: a
-        table that only has such, but for the labels, has none.
-
-    Raises
-    ------
-    ConfigError
-        Where one is missing, or it isn't plain which it is.
+    `wanted` are the columns that were named for a role; where the split is given no column says it.
+    `known` gives the columns of those tables of the list that have labels, as `plain` makes them: a
+    table that only has such, but for the labels, has none.
     """
+    names, title = sample.names, sample.title
     if "image" in wanted:
         wanted = {"path": wanted["image"], **wanted}
     path = _path(sample, wanted)
-    split, flag, said = (None, None, []) if split_given else split_column(sample, wanted)
-    splits = split_names(sample.names) if split_given else [split]
-    rest = [n for n in sample.names if n not in (path, *splits) and plain(n) not in _INDEX]
+    split, flag, remarks = (None, None, []) if split_given else split_column(sample, wanted)
+    roles = Roles(path, None, split, flag=flag, remarks=tuple(remarks))
     if "label" in wanted:
         named = wanted["label"]
-        if named is not None and plain(named) not in map(plain, sample.names) and known():
-            return Roles(path, None, split, flag=flag, said=tuple(said))
-        label = choose("label", sample.names, LABEL_COLUMNS, wanted, sample.title)
-        return Roles(path, label, split, flag=flag, said=tuple(said))
-    label = choose("label", rest, LABEL_COLUMNS, None, sample.title)
+        if named is not None and plain(named) not in map(plain, names) and known():
+            return roles
+        return replace(roles, label=choose("label", names, LABEL_COLUMNS, wanted, title))
+    splits = split_names(names) if split_given else [split]
+    rest = [n for n in names if n not in (path, *splits) and plain(n) not in _INDEX]
+    label = choose("label", rest, LABEL_COLUMNS, None, title)
     if label is not None:
         others = tuple(name for name in candidates(rest, LABEL_COLUMNS) if name != label)
         if others:
-            said.append(
-                f"{sample.title}: labels are taken from column '{label}', with which "
-                f"{listed(others)} must agree; columns: {{label: {others[0]}}} takes that one"
+            remarks.append(
+                f"{title}: labels are taken from column '{label}', with which {listed(others)} "
+                f"must agree; columns: {{label: {others[0]}}} takes that one"
             )
-        return Roles(path, label, split, others=others, flag=flag, said=tuple(said))
+        return replace(roles, label=label, others=others, remarks=tuple(remarks))
     if _is_one_hot(sample, rest):
-        said.append(f"{sample.title}: the columns {listed(rest)} are taken as one class each")
-        return Roles(path, None, split, tuple(rest), flag=flag, said=tuple(said))
+        remarks.append(f"{title}: the columns {listed(rest)} are taken as one class each")
+        return replace(roles, classes=tuple(rest), remarks=tuple(remarks))
     if rest and not known() >= {plain(name) for name in rest}:
-        raise no_label(sample.title, rest, min(rest, key=lambda name: _variety(sample, name)))
-    return Roles(path, None, split, flag=flag, said=tuple(said))
+        raise no_label(title, rest, min(rest, key=lambda name: _variety(sample, name)))
+    return roles
 
 
 def _variety(sample: Sample, name: str) -> tuple[bool, int]:
@@ -266,22 +231,16 @@ def split_candidates(names: Sequence[str]) -> list[str]:
 
 
 def split_column(sample: Sample, wanted: Columns) -> tuple[str | None, Flag | None, list[str]]:
-    """Return the column of splits, what true and false are in it, and what to say of it.
-
-    Raises
-    ------
-    ConfigError
-        Where the column that was named is not there, or there are two.
-    """
-    found = choose("split", sample.names, SPLIT_COLUMNS, wanted, sample.title)
-    if found is not None or "split" in wanted:
-        return found, None, []
+    """Return the column of splits, what true and false are in it, and what to say of it."""
+    column = choose("split", sample.names, SPLIT_COLUMNS, wanted, sample.title)
+    if column is not None or "split" in wanted:
+        return column, None, []
     for name in split_candidates(sample.names):
         flag = _FLAGS.get(plain(name))
         values = {value.lower() for value in sample.values(name) if value}
         if flag is not None and values and values <= {*_YES, *_NO}:
-            said = f"{sample.title}: '{name}' is split '{flag[0]}' where true, else '{flag[1]}'"
-            return name, flag, [said]
+            remark = f"{sample.title}: '{name}' is split '{flag[0]}' where true, else '{flag[1]}'"
+            return name, flag, [remark]
         if flag is None and values and all(map(split_word, sample.values(name))):
             return name, None, [f"{sample.title}: splits are taken from column '{name}'"]
     return None, None, []
@@ -296,34 +255,28 @@ def _is_one_hot(sample: Sample, names: Sequence[str]) -> bool:
 
 
 def splits_of(column: Any, name: str, flag: Flag | None, title: str) -> Any:
-    """Return the split of each row as text; null where none is said.
+    """Return the split of each row of column `name` as text; null where there is none.
 
-    Parameters
-    ----------
-    column, name
-        The column, and what it is called.
-    flag
-        The splits that true and false stand for; None: it holds names of splits.
-    title
-        What to call the table.
-
-    Raises
-    ------
-    SourceError
-        Where truth values stand for splits, and one is none.
+    `flag` says which splits true and false stand for; None: it holds names of splits.
     """
     texts = texts_of(_spelled(column), title)
     if flag is None:
         return texts
-    lower = pc.utf8_lower(texts)
-    true, false = (pc.is_in(lower, pa.array(words)) for words in (_YES, _NO))
-    odd = texts.filter(pc.and_(pc.is_valid(texts), pc.invert(pc.or_(true, false))))
-    if len(odd):
+    true, false, odd = _truths(texts)
+    if odd is not None:
         raise SourceError(
-            f"{title}: column '{name}' holds '{odd[0]}', expected true or false; name "
+            f"{title}: column '{name}' holds '{odd}', expected true or false; name "
             "another column of splits with columns"
         )
     return pc.case_when(pc.make_struct(true, false), *map(pa.scalar, flag))
+
+
+def _truths(texts: Any) -> tuple[Any, Any, str | None]:
+    """Return where texts are true, where false, and the first that is neither; null is nothing."""
+    lower = pc.utf8_lower(texts)
+    true, false = (pc.is_in(lower, pa.array(words)) for words in (_YES, _NO))
+    odd = texts.filter(pc.and_(pc.is_valid(texts), pc.invert(pc.or_(true, false))))
+    return true, false, odd[0].as_py() if len(odd) else None
 
 
 def _spelled(column: Any) -> Any:
@@ -333,25 +286,21 @@ def _spelled(column: Any) -> Any:
 
 
 def classes_of(table: Any, roles: Roles, title: str, first: int) -> Any:
-    """Return the label of each row of a table that has a column for each class.
+    """Return the label of each row, numbered from `first`, of a table with a column for each class.
 
-    Raises
-    ------
-    LabelError
-        Where a row has not a single 1; says which.
+    Raises `LabelError` where a row has not a single 1; says which.
     """
     ones = np.zeros((table.num_rows, len(roles.classes)), bool)
-    for place, name in enumerate(roles.classes):
-        texts = pc.utf8_lower(texts_of(_spelled(table[name]), title))
-        is_one, is_zero = (pc.is_in(texts, pa.array(words)) for words in (_YES, _NO))
-        odd = texts.filter(pc.invert(pc.or_(is_one, is_zero)))
-        if len(odd):
+    for column, name in enumerate(roles.classes):
+        texts = pc.fill_null(texts_of(_spelled(table[name]), title), "None")
+        true, _, odd = _truths(texts)
+        if odd is not None:
             raise LabelError(
-                f"{title}: column '{name}' holds '{odd[0]}', expected 0 or 1, as the columns "
+                f"{title}: column '{name}' holds '{odd}', expected 0 or 1, as the columns "
                 f"{listed(roles.classes)} stand for a class each; name the column of the labels, "
                 f"such as columns: {{label: {name}}}"
             )
-        ones[:, place] = is_one.to_numpy(zero_copy_only=False)
+        ones[:, column] = true.to_numpy(zero_copy_only=False)
     counts = ones.sum(axis=1)
     if (counts != 1).any():
         at = int(np.argmax(counts != 1))

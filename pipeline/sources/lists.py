@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -20,9 +21,8 @@ from pipeline.core.blocks import OK
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import stamp_of, titles_of
-from pipeline.sources.file_fetcher import FileFetcher
-from pipeline.sources.file_names import as_text, flattened, split_of
+from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
+from pipeline.sources.file_names import as_text, flattened, split_of, split_word
 from pipeline.sources.list_columns import (
     Roles,
     Sample,
@@ -34,14 +34,12 @@ from pipeline.sources.list_columns import (
     names_without_header,
     splits_of,
 )
-from pipeline.sources.list_paths import PathFinder, Repeats, Row, split_word
+from pipeline.sources.list_paths import PathFinder, Repeats, Row
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.parquet import parted
-from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows, parted
 from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.text_tables import (
     SAMPLED_ROWS,
-    TextTable,
     is_json_lines,
     json_batches,
     not_utf8,
@@ -49,29 +47,20 @@ from pipeline.sources.text_tables import (
 )
 
 _SHOWN = 100
-_MOST_SAID = 20
+_MOST_REMARKS = 20
 
 
 @dataclass(frozen=True)
 class ListReader:
     """Lists the files that tables name.
 
-    Attributes
-    ----------
-    places
-        For each split its tables; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `path`, `label` and `split`, where they are not the usual ones;
-        None where there is none.
-    root
-        What paths are relative to; None: the folder of the table.
-    split
-        The split of what does not say any.
-    encoding
-        Of tables of text; None: UTF-8, or what a mark says.
+    `paths` are for each split its tables; those of None say their split by name, or by a column,
+    else it is `split`. `columns` are the names of `path`, `label` and `split` where they are not
+    the usual ones, None where there is none; `root` is what paths are relative to, by default the
+    folder of the table; `encoding` is that of tables of text, else UTF-8, or what a mark says.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     columns: Columns = field(default_factory=dict)
     root: Path | None = None
     split: str = "train"
@@ -80,11 +69,11 @@ class ListReader:
 
     @property
     def _tables(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     @property
     def title(self) -> str:
-        return titles_of(self.places)
+        return titles_of(self.paths)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
@@ -93,26 +82,17 @@ class ListReader:
         return self.root or path.parent
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of the tables in their order.
-
-        Raises
-        ------
-        SourceError
-            Where a table cannot be read, or names no file that is there.
-        ConfigError
-            Where a column that was named is not there, or none is known to name files.
-        LabelError
-            Where two columns of labels contradict each other, or an image has several.
-        """
-        repeats, said, labelled = Repeats(), [], False
+        """Yield the rows of the tables in their order."""
+        repeats, remarks = Repeats(), []
+        notes.unlabelled = True
         for number, (split, given, path) in enumerate(self._tables):
-            notes.files.append(File(number, "", f"{path.name} {stamp_of(path)[1]}"))
+            notes.files.append(File(number, "", f"{path.name} {listed_version(path).stamp}"))
             table = self._open(path)
             roles = decide(table.sample, self.columns, given, lambda: self._labelled)
-            said += [*table.said, *roles.said]
+            remarks += [*table.remarks, *roles.remarks]
             columns = roles.classes or [name for name in (roles.label,) if name is not None]
-            labelled |= bool(columns)
             if columns:
+                notes.unlabelled = False
                 notes.take_labels_from(columns)
             word = split_word(split) if given or split_of(path.name) else None
             part = _Part(number, path, roles, self._finder(path), split, word)
@@ -120,25 +100,26 @@ class ListReader:
                 keys, rows = part.rows(batch, notes)
                 repeats.add(self._root(path), keys)
                 yield from rows
-            said += part.said()
+            remarks += part.remarks()
         if repeats.count:
-            said.append(
+            remarks.append(
                 f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
                 "each is a sample"
             )
-        notes.unlabelled = not labelled
-        said += [f"{self.title}: no column of labels, so these are images without"] * (not labelled)
-        more = f"and {len(said) - _MOST_SAID:,} more remarks on tables"
-        notes.remarks += [*said[:_MOST_SAID], *([more] if len(said) > _MOST_SAID else [])]
+        if notes.unlabelled:
+            remarks.append(f"{self.title}: no column of labels, so these are images without")
+        notes.remarks += remarks[:_MOST_REMARKS]
+        if len(remarks) > _MOST_REMARKS:
+            notes.remarks.append(f"and {len(remarks) - _MOST_REMARKS:,} more remarks on tables")
 
     def _finder(self, path: Path) -> PathFinder:
         return PathFinder(self._root(path), not is_remote(path), beside=self.root is None)
 
     def _open(self, path: Path) -> _Table:
         if path.suffix.lower() == ".parquet":
-            return _ParquetTable(path)
+            return _open_parquet(path)
         if is_json_lines(path):
-            return _JsonTable(path, self.encoding)
+            return _open_json(path, self.encoding)
         return _open_csv(path, self.encoding, self.columns, self._finder(path))
 
     @functools.cached_property
@@ -161,30 +142,26 @@ class _Part:
     word: str | None
     count: int = 0
     _is_somewhere: bool = False
-    _agreement: Agreement | None = None
+
+    def __post_init__(self) -> None:
+        self._agreement = Agreement(shown(self.path), self.roles.label or "")
 
     def rows(self, batch: Any, notes: Notes) -> tuple[list[bytes], Iterator[tuple[str, Any]]]:
         """Return the keys of some entries, and their rows by split."""
         title, roles = shown(self.path), self.roles
         names = bytes_of(batch[roles.path], title).to_pylist()
-        splits = None
+        splits, words = None, [self.word] * len(names)
         if roles.split:
             splits = splits_of(batch[roles.split], roles.split, roles.flag, title)
-        found = [
-            self.finder.row(name, word)
-            for name, word in zip(names, self._words(splits, len(names)), strict=True)
-        ]
-        self._require_any(names, found)
-        values = dict(zip(Row._fields, map(list, zip(*found, strict=True)), strict=True))
+            texts = splits.to_pylist()
+            words = [self.word if text is None else split_word(text) for text in texts]
+        entries = [self.finder.row(*pair) for pair in zip(names, words, strict=True)]
+        self._require_any(names, entries)
+        values = dict(zip(Row._fields, map(list, zip(*entries, strict=True)), strict=True))
         label = self._labels(batch, title, notes)
         rows = make_rows(len(names), file=self.number, label=label, **values)
         self.count += len(names)
         return values["key"], parted(rows, splits, self.split)
-
-    def _words(self, splits: Any, count: int) -> list[str | None]:
-        if splits is None:
-            return [self.word] * count
-        return [self.word if text is None else split_word(text) for text in splits.to_pylist()]
 
     def _labels(self, batch: Any, title: str, notes: Notes) -> Any:
         roles = self.roles
@@ -199,8 +176,6 @@ class _Part:
         if roles.label is None:
             return None
         labels = labels_of(batch[roles.label], title, self.count)
-        if self._agreement is None:
-            self._agreement = Agreement(title, roles.label)
         for other in roles.others:
             self._agreement.add(labels, other, batch[other])
         return labels
@@ -222,7 +197,7 @@ class _Part:
             f"{cure}"
         )
 
-    def said(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Return what to say of entries that stand for files which are called otherwise."""
         return [
             f"{shown(self.path)}: {count:,} entries stand for files "
@@ -238,119 +213,79 @@ class _Part:
 # the kinds of tables -----------------------------------------------------------------------------
 
 
-class _Table(Protocol):
-    """A table of some kind, of which the beginning was read."""
+class _Table(NamedTuple):
+    """A table of some kind, of which the beginning was read.
+
+    `batches` yields the columns that have a role, some thousand rows at a time.
+    """
 
     sample: Sample
-    said: list[str]
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        """Yield the columns that have a role, some thousand rows at a time."""
-        ...
+    batches: Callable[[Roles], Iterator[Any]]
+    remarks: Sequence[str] = ()
 
 
-def _sliced(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        for start in range(0, batch.num_rows, ROWS_PER_GROUP):
-            yield batch.slice(start, ROWS_PER_GROUP)
-
-
-class _ParquetTable:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.said: list[str] = []
-        with opened(path) as file:
-            names = file.schema_arrow.names
-            kinds = [file.schema_arrow.field(n).type for n in range(len(names))]
-            flat = [n for n, kind in zip(names, kinds, strict=True) if not pa.types.is_nested(kind)]
-            first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
-        found = [] if first is None else first.to_pylist()
-        rows = [[_as_field(row.get(name)) for name in names] for row in found]
-        self.sample = Sample(shown(path), names, rows)
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        with opened(self._path) as file:
-            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
-
-
-class _JsonTable:
-    def __init__(self, path: Path, encoding: str | None) -> None:
-        self._path, self._encoding = path, encoding
-        self.said: list[str] = []
-        first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
-        names = list(dict.fromkeys(name for row in first for name in row))
-        if not names:
-            raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
-        rows = [[_as_field(row.get(name)) for name in names] for row in first]
-        self.sample = Sample(shown(path), names, rows)
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        for objects in json_batches(self._path, ROWS_PER_GROUP, self._encoding):
-            columns = {name: [row.get(name) for row in objects] for name in roles.names}
-            yield pa.table({name: self._column(values) for name, values in columns.items()})
-
-    def _column(self, values: list[Any]) -> Any:
-        try:
-            return pa.array(values)
-        except pa.ArrowException:  # values of several types
-            return pa.array([None if value is None else _as_field(value) for value in values])
+def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sample:
+    return Sample(shown(path), names, [[_as_field(row.get(n)) for n in names] for row in rows])
 
 
 def _as_field(value: Any) -> str:
     return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
 
 
-class _CsvTable:
-    def __init__(self, table: TextTable, names: Sequence[str], header: bool) -> None:
-        self._table, self._header = table, header
-        cure = ", or write names of columns as the first line if it has none" * header
-        self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS], cure)
-        taken = ", ".join(f"'{name}'" for name in names)
-        self.said = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
+def _open_parquet(path: Path) -> _Table:
+    def batches(roles: Roles) -> Iterator[Any]:
+        with opened(path) as file:
+            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
 
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        numbers = [self.sample.names.index(name) for name in roles.names]
-        batches = self._table.batches(numbers, self._header, texts=numbers[1:])
-        for batch in _sliced(batches):
-            yield pa.RecordBatch.from_arrays(batch.columns, names=roles.names)
+    with opened(path) as file:
+        schema = file.schema_arrow
+        flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
+    rows = [] if first is None else first.to_pylist()
+    return _Table(_sample(path, schema.names, rows), batches)
 
 
-def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _CsvTable:
+def _open_json(path: Path, encoding: str | None) -> _Table:
+    def batches(roles: Roles) -> Iterator[Any]:
+        for objects in json_batches(path, ROWS_PER_GROUP, encoding):
+            columns = {name: [row.get(name) for row in objects] for name in roles.names}
+            yield pa.table({name: _json_column(values) for name, values in columns.items()})
+
+    first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
+    names = list(dict.fromkeys(name for row in first for name in row))
+    if not names:
+        raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
+    return _Table(_sample(path, names, first), batches)
+
+
+def _json_column(values: list[Any]) -> Any:
+    try:
+        return pa.array(values)
+    except pa.ArrowException:  # values of several types
+        return pa.array([None if value is None else _as_field(value) for value in values])
+
+
+def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _Table:
     table = open_text(path, encoding, lambda names: is_header(names, wanted))
-    first = [name.strip() for name in table.rows[0]]
+    title, names = shown(path), [name.strip() for name in table.rows[0]]
     # a single number may as well be a label as the name of a file
-    may_be_data = not names_images(first, wanted) and (len(first) > 1 or not first[0].isdigit())
-    is_file = may_be_data and finder.row(os.fsencode(first[0])).status == OK
-    if is_header(first, wanted) and not is_file:
-        try:
-            "".join(first).encode()
-        except UnicodeEncodeError:
-            raise not_utf8(shown(path), [os.fsencode(name) for name in first]) from None
-        return _CsvTable(table, first, header=True)
-    return _CsvTable(table, names_without_header(first, shown(path)), header=False)
+    may_be_data = not names_images(names, wanted) and (len(names) > 1 or not names[0].isdigit())
+    is_file = may_be_data and finder.row(os.fsencode(names[0])).status == OK
+    header = is_header(names, wanted) and not is_file
+    if not header:
+        names = names_without_header(names, title)
+    elif re.search("[\udc80-\udcff]", "".join(names)):  # as what is no UTF-8 is escaped
+        raise not_utf8(title, [os.fsencode(name) for name in names])
 
+    def batches(roles: Roles) -> Iterator[Any]:
+        numbers = [names.index(name) for name in roles.names]
+        for batch in table.batches(numbers, header, texts=numbers[1:]):
+            for start in range(0, batch.num_rows, ROWS_PER_GROUP):
+                columns = batch.slice(start, ROWS_PER_GROUP).columns
+                yield pa.RecordBatch.from_arrays(columns, names=roles.names)
 
-def list_reader(
-    places: Mapping[str | None, Sequence[Path]],
-    columns: Columns | None = None,
-    root: Path | None = None,
-    split: str = "train",
-    encoding: str | None = None,
-) -> ListReader:
-    """Return a reader of lists of image files.
-
-    Parameters
-    ----------
-    places
-        For each split its tables; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `path`, `label` and `split`; default: the usual ones.
-        None: there is none.
-    root
-        What paths are relative to; default: the folder of each table.
-    split
-        The split of what does not say any.
-    encoding
-        Of tables of text; default: UTF-8, or what a mark says.
-    """
-    return ListReader(dict(places), dict(columns or {}), root, split, encoding)
+    cure = ", or write names of columns as the first line if it has none" * header
+    taken = ", ".join(f"'{name}'" for name in names)
+    remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
+    sample = Sample(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
+    return _Table(sample, batches, remarks)

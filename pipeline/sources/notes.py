@@ -1,4 +1,4 @@
-"""What was noticed while a source was listed, and is said: what was left out, what was guessed."""
+"""What was noticed while a source was listed, for the user: what was left out, what was guessed."""
 
 from __future__ import annotations
 
@@ -7,47 +7,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.sources.file_names import as_text, is_hidden, suffix_of
-from pipeline.sources.name_words import may_be_labels, may_be_sidecar
+from pipeline.sources.file_names import as_text, is_hidden, may_be_labels, may_be_sidecar, suffix_of
 from pipeline.storage.folders import is_folder, list_folder
 
+MOST_TABLES = 100
 _SHOWN_EMPTY = 3
+_SHOWN_ORIGINS = 60  # characters
+
+
+class File(NamedTuple):
+    """An archive or file that samples lie in.
+
+    `root` says which of the reader's folders it lies in, `name` where below that; `stamp` is its
+    size and time or tag: what changes when the file does.
+    """
+
+    root: int
+    name: str
+    stamp: str
 
 
 @dataclass
 class Notes:
     """What a reader says of the whole, besides the rows; it is filled while the rows come.
 
-    Attributes
-    ----------
-    files
-        What the `file` column counts.
-    ignored
-        Suffix -> how many files were no images.
-    examples
-        Suffix -> the first of these files.
-    tables
-        Some of these files that may hold labels.
-    sidecars
-        Suffix -> how many of these files may each be of one image.
-    empty
-        How many folders hold nothing.
-    first_empty
-        The first of these.
-    left_out
-        What else was left out, in words.
-    labels_from
-        Where the labels come from, in words, for a line with the numbers of splits and classes.
-    remarks
-        What else was decided, in words: on that line, or a line each.
-    unlabelled
-        There are no labels at all, and none are missing.
-    labels_are_text
-        Labels are names also where all of them look like numbers.
-    class_names
-        Where the input names its classes.
+    `files` are what the `file` column counts. `ignored` counts the files that are no images by
+    suffix, `examples` has the first of each; some of them, the `tables`, may hold labels, and
+    `sidecars` counts those that may each be of one image. `left_out` says in words what else was
+    left out; `labels_from` where the labels come from, for a line with the numbers of splits and
+    classes; `remarks` what else was decided. `unlabelled`: there are no labels at all, and none
+    are missing. `labels_are_text`: labels are names also where all of them look like numbers.
     """
 
     files: list[File] = field(default_factory=list)
@@ -76,9 +67,13 @@ class Notes:
 
     def take_labels_from(self, columns: Sequence[str]) -> None:
         """Say which columns of a table hold the labels: one, or one for each class."""
-        said = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
-        if said not in self.labels_from and len(self.labels_from) < _SHOWN_COLUMNS:
-            self.labels_from += f"{', ' if self.labels_from else ''}{said}"
+        one = f"column '{columns[0]}'" if len(columns) == 1 else "columns, one for each class"
+        self.add_origin(one)
+
+    def add_origin(self, name: str) -> None:
+        """Say what else labels come from, such as `column 'label'`."""
+        if name not in self.labels_from and len(self.labels_from) < _SHOWN_ORIGINS:
+            self.labels_from += f"{', ' if self.labels_from else ''}{name}"
 
     def ignore_empty(self, folder: bytes) -> None:
         """Count a folder that holds nothing."""
@@ -100,36 +95,34 @@ def counted(notes: Notes) -> str:
     return ", ".join([*parts, *notes.left_out])
 
 
-def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+def lines_of(known: Mapping[str, Any], splits: int, classes: int) -> tuple[str, ...]:
+    """Return what a reader decided by what it saw, and what it left out; a line each.
+
+    `known` holds `labels_from`, `remarks`, `unlabelled` and `left_out`, as a listing keeps them.
+    """
+    origin, remarks = known.get("labels_from"), list(known.get("remarks", ()))
+    if origin:
+        summary = f"{splits} split{'' if splits == 1 else 's'}, "
+        if known["unlabelled"]:
+            summary += "no labels: the images lie in no folders of classes"
+        else:
+            summary += f"{classes:,} class{'' if classes == 1 else 'es'} from {origin}"
+        if origin.startswith(("column", "array", "variable")):  # remarks name their table or file
+            remarks.append(summary)
+        else:
+            remarks = ["; ".join([summary, *remarks])]
+    if known.get("left_out"):
+        remarks.append(f"left out: {known['left_out']}")
+    return tuple(remarks)
+
+
+def left_beside(paths: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
     """Return what lies in folders beside the files of some suffixes, in words."""
-    notes = Notes()
-    for path in (path for paths in places.values() for path in paths):
+    notes, ending = Notes(), tuple(suffixes)
+    for path in (path for several in paths.values() for path in several):
         # what has the suffix is not asked for: there may be very many
-        if not path.name.lower().endswith(tuple(suffixes)) and is_folder(path):
+        if not path.name.lower().endswith(ending) and is_folder(path):
             for name in map(os.fsencode, list_folder(path)):
-                if not as_text(name).lower().endswith(tuple(suffixes)) and not is_hidden(name):
+                if not as_text(name).lower().endswith(ending) and not is_hidden(name):
                     notes.ignore(name)
     return counted(notes)
-
-
-MOST_TABLES = 100
-_SHOWN_COLUMNS = 60  # characters
-
-
-@dataclass(frozen=True)
-class File:
-    """An archive or file that samples lie in.
-
-    Attributes
-    ----------
-    root
-        Which of the reader's folders it lies in.
-    name
-        Below that folder.
-    stamp
-        Its size and time or tag: what changes when the file does.
-    """
-
-    root: int
-    name: str
-    stamp: str

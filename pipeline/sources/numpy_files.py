@@ -1,27 +1,62 @@
 """Images in NumPy's files: `.npz` archives and `.npy` arrays, of any size, local or remote.
 
-Only headers are read at first, then ranges, so that memory stays that of one partition. No
-partition is written from a damaged archive: its checksums are compared when it is opened.
+Names tell which arrays are images and which labels, as `array_names` says, for the
+arrays of an archive as for files that lie beside each other. Only headers are read at first, then
+ranges, so that memory stays that of one partition. The data of every array of an archive that is
+used is compared with its checksum once, before any of it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from pipeline.core.errors import SourceError
 from pipeline.core.urls import shown
-from pipeline.sources.array_parts import PartedSource, check_parts, remarks_on, survey_parts
-from pipeline.sources.arrays import scale_of
+from pipeline.sources.array_names import (
+    IMAGE,
+    LABEL,
+    NAMES,
+    Header,
+    Role,
+    choose,
+    label_spellings,
+    role_of,
+)
+from pipeline.sources.array_parts import (
+    Part,
+    PartedSource,
+    all_parts,
+    check_parts,
+    remarks_on,
+    survey_parts,
+)
+from pipeline.sources.array_pixels import check_shapes, scale_of
 from pipeline.sources.file_names import files_in
-from pipeline.sources.numpy_arrays import ARCHIVE_SUFFIX, ARRAY_SUFFIX
-from pipeline.sources.numpy_splits import Found
+from pipeline.sources.labels import decoded
+from pipeline.sources.notes import Notes
+from pipeline.sources.numpy_arrays import (
+    ARCHIVE_SUFFIX,
+    ARRAY_SUFFIX,
+    Archive,
+    StoredArray,
+    open_archive,
+    open_array,
+)
+from pipeline.storage.folders import exists
 
 _SUFFIXES = (ARCHIVE_SUFFIX, ARRAY_SUFFIX)
+_SHOWN = 5
+_NAMES_BYTES = 2**26
 
 
 def open_numpy(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     class_names: Sequence[str] | None = None,
     split: str = "train",
     variables: Mapping[str, str] | None = None,
@@ -35,7 +70,7 @@ def open_numpy(
 
     Parameters
     ----------
-    places
+    paths
         For each split its files, or folders of them, in order; for None those whose names, or the
         names in which, tell of the splits.
     class_names
@@ -45,54 +80,178 @@ def open_numpy(
         The split of files of None whose names tell of none.
     variables
         What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
-
-    Raises
-    ------
-    SourceError
-        Where a file is missing, damaged, not of its kind, or holds another type of images.
-    ShapeError
-        Where images and labels, or the parts of a split, do not fit together.
-    LabelError
-        Where a label is outside the classes.
     """
-    found = Found(split, variables or {})
-    for name, paths in files_in(places, _SUFFIXES).items():
-        kinds = {path: path.suffix.lower() for path in paths}
-        for path, kind in kinds.items():
-            if kind not in _SUFFIXES:
+    reader = _Reader(split, variables or {})
+    for name, files in files_in(paths, _SUFFIXES).items():
+        for path in files:
+            if path.suffix.lower() not in _SUFFIXES:
                 raise SourceError(f"{shown(path)}: expected a file named .npz or .npy")
-            if kind == ARCHIVE_SUFFIX:
-                found.add_archive(path, name)
-        found.add_arrays([path for path in paths if kinds[path] == ARRAY_SUFFIX], name)
-    return _make_source(found, class_names)
-
-
-def _make_source(found: Found, class_names: Sequence[str] | None) -> PartedSource:
-    everything = [pair for pairs in found.pairs.values() for pair in pairs]
-    if not everything:
+            if path.suffix.lower() == ARCHIVE_SUFFIX:
+                reader.add_archive(path, name)
+        reader.add_arrays([p for p in files if p.suffix.lower() == ARRAY_SUFFIX], name)
+    if not reader.parts:
         raise SourceError("no .npz or .npy file was given, expected one at least")
-    check_parts(found.pairs)
-    names = found.class_names if class_names is None else class_names
-    labelling = survey_parts(found.pairs, names).labelling()
-    scale = max(scale_of(pair.dtype) for pair in everything)
-    kinds = {pair.images.path.suffix.lower()[1:] for pair in everything}
-    provenance = {
-        "kind": kinds.pop() if len(kinds) == 1 else "numpy",
-        "arrays": {split: [p.describe() for p in pairs] for split, pairs in found.pairs.items()},
+    check_parts(reader.parts)
+    names = reader.notes.class_names if class_names is None else class_names
+    labelling = survey_parts(reader.parts, names)
+    everything = all_parts(reader.parts)
+    arrays = {name: [_provenance(part) for part in parts] for name, parts in reader.parts.items()}
+    kinds = {item["file"].lower().rpartition(".")[2] for items in arrays.values() for item in items}
+    return PartedSource(
+        reader.parts,
+        labelling,
+        max(scale_of(part.images.dtype) for part in everything),
+        {"kind": kinds.pop() if len(kinds) == 1 else "numpy", "arrays": arrays},
+        remarks=remarks_on(reader.parts, labelling, reader.notes),
+    )
+
+
+def _provenance(part: Part) -> dict[str, Any]:
+    images, labels = cast(StoredArray, part.images), cast(StoredArray | None, part.labels)
+    return {
+        "file": images.path.name,
+        "images": dict(images.identity),
+        "labels": None if labels is None else dict(labels.identity),
     }
-    remarks = (*found.remarks, *remarks_on(found.pairs, labelling))
-    return PartedSource(found.pairs, labelling, scale, provenance, remarks=remarks)
 
 
-def read_npz(path: Path) -> PartedSource:
-    """Open an `.npz` file with `SPLIT_images` and `SPLIT_labels`, and optionally `class_names`.
+@dataclass
+class _Reader:
+    """Opens files one by one, and keeps what they hold."""
 
-    The layout `x_train`, `y_train`, `x_test`, `y_test` that Keras uses is read too. Nothing is
-    ever unpickled.
+    default: str
+    variables: Mapping[str, str]
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
 
-    Raises
-    ------
-    SourceError
-        Where the file is no such archive.
-    """
-    return open_numpy({None: [path]})
+    def add_archive(self, path: Path, split: str | None) -> None:
+        """Open an `.npz` archive and check the content of every array that is used.
+
+        `split` is the one that it holds; None: those that its names tell of.
+        """
+        with open_archive(path) as archive:
+            title = shown(path)
+            chosen = choose(title, _headers(archive), self.default, self.variables, archive.others)
+            pairs = _wanted(title, chosen.pairs, split)
+            names = [name for pair in pairs.values() for name in pair if name is not None]
+            arrays = {name: archive.open(name) for name in names}
+            for part, (images, labels) in pairs.items():
+                self._add(part, arrays[images], None if labels is None else arrays[labels])
+            if chosen.names is not None:
+                self._add_names(archive.open(chosen.names))
+            for name in names:
+                archive.check(name)
+            if chosen.left_out:
+                self.notes.remarks.append(f"{title}: left out {', '.join(chosen.left_out)}")
+
+    def add_arrays(self, paths: Sequence[Path], split: str | None) -> None:
+        """Open `.npy` files: those of images, each with the labels given or beside it.
+
+        `split` is that of the images; None: the one that the name of each tells of.
+        """
+        roles = {path: _stem_role(path, self.variables) for path in paths}
+        of_kind: dict[str, list[Path]] = {IMAGE: [], LABEL: [], NAMES: []}
+        for path, role in roles.items():
+            of_kind[IMAGE if role is None else role.kind].append(path)
+        images, given = of_kind[IMAGE], of_kind[LABEL]
+        for path in of_kind[NAMES]:
+            self._add_names(open_array(path))
+        if given and not images:
+            raise SourceError(f"{shown(given[0])}: holds labels, expected images as well")
+        split_of = {path: role.split for path, role in roles.items() if role is not None}
+        used = set()
+        for path in images:
+            labels = _labels_beside(path, given)
+            alike = [p for p in given if p in split_of and split_of[p] == split_of.get(path)]
+            if labels is None and len(images) == len(given) == 1:
+                labels = given[0]
+            elif labels is None and len(alike) == 1:
+                labels = alike[0]
+            used.add(labels)
+            part = split or split_of.get(path) or self.default
+            self._add(part, open_array(path), None if labels is None else open_array(labels))
+        _check_left_over(images, [path for path in given if path not in used])
+        unknown = [path for path in images if roles[path] is None]
+        if used <= {None}:
+            _check_series(unknown)
+
+    def _add(self, split: str, images: StoredArray, labels: StoredArray | None) -> None:
+        shape, dtype = (None, images.dtype) if labels is None else (labels.shape, labels.dtype)
+        first = check_shapes(images.title, images.shape, shape, dtype)
+        if first:
+            self.notes.remarks.append(
+                f"{images.title}: channels first, as its shape {images.shape} shows"
+            )
+        self.parts.setdefault(split, []).append(Part(images, labels, first))
+
+    def _add_names(self, array: StoredArray) -> None:
+        size = math.prod(array.shape) * array.dtype.itemsize
+        if len(array.shape) != 1 or array.dtype.kind not in "iuSU" or size > _NAMES_BYTES:
+            raise SourceError(
+                f"{array.title}: holds {array.dtype} of shape {array.shape}, expected one name a "
+                "class"
+            )
+        values = decoded(array.read(0, array.shape[0]), array.title).tolist()
+        names = tuple(str(name) for name in values)
+        if self.notes.class_names not in (None, names):
+            raise SourceError(f"{shown(array.path)}: names other classes than the file before it")
+        self.notes.class_names = names
+
+
+def _headers(archive: Archive) -> dict[str, Header | None]:
+    """Return what each array of an archive is; None for one that cannot be read."""
+    headers: dict[str, Header | None] = dict.fromkeys(archive.names)
+    for name in archive.names:
+        with suppress(Exception):  # of one that is used it comes again
+            array = archive.open(name)
+            headers[name] = Header(array.shape, array.dtype)
+    return headers
+
+
+def _wanted(
+    title: str, pairs: dict[str, tuple[str, str | None]], split: str | None
+) -> dict[str, tuple[str, str | None]]:
+    """Return the pairs of an archive that are wanted: all, or those of one split."""
+    if split is None:
+        return pairs
+    if split not in pairs and len(pairs) > 1:
+        raise SourceError(
+            f"{title}: holds the splits {', '.join(pairs)}, expected '{split}' or one only"
+        )
+    return {split: pairs.get(split) or next(iter(pairs.values()))}
+
+
+def _stem_role(path: Path, variables: Mapping[str, str]) -> Role | None:
+    """Return what the name of a file of one array says."""
+    role = role_of(path.stem, variables)
+    if role is None and "labels" in path.stem.lower():
+        return Role(LABEL, "", "labels")
+    return role
+
+
+def _labels_beside(images: Path, given: Collection[Path]) -> Path | None:
+    """Return the file of labels that belongs to one of images by its name, if there is one."""
+    paths = [images.with_name(name + images.suffix) for name in label_spellings(images.stem)]
+    return next((path for path in paths if path in given or exists(path)), None)
+
+
+def _check_left_over(images: Sequence[Path], labels: Sequence[Path]) -> None:
+    if labels:
+        names = ", ".join(path.name for path in images[:_SHOWN])
+        raise SourceError(
+            f"{shown(labels[0])}: holds labels of none of the images {names}; name both alike, "
+            "as train_images.npy and train_labels.npy, or give each split its two files: "
+            "splits: {train: [IMAGES.npy, LABELS.npy]}"
+        )
+
+
+def _check_series(unknown: Sequence[Path]) -> None:
+    """Raise where each file seems to be a class: names that do not differ by numbers only."""
+    if len({re.sub(r"\d+", "", path.stem) for path in unknown}) > 1:
+        names = ", ".join(path.name for path in unknown[:_SHOWN])
+        raise SourceError(
+            f"{shown(unknown[0])}: is one of {len(unknown)} files without labels whose names "
+            f"tell of no split ({names}, ...); if each is a class, save them as one archive: "
+            "np.savez('all.npz', images=np.concatenate(ARRAYS), labels=np.repeat(NAMES, "
+            "[len(a) for a in ARRAYS])); if they are parts, number them"
+        )

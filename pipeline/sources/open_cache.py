@@ -1,121 +1,40 @@
-"""Keeps what a process has opened, so that it is opened once and not for every range that is read.
+"""One cache of what a process has opened, keyed by path and by what identifies the content.
 
-Everything is kept for the version of its file: where another file took its place, that one is
-opened, and what was kept of the one before is closed. A source that travels to another process
-takes nothing of this with it, and a forked process begins with nothing: neither the locks nor the
-places in files are its own.
+What is read in many ranges is opened once: listings, stores, and streams of compressed files that
+can only be read forward. Each is kept for the version of its file: where another file has taken its
+place, that one is opened, and the stale one closed. Its owner closes it.
+
+A source that travels to another process takes nothing of this with it, and a forked process begins
+with an empty cache: neither the locks nor the positions in files are its own.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.file_versions import Version, version_of
+from pipeline.storage.blobs import Version, version_of
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-
-class _Entry(NamedTuple, Generic[Key, Value]):
-    key: Key
-    version: Hashable
-    value: Value
+STREAMS_OF_A_KEY, STREAMS_IN_ALL = 4, 32
 
 
-class Kept(Generic[Key, Value]):
-    """What this process has opened, by key and version; for several threads at once.
-
-    Of a key only one version is kept.
-
-    Parameters
-    ----------
-    close
-        Closes what was opened; default: it is let go.
-    most, most_of_a_key
-        How many are kept in all, and of one key; what was used longest ago is closed.
-    """
-
-    def __init__(
-        self,
-        close: Callable[[Value], object] | None = None,
-        most: int | None = None,
-        most_of_a_key: int = 1,
-    ) -> None:
-        self._close, self._most, self._most_of_a_key = close, most, most_of_a_key
-        self._start_anew()
-        os.register_at_fork(after_in_child=self._start_anew)
-
-    def _start_anew(self) -> None:
-        # in a forked process: the lock may have been held, and what was opened is its parent's
-        self._lock = threading.Lock()
-        self._entries: list[_Entry[Key, Value]] = []
-
-    def get(self, key: Key, open_it: Callable[[], Value], version: Hashable = ()) -> Value:
-        """Return what is kept for a key; what this process has not opened yet, `open_it` opens."""
-        with self._lock:
-            self._drop(lambda entry: entry.key == key and entry.version != version)
-            at = self._find(key, lambda _: 0)
-            entry = _Entry(key, version, open_it()) if at is None else self._entries.pop(at)
-            self._add(entry)
-            return entry.value
-
-    def take(
-        self, key: Key, version: Hashable, rank: Callable[[Value], int | None]
-    ) -> Value | None:
-        """Take out, for its only user, what is kept for a key and ranks highest; None: nothing."""
-        with self._lock:
-            self._drop(lambda entry: entry.key == key and entry.version != version)
-            at = self._find(key, rank)
-            return None if at is None else self._entries.pop(at).value
-
-    def put(self, key: Key, value: Value, version: Hashable = ()) -> None:
-        """Keep what was opened, or give back what was taken."""
-        with self._lock:
-            self._drop(lambda entry: entry.key == key and entry.version != version)
-            self._add(_Entry(key, version, value))
-
-    def close(self, wanted: Callable[[Key], bool]) -> None:
-        """Close what this process keeps for the keys that are wanted."""
-        with self._lock:
-            self._drop(lambda entry: wanted(entry.key))
-
-    def _find(self, key: Key, rank: Callable[[Value], int | None]) -> int | None:
-        ranks = [
-            (place, at)
-            for at, entry in enumerate(self._entries)
-            if entry.key == key and (place := rank(entry.value)) is not None
-        ]
-        return max(ranks)[1] if ranks else None
-
-    def _add(self, entry: _Entry[Key, Value]) -> None:
-        self._entries.append(entry)
-        same = [other for other in self._entries if other.key == entry.key]
-        surplus = same[: -self._most_of_a_key]
-        if self._most is not None:
-            surplus = surplus or self._entries[: -self._most]
-        self._drop(lambda other: any(other is one for one in surplus))
-
-    def _drop(self, unwanted: Callable[[_Entry[Key, Value]], bool]) -> None:
-        marked = [(entry, unwanted(entry)) for entry in self._entries]
-        self._entries = [entry for entry, drop in marked if not drop]
-        for entry, drop in marked:
-            if drop and self._close is not None:
-                self._close(entry.value)
-
-
-@contextmanager
+@contextlib.contextmanager
 def unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
     """Make sure that a file is the one that was recorded as long as it is read.
 
-    Yields what to keep it open for, as the version of `Kept`.
+    Yields the version to cache it for.
 
     Parameters
     ----------
@@ -129,23 +48,198 @@ def unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
     SourceError
         Where another file has taken its place, before or meanwhile.
     """
-    before: Hashable = stamp
+    version: Hashable = stamp
     if not stamp or not is_remote(path):  # which costs a request
-        found = version_of(path)
-        _require(path, found, stamp or found.stamp)
-        before, stamp = found, found.stamp
+        now = version_of(path)
+        _require(path, now, stamp or now.stamp)
+        version, stamp = now, now.stamp
     try:
-        yield before
+        yield version
     except Exception:
         _require(path, version_of(path), stamp)  # whatever failed, failed of that
         raise
     _require(path, version_of(path), stamp)
 
 
-def _require(path: Path, found: Version, stamp: str) -> None:
-    if found.stamp != stamp:
-        size = "" if found.size < 0 else f" ({found.size:,} bytes)"
+def _require(path: Path, version: Version, stamp: str) -> None:
+    if version.stamp != stamp:
+        size = "" if version.size < 0 else f" ({version.size:,} bytes)"
         raise SourceError(
             f"{shown(path)}: is another file{size} than when it was opened; run the command again "
             "to read this one, or bring back the one before"
         )
+
+
+# the cache ---------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple, Generic[Key, Value]):
+    key: Key
+    version: Hashable
+    value: Value
+
+
+class OpenCache(Generic[Key, Value]):
+    """What this process has opened, by key and version; for several threads at once.
+
+    Of a key only one version is cached.
+
+    Parameters
+    ----------
+    close
+        Closes what was opened; default: it is dropped.
+    limit, limit_of_a_key
+        How many are cached in all, and of one key; the least recently used is closed.
+    """
+
+    def __init__(
+        self,
+        close: Callable[[Value], object] | None = None,
+        limit: int | None = None,
+        limit_of_a_key: int = 1,
+    ) -> None:
+        self._close, self._limit, self._limit_of_a_key = close, limit, limit_of_a_key
+        self._clear()
+        os.register_at_fork(after_in_child=self._clear)
+
+    def _clear(self) -> None:
+        # in a forked process: the lock may have been taken, and what was opened is its parent's
+        self._lock = threading.Lock()
+        self._entries: list[_Entry[Key, Value]] = []
+
+    def get(self, key: Key, open_it: Callable[[], Value], version: Hashable = ()) -> Value:
+        """Return what is cached for a key and version; else what `open_it` opens, once."""
+        with self._lock:
+            entry = self._pop(key, version, lambda _: 0)
+            value = open_it() if entry is None else entry.value
+            self._add(_Entry(key, version, value))
+            return value
+
+    def take(
+        self, key: Key, version: Hashable, rank: Callable[[Value], int | None]
+    ) -> Value | None:
+        """Take out, for its only user, what is cached for a key and ranks highest, if anything."""
+        with self._lock:
+            entry = self._pop(key, version, rank)
+            return None if entry is None else entry.value
+
+    def put(self, key: Key, value: Value, version: Hashable = ()) -> None:
+        """Cache what was opened, or give back what was taken."""
+        with self._lock:
+            self._close_stale(key, version)
+            self._add(_Entry(key, version, value))
+
+    def close(self, is_wanted: Callable[[Key], bool]) -> None:
+        """Close what this process has cached for the keys that are wanted."""
+        with self._lock:
+            self._drop(lambda entry: is_wanted(entry.key))
+
+    def _pop(
+        self, key: Key, version: Hashable, rank: Callable[[Value], int | None]
+    ) -> _Entry[Key, Value] | None:
+        self._close_stale(key, version)
+        ranks = [
+            (number, index)
+            for index, entry in enumerate(self._entries)
+            if entry.key == key and (number := rank(entry.value)) is not None
+        ]
+        return self._entries.pop(max(ranks)[1]) if ranks else None
+
+    def _close_stale(self, key: Key, version: Hashable) -> None:
+        self._drop(lambda entry: entry.key == key and entry.version != version)
+
+    def _add(self, entry: _Entry[Key, Value]) -> None:
+        self._entries.append(entry)
+        of_key = [other for other in self._entries if other.key == entry.key]
+        surplus = of_key[: -self._limit_of_a_key]
+        if self._limit is not None:
+            surplus = surplus or self._entries[: -self._limit]
+        self._drop(lambda other: any(other is one for one in surplus))
+
+    def _drop(self, is_unwanted: Callable[[_Entry[Key, Value]], bool]) -> None:
+        marked = [(entry, is_unwanted(entry)) for entry in self._entries]
+        self._entries = [entry for entry, drop in marked if not drop]
+        for entry, drop in marked:
+            if drop and self._close is not None:
+                self._close(entry.value)
+
+
+# streams that go forward -------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Cursor:
+    """An open stream and how far it was read.
+
+    Attributes
+    ----------
+    key
+        What the stream is of.
+    stream
+        What `open_stream()` returned; has `close()`.
+    position
+        How much was read of it, in units of the reader's choice; whoever reads keeps it right.
+    process
+        The process that opened it: a forked one must not share its position in the file.
+    """
+
+    key: Hashable
+    stream: Any
+    position: int = 0
+    process: int = field(default_factory=os.getpid)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a broken stream may refuse even that
+            self.stream.close()
+
+
+_streams: OpenCache[Hashable, Cursor] = OpenCache(Cursor.close, STREAMS_IN_ALL, STREAMS_OF_A_KEY)
+
+
+@contextlib.contextmanager
+def borrowed(
+    key: Hashable, position: int, open_stream: Callable[[], Any], version: Hashable = ()
+) -> Iterator[Cursor]:
+    """Lend a stream that is at or before `position` to one user at a time.
+
+    Compressed files cannot be sought, and partitions are mostly read in order: so the nearest idle
+    stream of this process is lent, else a fresh one, and threads that read neighbouring partitions
+    neither wait for nor rewind one another. It is cached for the next user where it stopped; after
+    an exception it is closed.
+
+    Parameters
+    ----------
+    key
+        What the stream is of: a path, or a tuple that begins with one.
+    position
+        Where to read from, in the units of `Cursor.position`.
+    open_stream
+        Opens the stream at its begin.
+    version
+        Of the file, as `unchanged` gives it: streams of another one are closed.
+    """
+
+    def rank(idle: Cursor) -> int | None:
+        return idle.position if idle.position <= position else None
+
+    cursor = _streams.take(key, version, rank) or Cursor(key, open_stream())
+    try:
+        yield cursor
+    except BaseException:
+        cursor.close()
+        raise
+    if cursor.process == os.getpid():
+        _streams.put(key, cursor, version)
+
+
+def close_streams(keys: Collection[Hashable] | None = None) -> None:
+    """Close the idle streams of some keys, of tuples that begin with one of them, or of all."""
+
+    def is_wanted(key: Hashable) -> bool:
+        first = key[0] if isinstance(key, tuple) and key else key
+        return keys is None or key in keys or first in keys
+
+    _streams.close(is_wanted)
+
+
+atexit.register(close_streams)

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import ConfigError, LabelError, SourceError
+from pipeline.core.blocks import UNREADABLE, Problem
+from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
+from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import (
+    Wanted,
     describe,
+    listed_files,
+    read_local,
+    read_remote,
     roots_of,
     titles_of,
+    too_large,
 )
 from pipeline.sources.file_names import files_in, flattened
 from pipeline.sources.list_columns import (
@@ -34,8 +42,8 @@ from pipeline.sources.list_columns import (
     splits_of,
 )
 from pipeline.sources.notes import Notes
-from pipeline.sources.parquet_fetcher import IMAGE_COLUMNS, ParquetFetcher
-from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
+from pipeline.sources.open_cache import borrowed, close_streams
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows, parted
 from pipeline.sources.table_columns import (
     LABEL_COLUMNS,
     Agreement,
@@ -45,11 +53,15 @@ from pipeline.sources.table_columns import (
     labels_of,
     listed,
     no_label,
+    open_parquet,
     opened,
     plain,
 )
+from pipeline.storage.blobs import file_system
 
+IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
 _LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)
+_ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 _SAMPLED_ROWS = 50
 
 
@@ -77,22 +89,12 @@ def _is_encoded(kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Lists the images of Parquet files.
+    """Lists the images of Parquet files; attributes as the parameters of `parquet_reader`.
 
-    Attributes
-    ----------
-    places
-        For each split its files; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `image`, `label` and `split`, where they are not the usual ones;
-        None where there is none.
-    split
-        The split of files that do not say any.
-    title
-        What to call the places.
+    A column of None is none, and `title` is what to call the files.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     columns: Columns
     split: str
     title: str
@@ -100,7 +102,7 @@ class ParquetReader:
 
     @property
     def _files(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     def fetcher(self) -> ParquetFetcher:
         roots = roots_of(path for _, _, path in self._files)
@@ -182,7 +184,7 @@ class ParquetReader:
 
 
 def parquet_reader(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     columns: Columns | None = None,
     split: str = "train",
 ) -> ParquetReader:
@@ -190,7 +192,7 @@ def parquet_reader(
 
     Parameters
     ----------
-    places
+    paths
         For each split its files, or folders of files; those of None say their split by name,
         such as `train-00000-of-00001.parquet`, or by a column.
     columns
@@ -198,18 +200,8 @@ def parquet_reader(
     split
         The split of files that do not say any.
     """
-    files = files_in(places, (".parquet",))
-    return ParquetReader(files, dict(columns or {}), split, titles_of(places))
-
-
-def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
-    """Yield rows by split, in the order of first appearance; null and empty are the default."""
-    if splits is None:
-        yield default, rows
-        return
-    splits = pc.if_else(pc.equal(pc.fill_null(splits, ""), ""), default, splits)
-    for split in pc.unique(splits).to_pylist():
-        yield split, rows.filter(pc.equal(splits, split))
+    files = files_in(paths, (".parquet",))
+    return ParquetReader(files, dict(columns or {}), split, titles_of(paths))
 
 
 def _check_image(schema: Any, columns: Columns, title: str) -> str:
@@ -239,14 +231,14 @@ def _check_image(schema: Any, columns: Columns, title: str) -> str:
 
 def _label(schema: Any, columns: Columns, title: str) -> str | None:
     """Return the column of labels: of a usual name, else the one that has names of classes."""
-    found = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
+    usual = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
     named = [name for name in schema.names if _class_names(schema, name) is not None]
-    if found is None and "label" not in columns and len(named) > 1:
+    if usual is None and "label" not in columns and len(named) > 1:
         raise ConfigError(
             f"{title}: has {len(named)} columns of classes, {listed(named)}; say which holds the "
             f"labels, such as columns: {{label: {named[0]}}}"
         )
-    return named[0] if found is None and named and "label" not in columns else found
+    return named[0] if usual is None and named and "label" not in columns else usual
 
 
 def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str | None, Flag | None]:
@@ -255,21 +247,15 @@ def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str |
     some, rows = split_candidates(names), []
     if some and "split" not in columns:
         first = next(file.iter_batches(_SAMPLED_ROWS, columns=some, use_threads=False), None)
-        found = [] if first is None else first.to_pylist()
-        rows = [["" if n not in row else str(row[n]) for n in names] for row in found]
-    name, flag, said = split_column(Sample(title, names, rows), columns)
-    notes.remarks += said
+        values = [] if first is None else first.to_pylist()
+        rows = [["" if n not in row else str(row[n]) for n in names] for row in values]
+    name, flag, remarks = split_column(Sample(title, names, rows), columns)
+    notes.remarks += remarks
     return name, flag
 
 
 def _note_names(schema: Any, label: str | None, title: str, notes: Notes) -> None:
-    """Note the class names that Hugging Face keeps in the metadata.
-
-    Raises
-    ------
-    LabelError
-        Where two files have other class names.
-    """
+    """Note the class names of the metadata, or raise `LabelError` where two files differ."""
     names = _class_names(schema, label)
     if names is None:
         return
@@ -316,3 +302,99 @@ def _as_rows(number: int, name: str, row: int, group: int, start: int, count: in
 
 
 # fetching ----------------------------------------------------------------------------------------
+
+
+class _Images:
+    """The images of one row group, from the first on."""
+
+    def __init__(self, path: Path, group: int, column: str | None) -> None:
+        self._file = open_parquet(path)
+        name = column or choose("image", self._file.schema_arrow.names, IMAGE_COLUMNS, None, "")
+        self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], [name], use_threads=False)
+        self._batch: Any = ()
+        self._row = 0  # of the batch
+
+    def skip(self, count: int) -> None:
+        """Go forward by `count` images."""
+        self._row += count
+        while self._row > len(self._batch):
+            self._next_batch()
+
+    def take(self) -> Any:
+        """Return the next image: bytes, a mapping, or None."""
+        while self._row >= len(self._batch):
+            self._next_batch()
+        self._row += 1
+        return self._batch[self._row - 1].as_py()
+
+    def _next_batch(self) -> None:
+        self._row -= len(self._batch)
+        self._batch = next(self._batches).column(0)
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+
+@dataclass(frozen=True)
+class ParquetFetcher:
+    """Reads images out of row groups, forward.
+
+    `roots` are the folders of the files, `column` is that of the images; None: the usual one.
+    """
+
+    roots: tuple[Path, ...]
+    column: str | None = None
+
+    def fetch(
+        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
+        with listed_files(self.roots, files) as table:
+            columns = zip(rows.file, rows.key, rows.offset, strict=True)
+            for index, (file, group, row) in enumerate(columns):
+                root = self.roots[files[file][0]]
+                path, version = table(file)
+                value = self._value(path, (str(root), path.name), int(group), row, version)
+                yield index, _content(value, root, limit)
+
+    def _value(
+        self, path: Path, key: tuple[str, str], group: int, row: int, version: Hashable
+    ) -> Any:
+        try:
+            images = functools.partial(_Images, path, group, self.column)
+            with borrowed((*key, group), row, images, version) as cursor:
+                cursor.stream.skip(row - cursor.position)
+                value = cursor.stream.take()
+                cursor.position = row + 1
+                return value
+        except PixsimError:
+            raise
+        except Exception as error:  # each file system has its own kinds
+            reason = str(error) or type(error).__name__
+            raise SourceError(
+                f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch "
+                "the file again, and run the same command again"
+            ) from None
+
+    def close(self) -> None:
+        """Close the row groups that are read forward."""
+        close_streams({str(root) for root in self.roots})
+
+
+def _content(value: Any, root: Path, limit: int) -> bytes | Problem:
+    """Return the bytes of an image, also where the file only names the file that holds them."""
+    data, name = (
+        (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    )
+    if isinstance(data, bytes):
+        return too_large(len(data), limit) if len(data) > limit else data
+    if not name:
+        return Problem(UNREADABLE, "is null, expected the bytes of an image")
+    parts = str(name).split("/")
+    if "://" in name or "::" in name or name.startswith("/") or ".." in parts:
+        return Problem(UNREADABLE, f"names the file {name!r}, expected one beside the Parquet file")
+    if is_remote(root):
+        path = f"{cast(Any, root).path.rstrip('/')}/{name}"
+        wanted = [Wanted(0, path, 0, -1)]
+        return next(iter(read_remote(file_system(root), wanted, limit)))[1]
+    return read_local(root, os.fsencode(root / name), limit)

@@ -1,8 +1,9 @@
-"""Packs images of floats into 16 bits, with the range and the rounding stated.
+"""Sources whose images are changed while they are read: converted, or floats packed into 16 bits.
 
-As the CF conventions have it, `value = scale_factor * stored + add_offset`: the lowest value of the
-range is stored as 0, the highest as 65535, every other as the nearest of the steps between. One
-range holds for all splits, so that equal values are stored equally.
+Floats are packed with the range and the rounding stated. As the CF conventions have it,
+`value = scale_factor * stored + add_offset`: the lowest value of the range is stored as 0, the
+highest as 65535, every other as the nearest of the steps between. One range holds for all splits,
+so that equal values are stored equally.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.blocks import Block
-from pipeline.core.errors import ConfigError, SourceError
-from pipeline.sources.converted import ConvertedSource
+from pipeline.core.errors import ConfigError, ShapeError, SourceError
+from pipeline.images.conversion import Conversion
 from pipeline.sources.protocol import Source, SplitInfo
 
 STEPS = 2**16 - 1
@@ -34,6 +35,100 @@ Run = Callable[[Callable[[int], Any], int], Sequence[Any]]
 def run_here(function: Callable[[int], Any], count: int) -> list[Any]:
     """Call a function with the numbers from 0 to `count - 1`, one after the other."""
     return [function(number) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class _ChangedSource:
+    """What a source has in common with the one whose images it changes."""
+
+    source: Source
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "remarks", ()))
+
+    def close(self) -> None:
+        self.source.close()
+
+
+# conversion --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConvertedSource(_ChangedSource):
+    """A source of images of one shape, with a conversion applied to each."""
+
+    conversion: Conversion
+
+    @property
+    def full_scale(self) -> int:
+        """That of the source, or of the depth that its images are brought to."""
+        depth = self.conversion.depth
+        return self.source.full_scale if depth is None else 2**depth - 1
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {**self.source.provenance, "conversion": self.conversion.describe()}
+
+    @property
+    def encoding(self) -> Mapping[str, float]:
+        """What pixel values mean, where the source says so; see `Packing`."""
+        return dict(getattr(self.source, "encoding", {}))
+
+    def splits(self) -> dict[str, SplitInfo]:
+        return {
+            name: replace(
+                info,
+                shape=self.conversion.output(info.shape),
+                dtype=self.conversion.output_type(info.dtype),
+            )
+            for name, info in self.source.splits().items()
+        }
+
+    def read(self, split: str, start: int, stop: int) -> Block:
+        block = self.source.read(split, start, stop)
+        count, *shape = block.images.shape
+        dtype = self.conversion.output_type(str(block.images.dtype))
+        images = np.zeros((count, *self.conversion.output(shape)), dtype)
+        for number, image in enumerate(block.images):
+            if number not in block.problems:  # its zeros stay, whatever is done
+                images[number] = self.conversion.apply(image)
+        sizes = block.sizes
+        if sizes is None:
+            sizes = np.full((count, 2), shape[1::-1], np.int32)
+        return replace(block, images=images, sizes=sizes)
+
+
+def converted(source: Source, conversion: Conversion) -> ConvertedSource:
+    """Return a source with a conversion applied to each image.
+
+    Raises
+    ------
+    ShapeError
+        Where its images cannot be converted so.
+    """
+    splits = source.splits()
+    for name, info in splits.items():
+        try:
+            conversion.output(info.shape)
+            conversion.output_type(info.dtype)
+        except ShapeError as error:
+            raise ShapeError(f"split '{name}': {error}") from None
+    if conversion.depth is not None:
+        full = max(int(np.iinfo(info.dtype).max) for info in splits.values())
+        if source.full_scale != full:
+            raise ShapeError(
+                f"depth: {conversion.depth} is for images whose full scale is {full}, it is "
+                f"{source.full_scale} here; leave the depth out"
+            )
+    return ConvertedSource(source, conversion)
+
+
+# floats ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -89,12 +184,12 @@ class Packing:
         }
 
     def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-        """Return values that lie in the range as what is stored for them."""
+        """Return what is stored for values of the range."""
         span = self.highest - self.lowest or 1.0
-        found = np.subtract(values, self.lowest, dtype=np.float64)
-        found /= span
-        found *= STEPS
-        packed: npt.NDArray[np.uint16] = np.rint(found, out=found).astype(np.uint16)
+        steps = np.subtract(values, self.lowest, dtype=np.float64)
+        steps /= span
+        steps *= STEPS
+        packed: npt.NDArray[np.uint16] = np.rint(steps, out=steps).astype(np.uint16)
         return packed
 
 
@@ -130,7 +225,7 @@ class _Ranges:
 
 def _usable(block: Block) -> npt.NDArray[Any]:
     """Return the images of a block, those with problems replaced by one without."""
-    good = [place for place in range(len(block.images)) if place not in block.problems]
+    good = [index for index in range(len(block.images)) if index not in block.problems]
     if len(good) == len(block.images):
         return block.images
     if not good:
@@ -144,32 +239,19 @@ def _refuse(
     split: str, start: int, values: npt.NDArray[Any], good: npt.NDArray[Any], expected: str
 ) -> None:
     """Raise `SourceError` for the first value that is not good."""
-    place = np.unravel_index(int(np.argmin(good)), values.shape)
-    where = ", ".join(str(int(index)) for index in place[1:])
+    sample, *pixel = indices = np.unravel_index(int(np.argmin(good)), values.shape)
     raise SourceError(
-        f"split '{split}', sample {start + int(place[0])}, pixel ({where}): value "
-        f"{float(values[place])}, expected {expected}"
+        f"split '{split}', sample {start + int(sample)}, pixel "
+        f"({', '.join(str(int(index)) for index in pixel)}): value {float(values[indices])}, "
+        f"expected {expected}"
     )
 
 
 @dataclass(frozen=True)
-class PackedSource:
-    """A source of floats whose images are given as uint16.
+class PackedSource(_ChangedSource):
+    """A source of floats whose images are given as uint16."""
 
-    Attributes
-    ----------
-    source
-        Gives the floats.
-    packing
-        How they are packed.
-    """
-
-    source: Source
     packing: Packing
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
 
     @property
     def full_scale(self) -> int:
@@ -185,8 +267,8 @@ class PackedSource:
         return self.packing.encoding
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = self.source.splits()
-        return {name: replace(info, dtype="uint16") for name, info in found.items()}
+        infos = self.source.splits()
+        return {name: replace(info, dtype="uint16") for name, info in infos.items()}
 
     def read(self, split: str, start: int, stop: int) -> Block:
         """Read and pack samples `start` to `stop` of a split.
@@ -216,9 +298,6 @@ class PackedSource:
         within = (values.astype(np.float64) >= lowest) & (values.astype(np.float64) <= highest)
         expected = f"{lowest} to {highest}; give a value_range that holds all values, or clip them"
         _refuse(split, start, values, within, expected)
-
-    def close(self) -> None:
-        self.source.close()
 
 
 def pack_floats(
@@ -270,7 +349,7 @@ def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Pack
         size = max(1, math.prod(info.shape) * np.dtype(info.dtype).itemsize)
         pieces.append((name, info.count, max(1, _TASK_BYTES // size)))
     task = _Ranges(source, tuple(pieces))
-    extremes = [found for found in run(task, task.count) if found is not None]
+    extremes = [pair for pair in run(task, task.count) if pair is not None]
     lowest = min((low for low, _ in extremes), default=0.0)
     highest = max((high for _, high in extremes), default=0.0)
     return Packing(lowest + 0.0, highest + 0.0, True)  # never -0.0, which equals 0.0

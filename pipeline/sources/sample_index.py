@@ -2,7 +2,7 @@
 
 It is written once, while a reader walks its input, and read in ranges, so that memory does not
 grow with the number of samples: not when a job is planned, and not in the tasks. What concerns
-the whole (files, labels that occur, digest) lies beside it in a small JSON.
+all rows (files, labels that occur, digest) is beside it in a small JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from pipeline.core.errors import DamagedError, LabelError
 from pipeline.core.paths import is_remote
 from pipeline.core.threads import OwnLock
 from pipeline.sources.notes import Notes, counted
-from pipeline.sources.open_cache import Kept
+from pipeline.sources.open_cache import OpenCache
 from pipeline.storage.atomic import read_json, storage_errors, write_json
-from pipeline.storage.blobs import open_binary
-from pipeline.storage.file_versions import Version, version_of
+from pipeline.storage.blobs import Version, open_binary, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
@@ -87,6 +86,16 @@ def make_rows(count: int, **columns: Any) -> pa.Table:
     return pa.table(arrays)
 
 
+def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
+    """Yield rows by split, in the order of first appearance; null and empty are the default."""
+    if splits is None:
+        yield default, rows
+        return
+    splits = pc.if_else(pc.equal(pc.fill_null(splits, ""), ""), default, splits)
+    for split in pc.unique(splits).to_pylist():
+        yield split, rows.filter(pc.equal(splits, split))
+
+
 class ListingWriter:
     """Writes the listing of one source below a folder; memory holds a row group a split."""
 
@@ -123,7 +132,7 @@ class ListingWriter:
         waiting = self._waiting.setdefault(split, [])
         waiting.append(rows.select(SCHEMA.names))
         if sum(table.num_rows for table in waiting) >= ROWS_PER_GROUP:
-            self._write(split, whole=True)
+            self._write(split, complete_groups=True)
 
     def _with_text(self, rows: Any) -> Any:
         labels = rows["label"]
@@ -131,10 +140,12 @@ class ListingWriter:
             self._integers &= pa.types.is_integer(labels.type)
         return rows.set_column(rows.column_names.index("label"), "label", labels.cast(pa.string()))
 
-    def _write(self, split: str, whole: bool) -> None:
-        """Write what waits; only whole row groups, where more may come."""
+    def _write(self, split: str, complete_groups: bool) -> None:
+        """Write the waiting rows; only complete row groups, where more may come."""
         table = pa.concat_tables(self._waiting[split]).combine_chunks()
-        count = table.num_rows - table.num_rows % ROWS_PER_GROUP if whole else table.num_rows
+        count = (
+            table.num_rows - table.num_rows % ROWS_PER_GROUP if complete_groups else table.num_rows
+        )
         if split not in self._writers:
             self._writers[split] = pq.ParquetWriter(
                 self._folder / f"{len(self._writers)}.parquet",
@@ -149,7 +160,7 @@ class ListingWriter:
     def finish(self, kind: str, notes: Notes) -> None:
         """Write what still waits, and last the index, without which there is no listing."""
         for split in self._counts:
-            self._write(split, whole=False)
+            self._write(split, complete_groups=False)
         self.close()
         header = {"kind": kind, "files": [[item.name, item.stamp] for item in notes.files]}
         parts = {split: digest.result(header) for split, digest in self._digests.items()}
@@ -214,12 +225,12 @@ def _close(opened: Any) -> None:
         opened.close(force=True)
 
 
-_opened: Kept[tuple[Path, str], Any] = Kept(_close, _MOST_OPEN)
+_opened: OpenCache[tuple[Path, str], Any] = OpenCache(_close, _MOST_OPEN)
 
 
 def _open_table(path: Path) -> Any:
-    place = open_binary(path) if is_remote(path) else path
-    return pq.ParquetFile(place, page_checksum_verification=True)
+    file = open_binary(path) if is_remote(path) else path
+    return pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:
@@ -227,24 +238,24 @@ def _damaged(path: Path, error: Exception) -> DamagedError:
 
 
 def index(folder: Path) -> Mapping[str, Any]:
-    """Return what a listing says of the whole.
+    """Return files, labels, counts and digests of a listing.
 
     Raises
     ------
     DamagedError
-        Where there is no whole listing.
+        Where it is missing or incomplete.
     """
     return _index(folder)[0]
 
 
 def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
-    """Return the index of a listing, and its version; it is written last, so that of the whole."""
+    """Return the index of a listing, and its version: that of all files, since it comes last."""
     try:
         version = version_of(folder / INDEX)
-        found = _opened.get((folder, INDEX), lambda: read_json(folder / INDEX), version)
+        content = _opened.get((folder, INDEX), lambda: read_json(folder / INDEX), version)
     except (OSError, ValueError) as error:
         raise _damaged(folder / INDEX, error) from None
-    return found, version
+    return content, version
 
 
 def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
@@ -276,9 +287,9 @@ def _as_rows(table: Any) -> Rows:
     return Rows(**{name: table[name].to_pylist() for name in SCHEMA.names})
 
 
-def take(rows: Rows, places: Sequence[int]) -> Rows:
-    """Return the rows at `places`."""
-    return Rows(**{name: [getattr(rows, name)[place] for place in places] for name in SCHEMA.names})
+def take(rows: Rows, indices: Sequence[int]) -> Rows:
+    """Return some of the rows."""
+    return Rows(**{name: [getattr(rows, name)[i] for i in indices] for name in SCHEMA.names})
 
 
 def close(folder: Path) -> None:

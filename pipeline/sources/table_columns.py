@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.messages import listed as listed
+from pipeline.core.messages import nearest, one_line
 from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
@@ -50,60 +51,31 @@ def choose(
 ) -> str | None:
     """Return the column of a role: the one wanted, else the first of the usual names, else None.
 
-    Raises
-    ------
-    ConfigError
-        Where the column wanted is not there, or there are two of its name.
+    Raises `ConfigError` where the column wanted is not there, or there are two of its name.
     """
-    if role in (wanted or {}):
-        return wanted_column(role, names, wanted or {}, title)
-    found = candidates(names, usual)
-    if not found:
-        return None
-    same = [name for name in names if name == found[0]]
-    if found[0] not in usual:
-        same = [name for name in names if plain(name) == plain(found[0])]
+    if wanted is not None and role in wanted:
+        name = wanted[role]
+        if name is None:
+            return None
+        same = [column for column in names if column == name]
+        same = same or [column for column in names if plain(column) == plain(name)]
+        if not same:
+            known = nearest(name, names[:MOST_SHOWN])
+            raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
+    else:
+        first = next(iter(candidates(names, usual)), None)
+        if first is None:
+            return None
+        compared = (lambda text: text) if first in usual else plain
+        same = [column for column in names if compared(column) == compared(first)]
+    if len(same) > len(set(same)) == 1:
+        raise ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
     if len(same) > 1:
-        raise _several(title, role, same)
-    return found[0]
-
-
-def wanted_column(role: str, names: Sequence[str], wanted: Columns, title: str) -> str | None:
-    """Return the column that was named for a role; None where there is to be none.
-
-    Raises
-    ------
-    ConfigError
-        Where it is not there, or there are two of its name.
-    """
-    name = wanted[role]
-    if name is None:
-        return None
-    same = [column for column in names if column == name]
-    if not same:
-        same = [column for column in names if plain(column) == plain(name)]
-    if not same:
         raise ConfigError(
-            f"{title}: has no column '{name}' for the {role}; {nearest(name, names[:MOST_SHOWN])}"
+            f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such "
+            f"as columns: {{{role}: {same[0]}}}"
         )
-    if len(same) > 1:
-        raise _several(title, role, same)
     return same[0]
-
-
-def _several(title: str, role: str, same: Sequence[str]) -> ConfigError:
-    if len(set(same)) == 1:
-        return ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
-    return ConfigError(
-        f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such as "
-        f"columns: {{{role}: {same[0]}}}"
-    )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names of columns for a message; of many only the first ones."""
-    more = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
@@ -132,34 +104,22 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _no_parquet(path: Path, error: Exception) -> SourceError:
-    reason = " ".join(str(error).split())
     return SourceError(
-        f"{shown(path)}: cannot be read as Parquet ({reason}); correct the name, or fetch it again"
+        f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or fetch "
+        "it again"
     )
 
 
 def open_parquet(path: Path) -> Any:
     """Return an opened Parquet file, read as little at once as can be."""
-    place = open_binary(path) if is_remote(path) else path
-    return pq.ParquetFile(place, page_checksum_verification=True, buffer_size=2**20)
+    file = open_binary(path) if is_remote(path) else path
+    return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
 
 
 def labels_of(column: Any, title: str, first: int = 0) -> Any:
     """Return labels as int64 where they are whole numbers, else as text; null stays null.
 
-    Parameters
-    ----------
-    column
-        Labels of any form that `labels.canonical` knows.
-    title
-        What to call the table in messages.
-    first
-        The number of the first label, for messages.
-
-    Raises
-    ------
-    LabelError, SourceError
-        Where one is no label; says which.
+    They may have any form that `labels.canonical` knows; the first is numbered `first`.
     """
     column = _plain(column)
     kind = column.type
@@ -178,31 +138,18 @@ def labels_of(column: Any, title: str, first: int = 0) -> Any:
 
 
 def texts_of(column: Any, title: str) -> Any:
-    """Return a column of texts as such.
-
-    Raises
-    ------
-    SourceError
-        Where it holds none, or bytes that are no UTF-8.
-    """
+    """Return a column of texts as such; `SourceError` where it holds others, or no UTF-8."""
     data = bytes_of(column, title)
     try:
         return data.cast(pa.string())
     except pa.ArrowInvalid:
-        texts = [
-            None if value is None else decoded_text(value, title) for value in data.to_pylist()
-        ]
+        values = data.to_pylist()
+        texts = [None if value is None else decoded_text(value, title) for value in values]
         return pa.array(texts, pa.string())
 
 
 def bytes_of(column: Any, title: str) -> Any:
-    """Return a column of texts, or of numbers that are names, as bytes.
-
-    Raises
-    ------
-    SourceError
-        Where it holds no texts.
-    """
+    """Return a column of texts, or of numbers that are names, as bytes."""
     column = _plain(column)
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
@@ -214,14 +161,9 @@ def bytes_of(column: Any, title: str) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
-            pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        )
-    )  # fmt: skip
+    types, views = pa.types, (pa.types.is_string_view, pa.types.is_binary_view)
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in (*tests, *views, types.is_fixed_size_binary))
 
 
 def _plain(column: Any) -> Any:
@@ -232,7 +174,7 @@ def _plain(column: Any) -> Any:
 
 @dataclass
 class Agreement:
-    """Holds that columns of labels beside the one that is taken do not contradict it.
+    """Checks that columns of labels beside the one that is taken do not contradict it.
 
     A label goes with one value of the other column; where one of both holds codes and the other
     names, also the other way round.
@@ -243,13 +185,7 @@ class Agreement:
     _known: dict[str, tuple[dict[Any, Any], dict[Any, Any]]] = field(default_factory=dict)
 
     def add(self, labels: Any, other: str, column: Any) -> None:
-        """Look at the labels of some rows and what the other column has there.
-
-        Raises
-        ------
-        LabelError
-            Where they contradict.
-        """
+        """Look at the labels of some rows and what the other column has there."""
         try:
             values = labels_of(column, self.title)
         except PixsimError as error:

@@ -1,28 +1,148 @@
-"""The images in a tar archive, and the labels beside them, found by walking its headers once.
+"""The images in a tar archive, and the labels beside them, listed by walking its headers once.
 
 Nothing is extracted. Where an archive ends without its end mark, or is damaged between members, an
-entry without a name stands for what may be lost.
+entry without a name stands for what may be lost. The streams below go forward, buffer little at
+once, and tell damage from a proper end.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
-from collections.abc import Generator, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.urls import shown
-from pipeline.sources.fetch import failed
+from pipeline.sources.fetch import failed, listed_version
 from pipeline.sources.file_names import is_hidden, is_image, suffix_of
-from pipeline.sources.tar_streams import READ_BYTES, HeaderStream, opened_stream
+from pipeline.storage.blobs import open_binary
 
 LABEL_SUFFIXES = (".cls", ".json")
+READ_BYTES = 2**20
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_LABEL = 2**16
 _MOST_TAIL = 2**26
+_MOST_HEADER = 2**20
 _DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+_OPENERS: Mapping[bytes, tuple[bytes, Callable[[Any], Any]]] = {
+    b"gzip": (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    b"bzip2": (b"BZh", bz2.BZ2File),
+    b"xz": (b"\xfd7zXZ\0", lzma.LZMAFile),
+}
+
+
+# streams ----------------------------------------------------------------------------------------
+
+
+class Unpacked:
+    """A stream of the content of a compressed file, which it closes too."""
+
+    def __init__(self, path: Path, compression: bytes) -> None:
+        self._packed = open_binary(path)
+        self._content = _OPENERS[compression][1](self._packed)
+
+    def read(self, size: int) -> bytes:
+        try:
+            return cast(bytes, self._content.read(size))
+        except OSError as error:
+            if isinstance(error, gzip.BadGzipFile) or error.errno is not None:
+                raise
+            raise EOFError(str(error)) from error  # how bz2 says that it is damaged
+
+    def close(self) -> None:
+        self._content.close()
+        self._packed.close()
+
+
+def compression_of(path: Path) -> bytes:
+    """Return how a file is compressed, by its first bytes; empty where it is not."""
+    try:
+        with open_binary(path) as file:
+            start = file.read(8)
+    except PixsimError:
+        raise
+    except Exception as error:  # each file system has its own kinds
+        raise failed(path, error) from None
+    return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
+
+
+class HeaderStream:
+    """What `tarfile` reads headers from: forward only, and never much at once.
+
+    Attributes
+    ----------
+    broken
+        Why the stream ended, where that is not its end.
+    """
+
+    def __init__(self, raw: Any, total: int | None) -> None:
+        self._raw = raw
+        self._total = total
+        self._peeked = b""
+        self._position = 0
+        self.broken = ""
+
+    def tell(self) -> int:
+        return self._position
+
+    def peek(self, size: int) -> bytes:
+        parts, missing = [self._peeked], size - len(self._peeked)
+        while missing > 0 and not self.broken:
+            try:
+                more = self._raw.read(missing)
+            except _BROKEN as error:
+                self.broken = str(error) or type(error).__name__
+                break
+            if not more:
+                break
+            parts.append(more)
+            missing -= len(more)
+        self._peeked = b"".join(parts)
+        return self._peeked[:size]
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        data = self.peek(size)
+        self._peeked = self._peeked[size:]
+        self._position += len(data)
+        return data
+
+    def advance(self, position: int) -> bool:
+        """Go forward to `position`; tell whether the stream goes so far."""
+        if self._total is not None and position > self._position:
+            # a size may be more than a file can have
+            self._position = min(position, self._total)
+            self._raw.seek(self._position)
+            self._peeked = b""
+            return position <= self._total
+        while self._position < position:
+            if not self.read(min(READ_BYTES, position - self._position)):
+                return False
+        return True
+
+
+@contextmanager
+def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
+    """Open the content of an archive from its begin."""
+    raw = Unpacked(path, compression) if compression else open_binary(path)
+    try:
+        size = -1 if compression else listed_version(path).size
+        known = size >= 0 and cast(IO[bytes], raw).seekable()
+        yield HeaderStream(raw, size if known else None)
+    finally:
+        raw.close()
+
+
+# members ----------------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
@@ -68,8 +188,8 @@ def walk(
     """
     try:
         with opened_stream(path, compression) as stream:
-            whole = yield from _walk(stream, path, labels)
-            if compression and whole:
+            complete = yield from _walk(stream, path, labels)
+            if compression and complete:
                 yield from _tail(stream)
     except PixsimError:
         raise
@@ -104,8 +224,7 @@ def _walk(
             return False
         entry = _entry(member, stream, labels)
         data_end = member.offset_data + member.size
-        whole = stream.advance(archive.offset if member.issparse() else data_end)
-        if not whole:
+        if not stream.advance(archive.offset if member.issparse() else data_end):
             yield _cut(entry if isinstance(entry, Entry) else None, stream)
             return False
         if entry:
@@ -121,14 +240,14 @@ def _tail(stream: HeaderStream) -> Iterator[Entry]:
         yield _lost(stream, stream.tell(), "")
 
 
-def _lost(stream: HeaderStream, place: int, reason: str) -> Entry:
+def _lost(stream: HeaderStream, position: int, reason: str) -> Entry:
     """Return what stands for the rest of an archive that ends too soon, or is damaged."""
     ended = stream.broken or len(stream.peek(1)) == 0
     detail = (
-        f"the archive is {'truncated' if ended else 'damaged'} at byte {place:,} of its content "
+        f"the archive is {'truncated' if ended else 'damaged'} at byte {position:,} of its content "
         f"({stream.broken or reason}); images may be missing: fetch it again"
     )
-    return Entry(b"", place, 0, Problem(TRUNCATED if ended else UNREADABLE, detail))
+    return Entry(b"", position, 0, Problem(TRUNCATED if ended else UNREADABLE, detail))
 
 
 def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:

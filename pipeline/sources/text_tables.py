@@ -1,6 +1,6 @@
 """Tables that are written as text: their encoding, delimiter and line ends, and their columns.
 
-All of it is told from the beginning of the file, so that one pass in blocks reads it: plain or
+All of it is decided from the beginning of the file, so that one pass in blocks reads it: plain or
 gzip, UTF-8, UTF-16 with a mark or an encoding that is given, any line ends, comments above the
 header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Values of delimited
 tables stay bytes, since names of files may be no UTF-8.
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
 from pipeline.storage.blobs import open_binary
@@ -51,19 +52,9 @@ _MARKS = (
 class TextTable:
     """A delimited table, of which the beginning was read.
 
-    Attributes
-    ----------
-    path
-        The file.
-    rows
-        The fields of the first lines; the first may be the names of the columns. Bytes that are
-        no UTF-8 are escaped as `os.fsdecode` does it.
-    starts
-        The byte that the first, and the second, of these lines begins at, in UTF-8.
-    delimiter
-        What stands between fields; a blank stands for any number of blanks and tabs.
-    encoding
-        Of the text, as it was given; None: what its mark says, else UTF-8.
+    `rows` are the fields of the first lines; the first may be the names of the columns. Bytes that
+    are no UTF-8 are escaped as `os.fsdecode` does it. The first, and the second, of these lines
+    begin at the byte `starts`, in UTF-8. A blank as `delimiter` stands for any number of blanks.
     """
 
     path: Path
@@ -75,30 +66,20 @@ class TextTable:
     def batches(
         self, columns: Sequence[int], header: bool, texts: Sequence[int] = ()
     ) -> Iterator[Any]:
-        """Yield some columns in batches, named by their numbers; empty fields are null.
+        """Yield columns in batches as bytes, named by their numbers; empty fields are null.
 
-        Parameters
-        ----------
-        columns
-            Their numbers, each once, counted from 0; they come as bytes.
-        texts
-            Those that are texts, whose outer blanks are no part of them.
-        header
-            Whether the first line holds names.
-
-        Raises
-        ------
-        SourceError
-            Where a line has more or fewer fields than the first, or a text is no UTF-8.
+        `columns` are their numbers, each once; `texts` those that are texts without outer blanks,
+        and not bytes; `header` tells whether the first line holds names.
         """
         if len(self.rows) <= header:
             return
         wanted = [str(number) for number in columns]
         blanks = self.delimiter == " "
         with _opened(self.path) as file:
-            blocks = _from(_blocks(file, self.path, self.encoding), self.starts[header])
+            stream = _decoded(file, self.path, self.encoding)
+            stream.read(self.starts[header])
             for batch in pa_csv.open_csv(
-                _stream(_tabbed(blocks, shown(self.path)) if blanks else blocks),
+                _stream(_tabbed(stream, shown(self.path))) if blanks else stream,
                 read_options=pa_csv.ReadOptions(
                     column_names=[str(number) for number in range(len(self.rows[0]))],
                     block_size=_BLOCK_BYTES,
@@ -117,38 +98,24 @@ class TextTable:
                     strings_can_be_null=True,
                 ),
             ):
-                for number in texts:
-                    place = wanted.index(str(number))
-                    column = as_text(batch.column(place), shown(self.path))
-                    batch = batch.set_column(place, wanted[place], column)
+                for at in map(wanted.index, map(str, texts)):
+                    column = as_text(batch.column(at), shown(self.path))
+                    batch = batch.set_column(at, wanted[at], column)
                 yield batch
 
 
 def open_text(
     path: Path, encoding: str | None, is_header: Callable[[Sequence[str]], bool]
 ) -> TextTable:
-    """Read the beginning of a delimited table.
+    """Read the beginning of a delimited table, plain or gzip.
 
-    Parameters
-    ----------
-    path
-        The file; gzip is told by its first bytes.
-    encoding
-        Of its text; None: what its mark says, else UTF-8.
-    is_header
-        Tells whether fields are names of columns: a comment of such may be the header.
-
-    Raises
-    ------
-    SourceError
-        Where it cannot be read, is empty, or is no text.
-    ConfigError
-        Where the encoding is not what its mark says.
+    `encoding` is that of its text; None: what its mark says, else UTF-8. `is_header` tells whether
+    fields are names of columns: a comment of such may be the header.
     """
     with _opened(path) as file:
-        blocks = _blocks(file, path, encoding)
-        head, is_cut = next(blocks, b""), bool(next(blocks, b""))
-    lines = [(found.start(), found[1]) for found in _LINE.finditer(head) if found[1].strip()]
+        stream = _decoded(file, path, encoding)
+        head, is_cut = stream.read(_HEAD_BYTES), bool(stream.read(1))
+    lines = [(match.start(), match[1]) for match in _LINE.finditer(head) if match[1].strip()]
     if is_cut and len(lines) < 2:
         raise SourceError(
             f"{shown(path)}: has a first line of {len(head):,} bytes and more, expected a table "
@@ -200,10 +167,7 @@ def _delimiter(lines: Sequence[bytes]) -> str:
 def as_text(column: Any, title: str) -> Any:
     """Return bytes as text without outer blanks; nothing is null.
 
-    Raises
-    ------
-    SourceError
-        Where they are no UTF-8, or go over a line, as where a quote was never closed.
+    What is no UTF-8, or goes over a line, as where a quote was never closed, is a `SourceError`.
     """
     try:
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -218,19 +182,12 @@ def as_text(column: Any, title: str) -> Any:
 
 def not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
     """Return the error of a table in an unnamed encoding, with how the first such value reads."""
-    value = (next(filter(_is_odd, values), None) or b"")[:_SHOWN]
+    odd = (value for value in values if value and value.decode(errors="ignore").encode() != value)
+    value = next(odd, b"")[:_SHOWN]
     return SourceError(
         f"{title}: {value!r} is no UTF-8; save the table as UTF-8, or say which encoding it "
         f"has, such as encoding: latin-1, in which this reads '{value.decode('latin-1')}'"
     )
-
-
-def _is_odd(value: bytes | None) -> bool:
-    try:
-        (value or b"").decode()
-    except UnicodeDecodeError:
-        return True
-    return False
 
 
 def _skip_comments(row: Any) -> str:
@@ -248,20 +205,14 @@ def is_json_lines(path: Path) -> bool:
 def json_batches(
     path: Path, count: int, encoding: str | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of lines of JSON, `count` at a time.
-
-    Raises
-    ------
-    SourceError
-        Where a line is no object.
-    """
+    """Yield the objects of lines of JSON, `count` at a time."""
     with _opened(path) as file:
-        objects = _objects(_stream(_blocks(file, path, encoding)), shown(path))
+        objects = _objects(_decoded(file, path, encoding), shown(path))
         while batch := list(itertools.islice(objects, count)):
             yield batch
 
 
-def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
+def _objects(lines: io.BufferedReader, title: str) -> Iterator[dict[str, Any]]:
     for number in itertools.count(1):
         line = lines.readline(_BLOCK_BYTES)
         if not line:
@@ -270,15 +221,12 @@ def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             value = json.loads(line)
+            kind = "object of JSON"
         except (ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise SourceError(
-                f"{title}: line {number} is no JSON ({reason}); write one object on each line, "
-                'such as {"file_name": "1.png", "label": "cat"}'
-            ) from None
+            value, kind = None, f"JSON ({one_line(error)})"
         if not isinstance(value, dict):
             raise SourceError(
-                f"{title}: line {number} is no object of JSON; write one on each line, such as "
+                f"{title}: line {number} is no {kind}; write one object on each line, such as "
                 '{"file_name": "1.png", "label": "cat"}'
             )
         yield value
@@ -299,23 +247,22 @@ def _opened(path: Path) -> Iterator[Any]:
     except PixsimError:
         raise
     except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(f"{title}: is no proper CSV table ({reason}); correct it") from None
+        what = f"is no proper CSV table ({one_line(error)})"
+        raise SourceError(f"{title}: {what}; correct it") from None
     except UnicodeError as error:
         raise SourceError(
             f"{title}: is no text in its encoding ({error}); save it as UTF-8, or say which it "
             "has, such as encoding: latin-1"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SourceError(
-            f"{title}: cannot be unpacked ({' '.join(str(error).split())}); fetch it again"
-        ) from None
+        what = f"cannot be unpacked ({one_line(error)})"
+        raise SourceError(f"{title}: {what}; fetch it again") from None
     except Exception as error:  # each file system has its own kinds
         raise failed(path, error) from None
 
 
-def _blocks(file: Any, path: Path, encoding: str | None) -> Iterator[bytes]:
-    """Yield the text of a file as UTF-8 without a mark; UTF-8 is not looked at."""
+def _decoded(file: Any, path: Path, encoding: str | None) -> io.BufferedReader:
+    """Return the text of a file as UTF-8 without a mark; UTF-8 is not looked at."""
     start = file.peek(4)[:4]
     mark, codec = next(((m, c) for m, c in _MARKS if start.startswith(m)), (b"", None))
     if encoding is not None:
@@ -328,28 +275,16 @@ def _blocks(file: Any, path: Path, encoding: str | None) -> Iterator[bytes]:
         codec = codec or given
     blocks = iter(lambda: file.read(_HEAD_BYTES), b"")
     if codec not in (None, "utf-8"):
-        decoder = codecs.getincrementaldecoder(codec)()
-        for block in blocks:
-            yield decoder.decode(block).encode()
-        yield decoder.decode(b"", final=True).encode()
-        return
-    for block in blocks:
-        yield block[len(mark) :]
-        mark = b""
+        text = codecs.iterdecode(blocks, codec)
+        return _stream(block.encode() for block in text)
+    file.read(len(mark))
+    return _stream(blocks)
 
 
-def _from(blocks: Iterator[bytes], start: int) -> Iterator[bytes]:
-    """Leave out the first bytes."""
-    for block in blocks:
-        if start < len(block):
-            yield block[start:]
-        start = max(0, start - len(block))
-
-
-def _tabbed(blocks: Iterator[bytes], title: str) -> Iterator[bytes]:
+def _tabbed(stream: io.BufferedReader, title: str) -> Iterator[bytes]:
     """Put one tab for all the blanks between two fields."""
     rest = b""
-    for block in itertools.chain(blocks, [b"\n"]):
+    for block in itertools.chain(iter(lambda: stream.read1(_HEAD_BYTES), b""), [b"\n"]):
         text = rest + block
         end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
         lines, rest = text[:end], text[end:]
@@ -371,14 +306,10 @@ class _Blocks(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            block = next(self._blocks, None)
-            if block is None:
-                return 0
+        while not self._rest and (block := next(self._blocks, None)) is not None:
             self._rest = memoryview(block)
         count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
 
 

@@ -1,11 +1,12 @@
-"""The data sets of torchvision, by name: looked for, else downloaded; read image by image.
+"""The data sets of torchvision, by name: opened where their files are, else downloaded.
 
-Any class that gives images with one whole number as target can be used. The files are checked as
-torchvision checks them.
+Which there are, and how, says the table of `torchvision_sets`. The files are checked as torchvision
+checks them.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,26 +21,27 @@ from torchvision import datasets
 
 from pipeline.core.blocks import WRONG_SIZE, Block, Problem
 from pipeline.core.digests import json_digest
-from pipeline.core.errors import ConfigError, InputError, ShapeError, SourceError
+from pipeline.core.errors import InputError, ShapeError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders, installed
+from pipeline.images.decoders import Decoders, by_pillow
 from pipeline.images.headers import RefusedError, check_fits
-from pipeline.sources.arrays import ArraySource, as_pixels, from_arrays, pixel_type, scale_of
+from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
+from pipeline.sources.arrays import ArraySource, from_arrays
 from pipeline.sources.labels import Labelling, Survey
-from pipeline.sources.open_cache import Kept
+from pipeline.sources.open_cache import OpenCache
 from pipeline.sources.protocol import SplitInfo
-from pipeline.sources.torchvision_classes import (
+from pipeline.sources.torchvision_sets import (
     OPEN_ERRORS,
-    check_options,
+    TABLE,
+    OpenedSplit,
     construct,
-    find_class,
-    is_about_a_value,
-    one_line,
-    parameters_of,
+    describe_content,
+    find_name,
+    open_split,
     split_arguments,
 )
-from pipeline.sources.torchvision_splits import OpenedSplit, describe_content, open_split
 from pipeline.storage.manifest import DECODERS
 
 _TIMEOUT_SECONDS = 30.0
@@ -47,7 +49,7 @@ _REASON_CHARACTERS = 120
 _FIRST_TRIED = 100
 
 # by class, root and arguments
-_opened: Kept[str, OpenedSplit] = Kept()
+_opened: OpenCache[str, OpenedSplit] = OpenCache()
 
 
 @contextmanager
@@ -77,8 +79,8 @@ def download(name: str, root: Path) -> Path:
         Where it cannot be downloaded.
     """
     with _network():
-        found = getattr(datasets, name)(root=str(root), download=True)
-    return Path(getattr(found, "raw_folder", root))
+        dataset = getattr(datasets, name)(root=str(root), download=True)
+    return Path(getattr(dataset, "raw_folder", root))
 
 
 def read_cifar10(
@@ -102,18 +104,12 @@ class TorchvisionSource:
 
     Attributes
     ----------
-    name
-        Its class.
-    root
-        The folder that its files lie below.
-    arguments
-        For each split what its class is called with.
-    infos
-        For each split what it holds.
+    name, root
+        Its class, and the folder that its files are below.
+    arguments, infos
+        For each split what its class is called with, and what it holds.
     labelling
         The classes, and which of them each target means.
-    full_scale, provenance
-        As every source has them.
     conversion
         What is done to every image.
     decoders
@@ -156,35 +152,31 @@ class TorchvisionSource:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         sizes = np.zeros((stop - start, 2), np.int32)
         problems: dict[int, Problem] = {}
-        for place in range(stop - start):
+        for row in range(stop - start):
             try:
-                image, code = opened.sample(start + place)
-                sizes[place] = image.shape[1::-1]
-                images[place] = self._converted(image, info)
-                codes[place] = self.labelling.code(code)
+                image, code = opened.sample(start + row)
+                sizes[row] = image.shape[1::-1]
+                images[row] = self._converted(image, info)
+                codes[row] = self.labelling.code(code)
             except RefusedError as error:
-                problems[place] = error.problem
+                problems[row] = error.problem
         origins = [f"{self.name}/{split}[{index}]" for index in range(start, stop)]
         return Block(images, codes, origins, problems, sizes)
 
     def _open_again(self, split: str) -> OpenedSplit:
         """Return a split, opened once in each process."""
-        arguments = self.arguments[split]
-        key = _key(self.name, self.root, arguments)
         recorded = self.provenance["splits"][split]
+        key = _key(self.name, self.root, self.arguments[split])
         try:
-            return _opened.get(
-                key, lambda: self._constructed(split, recorded), json_digest(recorded)
-            )
+            return _opened.get(key, lambda: self._reopen(split, recorded), json_digest(recorded))
         except OPEN_ERRORS as error:
             raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
 
-    def _constructed(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
+    def _reopen(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
         """Open a split in this process, and make sure that it holds what was recorded."""
-        arguments = self.arguments[split]
-        opened = open_split(construct(find_class(self.name), self.root, arguments))
+        opened = _open(self.name, self.root, self.arguments[split])
         same = len(opened) == recorded["count"]
-        if same and opened.is_described_at_once:
+        if same and (opened.data is not None or opened.files is not None):  # else all are read
             same = describe_content(opened, self.root)[0] == recorded
         if not same:
             raise SourceError(
@@ -197,11 +189,11 @@ class TorchvisionSource:
         height, width = image.shape[:2]
         pixels = as_pixels(image)
         try:
-            found = self.conversion.apply(pixels) if self.conversion.describe() else pixels
+            pixels = self.conversion.apply(pixels) if self.conversion.describe() else pixels
         except ShapeError as error:
             raise RefusedError(WRONG_SIZE, str(error), width, height) from None
-        check_fits((found.shape, found.dtype.name), (info.shape, info.dtype), width, height)
-        return found
+        check_fits((pixels.shape, pixels.dtype.name), (info.shape, info.dtype), width, height)
+        return pixels
 
     def close(self) -> None:
         keys = {_key(self.name, self.root, given) for given in self.arguments.values()}
@@ -210,6 +202,12 @@ class TorchvisionSource:
 
 def _key(name: str, root: Path, arguments: Mapping[str, Any]) -> str:
     return f"{name}\0{root}\0{sorted(arguments.items())}"
+
+
+def _open(
+    name: str, root: Path, arguments: Mapping[str, Any], download: bool = False
+) -> OpenedSplit:
+    return open_split(name, construct(name, root, arguments, download), arguments)
 
 
 # opening -----------------------------------------------------------------------------------------
@@ -222,10 +220,7 @@ def open_torchvision(
     download: bool = True,
     conversion: Conversion | None = None,
 ) -> TorchvisionSource:
-    """Open a data set of torchvision.
-
-    A class with `train` has the splits `train` and `test`, one with `split` all that it accepts
-    (not those made of others, such as `trainval`), any other the one split `train`.
+    """Open a data set of torchvision, with the splits that the table says.
 
     Parameters
     ----------
@@ -248,53 +243,44 @@ def open_torchvision(
     SourceError
         Where the files are not there, or the class does not give images with one class each.
     """
-    found, given = find_class(name), dict(options or {})
-    check_options(found, given)
-    arguments = split_arguments(found, given)
-    places = [Path(given["root"])] if "root" in given else list(roots)
-    root, opened = _open_splits(found, places, arguments, download)
-    source = _make_source(
-        found.__name__, root, arguments, given, opened, conversion or Conversion()
-    )
+    name, options = find_name(name), dict(options or {})
+    arguments = split_arguments(name, options)
+    if "root" in options:
+        roots = [Path(options["root"])]
+    root, opened = _open_splits(name, roots, arguments, download)
+    source = _make_source(name, root, arguments, options, opened, conversion or Conversion())
     for split, dataset in opened.items():
         recorded = json_digest(source.provenance["splits"][split])
-        _opened.put(_key(found.__name__, root, arguments[split]), dataset, recorded)
+        _opened.put(_key(name, root, arguments[split]), dataset, recorded)
     return source
 
 
 def _open_splits(
-    found: type[Any],
-    roots: Sequence[Path],
-    arguments: Mapping[str, Mapping[str, Any]],
-    fetch: bool,
+    name: str, roots: Sequence[Path], arguments: Mapping[str, Mapping[str, Any]], download: bool
 ) -> tuple[Path, dict[str, OpenedSplit]]:
     """Open all splits below the first root that has them, else download them."""
 
-    def opened(root: Path, fetch: bool) -> tuple[Path, dict[str, OpenedSplit]]:
-        splits = {s: open_split(construct(found, root, a, fetch)) for s, a in arguments.items()}
-        return root, splits
+    def opened(root: Path, download: bool) -> tuple[Path, dict[str, OpenedSplit]]:
+        return root, {split: _open(name, root, a, download) for split, a in arguments.items()}
 
     reasons = []
-    parameters = parameters_of(found)
-    for root in roots if "root" in parameters else [Path()]:
+    for root in roots if TABLE[name].has_root else [Path()]:
         try:
             return opened(root, False)
         except InputError:
             raise
         except OPEN_ERRORS as error:
-            if is_about_a_value(error):
-                raise ConfigError(f"{found.__name__}: {one_line(error)}") from None
             reasons.append(f"{root}: {one_line(error)[:_REASON_CHARACTERS]}")
     why = "; ".join(reasons) or "no folder was given"
-    if fetch and "download" in parameters and roots:
+    if download and TABLE[name].downloads and roots:
         try:
             with _network():
                 return opened(roots[-1], True)
         except SourceError as error:
             why = f"{why}; {error}"
     raise SourceError(
-        f"{found.__name__}: was not found ({why}); put its files where torchvision expects them "
-        "below one of these folders, or run again with a network connection to download them"
+        f"{name}: was not found ({why}); put its files where torchvision expects them below one of "
+        "these folders, or run again with a network connection to download them"
     )
 
 
@@ -307,37 +293,29 @@ def _make_source(
     conversion: Conversion,
 ) -> TorchvisionSource:
     infos, scales, contents, survey = {}, [], {}, Survey(name)
-    for split, found in opened.items():
-        infos[split], scale = _info(name, split, found, conversion)
+    for split, part in opened.items():
+        infos[split], scale = _info(name, split, part, conversion)
         scales.append(scale)
-        contents[split], codes = describe_content(found, root)
+        contents[split], codes = describe_content(part, root)
         survey.add(sorted(codes), f"{name}/{split}")
     names = _class_names(opened)
     labelling = Labelling(names) if names else survey.labelling()
+    recorded = {option: value for option, value in options.items() if option != "root"}
     provenance: dict[str, Any] = {
         "kind": "torchvision",
         "name": name,
-        "options": {key: _plain(value) for key, value in options.items() if key != "root"},
+        "options": json.loads(json.dumps(recorded, default=str)),
         "splits": contents,
     }
     if conversion.describe():
         provenance["conversion"] = conversion.describe()
     decoders = None
-    if any(found.images is None for found in opened.values()):
-        decoders = installed(torchvision=False)
-        provenance[DECODERS] = decoders and decoders.describe()
+    if any(part.images is None for part in opened.values()):
+        decoders = by_pillow()
+        provenance[DECODERS] = decoders.describe()
     return TorchvisionSource(
         name, root, arguments, infos, labelling, max(scales), provenance, conversion, decoders
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _info(
@@ -367,15 +345,11 @@ def _info(
 
 def _class_names(opened: Mapping[str, OpenedSplit]) -> tuple[str, ...]:
     """Return the names that a data set gives its classes; equal ones are told apart by the code."""
-    for found in opened.values():
-        listed = getattr(found.dataset, "classes", None) or getattr(
-            found.dataset, "categories", None
-        )
-        if not isinstance(listed, list | tuple):
-            continue
-        names = [", ".join(n) if isinstance(n, list | tuple) else str(n) for n in listed]
+    for part in opened.values():
+        names = [", ".join(n) if isinstance(n, list | tuple) else str(n) for n in part.class_names]
         times = Counter(names)
-        return tuple(
-            f"{name} ({code})" if times[name] > 1 else name for code, name in enumerate(names)
-        )
+        if names:
+            return tuple(
+                f"{name} ({code})" if times[name] > 1 else name for code, name in enumerate(names)
+            )
     return ()

@@ -1,37 +1,115 @@
-"""Images that are labelled arrays already: Zarr stores, NetCDF files, `xarray.Dataset` objects.
+"""Images that are labelled arrays already: Zarr stores and NetCDF files.
 
-Names are mapped to those that pixsim uses, and ranges are read lazily.
+The names of variables and dimensions are mapped to those that pixsim uses, and ranges are read
+lazily, in the order (sample, y, x[, channel]). See `xarray_files` for what values mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from pipeline.core.errors import LabelError, SourceError
-from pipeline.core.schema import UNLABELLED
+from pipeline.core.errors import LabelError, ShapeError, SourceError
+from pipeline.core.messages import nearest
+from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
 from pipeline.core.urls import shown
+from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
 from pipeline.sources.array_parts import (
+    Part,
     PartedSource,
+    Parts,
+    all_parts,
     check_parts,
     label_blocks,
     remarks_on,
     survey_parts,
     without,
 )
-from pipeline.sources.arrays import scale_of
-from pipeline.sources.cf_conventions import FILLS, PACKED
-from pipeline.sources.labels import Labelling
-from pipeline.sources.xarray_groups import ROOT, Group, find_group, groups_in, reading
-from pipeline.sources.xarray_parts import LabelledPart, Names, find_image, left_out, make_part
+from pipeline.sources.array_pixels import Gaps, scale_of
+from pipeline.sources.labels import Labelling, check_form
+from pipeline.sources.notes import Notes
+from pipeline.sources.xarray_files import (
+    FILLS,
+    PACKED,
+    ROOT,
+    Group,
+    Meaning,
+    find_group,
+    groups_in,
+    meaning_of,
+    reading,
+)
+
+_TEXT = np.dtype("<U64")  # for texts of any length: about what one takes
+# what dimensions are usually called, beside their own names
+_USUAL_DIMS = {
+    SAMPLE: (
+        "samples", "time", "n", "batch", "index", "id", "image", "images", "obs", "record",
+        "frame", "example",
+    ),
+    PIXEL_DIMS[0]: ("lat", "latitude", "height", "row", "rows", "h", "northing"),
+    PIXEL_DIMS[1]: ("lon", "longitude", "width", "col", "cols", "column", "w", "easting"),
+    CHANNEL: ("channels", "band", "bands", "c"),
+}  # fmt: skip
+
+Names = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StoredVariable:
+    """A variable of images, or of labels, that lies in a group.
+
+    `dims` are the names of sample, y, x and, where there are channels, channel; `shape` is in this
+    order; `meaning` says what stored values mean.
+    """
+
+    group: Group
+    variable: str
+    title: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    meaning: Meaning
+    is_label: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"variable '{self.variable}'"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.meaning.dtype
+
+    @property
+    def gaps(self) -> Gaps:
+        return self.meaning.gaps
+
+    @property
+    def stored(self) -> xr.Variable:
+        return self.group.dataset().variables[self.variable]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read samples `start` to `stop`, decoded; filled floats become NaN."""
+        with reading(self.group.title):
+            part = self.stored.isel({self.dims[0]: slice(start, stop)})
+            ordered = part.transpose(*(dim for dim in self.dims if dim in part.dims), ...)
+            # one task reads one block: threads within it would be too many
+            values = np.ascontiguousarray(ordered.compute(scheduler="synchronous").values)
+            if not self.is_label:  # labels are read before the images that they belong to
+                self.group.require_unchanged()
+        return self.meaning.apply(values)
+
+    def close(self) -> None:
+        self.group.close()
 
 
 def open_labelled(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     variables: Names | None = None,
     dims: Names | None = None,
     class_names: Sequence[str] | None = None,
@@ -43,7 +121,7 @@ def open_labelled(
 
     Parameters
     ----------
-    places
+    paths
         For each split its stores or files, in order; for None those whose groups are the splits.
     variables
         What `image` and `label` are called. Where there is no such variable, the only one with 3
@@ -54,54 +132,21 @@ def open_labelled(
         The name of each label code; default: the attribute `class_names`, else the labels'
         `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     split
-        The split of a place of None without groups.
-
-    Raises
-    ------
-    SourceError
-        Where a place cannot be read, or what is wanted is not in it.
-    ShapeError, LabelError
-        Where things do not fit together, or a label is outside the classes.
+        The split of a store or file of None without groups.
     """
-    parts: dict[str, list[LabelledPart]] = {}
-    for name, paths in places.items():
-        for path in paths:
-            for found, group in _splits_in(path, name, split, variables or {}).items():
-                part = make_part(group, group.title, variables or {}, dims or {})
-                parts.setdefault(found, []).append(part)
-    return _make_source(parts, class_names)
-
-
-def from_datasets(
-    datasets: Mapping[str, xr.Dataset],
-    variables: Names | None = None,
-    dims: Names | None = None,
-    class_names: Sequence[str] | None = None,
-) -> PartedSource:
-    """Make a source of data sets, in memory or lazy, one for each split.
-
-    The provenance holds the digest of the values; of dask arrays their names, which dask derives
-    from what they are computed from.
-
-    Parameters
-    ----------
-    datasets
-        Split name -> data set.
-    variables, dims, class_names
-        As for `open_labelled`.
-    """
-    parts = {
-        name: [make_part(dataset, name, variables or {}, dims or {})]
-        for name, dataset in datasets.items()
-    }
-    return _make_source(parts, class_names)
+    groups: dict[str, list[Group]] = {}
+    for name, several in paths.items():
+        for path in several:
+            for part, group in _splits_in(path, name, split, variables or {}).items():
+                groups.setdefault(part, []).append(group)
+    return make_source(groups, variables or {}, dims or {}, class_names)
 
 
 def _splits_in(path: Path, name: str | None, default: str, variables: Names) -> dict[str, Group]:
     """Return the group of each split of a store or file: all, or the one of that name."""
     with reading(shown(path)):
         groups = groups_in(path)
-        fitting = [group for group in groups if find_image(groups[group], variables) is not None]
+        fitting = [group for group in groups if _find_image(groups[group], variables) is not None]
         for dataset in groups.values():
             dataset.close()
     named = {group.strip("/").replace("/", "_"): group for group in fitting if group != ROOT}
@@ -118,70 +163,210 @@ def _splits_in(path: Path, name: str | None, default: str, variables: Names) -> 
     return {name: find_group(path, ROOT if ROOT in fitting else next(iter(named.values())))}
 
 
-def _make_source(
-    parts: Mapping[str, Sequence[LabelledPart]], class_names: Sequence[str] | None
+def make_source(
+    groups: Mapping[str, Sequence[Group]],
+    variables: Names,
+    dims: Names,
+    class_names: Sequence[str] | None,
 ) -> PartedSource:
-    everything = [part for several in parts.values() for part in several]
-    if not everything:
+    """Make a source of the groups of each split; other parameters as of `open_labelled`."""
+    notes = Notes()
+    parts = {
+        name: [_make_part(group, variables, dims, notes) for group in several]
+        for name, several in groups.items()
+    }
+    if not parts:
         raise SourceError("no data set was given, expected one at least")
     check_parts(parts)
-    encodings = [part.encoding for part in everything]
-    different = [e for e in encodings if e != encodings[0]]
-    if different:
-        raise SourceError(
-            f"{everything[0].title}: is packed with {encodings[0] or 'nothing'}, "
-            f"{everything[encodings.index(different[0])].title} with "
-            f"{different[0] or 'nothing'}; pack all splits alike, or decode them with xarray"
-        )
+    images = [_variables(part)[0] for part in all_parts(parts)]
+    first = images[0]
+    for image in images:
+        if image.meaning.encoding != first.meaning.encoding:
+            raise SourceError(
+                f"{first.title}: is packed with {first.meaning.encoding or 'nothing'}, "
+                f"{image.title} with {image.meaning.encoding or 'nothing'}; pack all splits alike, "
+                "or decode them with xarray"
+            )
     labelling, fills = _find_labelling(parts, class_names)
-    scales = [part.dataset.attrs.get("full_scale") for part in everything]
+    scales = [image.group.dataset().attrs.get("full_scale") for image in images]
     given = [int(scale) for scale in scales if isinstance(scale, int | np.integer)]
-    scale = max(given or [scale_of(part.dtype) for part in everything])
     provenance = {
         "kind": "xarray",
-        "splits": {name: [part.describe() for part in several] for name, several in parts.items()},
+        "splits": {
+            name: [_provenance(part) for part in several] for name, several in parts.items()
+        },
     }
-    remarks = [
-        f"{p.title}: left out {', '.join(rest)}" for p in everything if (rest := left_out(p))
+    return PartedSource(
+        parts,
+        labelling,
+        max(given or [scale_of(image.dtype) for image in images]),
+        provenance,
+        first.meaning.encoding,
+        fills,
+        remarks_on(parts, labelling, notes),
+    )
+
+
+def _variables(part: Part) -> tuple[StoredVariable, StoredVariable | None]:
+    return cast(StoredVariable, part.images), cast(StoredVariable | None, part.labels)
+
+
+def _provenance(part: Part) -> dict[str, Any]:
+    images, labels = _variables(part)
+    return {
+        **images.group.describe(),
+        "image": images.variable,
+        "label": None if labels is None else labels.variable,
+        "dims": list(images.dims),
+    }
+
+
+# names -------------------------------------------------------------------------------------------
+
+
+def _make_part(group: Group, variables: Names, dims: Names, notes: Notes) -> Part:
+    """Find out what things are called in a group."""
+    dataset, title = group.dataset(), group.title
+    image = _find_image(dataset, variables)
+    if image is None:
+        holds = [
+            f"{name} ({', '.join(map(str, variable.dims))}) {variable.dtype}"
+            for name, variable in dataset.variables.items()
+        ]
+        raise SourceError(
+            f"{title}: has no variable '{variables.get('image', IMAGE.name)}', expected one with 3 "
+            f"or 4 dimensions; it holds {', '.join(holds) or 'no variable'}; name it: variables: "
+            "{image: NAME}"
+        )
+    pixels = dataset.variables[image]
+    names = _find_dims(title, pixels, dims)
+    label = _find_label(title, dataset, names[0], variables)
+    # in Zarr's second format all arrays have a fill value
+    is_zarr_2 = "filters" in pixels.encoding and "serializer" not in pixels.encoding
+    meaning = meaning_of(title, image, pixels, is_zarr_2)
+    shape = tuple(pixels.sizes[dim] for dim in names)
+    unused = [
+        f"{name} ({', '.join(map(str, v.dims))}) {v.dtype}"
+        for name, v in dataset.variables.items()
+        if str(name) not in {image, label, *names} and names[0] in v.dims
     ]
-    remarks += remarks_on(parts, labelling)
-    return PartedSource(parts, labelling, scale, provenance, encodings[0], fills, tuple(remarks))
+    if unused:
+        notes.remarks.append(f"{title}: left out {', '.join(unused)}")
+    images, labels = StoredVariable(group, image, title, names, shape, meaning), None
+    if label is not None:
+        stored = dataset.variables[label]
+        packed = stored.attrs if PACKED & set(stored.attrs) else {}
+        dtype = _TEXT if stored.dtype.kind in "OT" else stored.dtype
+        as_label = Meaning(dtype, decoding=packed)
+        where = f"{title}: {label}"
+        labels = StoredVariable(group, label, where, names, stored.shape, as_label, is_label=True)
+    return Part(images, labels)
+
+
+def _find_image(dataset: xr.Dataset, variables: Names) -> str | None:
+    """Return the variable of the images, None where it is not there and cannot be guessed."""
+    wanted = variables.get("image", IMAGE.name)
+    if wanted in dataset.variables:
+        return wanted
+    if "image" in variables:
+        return None
+    fitting = [str(name) for name, v in dataset.variables.items() if v.ndim in (3, 4)]
+    usual = [name for name in fitting if name.lower() in IMAGE_WORDS]
+    chosen = usual if len(usual) == 1 else fitting
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _find_dims(title: str, variable: xr.Variable, dims: Names) -> tuple[str, ...]:
+    """Return what the dimensions are called: as given, as usual, or the one that is left over."""
+    roles = (SAMPLE, *PIXEL_DIMS, CHANNEL)[: variable.ndim]
+    names = {role: dims.get(role, role) for role in roles}
+    for role in roles:
+        if names[role] in variable.dims or role in dims:
+            continue
+        left = [str(dim) for dim in variable.dims if dim not in names.values()]
+        usual = [dim for dim in left if dim.lower() in _USUAL_DIMS[role]]
+        names[role] = usual[0] if len(usual) == 1 else role
+    left = [str(dim) for dim in variable.dims if dim not in names.values()]
+    missing = [role for role in roles if names[role] not in variable.dims]
+    if len(missing) == len(left) == 1 and missing[0] not in dims:
+        names[missing[0]] = left[0]
+        missing = []
+    if variable.ndim not in (3, 4) or missing:
+        raise SourceError(
+            f"{title}: the images have the dimensions ({', '.join(map(str, variable.dims))}), "
+            f"expected {', '.join(names.values())}; name them: dims: {{{roles[0]}: NAME, ...}}"
+        )
+    return tuple(names.values())
+
+
+def _find_label(title: str, dataset: xr.Dataset, sample: str, variables: Names) -> str | None:
+    wanted = variables.get("label", LABEL.name)
+    along = [
+        str(n) for n, v in dataset.variables.items() if v.dims[:1] == (sample,) and n != sample
+    ]
+    usual = [name for name in along if name.lower() in LABEL_WORDS]
+    if wanted not in dataset.variables and "label" not in variables and len(usual) == 1:
+        wanted = usual[0]
+    if wanted in dataset.variables:
+        labels = dataset.variables[wanted]
+        if labels.dims[:1] != (sample,):
+            raise ShapeError(
+                f"{title}: {wanted} has the dimensions {labels.dims}, expected one label for each "
+                f"image, ({sample},)"
+            )
+        dtype = _TEXT if labels.dtype.kind in "OT" else labels.dtype
+        check_form(f"{title}: {wanted}", dataset.sizes[sample], labels.shape, dtype)
+        return wanted
+    fitting = [
+        name
+        for name in along
+        if name in dataset.data_vars
+        and dataset.variables[name].ndim == 1
+        and (dataset.variables[name].dtype.kind in "biuUSOT" or name in usual)
+    ]
+    if fitting or "label" in variables:
+        raise SourceError(
+            f"{title}: has no variable '{wanted}' for labels; {nearest(wanted, fitting)}; name it: "
+            "variables: {label: NAME}"
+        )
+    return None
 
 
 # classes -----------------------------------------------------------------------------------------
 
 
 def _find_labelling(
-    parts: Mapping[str, Sequence[LabelledPart]], class_names: Sequence[str] | None
+    parts: Parts, class_names: Sequence[str] | None
 ) -> tuple[Labelling, frozenset[Any]]:
     """Return how labels become codes, and which stored labels stand for none."""
-    everything = [part for several in parts.values() for part in several]
-    flags = _flags(everything)
-    names = class_names
-    if names is None:
-        names = _attribute_names(everything) if flags is None else list(flags)
-    fills = _label_fills(everything, flags)
+    everything = all_parts(parts)
+    labels = [labels for _, labels in map(_variables, everything) if labels is not None]
+    flags = _flags(labels)
+    fills = _label_fills(labels, flags)
     if flags is None:
-        return survey_parts(parts, names, fills).labelling(), fills
-    return _flag_labelling(flags, names or [], everything, fills), fills
+        attributes = (images.group.dataset().attrs for images, _ in map(_variables, everything))
+        named = (a["class_names"] for a in attributes if a.get("class_names") is not None)
+        if class_names is None and (first := next(named, None)) is not None:
+            class_names = [str(name) for name in np.ravel(first).tolist()]
+        return survey_parts(parts, class_names, fills), fills
+    names = tuple(flags if class_names is None else class_names)
+    if len(names) != len(flags):
+        raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
+    codes = {value: code for code, value in enumerate(flags.values())}
+    labelling = Labelling(names, {UNLABELLED: UNLABELLED, **codes})
+    for part in everything:
+        for start, block in label_blocks(part):
+            labelling.apply(without(block, fills), part.label_title, start)
+    return labelling, fills
 
 
-def _attribute_names(parts: Sequence[LabelledPart]) -> list[str] | None:
-    """Return the names in the first attribute `class_names`, if there is one."""
-    for part in parts:
-        found = part.dataset.attrs.get("class_names")
-        if found is not None:
-            return [str(name) for name in np.ravel(found).tolist()]
-    return None
-
-
-def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
+def _flags(labels: Sequence[StoredVariable]) -> dict[str, int] | None:
     """Return the stored value of each class where labels have CF `flag_meanings`."""
-    for part in parts:
-        attributes = {} if part.labels is None else part.labels.attrs
+    for variable in labels:
+        attributes = variable.stored.attrs
         if "flag_masks" in attributes:
             raise LabelError(
-                f"{part.title}: {part.label} has flag_masks, bits that several of may be set; "
+                f"{variable.title} has flag_masks, bits that several of may be set; "
                 "expected one class for each image: write the code of one class instead"
             )
         if "flag_meanings" in attributes:
@@ -189,40 +374,25 @@ def _flags(parts: Sequence[LabelledPart]) -> dict[str, int] | None:
             values = np.ravel(attributes.get("flag_values", range(len(meanings)))).tolist()
             if len(values) != len(meanings) or len(set(meanings)) != len(meanings):
                 raise LabelError(
-                    f"{part.title}: {part.label} has {len(meanings)} flag_meanings and "
-                    f"{len(values)} flag_values, expected one value for each, named apart"
+                    f"{variable.title} has {len(meanings)} flag_meanings and {len(values)} "
+                    "flag_values, expected one value for each, named apart"
                 )
             return {name: int(value) for name, value in zip(meanings, values, strict=True)}
     return None
 
 
-def _flag_labelling(
-    flags: Mapping[str, int],
-    names: Sequence[str],
-    parts: Sequence[LabelledPart],
-    fills: frozenset[Any],
-) -> Labelling:
-    if len(names) != len(flags):
-        raise LabelError(f"{len(names)} class names for {len(flags)} flag values, expected as many")
-    codes = {value: code for code, value in enumerate(flags.values())}
-    labelling = Labelling(tuple(names), {UNLABELLED: UNLABELLED, **codes})
-    for part in parts:
-        for start, block in label_blocks([part]):
-            labelling.apply(without(block, fills), part.label_title, start)
-    return labelling
-
-
-def _label_fills(parts: Sequence[LabelledPart], flags: Mapping[str, int] | None) -> frozenset[Any]:
+def _label_fills(
+    labels: Sequence[StoredVariable], flags: Mapping[str, int] | None
+) -> frozenset[Any]:
     """Return the fill values of labels, but for those that are flags.
 
-    0, which Zarr fills with where nothing else is said, is a class like any other.
+    0, which Zarr fills with by default, is a class like any other.
     """
-    found: set[Any] = set()
-    for part in parts:
-        variable = part.labels
-        if variable is None or PACKED & set(variable.attrs):
-            continue
-        known = () if flags is None else flags.values()
-        fills = [v for key in FILLS for v in np.ravel(variable.attrs.get(key, ())).tolist()]
-        found |= {fill for fill in fills if fill != 0 and fill == fill and fill not in known}
-    return frozenset(found)
+    fills: set[Any] = set()
+    known = () if flags is None else flags.values()
+    for variable in labels:
+        if not variable.meaning.decoding:
+            attributes = variable.stored.attrs
+            values = [v for key in FILLS for v in np.ravel(attributes.get(key, ())).tolist()]
+            fills |= {v for v in values if v != 0 and v == v and v not in known}
+    return frozenset(fills)

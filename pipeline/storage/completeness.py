@@ -2,7 +2,7 @@
 
 Who opens an image set or a run looks here first: a table that is gone would otherwise be rows that
 are not missed. Listings tell what is missing, empty or too much, and the ends of tables how many
-rows they have. What is damaged inside, `verification` finds, which reads everything.
+rows they have. What is damaged inside, `verify` finds, which reads everything.
 """
 
 from __future__ import annotations

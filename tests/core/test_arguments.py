@@ -17,8 +17,7 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.arguments import checked
 from pipeline.core.errors import PixsimError, SchemaError
 from pipeline.report import plots
-from pipeline.sources.array_likes import as_array
-from pipeline.sources.arrays import from_arrays
+from pipeline.sources.arrays import as_array, from_arrays
 
 WRONG = [
     None, 3, 2.5, b"x", object(), [], ["a"], {}, (1, 2), "no/such", Path("no/such"), "",

@@ -84,14 +84,17 @@ def test_the_labels_of_one_file_lie_beside_it(tmp_path, images, labels):
 def test_class_names_lie_beside_the_images(tmp_path, name):
     np.savez(tmp_path / "a.npz", x_train=A, y_train=Y, **{name: np.array(["cat", "dog", "emu"])})
     source = opened(tmp_path / "a.npz")
-    assert (source.class_names, source.remarks) == (("cat", "dog", "emu"), ())
+    assert source.class_names == ("cat", "dog", "emu")
+    assert source.remarks == ("1 split, 3 classes from array 'y_train'",)
 
 
 def test_an_array_called_classes_that_holds_numbers_names_no_class(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=A, y_train=Y, classes=np.arange(3))
     source = opened(tmp_path / "a.npz")
     assert source.class_names == ("0", "1", "2")
-    assert [remark.partition(": ")[2] for remark in source.remarks] == ["left out classes"]
+    assert [remark.rpartition(": ")[2] for remark in source.remarks] == [
+        "left out classes", "1 split, 3 classes from array 'y_train'",
+    ]  # fmt: skip
 
 
 def test_images_without_labels_are_kept_and_said(tmp_path):
@@ -99,7 +102,10 @@ def test_images_without_labels_are_kept_and_said(tmp_path):
     source = opened(tmp_path / "a.npz")
     assert labels_of(source) == {"train": Y.tolist(), "test": NONE}
     assert "left out weights" in source.remarks[0]
-    assert source.remarks[1] == "no labels for a.npz/x_test: kept as unlabelled images"
+    assert source.remarks[1:] == (
+        "no labels for a.npz/x_test: kept as unlabelled images",
+        "2 splits, 3 classes from array 'y_train'",
+    )
 
 
 @pytest.mark.parametrize("names", [("train", "test", "valid"), ("train_images", "x_test", "dev")])

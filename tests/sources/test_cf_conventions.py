@@ -7,12 +7,12 @@ import importlib.util
 import numpy as np
 import pytest
 import xarray as xr
+from labelled_for_tests import from_datasets
 
 import pipeline
 from pipeline.core.errors import BadSamplesError, LabelError, ShapeError, SourceError
 from pipeline.sources.quantize import pack_floats
 from pipeline.sources.registry import open_source
-from pipeline.sources.xarray_source import from_datasets
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata")
 U8 = np.random.default_rng(0).integers(1, 200, (6, 4, 3), np.uint8)
@@ -294,7 +294,9 @@ def test_variables_of_usual_names_are_found_and_others_are_said():
     dataset["mask"] = dataset["Images"]
     source = from_datasets({"train": dataset})
     assert source.read("train", 0, 6).labels.tolist() == LABELS.tolist()
-    assert source.remarks == ("train: left out mask (time, y, x) uint8",)
+    assert source.remarks == (
+        "train: left out mask (time, y, x) uint8", "1 split, 3 classes from variable 'Target'",
+    )  # fmt: skip
 
 
 def test_images_without_labels_are_said():

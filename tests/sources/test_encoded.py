@@ -19,13 +19,11 @@ from image_files_for_tests import assert_holds, make_files, png, remote, write_f
 from PIL import Image
 
 from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
-from pipeline.core.errors import DamagedError, LabelError, SourceError
+from pipeline.core.errors import LabelError, SourceError
 from pipeline.images.conversion import Conversion
-from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.file_names import expand, split_of
-from pipeline.sources.folder import folder_reader
-from pipeline.sources.lists import list_reader
+from pipeline.sources.folder import FolderReader
+from pipeline.sources.lists import ListReader
 from pipeline.sources.parquet import parquet_reader
 from pipeline.sources.tar import tar_reader
 
@@ -35,7 +33,7 @@ __all__ = ["remote"]
 
 
 def as_folder(root, files):
-    return folder_reader({None: [write_files(root / "set", files)]})
+    return FolderReader({None: [write_files(root / "set", files)]})
 
 
 def as_tar(root, files):
@@ -83,7 +81,7 @@ def as_csv(root, files):
     writer.writerow(["name", "label", "split"])
     writer.writerows([path, path.split("/")[1], path.split("/")[0]] for path in files)
     (root / "set" / "labels.csv").write_bytes(text.getvalue().encode())
-    return list_reader({None: [root / "set" / "labels.csv"]})
+    return ListReader({None: [root / "set" / "labels.csv"]})
 
 
 def as_parquet_list(root, files):
@@ -97,7 +95,7 @@ def as_parquet_list(root, files):
     stream = io.BytesIO()
     pq.write_table(pa.table(columns), stream)
     (root / "set" / "list.parquet").write_bytes(stream.getvalue())
-    return list_reader({None: [root / "set" / "list.parquet"]})
+    return ListReader({None: [root / "set" / "list.parquet"]})
 
 
 KINDS = [as_folder, as_tar, as_tgz, as_webdataset, as_parquet, as_csv, as_parquet_list]
@@ -269,7 +267,7 @@ def list_of(tmp_path, labels, class_names=None):
     write_files(tmp_path, {"a.png": (None, png(np.zeros((6, 4), np.uint8)))})
     table = pa.table({"path": ["a.png"] * len(labels), "label": labels})
     pq.write_table(table, tmp_path / "list.parquet")
-    reader = list_reader({None: [tmp_path / "list.parquet"]})
+    reader = ListReader({None: [tmp_path / "list.parquet"]})
     return open_encoded(reader, tmp_path / "listing", class_names=class_names)
 
 
@@ -327,143 +325,10 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
         list_of(tmp_path, pa.array([b"z\xff", b"a"]))
 
 
-# the listing -------------------------------------------------------------------------------------
-
-
-def rows_of(start, stop):
-    numbers = list(range(start, stop))
-    return sample_index.make_rows(
-        stop - start,
-        origin=[f"o{n}" for n in numbers],
-        key=[b"k%d" % n for n in numbers],
-        offset=numbers,
-        label=[str(n % 3) if n % 5 else None for n in numbers],
-        stamp=[str(n) for n in numbers],
-    )
-
-
-def write_listing(folder, cuts):
-    with sample_index.writing(folder) as writer:
-        for start, stop in zip([0, *cuts], [*cuts, 20_000], strict=True):
-            writer.add("train", rows_of(start, stop))
-        writer.finish("test", notes.Notes())
-    return sample_index.index(folder)
-
-
-def test_a_listing_does_not_depend_on_how_its_rows_come(tmp_path):
-    found = [
-        write_listing(tmp_path / str(number), cuts)
-        for number, cuts in enumerate([[], [1], [8192], [100, 9000, 9001, 19_999]])
-    ]
-    assert all(other == found[0] for other in found)
-    assert found[0]["labels"] == ["0", "1", "2"]
-
-
-@pytest.mark.parametrize("at", [(0, 5), (8190, 8195), (16_383, 16_385), (19_990, 20_000), (3, 3)])
-def test_any_rows_of_a_listing_come_back(tmp_path, at):
-    write_listing(tmp_path, [7000])
-    rows = sample_index.read_rows(tmp_path, "train", *at)
-    assert rows.offset == list(range(*at))
-    assert rows.origin == [f"o{n}" for n in range(*at)]
-    assert rows.label == [str(n % 3) if n % 5 else None for n in range(*at)]
-    assert pq.ParquetFile(tmp_path / "0.parquet").metadata.row_group(0).num_rows == 8192
-
-
-@pytest.mark.parametrize("column", ["origin", "key", "offset", "label", "stamp", "size", "status"])
-def test_every_column_counts_in_the_digest(tmp_path, column):
-    values = {"origin": ["x"], "key": [b"x"], "label": ["x"], "stamp": ["x"]}
-    digests = []
-    for value in (None, values.get(column, [7])):
-        with sample_index.writing(tmp_path) as writer:
-            given = {} if value is None else {column: value}
-            writer.add("train", sample_index.make_rows(1, **given))
-            writer.finish("test", notes.Notes())
-        digests.append(sample_index.index(tmp_path)["digests"])
-    assert digests[0] != digests[1]
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "no index"])
-def test_a_damaged_listing_is_found(tmp_path, damage):
-    source = open_encoded(as_folder(tmp_path, make_files(count=50)), tmp_path / "listing")
-    source.close()
-    path = tmp_path / "listing" / ("listing.json" if damage == "no index" else "0.parquet")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 8
-    if damage in ("gone", "no index"):
-        path.unlink()
-    else:
-        path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
-    with pytest.raises(DamagedError, match="run the job again"):
-        source.read("train", 0, 10)
-
-
-def test_a_column_that_is_not_of_labels_is_refused_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_index, "MOST_LABELS", 10)
-    with pytest.raises(LabelError, match="more than 10 different labels"):
-        list_of(tmp_path, pa.array([str(n) for n in range(11)]))
-
-
-def test_an_input_that_fails_leaves_no_listing(tmp_path):
-    class Fails:
-        kind, title = "test", "test"
-
-        def batches(self, notes):
-            yield "train", rows_of(0, 5)
-            raise SourceError("the rest is gone")
-
-    with pytest.raises(SourceError, match="the rest is gone"):
-        open_encoded(Fails(), tmp_path / "listing")
-    assert not (tmp_path / "listing" / sample_index.INDEX).exists()
-
-
-# patterns and names ------------------------------------------------------------------------------
-
-
-def test_braces_name_places_in_order_whether_they_exist_or_not():
-    assert expand("s3://b/{train,val}-{8..10}.tar") == [
-        f"s3://b/{split}-{n}.tar" for split in ("train", "val") for n in (8, 9, 10)
-    ]
-    assert expand("a-{0098..0101}") == ["a-0098", "a-0099", "a-0100", "a-0101"]
-
-
-def test_stars_match_what_is_there_sorted(tmp_path):
-    for name in ("b-2.tar", "b-10.tar", "a.tar", "b-x.txt", "c[1].tar"):
-        (tmp_path / name).touch()
-    found = expand(str(tmp_path / "b-*.tar"))
-    assert found == [str(tmp_path / "b-10.tar"), str(tmp_path / "b-2.tar")]
-    assert expand(str(tmp_path / "c[1].tar")) == [str(tmp_path / "c[1].tar")]
-    with pytest.raises(SourceError, match="nothing matches"):
-        expand(str(tmp_path / "z*"))
-
-
-def test_stars_match_behind_a_url(remote):
-    for name in ("b-2.tar", "b-10.tar", "a.tar"):
-        (remote / name).write_bytes(b"")
-    found = expand("memory://bucket/set/b-{2,1?}.tar")
-    assert found == ["memory://bucket/set/b-2.tar", "memory://bucket/set/b-10.tar"]
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train-00000-of-00001.parquet", "train"),
-        ("imagenet_val-0001.tar", "val"),
-        ("x.test.tar", "test"),
-        ("Validation12.tar", "validation"),
-        ("constraint.tar", None),
-        ("trainer.tar", None),
-        ("latest.tar", None),
-        ("train/latest.tar", None),
-    ],
-)
-def test_the_split_is_a_whole_word_of_the_name(name, split):
-    assert split_of(name) == split
-
-
 def test_a_problem_of_the_listing_is_told_before_its_label(tmp_path):
     write_files(tmp_path, {"a.png": (None, png(np.zeros((6, 4), np.uint8)))})
     (tmp_path / "list.csv").write_text("path,label\na.png,cat\ngone.png,cow\n")
-    reader = list_reader({None: [tmp_path / "list.csv"]})
+    reader = ListReader({None: [tmp_path / "list.csv"]})
     block = open_encoded(reader, tmp_path / "listing", class_names=["cat"]).read("train", 0, 2)
     assert block.problems == {1: Problem(UNREADABLE, "no such file")}
     assert block.origins == ["a.png", "gone.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,47 +11,47 @@ import pytest
 from forks_for_tests import in_fork
 
 from pipeline.core.errors import SourceError
-from pipeline.sources.open_cache import Kept, unchanged
-from pipeline.storage.file_versions import version_of
+from pipeline.sources.open_cache import OpenCache, unchanged
+from pipeline.storage.blobs import version_in, version_of
 
 
 def test_a_key_is_opened_once_until_it_is_closed():
     opened, closed = [], []
-    kept = Kept(closed.append)
+    cache = OpenCache(closed.append)
 
     def open_it():
         opened.append(len(opened))
         return opened[-1]
 
-    assert [kept.get("a", open_it), kept.get("a", open_it), kept.get("b", open_it)] == [0, 0, 1]
-    kept.close(lambda key: key == "a")
+    assert [cache.get("a", open_it), cache.get("a", open_it), cache.get("b", open_it)] == [0, 0, 1]
+    cache.close(lambda key: key == "a")
     assert closed == [0]
-    assert [kept.get("b", open_it), kept.get("a", open_it)] == [1, 2]
-    kept.close(lambda key: True)
+    assert [cache.get("b", open_it), cache.get("a", open_it)] == [1, 2]
+    cache.close(lambda key: True)
     assert sorted(closed) == [0, 1, 2]
 
 
 def test_what_is_put_there_needs_no_opening():
-    kept = Kept()
-    kept.put("a", 5)
-    assert kept.get("a", pytest.fail) == 5
-    kept.close(lambda key: True)  # what has no way to be closed is let go
-    assert kept.get("a", lambda: 6) == 6
+    cache = OpenCache()
+    cache.put("a", 5)
+    assert cache.get("a", pytest.fail) == 5
+    cache.close(lambda key: True)  # what has no way to be closed is let go
+    assert cache.get("a", lambda: 6) == 6
 
 
 def test_what_fails_to_open_is_tried_again():
-    kept = Kept()
+    cache = OpenCache()
     with pytest.raises(OSError, match="gone"):
-        kept.get("a", lambda: (_ for _ in ()).throw(OSError("gone")))
-    assert kept.get("a", lambda: 1) == 1
+        cache.get("a", lambda: (_ for _ in ()).throw(OSError("gone")))
+    assert cache.get("a", lambda: 1) == 1
 
 
 def test_threads_share_one():
-    kept, opened, together = Kept(), [], threading.Barrier(4)
+    cache, opened, together = OpenCache(), [], threading.Barrier(4)
 
     def read(_):
         together.wait()
-        return kept.get("a", lambda: opened.append(1) or object())
+        return cache.get("a", lambda: opened.append(1) or object())
 
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(read, range(4)))
@@ -59,8 +60,8 @@ def test_threads_share_one():
 
 def test_of_another_version_the_one_before_is_closed():
     closed = []
-    kept = Kept(closed.append)
-    assert [kept.get("a", lambda n=n: n, version) for n, version in enumerate("xxyx")] == [
+    cache = OpenCache(closed.append)
+    assert [cache.get("a", lambda n=n: n, version) for n, version in enumerate("xxyx")] == [
         0,
         0,
         2,
@@ -71,25 +72,25 @@ def test_of_another_version_the_one_before_is_closed():
 
 def test_what_was_used_longest_ago_is_closed():
     closed = []
-    kept = Kept(closed.append, most=2)
+    cache = OpenCache(closed.append, limit=2)
     for key in "abaca":
-        kept.get(key, lambda key=key: key)
+        cache.get(key, lambda key=key: key)
     assert closed == ["b"]
 
 
 def test_a_forked_process_opens_its_own_and_leaves_the_parents_open():
     closed = []
-    kept = Kept(closed.append)
-    kept.put("a", "parent's")
-    with kept._lock:  # by another thread of the parent, as it may be
+    cache = OpenCache(closed.append)
+    cache.put("a", "parent's")
+    with cache._lock:  # by another thread of the parent, as it may be
 
         def child():
-            assert kept.get("a", lambda: "child's") == "child's"
-            kept.close(lambda key: True)
+            assert cache.get("a", lambda: "child's") == "child's"
+            cache.close(lambda key: True)
             assert closed == ["child's"]
 
         in_fork(child)
-    assert kept.get("a", pytest.fail) == "parent's"
+    assert cache.get("a", pytest.fail) == "parent's"
 
 
 @pytest.mark.parametrize("stamp", ["", "recorded"])
@@ -115,3 +116,29 @@ def refused():
     return pytest.raises(
         SourceError, match=r"x: is another file \(7 bytes\).*run the command again"
     )
+
+
+@pytest.mark.parametrize(
+    ("info", "stamp"),
+    [
+        ({"size": 5, "ETag": '"a"', "LastModified": "today"}, '5 "a"'),
+        ({"size": 5, "mtime": 1.5}, "5 1.5"),
+        ({"size": None, "etag": "x"}, "None x"),
+        ({}, "None "),
+    ],
+)
+def test_a_remote_file_is_known_by_what_its_store_says_of_the_version(info, stamp):
+    assert version_in(info).stamp == stamp
+
+
+def test_one_function_gives_the_version_of_a_file_however_its_status_was_got(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    status = path.stat()
+    assert version_of(path) == version_in(status)
+    assert version_of(path).stamp == f"3 {status.st_mtime_ns}"
+    path.rename(tmp_path / "y")
+    path.write_bytes(b"new")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert version_of(path).stamp == version_in(status).stamp
+    assert version_of(path) != version_in(status)

@@ -12,7 +12,7 @@ from image_files_for_tests import make_files, png, remote, write_files
 
 from pipeline.core.blocks import TOO_LARGE, UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, SourceError
-from pipeline.sources import parquet_fetcher
+from pipeline.sources import parquet
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.parquet import holds_images, parquet_reader
 
@@ -134,13 +134,13 @@ def test_a_row_group_is_decoded_once_when_read_in_order(tmp_path, monkeypatch):
     source = opened(tmp_path, path)
     source.close()
     started = []
-    real = parquet_fetcher._Images
+    real = parquet._Images
 
     def counted(*args):
         started.append(args[1])
         return real(*args)
 
-    monkeypatch.setattr(parquet_fetcher, "_Images", counted)
+    monkeypatch.setattr(parquet, "_Images", counted)
     for start in range(0, COUNT, 5):
         block = source.read("train", start, start + 5)
         np.testing.assert_array_equal(block.images, PIXELS[start : start + 5])

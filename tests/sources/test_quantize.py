@@ -16,8 +16,7 @@ from pipeline.core.blocks import UNREADABLE, Block, Problem
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.images.conversion import Conversion
 from pipeline.sources.arrays import ArraySource, from_arrays
-from pipeline.sources.converted import ConvertedSource
-from pipeline.sources.quantize import Packing, pack_floats
+from pipeline.sources.quantize import ConvertedSource, Packing, pack_floats
 
 COUNT = 40
 

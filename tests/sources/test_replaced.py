@@ -30,7 +30,7 @@ from pipeline.sources.notes import Notes
 from pipeline.sources.registry import open_source, release
 from pipeline.sources.sample_index import make_rows, writing
 from pipeline.storage import atomic, folders
-from pipeline.storage.file_versions import version_of
+from pipeline.storage.blobs import version_of
 
 COUNT = 12
 

@@ -1,4 +1,4 @@
-"""Tar archives: folders and webdataset inside, plain, compressed, remote; damaged and hostile."""
+"""Tar archives with folders inside: plain, compressed, remote; damaged and hostile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import functools
 import gzip
 import http.server
 import io
-import json
 import lzma
 import os
 import tarfile
@@ -26,7 +25,7 @@ from image_files_for_tests import (
     write_tar,
 )
 
-from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, TRUNCATED, UNREADABLE
+from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import locate
 from pipeline.sources.encoded import open_encoded
@@ -117,7 +116,7 @@ def test_a_compressed_archive_is_unpacked_once_when_read_in_order(tmp_path, monk
         started.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("pipeline.sources.tar_streams.gzip.GzipFile", counted)
+    monkeypatch.setattr("pipeline.sources.tar_members.gzip.GzipFile", counted)
     for start in range(0, 100, 10):
         source.read("train", start, start + 10)
     assert len(started) == 1
@@ -186,80 +185,6 @@ def test_a_folder_of_archives_is_its_archives(tmp_path, remote):
         (root / "valid.tar").unlink()
         with pytest.raises(SourceError, match=r"has no file ending in \.tar"):
             opened(tmp_path, root)
-
-
-# webdataset --------------------------------------------------------------------------------------
-
-
-def test_webdataset_labels_come_from_cls_or_json(tmp_path):
-    shard = [
-        ("./0.left.png", GOOD), ("./0.cls", b"5\n"),
-        ("./a/0.json", b'{"label": "x", "caption": "a cat"}'), ("./a/0.png", GOOD),
-        ("1.png", GOOD), ("1.json", b'{"class": 7}'),
-        ("2.v2.png", GOOD), ("2.v2.cls", b"5"), ("2.txt", b"a dog"),
-        ("3.cls", b"5"),
-    ]  # fmt: skip
-    source = opened(tmp_path, write_tar(tmp_path / "val-0.tar", shard))
-    _, names, block = everything(source)["val"]
-    assert names == ["5", "x", "7", "5"]
-    assert [o.partition(":")[2] for o in block.origins] == [
-        "0.left.png", "a/0.png", "1.png", "2.v2.png",
-    ]  # fmt: skip
-    assert source.provenance["ignored"] == {".cls": 1, ".txt": 1}
-
-
-def test_webdataset_keeps_the_order_of_shards_and_samples(tmp_path):
-    shards = [
-        write_tar(
-            tmp_path / f"train-{number}.tar",
-            [pair for key in "zya" for pair in ((f"{key}.png", GOOD), (f"{key}.cls", b"1"))],
-        )
-        for number in (1, 0)
-    ]
-    block = opened(tmp_path, *shards).read("train", 0, 6)
-    assert block.origins == [f"train-{n}.tar:{key}.png" for n in (1, 0) for key in "zya"]
-
-
-@pytest.mark.parametrize(
-    ("label", "detail"),
-    [
-        ((), "has no label"),
-        (("1.cls", b""), "is empty"),
-        (("1.cls", b"x" * 100_000), "far too large"),
-        (("1.json", b"{"), "cannot be read"),
-        (("1.json", b"[" * 50_000), "cannot be read"),
-        (("1.json", b"[1]"), "no text or number under label"),
-        (("1.json", b'{"label": 0.5}'), "has the label 0.5, expected a whole number or a text"),
-        (("1.json", b'{"label": {"id": 1}}'), "has the label {'id': 1}, expected a whole number"),
-        (("1.json", b'{"label": [[1, 0], [0, 1]]}'), "has the label [[1, 0], [0, 1]], expected"),
-        (("1.json", b'{"label": [1, 1, 0]}'), "is multi-label: it has 2 of 3 columns set"),
-    ],
-)
-def test_a_sample_without_a_label_is_a_problem(tmp_path, label, detail):
-    shard = [("0.png", GOOD), ("0.cls", b"4"), ("1.png", GOOD), *([label] if label else [])]
-    block = opened(tmp_path, write_tar(tmp_path / "a.tar", shard)).read("train", 0, 2)
-    assert {place: p.status for place, p in block.problems.items()} == {1: LABEL_UNKNOWN}
-    assert detail in block.problems[1].detail
-
-
-@pytest.mark.parametrize("value", ["null", "NaN", '""', "[null]"])
-def test_a_sample_whose_json_says_that_there_is_no_label_has_none(tmp_path, value):
-    shard = [("0.png", GOOD), ("0.cls", b"4"), ("1.png", GOOD)]
-    shard.append(("1.json", f'{{"label": {value}}}'.encode()))
-    block = opened(tmp_path, write_tar(tmp_path / "a.tar", shard)).read("train", 0, 2)
-    assert (block.labels.tolist(), block.problems) == ([0, -1], {})
-
-
-def test_numbers_in_webdataset_are_codes_of_class_names(tmp_path):
-    shard = [
-        ("0.png", GOOD),
-        ("0.cls", b"1"),
-        ("1.png", GOOD),
-        ("1.json", json.dumps({"cls": 0}).encode()),
-    ]
-    path = write_tar(tmp_path / "a.tar", shard)
-    block = opened(tmp_path, path, class_names=["cat", "dog"]).read("train", 0, 2)
-    assert block.labels.tolist() == [1, 0]
 
 
 # hostile and damaged -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import hashlib
 import json
@@ -16,14 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.core.blocks import TRUNCATED, UNREADABLE, WRONG_SIZE
-from pipeline.core.errors import ConfigError, LabelError, SourceError
-from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders
-from pipeline.sources import torchvision
+from pipeline.core.errors import LabelError, SourceError
+from pipeline.sources import torchvision, torchvision_sets
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.torchvision import open_torchvision
-from pipeline.sources.torchvision_splits import open_split, pixels_of
+from pipeline.sources.torchvision_sets import by_split
 
 
 @pytest.fixture
@@ -220,107 +216,6 @@ def test_mnist_has_the_images_of_the_idx_files(reader, real_datasets, tmp_path):
     source.close()
 
 
-# folders of images -----------------------------------------------------------------------------
-
-
-def save_image(path, array, mode=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    (image if mode is None else image.convert(mode)).save(path)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 6, 8, 3), np.uint8)
-    for number, image in enumerate(images):
-        save_image(tmp_path / "set" / ("cat" if number < 2 else "dog") / f"{number}.png", image)
-    return tmp_path / "set", images
-
-
-def test_a_folder_of_images_is_one_split(folder):
-    root, images = folder
-    source = open_torchvision("ImageFolder", [root], {})
-    block = source.read("train", 0, 5)
-    np.testing.assert_array_equal(block.images, images)
-    assert block.labels.tolist() == [0, 0, 1, 1, 1]
-    assert source.class_names == ("cat", "dog")
-    assert source.read("train", 3, 3).images.shape == (0, 6, 8, 3)
-    again = open_torchvision("ImageFolder", [], {"root": str(root)})
-    assert again.provenance == source.provenance
-    assert str(root) not in str(source.provenance)
-    save_image(root / "dog" / "4.png", images[0])
-    assert open_torchvision("ImageFolder", [root]).provenance != source.provenance
-
-
-def test_images_that_cannot_be_used_are_problems(folder):
-    root, images = folder
-    save_image(root / "cat" / "1.png", images[1][:4])
-    (root / "dog" / "2.png").write_bytes(b"no image")
-    good = (root / "dog" / "3.png").read_bytes()
-    (root / "dog" / "3.png").write_bytes(good[: len(good) // 2])
-    source = open_torchvision("ImageFolder", [root])
-    block = source.read("train", 0, 5)
-    assert {place: p.status for place, p in block.problems.items()} == {
-        1: WRONG_SIZE,
-        2: UNREADABLE,
-        3: TRUNCATED,
-    }
-    found = block.problems[1]
-    assert (found.width, found.height) == (8, 4)
-    assert "is 4 x 8, RGB, 8 bits, expected 6 x 8, RGB, 8 bits" in found.detail
-    assert block.labels.tolist() == [0, -1, -1, -1, 1]
-    assert not block.images[1:4].any()
-    np.testing.assert_array_equal(block.images[[0, 4]], images[[0, 4]])
-
-
-def test_a_conversion_brings_images_to_one_shape(folder):
-    root, images = folder
-    save_image(root / "cat" / "1.png", images[1][:4])
-    conversion = Conversion(crop=(4, 4))
-    source = open_torchvision("ImageFolder", [root], conversion=conversion)
-    assert source.splits()["train"].shape == (4, 4, 3)
-    block = source.read("train", 0, 5)
-    assert block.problems == {}
-    np.testing.assert_array_equal(block.images[0], images[0][1:5, 2:6])
-    np.testing.assert_array_equal(block.images[1], images[1][:4, 2:6])
-    assert block.sizes.tolist() == [[8, 6], [8, 4], [8, 6], [8, 6], [8, 6]]
-    assert source.provenance["conversion"] == conversion.describe()
-
-
-def test_a_depth_is_that_of_what_is_read(folder):
-    root, images = folder
-    source = open_torchvision("ImageFolder", [root], conversion=Conversion(depth=16))
-    assert (source.splits()["train"].dtype, source.full_scale) == ("uint16", 65535)
-    np.testing.assert_array_equal(source.read("train", 0, 1).images[0], images[0] * np.uint16(257))
-
-
-def test_what_decodes_its_files_is_recorded_and_required(folder):
-    root, _ = folder
-    source = open_torchvision("ImageFolder", [root])
-    assert source.provenance["decoders"]["other"].startswith("Pillow ")
-    other = dataclasses.replace(source, decoders=Decoders("Pillow 1.0", "Pillow 1.0"))
-    with pytest.raises(ConfigError, match=r"decoded by Pillow 1\.0, as this ingest was begun"):
-        other.read("train", 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("mode", "shape"),
-    [("L", (6, 8)), ("RGB", (6, 8, 3)), ("1", (6, 8)), ("LA", (6, 8)), ("P", (6, 8, 3)),
-     ("RGBA", (6, 8, 3)), ("CMYK", (6, 8, 3)), ("I;16", (6, 8))],
-)  # fmt: skip
-def test_images_of_every_mode_become_grey_or_rgb(folder, mode, shape):
-    image = Image.fromarray(folder[1][0])
-    converted = (image.convert("I") if mode == "I;16" else image).convert(mode)
-    found = pixels_of(converted)
-    assert found.shape == shape
-    assert found.dtype == (np.uint16 if mode == "I;16" else np.uint8)
-    if mode in ("RGB", "RGBA"):
-        np.testing.assert_array_equal(found, folder[1][0])
-    if mode == "LA":
-        np.testing.assert_array_equal(found, np.asarray(image.convert("L")))
-
-
 # any class -------------------------------------------------------------------------------------
 
 
@@ -331,11 +226,6 @@ class Splits:
 
     def __init__(self, root, split="train", download=False, transform=None, size=3):
         known = ("train", "val", "trainval", "test")
-        if split not in known:
-            listed = "', '".join(known)
-            raise ValueError(
-                f"Unknown value '{split}' for argument split. Valid values are {{'{listed}'}}."
-            )
         if not (Splits.have or download):
             raise RuntimeError("Dataset not found. You can use download=True to download it")
         if download:
@@ -356,12 +246,15 @@ class Splits:
 @pytest.fixture
 def splits(reader, monkeypatch):
     monkeypatch.setattr(reader.datasets, "SVHN", Splits)
+    entry = by_split("train val test", "trainval", {"size": ()})
+    monkeypatch.setattr(torchvision_sets, "TABLE", {"SVHN": entry})
+    monkeypatch.setattr(torchvision, "TABLE", torchvision_sets.TABLE)
     monkeypatch.setattr(Splits, "have", True)
     monkeypatch.setattr(Splits, "fetched", [], raising=False)
     return Splits
 
 
-def test_every_split_that_a_class_accepts_is_read_but_not_their_unions(splits, tmp_path):
+def test_every_split_of_a_data_set_is_read_but_not_their_unions(splits, tmp_path):
     source = open_torchvision("svhn", [tmp_path], {"size": 2})
     assert list(source.splits()) == ["train", "val", "test"]
     found = {name: source.read(name, 0, 2) for name in source.splits()}
@@ -409,26 +302,6 @@ def test_what_is_missing_is_downloaded_below_the_last_root(splits, tmp_path, mon
     assert source.read("train", 0, 3).labels.tolist() == [0, 1, 2]
 
 
-def test_a_name_or_option_that_is_not_known_is_refused_with_the_nearest(splits, tmp_path):
-    with pytest.raises(ConfigError, match="no data set 'fashionmnst'; did you mean 'FashionMNIST'"):
-        open_torchvision("fashionmnst", [])
-    with pytest.raises(ConfigError, match=r"no option 'sise' .*did you mean 'size'"):
-        open_torchvision("SVHN", [tmp_path], {"sise": 3})
-    with pytest.raises(ConfigError, match="no option 'transform'"):
-        open_torchvision("SVHN", [tmp_path], {"transform": None})
-    with pytest.raises(ConfigError, match=r"Unknown value 'all' .*'train', 'val', 'trainval'"):
-        open_torchvision("SVHN", [tmp_path], {"split": "all"})
-
-
-def test_options_that_a_class_needs_are_named(reader, tmp_path):
-    with pytest.raises(ConfigError, match=r"EMNIST needs the option 'split', one of .*balanced"):
-        open_torchvision("EMNIST", [tmp_path], download=False)
-    with pytest.raises(SourceError, match="EMNIST: was not found"):
-        open_torchvision("EMNIST", [tmp_path], {"split": "balanced"}, download=False)
-    with pytest.raises(ConfigError, match="CocoCaptions needs the option 'annFile'"):
-        open_torchvision("CocoCaptions", [tmp_path])
-
-
 @pytest.mark.parametrize(
     "item", [([1, 2],), ("a caption",), (1.5,), (None,), (True,), (3, 4), ({"boxes": []},)]
 )
@@ -446,26 +319,3 @@ def test_a_data_set_of_which_nothing_can_be_read_is_refused(splits, tmp_path, mo
     monkeypatch.setattr(splits, "__getitem__", broken)
     with pytest.raises(SourceError, match="none of the first 3 images of split 'train'"):
         open_torchvision("SVHN", [tmp_path])
-
-
-def test_arrays_in_memory_are_used_only_where_they_are_what_is_given(reader, tmp_path):
-    class Plain:
-        classes = ("a", "b")
-
-        def __init__(self, turned):
-            self.data = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-            self.targets, self.turned = [1, 0], turned
-
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            image = self.data[index][::-1] if self.turned else self.data[index]
-            return Image.fromarray(np.ascontiguousarray(image)), self.targets[index]
-
-    for turned in (False, True):
-        opened = open_split(Plain(turned))
-        assert (opened.images is None) == turned
-        image, code = opened.sample(0)
-        assert image[0, 0] == (8 if turned else 0)
-        assert code == 1

@@ -1,0 +1,68 @@
+"""Patterns of names: braces, stars, and the split that a name speaks of."""
+
+from __future__ import annotations
+
+import pytest
+from image_files_for_tests import remote
+
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.sources.file_names import expand, split_of
+
+__all__ = ["remote"]
+
+
+def test_braces_name_places_in_order_whether_they_exist_or_not():
+    assert expand("s3://b/{train,val}-{8..10}.tar") == [
+        f"s3://b/{split}-{n}.tar" for split in ("train", "val") for n in (8, 9, 10)
+    ]
+    assert expand("a-{0098..0101}") == ["a-0098", "a-0099", "a-0100", "a-0101"]
+    assert expand("{train-{0..1},test}.tar") == ["train-0.tar", "train-1.tar", "test.tar"]
+    assert expand("a{b-{1..2}") == ["a{b-{1..2}"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["x{0..1000000}", "{x{0..9999}{0..9999},y}", "{0..999999999999\n}", "{a..z}" * 5,
+     "{" + "9" * 5000 + "..1}", "\0000\0{0..1000000}"],
+)  # fmt: skip
+def test_braces_that_name_too_many_places_are_refused_before_any_is_made(pattern):
+    with pytest.raises(ConfigError, match="names more than 1,000,000 places; give a folder"):
+        expand(pattern)
+
+
+def test_as_many_names_as_are_allowed_are_made():
+    assert len(expand("x{0..999999}")) == 1_000_000
+
+
+def test_stars_match_what_is_there_sorted(tmp_path):
+    for name in ("b-2.tar", "b-10.tar", "a.tar", "b-x.txt", "c[1].tar"):
+        (tmp_path / name).touch()
+    found = expand(str(tmp_path / "b-*.tar"))
+    assert found == [str(tmp_path / "b-10.tar"), str(tmp_path / "b-2.tar")]
+    assert expand(str(tmp_path / "c[1].tar")) == [str(tmp_path / "c[1].tar")]
+    with pytest.raises(SourceError, match="nothing matches"):
+        expand(str(tmp_path / "z*"))
+
+
+def test_stars_match_behind_a_url(remote):
+    for name in ("b-2.tar", "b-10.tar", "a.tar"):
+        (remote / name).write_bytes(b"")
+    found = expand("memory://bucket/set/b-{2,1?}.tar")
+    assert found == ["memory://bucket/set/b-2.tar", "memory://bucket/set/b-10.tar"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00001.parquet", "train"),
+        ("imagenet_val-0001.tar", "val"),
+        ("x.test.tar", "test"),
+        ("Validation12.tar", "validation"),
+        ("constraint.tar", None),
+        ("trainer.tar", None),
+        ("latest.tar", None),
+        ("train/latest.tar", None),
+    ],
+)
+def test_the_split_is_a_whole_word_of_the_name(name, split):
+    assert split_of(name) == split
