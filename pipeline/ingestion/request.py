@@ -17,7 +17,7 @@ from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
 from pipeline.core.errors import ConfigError, ConflictError, JobInterruptedError, SourceError
 from pipeline.core.messages import describe
-from pipeline.core.paths import is_place, locate
+from pipeline.core.paths import is_path_like, locate
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
@@ -216,7 +216,7 @@ def make_request(
     storage_options: Mapping[str, Any] | None = None,
     max_bad: int | str | None = None,
 ) -> Request:
-    named = isinstance(source, Mapping | ImageSettings) or is_place(source)
+    named = isinstance(source, Mapping | ImageSettings) or is_path_like(source)
     if not named and not is_source(source):
         raise ConfigError(
             f"images: {describe(source)}, expected a text or a path, a mapping of settings, or a "

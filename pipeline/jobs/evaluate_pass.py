@@ -25,8 +25,7 @@ from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR
 from pipeline.core.threads import OwnLock
 from pipeline.jobs.plan import JobPlan
 from pipeline.ops.distances import Reference, distances_block, make_reference
-from pipeline.ops.metrics import confusion_counts, summarise
-from pipeline.ops.predictions import ROW, predict_block
+from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
 from pipeline.storage import run_files, tables
 from pipeline.storage.claims import Token
 from pipeline.storage.image_content import read_checked

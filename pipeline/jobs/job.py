@@ -37,8 +37,7 @@ from pipeline.jobs import plan as planning
 from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
-from pipeline.ops.class_similarity import closest_classes
-from pipeline.ops.highlights import Highlights
+from pipeline.ops.highlights import Highlights, closest_classes
 from pipeline.report.opened import Run
 from pipeline.report.page import add_report
 from pipeline.storage import claims, manifest, run_files

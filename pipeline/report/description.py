@@ -171,17 +171,17 @@ def digest(
     folder = locate(path, storage_options)
     if kind_or_refuse(folder) == manifest.IMAGES:
         recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
-        found: dict[str, str | None] = {"images": digest_images(folder)}
+        computed: dict[str, str | None] = {"images": digest_images(folder)}
     else:
         recorded = open_run(folder).manifest["digests"]
-        found = digest_run(folder).as_dict()
-    for name, value in found.items():
+        computed = digest_run(folder).as_dict()
+    for name, value in computed.items():
         if recorded[name] != value:
             raise DamagedError(
                 f"{folder}: {name} have digest {value}, the manifest recorded {recorded[name]}; "
                 "they were changed after they were written: make it anew"
             )
-    return found
+    return computed
 
 
 def digest_run(path: Path) -> RunDigests:
@@ -197,9 +197,11 @@ def digest_run(path: Path) -> RunDigests:
                 path / run_files.DISTANCES, part["start"], part["stop"]
             )
             distances.update(distance_columns(block, metrics))
-    found = run_files.open_prototypes(path / run_files.PROTOTYPES, content["digests"]["prototypes"])
+    opened = run_files.open_prototypes(
+        path / run_files.PROTOTYPES, content["digests"]["prototypes"]
+    )
     return RunDigests(
-        prototypes_digest(found),
+        prototypes_digest(opened),
         distances.result(header) if written else None,
         predictions.result(header),
     )

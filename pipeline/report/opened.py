@@ -194,12 +194,12 @@ class Run:
         return self._read(HIGHLIGHTS_FILE)
 
     def _read(self, name: str) -> dict[str, Any]:
-        self._require_parts()  # what is said of them would not fit
+        self._require_parts()  # their figures would not fit other parts
         manifest.require_files(self.path, self.manifest, [name])
         return dict(read_json(self.path / name))
 
     def require_complete(self) -> None:
-        """Check that all files that the manifest vouches for are there; see `completeness`.
+        """Check that all files that the manifest names are there; see `completeness`.
 
         Raises
         ------
@@ -280,12 +280,12 @@ class Run:
         return locate(self.manifest["images"]["path"], options)
 
     def _repr_html_(self) -> str:
-        content, found = self.manifest, self.prototypes
+        content, prototypes = self.manifest, self.prototypes
         settings = content["settings"]
         known = [
             ("folder", shown(self.path)),
             ("images", content["images"]["path"]),
-            ("prototypes", f"{found.attrs['prototypes']} of '{settings['fit']}'"),
+            ("prototypes", f"{prototypes.attrs['prototypes']} of '{settings['fit']}'"),
             ("measured", ", ".join(f"'{split}'" for split in settings["evaluate"])),
             ("classes", f"{len(content['class_names']):,}"),
             ("digest", f"sha256:{content['digests']['run']}"),
@@ -296,9 +296,9 @@ class Run:
         ]
         shares = _table(["metric", "images", "accuracy", "balanced accuracy"], rows)
         text = _facts(f"pixsim run {content['name']}", known) + shares
-        if len(content["class_names"]) > MAX_DRAWN or found[PROTOTYPE.name].nbytes > MAX_BYTES:
+        if len(content["class_names"]) > MAX_DRAWN or prototypes[PROTOTYPE.name].nbytes > MAX_BYTES:
             return text
-        return text + _picture(draw_prototypes(found), "the prototype of each class")
+        return text + _picture(draw_prototypes(prototypes), "the prototype of each class")
 
 
 def _share(value: float | None) -> str:

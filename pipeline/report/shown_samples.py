@@ -51,7 +51,7 @@ class SampleReader:
             Where they are not there, or not those that the run saw.
         """
         splits = self.content["splits"]
-        found: dict[Key, npt.NDArray[Any]] = {}
+        pictures: dict[Key, npt.NDArray[Any]] = {}
         keys = sorted({key for key in wanted if key[0] in splits})
         for (split, _), group in groupby(
             keys, lambda key: (key[0], key[1] // splits[key[0]]["chunk"])
@@ -60,8 +60,8 @@ class SampleReader:
             start, stop = samples[0], samples[-1] + 1
             digest = self.content["digest"]
             images, _ = read_checked(self.path, digest, split, start, stop)
-            found |= {(split, sample): images[sample - start].copy() for sample in samples}
-        return found
+            pictures |= {(split, sample): images[sample - start].copy() for sample in samples}
+        return pictures
 
     def first(self, split: str, wanted: Sequence[int], each: int) -> dict[int, list[Any]]:
         """Return the first images of some classes, by code, as far as the first chunk has them."""
@@ -70,7 +70,7 @@ class SampleReader:
         stop = min(info["chunk"], info["count"])
         images, labels = read_checked(self.path, digest, split, 0, stop)
         chosen = {code: np.flatnonzero(labels == code)[:each] for code in wanted}
-        return {code: [images[at] for at in places] for code, places in chosen.items()}
+        return {code: [images[at] for at in samples] for code, samples in chosen.items()}
 
     def sources(self, wanted: Iterable[Key]) -> dict[Key, str]:
         """Return where samples came from, where the image set is small enough to look it up."""
@@ -115,7 +115,7 @@ def read_distances(
     store = path / run_files.DISTANCES
     splits = content["settings"]["evaluate"]
     distance = StoreArray(store, DISTANCE.name, 1)
-    found = {}
+    distances = {}
     for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
         part = content["partitions"][number]
         bounds = part["start"], part["stop"]
@@ -123,15 +123,15 @@ def read_distances(
         samples = StoreArray(store, SAMPLE).samples(*bounds)
         keys = [key for _, key in group]
         row = 8 * distance.shape[0] * distance.shape[2]
-        whole = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
+        block = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
         for split, sample in keys:
             at = np.flatnonzero((codes == splits.index(split)) & (samples == sample))
             if len(at) != 1:
                 raise DamagedError(f"{store}: has no sample {sample} of '{split}'")
-            place = int(at[0])
-            if whole is not None:
-                found[split, sample] = whole[:, place].copy()
+            row_in_part = int(at[0])
+            if block is not None:
+                distances[split, sample] = block[:, row_in_part].copy()
             else:
-                start = bounds[0] + place
-                found[split, sample] = distance.samples(start, start + 1)[:, 0]
-    return found
+                start = bounds[0] + row_in_part
+                distances[split, sample] = distance.samples(start, start + 1)[:, 0]
+    return distances
