@@ -26,6 +26,7 @@ from PIL import (
 from pipeline.core.blocks import TRUNCATED, UNREADABLE
 from pipeline.images.headers import (
     Opened,
+    Opener,
     RefusedError,
     as_grey_or_colour,
     check_pixels,
@@ -34,20 +35,11 @@ from pipeline.images.headers import (
     open_pillow,
 )
 
-GIF_MAGICS = (b"GIF87a", b"GIF89a")
-PNM_MAGICS = tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\n\r")
-# Formats that need no more than Pillow's reader.
-READERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    b"BM": BmpImagePlugin.BmpImageFile,
-    b"\x59\xa6\x6a\x95": SunImagePlugin.SunImageFile,
-}
-QOI_MAGIC = b"qoif"
-SGI_MAGIC = b"\x01\xda"
+_CODESTREAM = b"\xff\x4f\xff\x51"
 _QOI_END = bytes(7) + b"\1"
 _RIFF_HEAD = 8
+_GIF_HEAD = 6
 _GIF_LAST, _GIF_IMAGE, _GIF_EXTENSION = b"\0", b",", b"!"
-JP2_MAGICS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-_CODESTREAM = JP2_MAGICS[1]
 _CODESTREAM_END = b"\xff\xd9"
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -56,10 +48,9 @@ _CURE = "convert the images to 16-bit PNG, or to .npy"
 _BOX_HEAD, _LONG_BOX_HEAD = 8, 16
 
 
-def open_simple(data: bytes, max_pixels: int) -> Opened:
-    """Read the header of a file of one of `READERS`."""
-    reader = next(reader for magic, reader in READERS.items() if data.startswith(magic))
-    return _opened(reader(io.BytesIO(data)), max_pixels)
+def _simple(reader: Callable[[io.BytesIO], ImageFile.ImageFile]) -> Opener:
+    """Return the opener of a format that needs no more than Pillow's reader."""
+    return lambda data, max_pixels: _opened(reader(io.BytesIO(data)), max_pixels)
 
 
 def _opened(image: ImageFile.ImageFile, max_pixels: int) -> Opened:
@@ -67,7 +58,7 @@ def _opened(image: ImageFile.ImageFile, max_pixels: int) -> Opened:
     return open_pillow(image)
 
 
-def open_pnm(data: bytes, max_pixels: int) -> Opened:
+def _open_pnm(data: bytes, max_pixels: int) -> Opened:
     """Read the header of a PBM, PGM or PPM file; values are stretched to the whole range.
 
     Raises
@@ -87,7 +78,7 @@ def open_pnm(data: bytes, max_pixels: int) -> Opened:
     return _opened(image, max_pixels)
 
 
-def open_sgi(data: bytes, max_pixels: int) -> Opened:
+def _open_sgi(data: bytes, max_pixels: int) -> Opened:
     """Read the header of an SGI file.
 
     Raises
@@ -103,7 +94,7 @@ def open_sgi(data: bytes, max_pixels: int) -> Opened:
     return _opened(image, max_pixels)
 
 
-def open_qoi(data: bytes, max_pixels: int) -> Opened:
+def _open_qoi(data: bytes, max_pixels: int) -> Opened:
     """Read the header of a QOI file."""
     if not data.endswith(_QOI_END):
         raise RefusedError(TRUNCATED, "the QOI is truncated: its last bytes are missing")
@@ -113,12 +104,12 @@ def open_qoi(data: bytes, max_pixels: int) -> Opened:
 # GIF -------------------------------------------------------------------------------------------
 
 
-def open_gif(data: bytes, max_pixels: int) -> Opened:
+def _open_gif(data: bytes, max_pixels: int) -> Opened:
     """Read the header of a GIF file; of an animation, the first frame is the image.
 
     It has colours by number, and so comes out in colour, also where all of them are grey.
     """
-    width, height = struct.unpack_from("<2H", data, len(GIF_MAGICS[0]))
+    width, height = struct.unpack_from("<2H", data, _GIF_HEAD)
     check_pixels(width, height, max_pixels)
     image = GifImagePlugin.GifImageFile(io.BytesIO(data))
     check_pixels(*image.size, max_pixels)  # a frame may reach beyond the screen
@@ -153,7 +144,7 @@ def _after_blocks(data: bytes, position: int) -> int:
 # WebP ------------------------------------------------------------------------------------------
 
 
-def open_webp(data: bytes, max_pixels: int) -> Opened:
+def _open_webp(data: bytes, max_pixels: int) -> Opened:
     """Read the header of a WebP file; of an animation, the first frame is the image."""
     (length,) = struct.unpack_from("<I", data, 4)
     if length + _RIFF_HEAD > len(data):
@@ -204,7 +195,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 # AVIF ------------------------------------------------------------------------------------------
 
 
-def is_heif(data: bytes) -> bool:
+def _is_heif(data: bytes) -> bool:
     """Tell whether a file is of the family of formats that AVIF and HEIC belong to."""
     return data[4:8] == b"ftyp" and bool(_brands(data) & (_AVIF_BRANDS | _HEIC_BRANDS))
 
@@ -215,7 +206,7 @@ def _brands(data: bytes) -> set[bytes]:
     return {brands[at : at + 4] for at in range(0, len(brands), 4) if at != 4}
 
 
-def open_avif(data: bytes, max_pixels: int) -> Opened:
+def _open_avif(data: bytes, max_pixels: int) -> Opened:
     """Read the header of an AVIF file; of an animation, the first frame is the image.
 
     Raises
@@ -267,7 +258,7 @@ def _check_avif_depth(data: bytes) -> None:
 # JPEG 2000 -------------------------------------------------------------------------------------
 
 
-def open_jpeg_2000(data: bytes, max_pixels: int) -> Opened:
+def _open_jpeg_2000(data: bytes, max_pixels: int) -> Opened:
     """Read the header of a JPEG 2000 file, and of the stream of pixels in it.
 
     Raises
@@ -313,3 +304,25 @@ def _stream(data: bytes) -> bytes:
         if name == b"jp2c":
             return data[start:end]
     raise RefusedError(TRUNCATED, "the JPEG 2000 has no pixels")
+
+
+# The formats -----------------------------------------------------------------------------------
+
+OPENERS: dict[bytes, Opener] = {
+    b"GIF87a": _open_gif,
+    b"GIF89a": _open_gif,
+    **{b"P%d%c" % (kind, space): _open_pnm for kind in range(1, 7) for space in b" \t\n\r"},
+    b"BM": _simple(BmpImagePlugin.BmpImageFile),
+    b"\x59\xa6\x6a\x95": _simple(SunImagePlugin.SunImageFile),
+    b"qoif": _open_qoi,
+    b"\x01\xda": _open_sgi,
+    b"\0\0\0\x0cjP  \r\n\x87\n": _open_jpeg_2000,
+    _CODESTREAM: _open_jpeg_2000,
+}
+
+
+def opener_of(data: bytes) -> Opener | None:
+    """Return the opener of a format that is not told by its first bytes alone, or None."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _open_webp
+    return _open_avif if _is_heif(data) else None
