@@ -12,6 +12,7 @@ import traceback
 import warnings
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,28 +20,14 @@ import cyclopts
 from cyclopts import App, Parameter
 
 import pipeline
-from pipeline.core.errors import (
-    BadSamplesError,
-    DamagedError,
-    InputError,
-    JobInterruptedError,
-    PixsimError,
-    hide,
-    printable,
-)
-from pipeline.printing import (
-    count_of,
-    print_bad_samples,
-    print_images,
-    print_plan,
-    print_run,
-    print_run_content,
-    unforeseen,
-)
+from pipeline import printing
+from pipeline.core import errors
+from pipeline.core.errors import DamagedError, InputError, JobInterruptedError, PixsimError
 
 _HERE = ("threads", "local", "gpus")
-
-Output = Annotated[str | None, Parameter(name=["--output", "-o"])]
+_OUTPUT = Parameter(name=["--output", "-o"])
+_FLAG = Parameter(negative=())
+Output = Annotated[str | None, _OUTPUT]
 Override = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())]
 
 app = App(
@@ -54,22 +41,58 @@ app = App(
 )
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class IngestOptions:
+    """What of an ingest is done, and in which pieces.
+
+    Attributes
+    ----------
+    append
+        Add the samples to the store, all of them or none.
+    only
+        One step: plan; N or N:M, partitions; finish.
+    shard
+        Images per shard; default: some MB's worth.
+    """
+
+    append: Annotated[bool, _FLAG] = False
+    only: str | None = None
+    shard: int | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class JobOptions:
+    """What replaces keys of a job file that have options of their own.
+
+    Attributes
+    ----------
+    output
+        The run folder, instead of the job file's.
+    cluster
+        threads, local, a scheduler's address, or a file of workflows/clusters.
+    """
+
+    output: Output = None
+    cluster: str | None = None
+
+
+_WHOLE_INGEST, _AS_IN_THE_FILE = IngestOptions(), JobOptions()
+
+
 @app.command
 def demo() -> None:
     """Run the seed article's study on Fashion-MNIST, else on digits."""
     for run, picture in pipeline.run_demo(pipeline.make_reporter()):
-        print_run(pipeline.describe(run.path))
+        printing.print_run(pipeline.describe(run.path))
         print(f"prototypes drawn in {picture}\n")
 
 
 @app.command
 def datasets() -> None:
     """List the named data sets, and where their files are."""
-    rows = [
-        [entry.name, " x ".join(map(str, entry.image)), entry.licence, place, entry.title]
-        for entry, place in pipeline.list_datasets()
-    ]
-    pipeline.print_table(["name", "image", "licence", "files", "what"], rows)
+    printing.print_datasets(pipeline.list_datasets())
 
 
 @app.command
@@ -78,9 +101,7 @@ def ingest(
     /,
     *,
     output: Output = None,
-    append: Annotated[bool, Parameter(negative=())] = False,
-    only: str | None = None,
-    shard: int | None = None,
+    options: IngestOptions = _WHOLE_INGEST,
     cluster: str | None = None,
     profile: Path | None = None,
     override: Override = None,
@@ -93,12 +114,8 @@ def ingest(
         A data set's name, a folder, archive, file, pattern or URL, or a job file.
     output
         The store to write, or its URL; default: data/stores/NAME.zarr.
-    append
-        Add the samples to the store, all of them or none.
-    only
-        One step: plan; N or N:M, partitions; finish.
-    shard
-        Images per shard; default: some MB's worth.
+    options
+        What of it is done.
     cluster
         threads, local, a scheduler's address, or a file of workflows/clusters; default: the
         job's. Steps run where they are called, unless it is given.
@@ -109,15 +126,15 @@ def ingest(
     """
     images, settings = _images(source, override or (), cluster)
     reporter = pipeline.make_reporter()
-    if only is not None:
+    if options.only is not None:
         if cluster is None and settings is not None and settings.kind not in _HERE:
             settings = None  # the steps are what a cluster runs
-        _ingest_step(only, images, output, shard, settings, reporter)
+        _ingest_step(options.only, images, output, options.shard, settings, reporter)
         return
     path = pipeline.ingest(
-        images, output, shard, settings, reporter, append=append, profile=profile
+        images, output, options.shard, settings, reporter, append=options.append, profile=profile
     )
-    print_images(pipeline.describe(path))
+    printing.print_images(pipeline.describe(path))
 
 
 def _images(source: str, overrides: Sequence[str], cluster: str | None) -> tuple[Any, Any]:
@@ -136,11 +153,13 @@ def _ingest_step(
     """Do one step of an ingest, for clusters that run them apart."""
     if step == "plan":
         planned = pipeline.plan_ingest(images, output, shard, settings, reporter)
-        print(f"{count_of(planned, 'partition')} to write" if planned else "finished already")
+        print(
+            f"{printing.count_of(planned, 'partition')} to write" if planned else "finished already"
+        )
         return
     if step == "finish":
         path = pipeline.finish_ingest(images, output, shard, settings, reporter)
-        print_images(pipeline.describe(path))
+        printing.print_images(pipeline.describe(path))
         return
     first, colon, last = step.partition(":")
     if not first.isdecimal() or not (last if colon else first).isdecimal():
@@ -154,8 +173,7 @@ def run(
     job: Path,
     /,
     *,
-    output: Output = None,
-    cluster: str | None = None,
+    options: JobOptions = _AS_IN_THE_FILE,
     profile: Path | None = None,
     override: Override = None,
     resume: bool = True,
@@ -166,10 +184,8 @@ def run(
     ----------
     job
         The job file, such as workflows/digits.yml.
-    output
-        The run folder, instead of the job file's.
-    cluster
-        threads, local, a scheduler's address, or a file of workflows/clusters.
+    options
+        Where to, and where its tasks run.
     profile
         An HTML file for dask's performance report.
     override
@@ -177,9 +193,9 @@ def run(
     resume
         Go on with what the folder holds of this job; else it must be new or empty.
     """
-    settings = pipeline.load_job(job, override or (), output, cluster)
+    settings = pipeline.load_job(job, override or (), options.output, options.cluster)
     finished = pipeline.run_job(settings, pipeline.make_reporter(), resume=resume, profile=profile)
-    print_run(pipeline.describe(finished.path))
+    printing.print_run(pipeline.describe(finished.path))
 
 
 @app.command
@@ -187,8 +203,7 @@ def plan(
     job: Path,
     /,
     *,
-    output: Output = None,
-    cluster: str | None = None,
+    options: JobOptions = _AS_IN_THE_FILE,
     override: Override = None,
 ) -> None:
     """Show what a job will read, write and take, without reading a pixel.
@@ -197,14 +212,14 @@ def plan(
     ----------
     job
         The job file, such as workflows/digits.yml.
-    output
-        The run folder, instead of the job file's.
-    cluster
-        threads, local, a scheduler's address, or a file of workflows/clusters.
+    options
+        Where to, and where its tasks run.
     override
         KEY=VALUE instead of the job file's: cluster.memory=4GB.
     """
-    print_plan(pipeline.forecast(pipeline.load_job(job, override or (), output, cluster)))
+    printing.print_plan(
+        pipeline.forecast(pipeline.load_job(job, override or (), options.output, options.cluster))
+    )
 
 
 @app.command
@@ -222,10 +237,10 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
     """
     found = pipeline.describe(path)
     if found["kind"] == "pixsim run":
-        print_run(found)
-        print_run_content(found)
+        printing.print_run(found)
+        printing.print_run_content(found)
     else:
-        print_images(found)
+        printing.print_images(found)
     if grid is not None:
         pipeline.draw_grid(path, grid, split)
         print(f"drawn in {grid}")
@@ -257,15 +272,7 @@ def explain(
         A PNG or SVG file to draw: image, prototypes, differences, distances, pixels.
     """
     found = pipeline.explain(path, split, sample)
-    label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
-    print(f"{found.split} image {found.sample}, {label}")
-    rows = [
-        [name, *(f"{value:.4f}" for value in found.distances[:, place])]
-        for place, name in enumerate(found.class_names)
-    ]
-    pipeline.print_table(["class", *found.metrics], rows)
-    for metric, name in found.predicted.items():
-        print(f"nearest by {metric}: {printable(name)}")
+    printing.print_explanation(found)
     if pixels is not None:
         pipeline.print_pixels(found.image, found.full_scale, pixels)
     if picture is not None:
@@ -278,7 +285,7 @@ def report(
     path: str,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[Path | None, _OUTPUT] = None,
     show: Annotated[bool, Parameter(name="--open", negative=())] = False,
 ) -> None:
     """Write the report of a run again: one page that can be mailed.
@@ -309,8 +316,7 @@ def digest(path: str, /) -> None:
     path
         The folder of a store or a run.
     """
-    for name, value in pipeline.digest(path).items():
-        print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
+    printing.print_digests(pipeline.digest(path))
 
 
 @app.command
@@ -318,7 +324,7 @@ def verify(
     path: str,
     /,
     *,
-    repair: Annotated[bool, Parameter(negative=())] = False,
+    repair: Annotated[bool, _FLAG] = False,
     cluster: str | None = None,
 ) -> None:
     """Read a store or a run whole, and name each damaged file; exit code 1 where there is one.
@@ -333,9 +339,8 @@ def verify(
         threads, local, a scheduler's address, or a file of workflows/clusters.
     """
     settings = None if cluster is None else pipeline.make_cluster(cluster)
-    found = pipeline.verify(
-        path, repair=repair, cluster=settings, reporter=pipeline.make_reporter()
-    )
+    reporter = pipeline.make_reporter()
+    found = pipeline.verify(path, repair=repair, cluster=settings, reporter=reporter)
     if not found:
         print(f"{path} is whole: every file is as it was written")
         return
@@ -343,7 +348,7 @@ def verify(
     pipeline.print_table(["mended" if repair else "damaged", "what is wrong"], rows)
     if not repair:
         raise DamagedError(
-            f"{path}: {count_of(len(found), 'file')} not as written; "
+            f"{path}: {printing.count_of(len(found), 'file')} not as written; "
             f"'pixsim verify {path} --repair' makes what is damaged again"
         )
 
@@ -358,12 +363,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with pipeline.stop_on_signals():
             app(words, exit_on_error=False, print_error=False, result_action="return_value")
-    except BadSamplesError as error:
-        print_bad_samples(error)
-        return _fail(str(error), error.exit_code, debug)
     except JobInterruptedError as error:
         return _stopped(str(error), debug)
     except PixsimError as error:
+        if isinstance(error, errors.BadSamplesError):
+            printing.print_bad_samples(error)
         return _fail(str(error), error.exit_code, debug)
     except cyclopts.CycloptsError as error:
         text = " ".join(str(error).split())
@@ -371,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped("interrupted", debug)
     except Exception as error:  # one line, whatever it is: the traceback is for --debug
-        return _fail(unforeseen(error), 1, debug)
+        return _fail(printing.unforeseen(error), 1, debug)
     return 0
 
 
@@ -387,8 +391,8 @@ def _stopped(message: str, debug: bool) -> int:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        print(hide(traceback.format_exc()), file=sys.stderr, end="")
-    print(f"pixsim: {printable(message)}", file=sys.stderr)
+        print(errors.hide(traceback.format_exc()), file=sys.stderr, end="")
+    print(f"pixsim: {errors.printable(message)}", file=sys.stderr)
     return code
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pipeline
-from pipeline.core.errors import (
-    BadSamplesError,
-)
+from pipeline.core.errors import BadSamplesError, printable
+from pipeline.core.messages import format_bytes
 
 MAX_ROWS = 20
 
@@ -61,7 +60,7 @@ def print_plan(found: Mapping[str, Any]) -> None:
             f"{part['images']:,}",
             f"{part['partitions']:,}",
             f"{part['tasks']:,}",
-            _bytes(part["bytes"]),
+            format_bytes(part["bytes"]),
         ]
         for part in found["passes"]
     ]
@@ -74,18 +73,19 @@ def print_plan(found: Mapping[str, Any]) -> None:
     if workers["processes"]:
         where = f"{tasks} in each of {count_of(workers['processes'], 'worker process')}"
     print(f"{where}, {count_of(workers['threads'], 'thread')} a task")
-    parts = f"prototypes {_bytes(memory['fit'])}, distances {_bytes(memory['evaluate'])}"
-    print(
-        f"peak memory {_bytes(memory['worker'])} a process ({parts}) of {_bytes(memory['limit'])}"
+    parts = (
+        f"prototypes {format_bytes(memory['fit'])}, distances {format_bytes(memory['evaluate'])}"
     )
-    client = f", {_bytes(memory['client'])} of it the client" if memory["client"] else ""
-    print(f"peak memory {_bytes(memory['total'])} in all{client}")
+    limit = format_bytes(memory["limit"])
+    print(f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}")
+    client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
+    print(f"peak memory {format_bytes(memory['total'])} in all{client}")
     print(f"arithmetic {found['arithmetic']['reason']}")
     rows = [
         [
             file["path"],
             f"{file['files']:,}",
-            "-" if file["bytes"] is None else _bytes(file["bytes"]),
+            "-" if file["bytes"] is None else format_bytes(file["bytes"]),
         ]
         for file in found["files"]
     ]
@@ -95,13 +95,6 @@ def print_plan(found: Mapping[str, Any]) -> None:
 def count_of(count: int, noun: str) -> str:
     plural = "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
-
-
-def _bytes(size: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}"
-    return f"{size} B"
 
 
 def print_run(found: Mapping[str, Any]) -> None:
@@ -143,6 +136,31 @@ def _say_how_many_more(names: Sequence[str]) -> None:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def print_explanation(found: Any) -> None:
+    label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
+    print(f"{found.split} image {found.sample}, {label}")
+    rows = [
+        [name, *(f"{value:.4f}" for value in found.distances[:, column])]
+        for column, name in enumerate(found.class_names)
+    ]
+    pipeline.print_table(["class", *found.metrics], rows)
+    for metric, name in found.predicted.items():
+        print(f"nearest by {metric}: {printable(name)}")
+
+
+def print_datasets(known: Sequence[tuple[Any, str]]) -> None:
+    rows = [
+        [entry.name, " x ".join(map(str, entry.image)), entry.licence, files, entry.title]
+        for entry, files in known
+    ]
+    pipeline.print_table(["name", "image", "licence", "files", "what"], rows)
+
+
+def print_digests(digests: Mapping[str, str | None]) -> None:
+    for name, value in digests.items():
+        print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
 
 
 _LONGEST = 500  # characters of a message that is not ours

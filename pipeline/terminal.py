@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.config.settings import parse_pixels
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ShapeError, printable
-from pipeline.report.pixel_ranges import parse_pixels
 
 
 def _console(stream: TextIO | None = None) -> Console:

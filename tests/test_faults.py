@@ -18,7 +18,16 @@ from faults.scenes import LOCAL, REMOTE
 from faults.stage import Stage
 from faults.states import Disturbed
 from faults.verdicts import judge_damages
-from faults.workers import CHAOS, SIGKILL, chaos, killing, make_source, work, work_while_workers_die
+from faults.workers import (
+    CHAOS,
+    SIGKILL,
+    chaos,
+    killing,
+    make_source,
+    time_undisturbed,
+    work,
+    work_while_workers_die,
+)
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -158,12 +167,16 @@ def test_jobs_whose_workers_are_killed_end_with_the_same_digests(full, seed, fig
     partitions, shard = (300, 10) if full else (24, 4)
     source = make_source(partitions, shard)
     expected = work(tmp_path / "undisturbed", source, shard, "threads")
+    # long enough to come up and do something also on a busy machine, too short to do it all
+    seconds = max(2.0, time_undisturbed(tmp_path / "processes", source, shard) / 3) if full else 0.0
     rng = random.Random(seed)
     for number in range(4 if full else 1):
         for way in (*CHAOS, SIGKILL) if full else (SIGKILL,):
             folder = tmp_path / f"{way} {number}"
             folder.mkdir()
-            dying = killing(folder, rng, 6 if full else 1) if way == SIGKILL else chaos(way, 2.0)
+            dying = (
+                killing(folder, rng, 6 if full else 1) if way == SIGKILL else chaos(way, seconds)
+            )
             found = work_while_workers_die(folder, source, shard, dying)
             assert found.digests == expected
             assert found.workers > 0 or way != SIGKILL

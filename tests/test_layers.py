@@ -37,14 +37,13 @@ ONLY_IN = {
     "numcodecs": {"storage.shards"},
     "google_crc32c": {"storage.shards"},
     "PIL": {"images", "report", "sources.torchvision_sets"},
+    "imagecodecs": {"images"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "cyclopts": {"cli"},
 }  # fmt: skip
 # what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
-    "images.conversion": {"torchvision.transforms.v2"},
-    "images.jpeg": {"torch", "torchvision.io"},
     "images.box_formats": {"PIL.AvifImagePlugin"},
 }
 

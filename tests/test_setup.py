@@ -17,11 +17,12 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # the same package under its conda-forge name
-CONDA_NAMES = {"torch": "pytorch", "universal-pathlib": "universal_pathlib"}
+CONDA_NAMES = {"torch": "pytorch", "universal-pathlib": "universal_pathlib",
+               "ruamel-yaml": "ruamel.yaml"}  # fmt: skip
 
 
 def split_bound(requirement: str) -> tuple[str, str]:
-    name, extras, bound = re.fullmatch(r"([\w-]+)(\[[\w,]+\])?(.*)", requirement).groups()  # type: ignore[union-attr]
+    name, extras, bound = re.fullmatch(r"([\w.-]+)(\[[\w,]+\])?(.*)", requirement).groups()  # type: ignore[union-attr]
     # conda's dask has what the extras ask for; moto is for the tests
     assert extras is None or name in ("dask", "moto")
     return name, bound

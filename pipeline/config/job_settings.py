@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,7 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
-from pipeline.config.yaml_files import first_problem, load_mapping, refuse_unknown
+from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
 from pipeline.core.messages import describe
@@ -189,7 +188,7 @@ def load_job(
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
     path = locate(path)
-    content = load_mapping(path)
+    content = load_mapping(path, key="images")
     if cluster is not None:
         content["cluster"] = cluster
     content = _with_cluster(content, path.parent)
@@ -291,7 +290,7 @@ def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSetting
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
     path = locate(path)
-    content = load_mapping(path)
+    content = load_mapping(path, key="images")
     images = content.get("images")
     content["images"] = with_overrides(
         {"source": images} if isinstance(images, str) else images, overrides
@@ -315,8 +314,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals or not re.fullmatch(r"[\w.]+", key):
         raise ConfigError(f"--set {override}: expected KEY=VALUE, such as --set device=cpu")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
     *parents, last = key.split(".")
     place = content

@@ -1,17 +1,22 @@
 """YAML files of settings: read with plain types only, refused with the key and the value.
 
-A message holds what was met in a few words: a value may be a page long, or a maze of aliases.
+A message shows a value in a few words: it may be a page long, or a maze of aliases.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.resolver import VersionedResolver
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.messages import describe, nearest
@@ -19,71 +24,123 @@ from pipeline.core.messages import describe, nearest
 # what lies under these keys may hold keys and passwords
 _SECRETIVE = {"storage_options", "options", "dask"}
 
-
 _NAMELESS = ("x-", ".")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_KEYS = 10_000  # merges of merges may grow without end
+_MOST_BYTES = 2**22  # which take half a minute
+# YAML 1.1 has `y` and `n` for booleans, ruamel.yaml numbers such as `1e3` and `-_1`: what is called
+# so (an axis, a class, a commit) stays a text
+_TEXT = re.compile(r"[yYnN=]|[-+.]_.*|[-+]?[\d_]+[eE][-+]?\d+|[-+]?[\d_]*\.[\d_]*[eE]\d+")
 
 
-# in C where PyYAML was built with it, which is several times as fast
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+class _Resolver(VersionedResolver):
+    """Scalars as in YAML 1.1, whatever version a file names: `010` is 8, `on` is true."""
+
+    processing_version = (1, 1)
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is ScalarNode and implicit[0] and _TEXT.fullmatch(value):
+            return self.DEFAULT_SCALAR_TAG
+        return super().resolve(kind, value, implicit)
 
 
-class _UniqueKeyLoader(_SafeLoader):  # type: ignore[misc]
-    """Plain types only, and no key twice: YAML's own loaders keep the last in silence.
+class _Constructor(SafeConstructor):
+    """Plain types only, and no key twice.
 
     What a mapping merges (`<<: *other`) stands behind its own keys, and of several the first wins.
     """
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._merged: set[int] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put what a mapping merges before its own keys, which are looked at before, once."""
-        if id(node) not in self._merged:
-            self._merged.add(id(node))
-            own = [key for key, _ in node.value if key.tag != _MERGE]
-            keys = [self.construct_object(key, deep=True) for key in own]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key {key!r} is given twice")
+    def flatten_mapping(self, node: MappingNode) -> None:
+        """Refuse a key given twice without showing its values; ruamel.yaml would show them."""
+        known: set[Hashable] = set()
+        for key_node, _ in node.value if node.merge is None else ():
+            key = None if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+            if key_node.tag == _MERGE or not isinstance(key, Hashable):
+                continue
+            if key in known:
+                text = f"{key!r:.100} is given twice"
+                raise MarkedYAMLError(problem=text, problem_mark=key_node.start_mark)
+            known.add(key)
         super().flatten_mapping(node)
         if len(node.value) > _MOST_KEYS:
-            raise yaml.YAMLError(f"a mapping merges more than {_MOST_KEYS:,} keys")
+            raise YAMLError(f"a mapping merges more than {_MOST_KEYS:,} keys")
 
 
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file with plain types only."""
+def parse_yaml(text: str) -> Any:
+    """Parse YAML with plain types only.
+
+    Raises
+    ------
+    ValueError
+        Where it is none, with the reason and its line in one line.
+    """
+    parser = YAML(typ="safe", pure=True)
+    parser.Constructor, parser.Resolver = _Constructor, _Resolver
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506
+        return parser.load(text)
+    except Exception as error:  # whatever a parser raises of a text that is none
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a text is no YAML, without the lines around it, which may hold secrets."""
+    if not isinstance(error, MarkedYAMLError):
+        return " ".join(str(error).split()) or type(error).__name__
+    mark = error.problem_mark or error.context_mark
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return " ".join(part for part in (error.context, error.problem) if part) + where
+
+
+def load_yaml(path: Path, key: str = "") -> Any:
+    """Read a YAML file with plain types only.
+
+    Parameters
+    ----------
+    path
+        The file.
+    key
+        What files of its kind have a key of: where there is no such file, one of them is suggested.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ValueError(f"holds {size:,} bytes, expected {_MOST_BYTES:,} at most")
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; expected a file such as {_example(path)}"
+            f"{path}: no such file; expected a file such as {_example(path, key)}"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
 
 
-def _example(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("workflows")
-    files = sorted(file.name for file in folder.glob("*.yml"))
-    return f"{folder / nearest_file(path.name, files)}" if files else "workflows/digits.yml"
+def _example(path: Path, key: str) -> str:
+    """Return the file most like a missing one: of its folder, else of `workflows`."""
+    for folder in (path.parent, Path("workflows")):
+        files = [file.name for file in sorted(folder.glob("*.yml")) if _has_key(file, key)]
+        near = difflib.get_close_matches(path.name, files, n=1, cutoff=0.0) or files
+        if near:
+            return str(folder / near[0])
+    return "workflows/digits.yml"
 
 
-def nearest_file(name: str, files: Sequence[str]) -> str:
-    """Return the file name most like `name`."""
-    return (difflib.get_close_matches(name, files, n=1, cutoff=0.0) or list(files))[0]
+def _has_key(path: Path, key: str) -> bool:
+    """Tell whether a file looks like YAML with a key at the top; every file, without one."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return not key or re.search(rf"^[\"']?{key}[\"']?\s*:", text, re.MULTILINE) is not None
 
 
-def load_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of settings; keys `x-NAME` and `.NAME` are none."""
-    content = load_yaml(path)
+def load_mapping(path: Path, key: str = "") -> dict[str, Any]:
+    """Read a YAML file of settings, as `load_yaml`; keys `x-NAME` and `.NAME` are none."""
+    content = load_yaml(path, key)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds {describe(content)}, expected a mapping of settings")
     # of no meaning by themselves: what an anchor there names is merged elsewhere
-    return {key: content[key] for key in content if not str(key).startswith(_NAMELESS)}
+    return {name: content[name] for name in content if not str(name).startswith(_NAMELESS)}
 
 
 def refuse_unknown(
@@ -95,10 +152,6 @@ def refuse_unknown(
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
 
 
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
-
-
 def first_problem(error: ValidationError) -> str:
     """Return the first of the things that are wrong: the key, the value, what was expected."""
     problem = error.errors()[0]
@@ -108,7 +161,8 @@ def first_problem(error: ValidationError) -> str:
     where = ".".join(keys) or "the job"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    inner = problem["input"] if _is_mapping(problem["input"]) else ()
+    given: object = problem["input"]
+    inner = given if isinstance(given, Mapping) else ()
     if _SECRETIVE & {*keys, *inner}:
         return f"'{where}': {message}"
     if problem["type"] == "string_pattern_mismatch" and keys == ["device"]:

@@ -12,11 +12,12 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union
+from typing import Any, Literal, ParamSpec, TypeVar, Union, Unpack
 
 import numpy as np
 
 from pipeline.core.errors import SchemaError
+from pipeline.core.messages import nearest
 from pipeline.core.paths import is_place, locate
 
 P = ParamSpec("P")
@@ -42,19 +43,28 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         bound = signature.bind(*arguments, **keywords)
         for name, value in bound.arguments.items():
             hint = _hints(function).get(name, Any)
-            if signature.parameters[name].kind in (
-                inspect.Parameter.VAR_POSITIONAL,
-                inspect.Parameter.VAR_KEYWORD,
-            ):
-                continue
-            found = _fit(value, hint)
-            if found is _NO:
-                given = f"{function.__name__}(): '{name}' is {_describe(value)}"
-                raise SchemaError(f"{given}, expected {_spell(hint)}")
-            bound.arguments[name] = found
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD and typing.get_origin(hint) is Unpack:
+                known = typing.get_type_hints(typing.get_args(hint)[0])
+                for key, one in value.items():
+                    if key not in known:
+                        what = f"{function.__name__}() got an unexpected keyword argument '{key}'"
+                        raise TypeError(f"{what}; {nearest(key, [*signature.parameters, *known])}")
+                    value[key] = _fitted(function, key, one, known[key])
+            elif kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+                bound.arguments[name] = _fitted(function, name, value, hint)
         return function(*bound.args, **bound.kwargs)
 
     return door
+
+
+def _fitted(function: Callable[..., Any], name: str, value: Any, hint: Any) -> Any:
+    """Return an argument as its annotation has it, or refuse it."""
+    found = _fit(value, hint)
+    if found is _NO:
+        given = f"{function.__name__}(): '{name}' is {_describe(value)}"
+        raise SchemaError(f"{given}, expected {_spell(hint)}")
+    return found
 
 
 @functools.cache

@@ -17,6 +17,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known are {', '.join(names)}"
 
 
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest unit of which there is one."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,.0f} B"
+
+
 def _make_short() -> reprlib.Repr:
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100

@@ -2,6 +2,7 @@
 
 What a task raises comes out as it is. What happens to the cluster meanwhile comes out as one
 `ClusterError` that says what happened and what to do; what was written is kept in any case.
+Dask's performance report says what the workers did and when, as a page of HTML.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dask
 from dask.utils import format_bytes
 
-from pipeline.core.errors import ClusterError, JobInterruptedError, MemoryLimitError, PixsimError
+from pipeline.core.errors import (
+    ClusterError,
+    ConfigError,
+    JobInterruptedError,
+    MemoryLimitError,
+    PixsimError,
+)
 from pipeline.execution import signals
 from pipeline.execution.memory import machine_memory
+from pipeline.execution.progress import Reporter
 from pipeline.execution.workers import patience
+from pipeline.storage.atomic import require_file
 
 PREFIX = "pixsim-"
 """What the keys of tasks begin with."""
@@ -31,13 +42,7 @@ _AGAIN = "what is written is kept: run the same command again"
 
 @contextmanager
 def one_task(travels: bool) -> Iterator[None]:
-    """Run what a task does to one partition, unless the job was told to stop.
-
-    Parameters
-    ----------
-    travels
-        Whether an error has to be sent: what caused it may be of a kind that cannot.
-    """
+    """Run what a task does to one partition, unless the job is to stop; its error may travel."""
     try:
         with signals.task():
             yield
@@ -78,13 +83,7 @@ def compute_here(collection: Any, workers: int, grace: float) -> Any:
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:
-    """Compute on the workers of a scheduler.
-
-    Raises
-    ------
-    ClusterError
-        Where its workers die, none is left, or the scheduler is gone.
-    """
+    """Compute on the workers of a scheduler; `ClusterError` where they die, or it is gone."""
     with signals.computing():
         future = client.compute(collection, optimize_graph=False)
         try:
@@ -181,3 +180,42 @@ def _running(dask_worker: Any) -> int:
     """Count the tasks of jobs that a worker runs now; those that were cancelled go on."""
     running = dask_worker.state.all_running_tasks
     return sum(PREFIX in str(state.key) for state in running)
+
+
+def refuse_profile(path: Path, kind: str) -> None:
+    """Raise `ConfigError` where no report can be made, before anything is started."""
+    if kind == "threads":
+        raise ConfigError(
+            f"--profile {path}: dask makes its report of worker processes, not of threads; "
+            "use --cluster local"
+        )
+    if find_spec("bokeh") is None:
+        raise ConfigError(
+            f"--profile {path}: dask draws its report with bokeh, which is not installed; "
+            "pip install bokeh"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"--profile {path}: there is no folder {path.parent}; make it first")
+    require_file(path, "--profile")
+
+
+@contextmanager
+def profiled(client: Any, path: Path | None, reporter: Reporter) -> Iterator[None]:
+    """Write dask's performance report of what runs meanwhile, also where that fails."""
+    if path is None:
+        yield
+        return
+    distributed = importlib.import_module("distributed")
+    report = distributed.performance_report(filename=str(path))
+    with client.as_current():
+        report.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            with client.as_current():
+                report.__exit__(None, None, None)
+            reporter.say(f"dask's performance report is in {path}")
+        except Exception as error:
+            # the scheduler may be gone, or lack bokeh: what went wrong first is what counts
+            reporter.say(str(ClusterError(f"no performance report was made: {error}")))

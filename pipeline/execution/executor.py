@@ -8,15 +8,14 @@ twice, so what it writes must come out the same.
 from __future__ import annotations
 
 import importlib
-import math
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -25,21 +24,17 @@ import numpy.typing as npt
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
 from pipeline.core.exact import Int64Array
-from pipeline.core.ranges import size_of
-from pipeline.execution import signals
-from pipeline.execution.checkpointed_sum import (
-    AddPartition,
-    Batch,
-    Lane,
-    batch_blocks,
-    lane_blocks,
-    share_out,
+from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
+from pipeline.execution.compute import (
+    PREFIX,
+    compute_here,
+    compute_there,
+    one_task,
+    profiled,
+    refuse_profile,
 )
-from pipeline.execution.checkpoints import Checkpoints
-from pipeline.execution.compute import PREFIX, compute_here, compute_there, one_task
 from pipeline.execution.launchers import dashboard_link
 from pipeline.execution.memory import peak_memory
-from pipeline.execution.profiling import profiled, refuse_profile
 from pipeline.execution.progress import SILENT, Phase, Reporter, SilentReporter
 from pipeline.execution.workers import (
     Workers,
@@ -49,50 +44,9 @@ from pipeline.execution.workers import (
     remote_workers,
     require_cluster,
 )
-from pipeline.ops.reduction import LARGE_BYTES, add_up
+from pipeline.ops.reduction import add_up
 
 PartitionFunction = Callable[[int], Any]
-
-
-class Executor(Protocol):
-    """Runs a function once for every partition number below `count`."""
-
-    @property
-    def description(self) -> str: ...
-
-    @property
-    def layout(self) -> Workers: ...
-
-    @property
-    def offered(self) -> Workers | None:
-        """The layout, as far as it is known without asking workers."""
-        ...
-
-    def threads_for(self, count: int) -> int:
-        """Return how many cores each of `count` tasks may use, so that all are used once."""
-        ...
-
-    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
-        """Return what the function returns, in order; small values only."""
-        ...
-
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        """Return an int64 array of `shape` to which the function added every partition.
-
-        `kept` holds what an earlier try counted, and is given what this one counts.
-        """
-        ...
-
-    def peak_memory(self) -> int | None:
-        """Return the most bytes that a process that runs tasks has held, where it can be asked."""
-        ...
 
 
 _listeners: dict[str, Callable[[int], None]] = {}
@@ -100,38 +54,36 @@ _listeners: dict[str, Callable[[int], None]] = {}
 
 @dataclass(frozen=True)
 class _Task:
-    """Calls the function for one block and tells the client that it is done."""
+    """Calls a function for one block; the function tells how many partitions are done."""
 
-    function: PartitionFunction
+    function: Callable[[int, Tell], Any]
     count: int
     topic: str
 
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
-        boxed = np.empty(1, object)
         with one_task(travels=self.topic not in _listeners):
-            boxed[0] = self.function(self.count - 1 - block_id[0])
-        _tell(self.topic)
+            found = self.function(self.count - 1 - block_id[0], partial(_tell, self.topic))
+        if isinstance(found, np.ndarray):
+            return found
+        boxed = np.empty(1, object)
+        boxed[0] = found
         return boxed
 
 
 @dataclass(frozen=True)
-class _Watch:
-    """Watches over tasks that add, as `_Task` does over its own."""
+class _Told:
+    """Has one partition be done once a function returns."""
 
-    topic: str
+    function: PartitionFunction
 
-    def task(self) -> AbstractContextManager[None]:
-        return one_task(travels=self.topic not in _listeners)
-
-    def tell(self, partitions: int) -> None:
-        _tell(self.topic, partitions)
-
-    def ends(self) -> bool:
-        return signals.is_requested()
+    def __call__(self, index: int, tell: Tell) -> Any:
+        found = self.function(index)
+        tell(1)
+        return found
 
 
-def _tell(topic: str, partitions: int = 1) -> None:
+def _tell(topic: str, partitions: int) -> None:
     """Say that some are done: to this process's listener, or to the client of its scheduler."""
     listener = _listeners.get(topic)
     if listener is not None:
@@ -140,95 +92,115 @@ def _tell(topic: str, partitions: int = 1) -> None:
         importlib.import_module("distributed").get_worker().log_event(topic, partitions)
 
 
-def _blocks(task: _Task) -> da.Array:
+def _blocks(task: _Task, shape: tuple[int, ...] | None = None) -> da.Array:
+    """Return what a task returns for each number, lazily: anything, or integers of a shape."""
+    dtype: Any = object if shape is None else np.int64
     return da.map_blocks(
-        task, name=task.topic, chunks=((1,) * task.count,), dtype=object, meta=np.empty(0, object)
+        task,
+        name=f"{task.topic}-{uuid.uuid4().hex}",
+        chunks=((1,) * task.count, *((size,) for size in shape or ())),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(shape or ())), dtype),
     )
 
 
 @dataclass(frozen=True)
-class _DaskExecutor:
-    """Runs blocks through `compute`, which takes a dask collection and returns its value."""
+class Opened:
+    """A cluster that is open: `compute` takes a dask collection and returns its value.
+
+    `client` is dask's; None where threads of this process do the work.
+    """
 
     description: str
     compute: Callable[[Any], Any]
-    layout: Workers
+    workers: Workers
     client: Any = None
 
+
+class Executor:
+    """Runs tasks on a cluster that is opened when the first of them needs it.
+
+    What a job can be refused for without a worker is refused before one is waited for, and what is
+    finished needs none. `offered` is what its workers will be; None where only they can tell.
+    """
+
+    def __init__(self, open_cluster: Callable[[], Opened], offered: Workers | None) -> None:
+        self._open_cluster, self.offered = open_cluster, offered
+
+    @cached_property
+    def opened(self) -> Opened:
+        return self._open_cluster()
+
     @property
-    def offered(self) -> Workers:
-        return self.layout
+    def description(self) -> str:
+        return self.opened.description
+
+    @property
+    def layout(self) -> Workers:
+        return self.offered or self.opened.workers
 
     def threads_for(self, count: int) -> int:
+        """Return how many cores each of `count` tasks may use, so that all are used once."""
         return self.layout.threads_for(count)
 
     def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
+        """Return what the function returns for each number below `count`; small values only."""
         if not count:
             return []
         with self._listening(phase) as topic:
-            return list(self.compute(_blocks(_Task(function, count, topic))))[::-1]
+            return self._map(_Task(_Told(function), count, topic))
 
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        if not count:
-            return np.zeros(shape, np.int64)
+    def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
+        """Return an int64 array of `kept.shape` to which the function added every partition.
+
+        `kept` holds what an earlier try counted, and is given what this one counts.
+        """
+        if not kept.partitions:
+            return np.zeros(kept.shape, np.int64)
+        tasks = CheckpointedSum(function, kept, self.layout.at_once)
         with self._listening(phase) as topic:
-            watch = _Watch(topic)
-            if 8 * math.prod(shape) > LARGE_BYTES:
-                pieces = kept.find(count) if kept else []
-                if pieces:
-                    phase.advance(sum(size_of(piece.numbers) for piece in pieces))
-                copies, shares = (
-                    self.client is not None,
-                    share_out(count, self.layout.at_once, pieces),
-                )
-                lanes = [
-                    Lane(function, watch, shape, kept, f"{topic}-{lane}", given, numbers, copies)
-                    for lane, (given, numbers) in enumerate(shares)
-                ]
-                blocks = lane_blocks(lanes, topic)
-            else:
-                size = kept.every if kept else 1
-                blocks = batch_blocks(Batch(function, watch, shape, count, size, kept), topic)
+            if tasks.saves:
+                self._map(_Task(tasks.save, kept.batches, topic))
+            blocks = _blocks(_Task(tasks.add, tasks.shares, topic), kept.shape)
             # delayed, since dask copies an array of one block before it hands it over
-            total: Int64Array = self.compute(add_up(blocks).to_delayed(optimize_graph=False).item())
+            lazy = add_up(blocks).to_delayed(optimize_graph=False).item()
+            total: Int64Array = self.opened.compute(lazy)
             return total
 
     def peak_memory(self) -> int | None:
-        if self.client is None:
+        """Return the most bytes that a process that runs tasks has held, where it can be asked."""
+        client = self.opened.client
+        if client is None:
             return peak_memory()
         try:
-            found = self.client.run(peak_memory, on_error="ignore")
+            found = client.run(peak_memory, on_error="ignore")
         except Exception:  # a cluster that goes away now has done its work
             return None
         return max(found.values(), default=None)
 
+    def _map(self, task: _Task) -> list[Any]:
+        return list(self.opened.compute(_blocks(task)))[::-1]
+
     @contextmanager
     def _listening(self, phase: Phase) -> Iterator[str]:
         """Advance the phase for each block that tells of its end, here or on a worker."""
-        topic = f"{PREFIX}{uuid.uuid4().hex}"
+        topic, client = f"{PREFIX}{uuid.uuid4().hex}", self.opened.client
         lock = threading.Lock()
 
         def advance(partitions: int = 1) -> None:
             with lock:
                 phase.advance(partitions)
 
-        if self.client is None:
+        if client is None:
             _listeners[topic] = advance
         else:
-            self.client.subscribe_topic(topic, lambda event: advance(event[1]))
+            client.subscribe_topic(topic, lambda event: advance(event[1]))
         try:
             yield topic
         finally:
             _listeners.pop(topic, None)
-            if self.client is not None:
-                self.client.unsubscribe_topic(topic)
+            if client is not None:
+                client.unsubscribe_topic(topic)
 
 
 @checked
@@ -257,33 +229,9 @@ def open_executor(
     ClusterError
         Where it cannot be had, or no worker comes.
     """
-    chosen = _as_settings(settings)
-    client = current_client() if settings is None else None
-    if profile is not None:
-        refuse_profile(profile, chosen.kind if client is None else "scheduler")
-    if client is None:
-        require_cluster(chosen)
-    with _opened(chosen, client, reporter or SilentReporter(), profile) as executor:
+    with deferred_executor(settings, reporter, profile) as executor:
+        _ = executor.opened
         yield executor
-
-
-@contextmanager
-def _opened(
-    chosen: ClusterSettings, client: Any, listener: Reporter, profile: Path | None
-) -> Iterator[Executor]:
-    """Open a cluster, or use a client that is there; what could be refused was."""
-    if client is not None:
-        with profiled(client, profile, listener):
-            yield _on_workers(client, remote_workers(client, chosen), chosen)
-    elif chosen.kind == "threads":
-        yield _on_threads(chosen)
-    else:
-        with open_client(chosen, listener) as (opened, layout):
-            link = dashboard_link(opened, chosen)
-            if link is not None:
-                listener.say(f"dashboard at {link}")
-            with profiled(opened, profile, listener):
-                yield _on_workers(opened, layout, chosen)
 
 
 @contextmanager
@@ -294,87 +242,47 @@ def deferred_executor(
 ) -> Iterator[Executor]:
     """Give an executor whose cluster is opened by the first task, and close it at the end.
 
-    What a job can be refused for without a worker is refused before one is waited for, and what is
-    finished needs none. Parameters and errors are those of `open_executor`; what a cluster is said
-    to be is checked now.
+    Parameters and errors are those of `open_executor`; what a cluster is said to be is checked now.
     """
-    chosen = _as_settings(settings)
+    chosen = make_cluster(settings) if isinstance(settings, str) else settings or ClusterSettings()
     client = current_client() if settings is None else None
     if profile is not None:
         refuse_profile(profile, "scheduler" if client is not None else chosen.kind)
     offered = None if client is not None else require_cluster(chosen)
     with ExitStack() as stack:
         arguments = chosen, client, reporter or SilentReporter(), profile
-        yield _Deferred(lambda: stack.enter_context(_opened(*arguments)), offered)
+        yield Executor(lambda: stack.enter_context(_opened(*arguments)), offered)
 
 
-def _as_settings(settings: ClusterSettings | str | None) -> ClusterSettings:
-    return make_cluster(settings) if isinstance(settings, str) else settings or ClusterSettings()
+@contextmanager
+def _opened(
+    chosen: ClusterSettings, client: Any, listener: Reporter, profile: Path | None
+) -> Iterator[Opened]:
+    """Open a cluster, or use a client that is there; what could be refused was."""
+    if client is not None:
+        with profiled(client, profile, listener):
+            yield _on_workers(client, remote_workers(client, chosen), chosen)
+    elif chosen.kind == "threads":
+        workers = local_workers(chosen)
+        count = workers.tasks
+        compute = partial(compute_here, workers=count, grace=chosen.grace)
+        yield Opened(f"{count} thread{'' if count == 1 else 's'}", compute, workers)
+    else:
+        with open_client(chosen, listener) as (opened, workers):
+            link = dashboard_link(opened, chosen)
+            if link is not None:
+                listener.say(f"dashboard at {link}")
+            with profiled(opened, profile, listener):
+                yield _on_workers(opened, workers, chosen)
 
 
-class _Deferred:
-    """An executor that is opened when it is used.
-
-    Parameters
-    ----------
-    open_it
-        Opens it.
-    offered
-        What its workers will be; None where only they can tell.
-    """
-
-    def __init__(self, open_it: Callable[[], Executor], offered: Workers | None) -> None:
-        self._open_it, self.offered = open_it, offered
-
-    @cached_property
-    def _opened(self) -> Executor:
-        return self._open_it()
-
-    @property
-    def description(self) -> str:
-        return self._opened.description
-
-    @property
-    def layout(self) -> Workers:
-        return self.offered or self._opened.layout
-
-    def threads_for(self, count: int) -> int:
-        return self.layout.threads_for(count)
-
-    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
-        return self._opened.map(function, count, phase) if count else []
-
-    def add(
-        self,
-        function: AddPartition,
-        count: int,
-        shape: tuple[int, ...],
-        phase: Phase,
-        kept: Checkpoints | None = None,
-    ) -> Int64Array:
-        return self._opened.add(function, count, shape, phase, kept)
-
-    def peak_memory(self) -> int | None:
-        return self._opened.peak_memory()
-
-
-def _on_threads(settings: ClusterSettings) -> Executor:
-    layout = local_workers(settings)
-    workers = layout.tasks
-    return _DaskExecutor(
-        f"{workers} thread{'' if workers == 1 else 's'}",
-        partial(compute_here, workers=workers, grace=settings.grace),
-        layout,
-    )
-
-
-def _on_workers(client: Any, layout: Workers, settings: ClusterSettings) -> Executor:
-    where = {"local": "this machine", "gpus": "GPUs of this machine", "slurm": "Slurm"}
-    place = where.get(settings.kind) or settings.address or client.scheduler.address
-    workers = layout.processes
-    return _DaskExecutor(
-        f"{workers} dask worker{'' if workers == 1 else 's'} on {place}",
+def _on_workers(client: Any, workers: Workers, settings: ClusterSettings) -> Opened:
+    names = {"local": "this machine", "gpus": "GPUs of this machine", "slurm": "Slurm"}
+    where = names.get(settings.kind) or settings.address or client.scheduler.address
+    count = workers.processes
+    return Opened(
+        f"{count} dask worker{'' if count == 1 else 's'} on {where}",
         partial(compute_there, client, grace=settings.grace),
-        layout,
+        workers,
         client,
     )

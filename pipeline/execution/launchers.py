@@ -24,8 +24,13 @@ import dask.config
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import ClusterError, ConfigError
-from pipeline.execution.dask_config import LOOPBACK, load, worker_arguments, worker_prologue
-from pipeline.execution.kubernetes_spec import cluster_spec
+from pipeline.execution.dask_config import (
+    LOOPBACK,
+    cluster_spec,
+    load,
+    worker_arguments,
+    worker_prologue,
+)
 
 CONNECT_SECONDS = 30
 _KEEP_SECONDS = 30.0
@@ -35,13 +40,7 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # with
 
 
 def visible_gpus() -> list[str]:
-    """Return what names the GPUs of this machine, without starting CUDA.
-
-    Raises
-    ------
-    ConfigError
-        Where there are none.
-    """
+    """Return what names the GPUs of this machine, without starting CUDA; there must be one."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         found = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
@@ -77,7 +76,7 @@ def open_processes(
     """Start worker processes on this machine; `pinned` holds the GPU of each."""
     distributed = importlib.import_module("distributed")
     # workers leave signals to this process
-    preload = [*dask.config.get("distributed.worker.preload"), "pipeline.execution.worker_signals"]
+    preload = [*dask.config.get("distributed.worker.preload"), "pipeline.execution.signals"]
     options = {
         "nthreads": settings.threads_per_worker, "memory_limit": memory, "preload": preload,
         "host": LOOPBACK, "silence_logs": logging.ERROR, "dashboard": False,
@@ -133,13 +132,7 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
 
 
 def scheduler_place(settings: ClusterSettings) -> tuple[str | None, str | Path]:
-    """Return the address of a scheduler that runs already, and what names it: that, or a file.
-
-    Raises
-    ------
-    ConfigError
-        Where there is neither.
-    """
+    """Return the address of a scheduler that runs already, and what names it: that, or a file."""
     address = settings.address or dask.config.get("scheduler-address", None)
     if settings.scheduler_file is None and not address:
         raise ConfigError(

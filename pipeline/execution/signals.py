@@ -77,11 +77,8 @@ def task() -> Iterator[None]:
 def computing(grace: float | None = None) -> Iterator[None]:
     """Let tasks run: meanwhile a first signal drains them.
 
-    Parameters
-    ----------
-    grace
-        Seconds after which a second signal follows by itself: for a main thread that waits for
-        tasks without looking at the order to stop.
+    A second one follows by itself after `grace` seconds: for a main thread that waits for tasks
+    without looking at the order to stop.
     """
     global _computing, _grace
     stop_if_requested()
@@ -116,6 +113,16 @@ def stop_on_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _requested.clear()
+
+
+def dask_setup(_: object) -> None:
+    """Ignore the signals that drain a job, in a worker process that dask preloads this module in.
+
+    Ctrl-C at a terminal, and a batch system that ends a job, send their signal to every process of
+    it. Workers leave it to the client, which lets their tasks end and then closes them.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, _: FrameType | None) -> None:

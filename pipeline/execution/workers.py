@@ -1,11 +1,14 @@
-"""What tasks run on: threads of this process, worker processes, or a scheduler's workers."""
+"""What tasks run on: threads of this process, worker processes, or a scheduler's workers.
+
+What cannot be had from here, or what does not fit into their memory, is refused.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +21,6 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import ClusterError, ConfigError, MemoryLimitError
 from pipeline.execution import dask_config as defaults
 from pipeline.execution import launchers as kinds
-from pipeline.execution.dask_defaults import dask_defaults
 from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
 
@@ -29,14 +31,11 @@ class Workers:
 
     Attributes
     ----------
-    processes
-        Worker processes; 0 where threads of this process do the work.
-    tasks
-        Tasks that one process runs at once.
-    cores
-        Cores that all of them share.
-    memory
-        Bytes of memory that one process may take.
+    processes, tasks
+        Worker processes, 0 where threads of this process do the work; and tasks that one runs at
+        once.
+    cores, memory
+        Cores that all of them share; bytes of memory that one process may take.
     apart
         Whether they may be on several machines: then a task has the cores of its own process only.
     limited
@@ -62,17 +61,10 @@ class Workers:
 
 
 def find_workers(settings: ClusterSettings | None = None) -> Workers:
-    """Tell what a cluster offers; a scheduler is asked, nothing is started.
+    """Tell what a cluster offers, by default the dask client of this process, else its threads.
 
-    Parameters
-    ----------
-    settings
-        The cluster; default: the dask client of this process, else threads.
-
-    Raises
-    ------
-    ConfigError
-        Where no scheduler answers at the address, or it cannot be told what workers will have.
+    A scheduler is asked, nothing is started. `ConfigError` where no scheduler answers, or it cannot
+    be told what workers will have.
     """
     chosen = settings or ClusterSettings()
     client = current_client() if settings is None else None
@@ -90,16 +82,9 @@ def find_workers(settings: ClusterSettings | None = None) -> Workers:
 def require_cluster(settings: ClusterSettings) -> Workers | None:
     """Refuse a cluster that cannot be had from here, before anything is listed or started.
 
-    Returns
-    -------
-    What it offers; None of a scheduler, which only its workers can tell.
-
-    Raises
-    ------
-    ConfigError
-        Where a program, a file, an address or a setting is missing.
-    MemoryLimitError
-        Where a worker process could not even start.
+    Returns what it offers; None of a scheduler, which only its workers can tell. `ConfigError`
+    where a program, a file, an address or a setting is missing, `MemoryLimitError` where a worker
+    process could not even start.
     """
     if settings.kind == "scheduler":
         with _configured(settings):
@@ -118,6 +103,39 @@ def require_cluster(settings: ClusterSettings) -> Workers | None:
             "memory (cluster.memory), or take fewer processes (cluster.workers)"
         )
     return offered
+
+
+def require_room(
+    shards: Iterable[tuple[int, int]], partitions: int, workers: Workers, cure: str = ""
+) -> None:
+    """Refuse what reads or writes whole shards where those that are in memory at once do not fit.
+
+    The least that it takes is counted: a process, and the samples of each task once. Threads of
+    this process are refused by a limit that was given, and not by what there seems to be.
+
+    Parameters
+    ----------
+    shards
+        Samples a shard and bytes a sample, of each split.
+    partitions, workers
+        Shards in all, and where tasks run.
+    cure
+        What else helps; with `{shard}`, the samples of the largest shard.
+    """
+    count, sample = max(shards, key=lambda shard: shard[0] * shard[1])
+    tasks = min(workers.tasks, partitions)
+    needed = LEAST_BYTES + tasks * count * sample
+    if needed <= workers.memory or not (workers.processes or workers.limited):
+        return
+    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    fewer = "threads_per_worker: 1" if workers.processes else "cluster.workers: 1"
+    cures += [f"run fewer tasks at once ({fewer})"] if tasks > 1 else []
+    cures += [cure.format(shard=count)] if cure else []
+    raise MemoryLimitError(
+        f"{tasks} shard{'s'[: tasks > 1]} of {count * sample / 1e9:.3g} GB at once need "
+        f"{needed / 1e9:.3g} GB in one process, expected at most {workers.memory / 1e9:.3g} GB, "
+        f"what it may take; {', or '.join(cures)}"
+    )
 
 
 def current_client() -> Any:
@@ -167,15 +185,7 @@ def asked_workers(settings: ClusterSettings) -> Workers:
 
 
 def remote_workers(client: Any, settings: ClusterSettings) -> Workers:
-    """Ask a scheduler for its workers; the one with the least memory counts.
-
-    Raises
-    ------
-    ConfigError
-        Where it has none.
-    ClusterError
-        Where its workers cannot import this package.
-    """
+    """Ask a scheduler for its workers; the one with the least memory counts."""
     found = client.scheduler_info(n_workers=-1)["workers"]
     if not found:
         raise ConfigError(
@@ -220,18 +230,10 @@ def usable_memory(dask_worker: Any) -> tuple[int, int]:
 def open_client(
     settings: ClusterSettings, reporter: Reporter | None = None
 ) -> Iterator[tuple[Any, Workers]]:
-    """Open the cluster that the settings describe, and wait for a worker of it.
+    """Open a cluster, wait for a worker of it, and yield dask's client and what its workers offer.
 
-    Yields
-    ------
-    The dask client, and what its workers offer.
-
-    Raises
-    ------
-    ConfigError
-        Where the cluster cannot be as it is described.
-    ClusterError
-        Where it cannot be had, or no worker comes.
+    `ConfigError` where the cluster cannot be as it is described, `ClusterError` where it cannot be
+    had, or no worker comes.
     """
     with _configured(settings), _opened(settings) as client:
         _wait_for_workers(client, settings, reporter or SilentReporter())
@@ -247,7 +249,7 @@ def open_client(
 @contextmanager
 def _configured(settings: ClusterSettings) -> Iterator[None]:
     importlib.import_module("distributed")  # a second, and the defaults of dask's configuration
-    with dask_defaults(*defaults.configuration(settings)):
+    with defaults.dask_defaults(*defaults.configuration(settings)):
         yield
 
 

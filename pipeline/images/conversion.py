@@ -7,7 +7,6 @@ smaller than the crop, is refused: it would go in unconverted without a word.
 
 from __future__ import annotations
 
-import importlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.core.errors import ConfigError, ShapeError
+from pipeline.storage.manifest import RESIZE_METHOD
 
 Mode = Literal["L", "RGB"]
 Depth = Literal[8, 16]
 
 MAX_PIXELS = 50_000_000
-RESIZE_METHOD = "torchvision v2 resize, bilinear, antialias"
 MODE_METHODS = {
     "L": "grey: (19595 R + 38470 G + 7471 B + 32768) // 65536, as Pillow",
     "RGB": "colour: grey repeated",
@@ -183,10 +182,11 @@ class Conversion:
         """Convert one image.
 
         Grey is made with Pillow's weights in whole numbers, of 16 bits as of 8. The resize is
-        torchvision's of a Pillow image: of 8 bits in Pillow's fixed-point arithmetic, which
-        gives the same bits on every machine; of 16 bits in its float64 arithmetic (mode `I`, each
-        channel for itself, rounded after each direction), which the same build of Pillow
-        repeats bit for bit, and which another processor may round otherwise by 1.
+        Pillow's, bilinear and antialiased, the same bits as torchvision's (v2) of a Pillow image:
+        of 8 bits in fixed-point arithmetic, which gives the same bits on every machine; of 16
+        bits in float64 (mode `I`, each channel for itself, rounded after each direction), which
+        the same build of Pillow repeats bit for bit, and which another processor may round
+        otherwise by 1.
 
         Parameters
         ----------
@@ -283,16 +283,9 @@ def _resized(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]
     if image.ndim == 3 and (image.shape[2] != COLOURS or image.dtype != np.uint8):
         channels = [_resized(image[:, :, number], size) for number in range(image.shape[2])]
         return np.stack(channels, axis=2)
-    # torchvision takes seconds to import
-    transforms = importlib.import_module("torchvision.transforms.v2")
     wide = np.ascontiguousarray(image, np.uint8 if image.dtype == np.uint8 else np.int32)
-    found = transforms.functional.resize(
-        Image.fromarray(wide),
-        list(size),
-        interpolation=transforms.InterpolationMode.BILINEAR,
-        antialias=True,
-    )
-    return np.asarray(found).astype(image.dtype, copy=False)
+    smaller = Image.fromarray(wide).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(smaller).astype(image.dtype, copy=False)
 
 
 def _cropped(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:

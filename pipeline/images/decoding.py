@@ -79,7 +79,6 @@ def decode(
     data: bytes,
     conversion: Conversion,
     expected: tuple[tuple[int, ...], str] | None = None,
-    torchvision: bool = False,
 ) -> Decoded | Problem:
     """Decode an image file and convert the image.
 
@@ -96,8 +95,6 @@ def decode(
         What is done to the image.
     expected
         Shape and dtype that the image must have after the conversion; None: any.
-    torchvision
-        Whether torchvision decodes JPEG, where it can, else Pillow; see `decoder_choice`.
 
     Returns
     -------
@@ -107,7 +104,7 @@ def decode(
     """
     width = height = 0
     try:
-        opened = _open(data, conversion, torchvision)
+        opened = _open(data, conversion)
         header = opened.header
         width, height = header.width, header.height
         _check_output(opened, conversion, expected)
@@ -121,11 +118,6 @@ def decode(
         return Decoded(conversion.apply(image), width, height, opened.several)
     except Exception as error:  # whatever a library raises at hostile bytes, it is about this file
         return _problem(error, width, height)
-
-
-def is_jpeg(data: bytes | Problem) -> bool:
-    """Tell whether the content of a file is JPEG, which more than one library decodes."""
-    return isinstance(data, bytes) and data.startswith(JPEG_MAGIC)
 
 
 def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | Problem:
@@ -144,13 +136,11 @@ def _problem(error: Exception, width: int, height: int) -> Problem:
     return Problem(found.status, found.detail, width, height)
 
 
-def _open(data: bytes, conversion: Conversion, torchvision: bool = False) -> Opened:
+def _open(data: bytes, conversion: Conversion) -> Opened:
     if not data:
         raise RefusedError(UNREADABLE, "the file is empty")
     if data.startswith(_WEBP[0]) and data[8:12] == _WEBP[1]:
         return open_webp(data, conversion.max_pixels)
-    if data.startswith(JPEG_MAGIC):
-        return open_jpeg(data, conversion.max_pixels, torchvision)
     if is_heif(data):
         return open_avif(data, conversion.max_pixels)
     for magic, opener in _OPENERS.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import numpy.typing as npt
 
 from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.errors import ConflictError, ShapeError
-from pipeline.core.partitions import Layout, ceil_div
+from pipeline.core.partitions import ceil_div
 from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.duplicates import tables_of, write_duplicates
+from pipeline.ingestion.plan import stored_templates
 from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file, flush
 from pipeline.storage.fencing import Token
@@ -44,26 +45,14 @@ def append_place(path: Path) -> Path:
 
 
 def append_images(
-    path: Path,
-    fill: Callable[[Path], Path],
-    executor: Executor,
-    reporter: Reporter,
+    path: Path, fill: Callable[[Path], Path], executor: Executor, reporter: Reporter
 ) -> Path:
-    """Add the samples that `fill` ingests to the image set at `path`.
-
-    Parameters
-    ----------
-    path
-        A finished image set.
-    fill
-        Ingests the new samples into a store at the place that it is given.
-    executor, reporter
-        Where tasks run, and who is told.
+    """Add the samples that `fill` ingests, into a store at the path given to it, to an image set.
 
     Raises
     ------
     StoreError
-        Where there is no finished image set.
+        Where there is no finished image set at `path`.
     ConflictError
         Where other samples were begun to be added and not finished.
     ShapeError
@@ -71,69 +60,53 @@ def append_images(
     InUseError
         Where another process adds samples to it.
     """
-    manifest.read_manifest(path, manifest.IMAGES)
+    manifest.read_manifest(path, manifest.IMAGES)  # nothing is locked that is none
     with held(path, "append", reporter.say):
-        _append(path, fill, executor, reporter)
+        base = manifest.read_manifest(path, manifest.IMAGES)
+        aside = append_place(path)
+        try:
+            fill(aside)
+        except ConflictError:
+            raise ConflictError(
+                f"{shown(path)}: other samples were begun to be added to it and not finished; "
+                f"{manifest.append_cure(path)}"
+            ) from None
+        added = manifest.read_manifest(aside, manifest.IMAGES)
+        if added["identity"] in (
+            base["identity"],
+            *(entry["identity"] for entry in base.get("appended", [])),
+        ):
+            reporter.say(f"{shown(path)} holds these samples already")
+            manifest.clear(path)
+        else:
+            try:
+                growth = plan_growth(path, base, added)
+            except ShapeError:
+                _discard(aside)  # nothing of it is in the image set, and others may be added
+                raise
+            fingerprints = _write_shards(path, aside, growth, executor, reporter)
+            _commit(path, aside, growth, fingerprints)
+        _discard(aside)
     return path
 
 
-def _append(
-    path: Path, fill: Callable[[Path], Path], executor: Executor, reporter: Reporter
-) -> None:
-    """Add samples to an image set that is held; see `append_images`."""
-    base = manifest.read_manifest(path, manifest.IMAGES)
-    place = append_place(path)
-    try:
-        fill(place)
-    except ConflictError:
-        raise ConflictError(
-            f"{shown(path)}: other samples were begun to be added to it and not finished; "
-            f"{manifest.append_cure(path)}"
-        ) from None
-    added = manifest.read_manifest(place, manifest.IMAGES)
-    if added["identity"] in _identities(base):
-        reporter.say(f"{shown(path)} holds these samples already")
-        manifest.clear(path)
-    else:
-        try:
-            growth = plan_growth(path, base, added)
-        except ShapeError:
-            _discard(place)  # nothing of it is in the image set, and others may be added
-            raise
-        fingerprints = _write_shards(path, place, growth, executor, reporter)
-        _commit(path, place, growth, fingerprints)
-    _discard(place)
-
-
-def _discard(place: Path) -> None:
+def _discard(aside: Path) -> None:
     """Remove new samples that are in the image set, last what says which they are.
 
     As long as that is there, the same command after a removal cut short sees that it is done.
     """
-    for name in list_folder(place):
+    for name in list_folder(aside):
         if name != manifest.MANIFEST:
-            remove_tree(place / name)
-    remove_tree(place.parent)
-
-
-def _identities(base: Mapping[str, Any]) -> list[str]:
-    return [base["identity"], *(entry["identity"] for entry in base.get("appended", []))]
+            remove_tree(aside / name)
+    remove_tree(aside.parent)
 
 
 @dataclass(frozen=True)
 class Growth:
     """What an image set will be with the new samples.
 
-    Attributes
-    ----------
-    base, added
-        The manifests of the image set and of the new samples.
-    class_names
-        Those of the image set, then new ones.
-    codes
-        [class of the new samples]; its code in the grown image set; at the end -1, for none.
-    templates
-        Split -> what it will hold.
+    `codes` has for each class of the new samples its code in the grown image set, and -1 at the
+    end, for none; the names of new classes come last.
     """
 
     base: Mapping[str, Any]
@@ -163,35 +136,25 @@ def plan_growth(path: Path, base: Mapping[str, Any], added: Mapping[str, Any]) -
     names = [*base["class_names"]]
     names += [name for name in added["class_names"] if name not in names]
     codes = [names.index(name) for name in added["class_names"]]
-    templates = {}
-    for split in [
-        *base["splits"],
-        *(name for name in added["splits"] if name not in base["splits"]),
-    ]:
-        old, new = base["splits"].get(split), added["splits"].get(split)
-        like = old or next(iter(base["splits"].values()))
-        if new and (new["shape"], new["dtype"]) != (like["shape"], like["dtype"]):
+    templates = stored_templates(base)
+    for split, new in stored_templates(added).items():
+        old = templates.get(split)
+        like = old or next(iter(templates.values()))
+        if (new.shape, new.dtype) != (like.shape, like.dtype):
             raise ShapeError(
-                f"{shown(path)}: the new images of '{split}' are {new['shape']} {new['dtype']}, "
-                f"expected {like['shape']} {like['dtype']} as those there; resize them"
+                f"{shown(path)}: the new images of '{split}' are {list(new.shape)} {new.dtype}, "
+                f"expected {list(like.shape)} {like.dtype} as those there; resize them"
             )
-        kept = old or new
-        count = (old["count"] if old else 0) + (new["count"] if new else 0)
-        layout = Layout(kept["chunk"], kept["shard"])
-        templates[split] = image_store.SplitTemplate(
-            count, tuple(kept["shape"]), kept["dtype"], layout
-        )
+        templates[split] = replace(old, count=old.count + new.count) if old else new
     return Growth(base, added, tuple(names), np.array([*codes, UNLABELLED], np.int32), templates)
 
 
 def _write_shards(
-    path: Path, place: Path, growth: Growth, executor: Executor, reporter: Reporter
+    path: Path, aside: Path, growth: Growth, executor: Executor, reporter: Reporter
 ) -> dict[str, list[str]]:
     """Write the new samples behind the old ones; nothing that the manifest names changes.
 
-    Returns
-    -------
-    The fingerprints of the files of all images and labels, those that stay included.
+    It returns the fingerprints of the files of all images and labels, those that stay included.
     """
     new = {k: t for k, t in growth.templates.items() if k not in growth.base["splits"]}
     if new:
@@ -202,7 +165,7 @@ def _write_shards(
         first = growth.before(split) // shard
         last = ceil_div(template.count, shard) if template.count > growth.before(split) else first
         touched += [(split, number) for number in range(first, last)]
-    task = AppendPartition(path.absolute(), place.absolute(), growth, tuple(touched))
+    task = AppendPartition(path.absolute(), aside.absolute(), growth, tuple(touched))
     with reporter.phase("append", len(touched)) as phase, task.token.issued():
         written = executor.map(task, len(touched), phase)
     splits = (split for split, _ in touched)
@@ -224,7 +187,7 @@ class AppendPartition:
     """
 
     path: Path
-    place: Path
+    aside: Path
     growth: Growth
     touched: tuple[tuple[str, int], ...]
 
@@ -241,25 +204,25 @@ class AppendPartition:
         start = number * template.layout.shard
         stop = min(start + template.layout.shard, template.count)
         old = image_store.read_images(self.path, split, min(start, before), before)
-        new = image_store.read_images(self.place, split, max(start - before, 0), stop - before)
+        new = image_store.read_images(self.aside, split, max(start - before, 0), stop - before)
         images = np.concatenate([old[0], new[0]])
         labels = np.concatenate([old[1], self.growth.codes[new[1]]])
         self.token.require()
         return image_store.write_images(self.path, split, start, images, labels, template.count)
 
 
-def _commit(path: Path, place: Path, growth: Growth, fingerprints: Mapping[str, list[str]]) -> None:
+def _commit(path: Path, aside: Path, growth: Growth, fingerprints: Mapping[str, list[str]]) -> None:
     """Make the new samples part of the image set; the manifest, written last, is what counts."""
-    saved = place.parent / SAMPLES
+    saved = aside.parent / SAMPLES
     if not exists(saved):
         copy_file(path / SAMPLES, saved)
         if not is_remote(path):
-            flush(place.parent)
+            flush(aside.parent)
     image_store.grow_images(path, growth.attributes, growth.templates)
     consolidate(path)
     tables.join(
         path / SAMPLES,
-        [(saved, None), (place / SAMPLES, lambda rows: _renumbered(rows, growth))],
+        [(saved, None), (aside / SAMPLES, lambda rows: _renumbered(rows, growth))],
     )
     counts = {name: template.count for name, template in growth.templates.items()}
     duplicates = write_duplicates(path, counts, stored_hashes(path, counts))

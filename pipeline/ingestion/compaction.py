@@ -25,8 +25,7 @@ from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import image_store
-from pipeline.storage.atomic import read_json, write_json
-from pipeline.storage.durability import flush_tree
+from pipeline.storage.atomic import flush_tree, read_json, write_json
 from pipeline.storage.fencing import Token
 from pipeline.storage.folders import exists, remove_file, remove_tree, replace_tree
 from pipeline.storage.manifest import WORK
@@ -66,24 +65,10 @@ def compact(
     executor: Executor,
     reporter: Reporter,
 ) -> dict[str, list[str]]:
-    """Leave the bad samples out of the arrays at `path`.
+    """Leave the bad samples out of the arrays at `path`; return the fingerprints of their files.
 
-    Parameters
-    ----------
-    path
-        The store that is being made; all its partitions are written.
-    plan
-        By which they were written.
-    templates
-        What its splits hold in the end; see `good_templates`.
-    found
-        Which of their samples are good.
-    executor, reporter
-        Where tasks run, and who is told.
-
-    Returns
-    -------
-    The fingerprints of the files of the arrays.
+    All partitions of the plan are written; `templates` is what the splits hold in the end, see
+    `good_templates`, and `found` which of their samples are good.
     """
     place, replaced = path / WORK / "compact", path / WORK / "replaced"
     identity, planned = plan.identity, plan.table
@@ -119,18 +104,10 @@ def _good_before(planned: PartitionTable, good: npt.NDArray[np.int64]) -> npt.ND
 
 @dataclass(frozen=True)
 class CompactPartition:
-    """The task of one shard without bad samples; running it twice changes nothing.
+    """The task of one shard without bad samples, of `table`; running it twice changes nothing.
 
-    Attributes
-    ----------
-    path, place
-        The store as it was written, and the one beside it.
-    table, planned
-        The partitions of the one beside it, and those as written.
-    good, before
-        [planned partition]; good samples in it, and in those before it of the same split.
-    token
-        Lets it write.
+    `good` and `before` are, for each partition as it was planned, the good samples in it, and in
+    those before it of the same split.
     """
 
     path: Path

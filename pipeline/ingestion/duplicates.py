@@ -37,20 +37,9 @@ def write_duplicates(
     """Write `duplicates.parquet`: a row for each sample that is an exact copy of an earlier one.
 
     Labels play no part. Rows are split and sample, and `first_split` and `first_sample` of the
-    earliest with the same pixels; in order of the samples within each of the buckets.
-
-    Parameters
-    ----------
-    path
-        The store.
-    counts
-        Split -> how many samples it has.
-    hashes
-        The hashes of all samples, split by split in order, in pieces of any size.
-
-    Returns
-    -------
-    How many rows there are; where none, no file is written.
+    earliest with the same pixels; in order of the samples within each of the buckets. `hashes` are
+    those of all samples, split by split in order, in pieces of any size. Returns how many rows
+    there are; where none, no file is written.
     """
     written, splits = [], list(counts)
     firsts = np.cumsum([0, *counts.values()])
@@ -71,10 +60,7 @@ def find_copies(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the numbers of all copies, ascending, and for each that of the first of its kind.
 
-    Parameters
-    ----------
-    entries
-        [sample]; `sha256` (32 bytes) and `number` of each.
+    Entries are, for each sample, `sha256` (32 bytes) and `number`.
     """
     words = np.ascontiguousarray(entries["sha256"]).view("<u8").reshape(-1, 4)
     order = np.argsort(words[:, 0], kind="stable")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.image_settings import ImageSettings
@@ -20,14 +20,21 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
-from pipeline.images.decoder_choice import difference
+from pipeline.images.decoders import difference
 from pipeline.ingestion.append import append_images, plan_growth
-from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.origins import is_gone, is_made
-from pipeline.ingestion.plan import IngestPlan, check_names
-from pipeline.ingestion.request import Check, Images, Request, interruptible, make_request
+from pipeline.ingestion.plan import IngestPlan, check_names, require_memory
+from pipeline.ingestion.request import (
+    Check,
+    Images,
+    Request,
+    find_images,
+    interruptible,
+    is_gone,
+    is_made,
+    make_request,
+    store_place,
+)
 from pipeline.ingestion.steps import begun, finish, listing_place
-from pipeline.ingestion.store_location import find_images, store_place
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.registry import (
     catalog_name,
@@ -35,6 +42,19 @@ from pipeline.sources.registry import (
 )
 from pipeline.storage import claims, manifest
 from pipeline.storage.locks import held
+
+
+class StoreOptions(TypedDict, total=False):
+    """How to get at a store."""
+
+    storage_options: Mapping[str, Any] | None
+
+
+class IngestOptions(StoreOptions, total=False):
+    """What else an ingest may be told; see `ingest`."""
+
+    max_bad: int | str | None
+    profile: Path | None
 
 
 @checked
@@ -46,9 +66,7 @@ def ingest(
     reporter: Reporter | None = None,
     *,
     append: bool = False,
-    max_bad: int | str | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    profile: Path | None = None,
+    **options: Unpack[IngestOptions],
 ) -> Path:
     """Write an image set as a store.
 
@@ -90,8 +108,10 @@ def ingest(
     InUseError
         Where another process fills it.
     """
-    work = make_request(source, output, shard_samples, storage_options, max_bad)
-    listener = reporter or SilentReporter()
+    work = make_request(
+        source, output, shard_samples, options.get("storage_options"), options.get("max_bad")
+    )
+    listener, profile = reporter or SilentReporter(), options.get("profile")
     with interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
@@ -139,7 +159,7 @@ def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
 
         if _is_left(replace(work, path=place), reporter):
             return place
-        return _fill(work, place, executor, reporter, fits, base["provenance"])
+        return _fill(work, place, executor, reporter, fits)
 
     return append_images(work.path, fill, executor, reporter)
 
@@ -150,13 +170,11 @@ def _fill(
     executor: Executor,
     reporter: Reporter,
     check: Check | None = None,
-    base: Mapping[str, Any] | None = None,
     early: Check | None = None,
 ) -> Path:
     """Make the store at a place, or what is missing of it.
 
-    `check` may refuse the plan before, `early` what is known of it before any worker is asked for;
-    `base` is the provenance of what it is added to.
+    `check` may refuse the plan before, `early` what is known of it before any worker is asked for.
     """
 
     def fits(plan: IngestPlan) -> None:
@@ -165,7 +183,7 @@ def _fill(
         if executor.offered is not None:
             require_memory(plan, executor.offered)
 
-    with _begun(work, path, executor, reporter, check, base, fits) as ready:
+    with _begun(work, path, executor, reporter, check, fits) as ready:
         if ready is None:
             reporter.say(f"{shown(path)} is complete already")
             return path
@@ -182,7 +200,6 @@ def _begun(
     executor: Executor,
     reporter: Reporter,
     check: Check | None = None,
-    base: Mapping[str, Any] | None = None,
     early: Check | None = None,
 ) -> Iterator[IngestPlan | None]:
     """Plan a store and begin it; None where it is finished.
@@ -194,7 +211,7 @@ def _begun(
     @contextmanager
     def planned(scratch: Path | None = None) -> Iterator[IngestPlan]:
         asked = None if scratch is None else early  # what is finished needs no workers
-        with work.planned(path, executor, scratch=scratch, base=base, early=asked) as plan:
+        with work.planned(path, executor, scratch=scratch, early=asked) as plan:
             if check is not None:
                 check(plan)
             yield plan
@@ -249,8 +266,7 @@ def ingest_partitions(
     shard_samples: int | None = None,
     cluster: ClusterSettings | str | None = None,
     reporter: Reporter | None = None,
-    *,
-    storage_options: Mapping[str, Any] | None = None,
+    **options: Unpack[StoreOptions],
 ) -> None:
     """Write the partitions `start` to `stop` of a store that `plan_ingest` began.
 
@@ -266,7 +282,7 @@ def ingest_partitions(
     ConfigError
         Where there are no such partitions.
     """
-    work = make_request(source, output, shard_samples, storage_options)
+    work = make_request(source, output, shard_samples, **options)
     with (
         interruptible(work.path),
         deferred_executor(cluster, reporter) as executor,

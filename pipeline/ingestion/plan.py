@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import ConfigError, LabelError, ShapeError, SourceError
-from pipeline.core.partitions import PartitionTable, choose_layout, image_bytes
+from pipeline.core.partitions import Layout, PartitionTable, choose_layout, image_bytes
+from pipeline.execution.workers import Workers, require_room
 from pipeline.sources.protocol import Source
 from pipeline.storage import claims, image_store, manifest
+from pipeline.storage.fencing import Token
 from pipeline.storage.sample_tables import SAMPLES
 
 _RESERVED = (".", "__")
@@ -23,18 +25,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """What an ingest will write; pure metadata, found without reading a pixel.
+    """What an ingest will write: pure metadata, for which no pixel is read.
 
-    Attributes
-    ----------
-    source
-        What is read.
-    templates
-        Split -> what it will hold, in the order of the source.
-    settings
-        What opens the source again, in plain values; None where it is an object in memory.
-    remarks
-        What was decided by the layout of the source, and what was left out; to be told.
+    `settings` open the source again, in plain values; None where it is an object in memory.
+    `remarks` are what was decided by the layout of the source, and what was left out.
     """
 
     source: Source
@@ -123,6 +117,17 @@ def plan_source(source: Source, path: Path, shard_samples: int | None = None) ->
     return plan
 
 
+def stored_templates(content: Mapping[str, Any]) -> dict[str, image_store.SplitTemplate]:
+    """Return what the splits of an image set hold, from its manifest."""
+    return {
+        name: image_store.SplitTemplate(
+            split["count"], tuple(split["shape"]), split["dtype"],
+            Layout(split["chunk"], split["shard"]),
+        )
+        for name, split in content["splits"].items()
+    }  # fmt: skip
+
+
 def check_names(
     class_names: Sequence[str], splits: Iterable[str], unlabelled: bool = False
 ) -> None:
@@ -209,3 +214,18 @@ def expected_content(plan: IngestPlan, *, least: bool = False) -> dict[str, Any]
         labels = {"labels": [count] * len(content["class_names"]), "unlabelled": 0}
         content["splits"][name] = {**split, **labels}
     return content | {"digest": None, "provenance": plan.content["source"]}
+
+
+def require_memory(plan: IngestPlan, workers: Workers, partitions: int | None = None) -> None:
+    """Refuse an ingest of partitions, by default all, that does not fit; see `require_room`."""
+    splits = {
+        name: (min(template.count, template.layout.shard), template.sample_bytes)
+        for name, template in plan.templates.items()
+    }
+    cure = "take smaller shards (shard of its images, or --shard; now {shard:,} images)"
+    require_room(splits.values(), partitions or len(plan.table), workers, cure)
+
+
+def ingest_token(path: Path, identity: str) -> Token:
+    """Return what lets the partitions of a plan be written."""
+    return Token(path / manifest.WORK, identity, "ingest")

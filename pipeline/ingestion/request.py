@@ -1,7 +1,12 @@
-"""What an ingest was asked for: what to read, where to write it, and how."""
+"""What an ingest is asked for: what to read, how, and the store to write it to.
+
+A finished store is recognised by what was asked for, as its manifest records it, so that it can be
+used where its source is gone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,23 +14,142 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.config.image_settings import ImageSettings
-from pipeline.config.job_settings import make_images
-from pipeline.core.errors import ConfigError, JobInterruptedError
+from pipeline.config.job_settings import load_environment, make_images
+from pipeline.core.errors import ConfigError, ConflictError, JobInterruptedError, SourceError
 from pipeline.core.messages import describe
 from pipeline.core.paths import is_place, locate
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
-from pipeline.ingestion.origins import recorded_settings
 from pipeline.ingestion.plan import IngestPlan, plan_source
-from pipeline.ingestion.store_location import store_place
+from pipeline.sources.catalog import load_catalog
 from pipeline.sources.protocol import Source, is_source
 from pipeline.sources.registry import (
+    CATALOG,
+    TORCHVISION,
+    catalog_name,
     decoded,
     open_source,
     packed,
+    places_of,
     release,
 )
 from pipeline.storage import claims, manifest
+from pipeline.storage.folders import exists
+from pipeline.storage.image_store import is_own_store
+
+
+def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:
+    """Return what opens a source again from any working directory; see `repair`."""
+    plain = images.model_dump(mode="json", exclude_unset=True, exclude={"store"})
+    name = catalog_name(images)
+    if name is not None:
+        plain["source"] = f"{CATALOG}{name}"
+    elif images.source is not None:
+        plain["source"] = _absolute(plain["source"])
+    if plain.get("root"):
+        plain["root"] = _absolute(plain["root"])
+    if plain.get("splits"):
+        plain["splits"] = {
+            split: [_absolute(place) for place in places]
+            for split, places in plain["splits"].items()
+        }
+    return plain | ({} if shard is None else {"shard": shard})
+
+
+def _absolute(place: str) -> str:
+    """Return a place, a local one from the root; names of data sets and URLs as they are."""
+    local = "://" not in place and not place.startswith(TORCHVISION)
+    return str(Path(place).absolute()) if local else place
+
+
+def reopened_settings(recorded: Mapping[str, Any]) -> ImageSettings:
+    """Return settings that a manifest recorded; older ones name a set of the catalog by itself."""
+    source = recorded.get("source")
+    name = {"source": f"{CATALOG}{source}"} if source in load_catalog() else {}
+    return make_images({**recorded, **name})
+
+
+def is_made(images: ImageSettings, path: Path) -> bool:
+    """Tell whether there is a finished store that was asked for with the same settings.
+
+    What the source holds by now is not looked at. `ConflictError` where the store was made from the
+    same source with other settings, and that source is gone.
+    """
+    if manifest.kind_of(path) != manifest.IMAGES:
+        return False
+    recorded = manifest.read_manifest(path, manifest.IMAGES).get("settings")
+    if recorded is None:
+        return False
+    try:
+        made = reopened_settings(recorded)
+    except ConfigError:
+        return False
+    was = _decisive(made)
+    now_is = _decisive(make_images(recorded_settings(images, images.shard)))
+    same_source = (was["source"], was["splits"]) == (now_is["source"], now_is["splits"])
+    if was != now_is and same_source and catalog_name(images) is None and is_gone(images):
+        raise ConflictError(claims.conflict(path, manifest.IMAGES, now_is, was))
+    return was == now_is
+
+
+def _decisive(images: ImageSettings) -> dict[str, Any]:
+    """Return what of settings decides a finished store."""
+    return images.model_dump(mode="json", exclude={"store", "max_bad"})
+
+
+def is_gone(images: ImageSettings) -> bool:
+    """Tell whether nothing is left of the source that settings name."""
+    if str(images.source).startswith(TORCHVISION):
+        return False
+    try:
+        places = [place for places in places_of(images).values() for place in places]
+    except SourceError:  # a pattern that nothing matches
+        return True
+    return not any(exists(place) for place in places)
+
+
+def default_store(name: str) -> Path:
+    """Return where the store of a source goes by default: `data/stores/NAME.zarr`."""
+    return load_environment().data / "stores" / f"{source_name(name)}.zarr"
+
+
+def source_name(text: str) -> str:
+    """Return a short name of a source: the last part of its path, without suffix or pattern."""
+    last = shown(text).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    stem = re.sub(r"(\.tar)?\.[A-Za-z]\w*$", "", last) if "." in last[1:] else last
+    return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
+
+
+def store_place(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path:
+    """Return where the store of a job's images is, or will be."""
+    if images.store is not None:
+        return locate(images.store, options)
+    if images.source is not None:
+        return default_store(images.source)
+    return default_store(next(iter((images.splits or {}).values()))[0])
+
+
+def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path | None:
+    """Return the finished store of what a job calls `images`, or None where it is not made yet."""
+    if images.source is not None and images.kind is None:
+        path = locate(images.source, options)
+        if manifest.kind_of(path) == manifest.IMAGES:
+            return path
+        if exists(path / manifest.WORK) or is_own_store(path):
+            manifest.read_manifest(path, manifest.IMAGES)  # says what is missing
+    target, name = store_place(images, options), catalog_name(images)
+    if name in load_catalog() and _holds_dataset(target, str(name)):
+        return target  # the catalog's checksums decide the content; the files may be gone
+    return target if is_made(images, target) else None
+
+
+def _holds_dataset(path: Path, name: str) -> bool:
+    if manifest.kind_of(path) != manifest.IMAGES:
+        return False
+    content = manifest.read_manifest(path, manifest.IMAGES)
+    entry = load_catalog()[name]
+    return bool(content["provenance"] == entry.provenance)
+
 
 Images = Source | ImageSettings | str | Path | Mapping[str, Any]
 Check = Callable[[IngestPlan], None]
@@ -48,13 +172,11 @@ class Request:
         *,
         listing: Path | None = None,
         scratch: Path | None = None,
-        base: Mapping[str, Any] | None = None,
         early: Check | None = None,
     ) -> Iterator[IngestPlan]:
         """Open the source and plan its store; see `open_source`.
 
-        `base` is what it is added to; `early` may refuse the plan, of floats before their range is
-        measured, which takes workers.
+        `early` may refuse the plan, of floats before their range is measured, which takes workers.
         """
         opened = self.source
         if opened is None:
@@ -62,7 +184,7 @@ class Request:
         try:
             if early is not None:
                 early(plan_source(packed(opened, self.settings), path, self.shard))
-            yield self._plan(opened, path, executor, listing is not None, base)
+            yield self._plan(opened, path, executor, listing is not None)
         finally:
             release(opened)
 
@@ -72,7 +194,6 @@ class Request:
         path: Path,
         executor: Executor,
         planned: bool,
-        base: Mapping[str, Any] | None,
     ) -> IngestPlan:
         """Plan the store; of floats that it was begun with, or made of, the range is known.
 
@@ -85,7 +206,7 @@ class Request:
             ready = packed(opened, self.settings, executor.map, known)
         else:
             ready = packed(opened, self.settings, executor.map)
-        ready = decoded(ready, known if planned else None, base)
+        ready = decoded(ready, known if planned else None)
         recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
         remarks = tuple(getattr(opened, "remarks", ()))
         plan = plan_source(ready, path, self.shard)
@@ -96,7 +217,7 @@ def make_request(
     source: Images,
     output: Path | str | None,
     shard: int | None,
-    storage_options: Mapping[str, Any] | None,
+    storage_options: Mapping[str, Any] | None = None,
     max_bad: int | str | None = None,
 ) -> Request:
     named = isinstance(source, Mapping | ImageSettings) or is_place(source)

@@ -12,9 +12,10 @@ The three steps can run apart, on different machines that see the same store.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,30 @@ from pipeline.core.errors import (
     IncompleteError,
     InUseError,
     SourceError,
+    hide_in,
 )
 from pipeline.core.paths import is_remote
+from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.images.decoder_choice import recorded
-from pipeline.ingestion.compaction import compact, good_templates, is_compacted
+from pipeline.images.decoders import to_resume
+from pipeline.ingestion.compaction import (
+    compact,
+    forget_compaction,
+    good_templates,
+    is_compacted,
+)
 from pipeline.ingestion.duplicates import DUPLICATES, tables_of, write_duplicates
-from pipeline.ingestion.plan import IngestPlan
-from pipeline.ingestion.restart import Successor, ingest_token
+from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.storage import claims, image_store, manifest, tables
-from pipeline.storage.atomic import copy_file
+from pipeline.storage.atomic import PARTIAL_SUFFIX, copy_file
 from pipeline.storage.finished_images import list_files
-from pipeline.storage.folders import list_folder
+from pipeline.storage.folders import list_folder, remove_tree
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
 from pipeline.storage.sample_tables import (
+    BAD_SAMPLES,
     SAMPLES,
     Parts,
     Tally,
@@ -51,6 +59,9 @@ from pipeline.storage.sample_tables import (
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import consolidate
 
+# what lies in a store that is being made, beside its splits
+_FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
+
 Planned = Callable[..., AbstractContextManager[IngestPlan]]
 
 
@@ -61,18 +72,10 @@ def listing_place(path: Path) -> Path:
 
 @contextmanager
 def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
-    """Hold a store and make it empty, as a plan says; what exists of the same one is kept.
+    """Lock a store and make it empty, as a plan says; what exists of the same one is kept.
 
-    Parameters
-    ----------
-    planned
-        Plans the store, given a folder for what is needed for a while, if there is one.
-    path, reporter
-        The store, and who is told.
-
-    Yields
-    ------
-    The plan, its source ready to be read by tasks anywhere; None where the store is finished.
+    `planned` plans the store, given a folder for temporary files, if there is one. Yields the plan,
+    its source ready to be read by tasks anywhere; None where the store is finished.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
-    decoders = recorded(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
+    decoders = to_resume(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):
@@ -130,6 +133,55 @@ def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
         for name in list_folder(source.listing):
             copy_file(source.listing / name, place / name)
     return source.moved(place)
+
+
+@dataclass(frozen=True)
+class Successor:
+    """Lets a plan take the place of another one of the same source that was not finished.
+
+    So what a failed ingest tells to change can be changed: files are corrected, removed or
+    replaced, images are resized, a full scale is given. Nothing that was written is of use then,
+    but the listing of the samples.
+    """
+
+    plan: IngestPlan
+    reporter: Reporter
+    listing: Path
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The place of the source; of an object in memory nothing."""
+        settings = self.plan.settings or {}
+        return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
+
+    def follows(self, begun: Mapping[str, Any]) -> bool:
+        """Tell whether what was begun has the same source."""
+        origin, plan = json.loads(json.dumps(hide_in([self.origin, self.plan.content])))
+        other = begun.get("plan", {})
+        if origin and begun.get("origin"):
+            return bool(origin == begun["origin"])
+        places = [content.get("source", {}).get("place") for content in (plan, other)]
+        if places[0] is not None:
+            return bool(places[0] == places[1])
+        return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
+
+    def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Remove what was written of it: first what says that something is written."""
+        self.reporter.say(
+            f"{shown(path)} was begun from other files or with other settings and not finished: "
+            "it is made anew"
+        )
+        work = path / manifest.WORK
+        ingest_token(path, begun["identity"]).revoke()
+        forget_compaction(path)
+        for name in list_folder(work):
+            kept = name in ("plan.json", self.listing.name) or name.endswith(PARTIAL_SUFFIX)
+            if not kept:  # the last are what this process works with
+                remove_tree(work / name)
+        made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
+        for name in list_folder(path):
+            if name in made:
+                remove_tree(path / name)
 
 
 def finish(

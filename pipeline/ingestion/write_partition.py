@@ -23,8 +23,7 @@ from pipeline.core.threads import in_ranges
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.compaction import is_compacted
-from pipeline.ingestion.plan import IngestPlan
-from pipeline.ingestion.restart import ingest_token
+from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
@@ -42,7 +41,7 @@ def write_partitions(
     path: Path,
     executor: Executor,
     reporter: Reporter,
-    numbers: range | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Write the partitions that are not written yet; all of them, or those of some numbers."""
     chosen = range(len(plan.table)) if numbers is None else numbers
@@ -52,7 +51,7 @@ def write_partitions(
     threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
     task = IngestPartition(
         path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
-        chosen.start,
+        chosen,
     )  # fmt: skip
     share = len(chosen) / len(plan.table)
     size = sum(template.count * template.sample_bytes for template in plan.templates.values())
@@ -62,24 +61,9 @@ def write_partitions(
 
 @dataclass(frozen=True)
 class IngestPartition:
-    """The task of one partition; called with its number. Running it twice changes nothing.
+    """The task of one partition of `numbers`; running it twice changes nothing.
 
     One that comes late, when the store is being put together or finished, writes nothing.
-
-    Attributes
-    ----------
-    path
-        The store.
-    source
-        What is read.
-    table, templates
-        Its partitions, and what its splits hold.
-    identity
-        Of the plan.
-    threads
-        How many cores a task uses.
-    first
-        The partition of number 0.
     """
 
     path: Path
@@ -87,12 +71,12 @@ class IngestPartition:
     table: PartitionTable
     templates: Mapping[str, image_store.SplitTemplate]
     identity: str
-    threads: int = 1
-    first: int = 0
+    threads: int
+    numbers: Sequence[int]
 
     def __call__(self, number: int) -> bool:
-        """Write partition `first + number`; return whether there was anything to do."""
-        partition = self.table[self.first + number]
+        """Write a partition, one of `numbers`; return whether there was anything to do."""
+        partition = self.table[self.numbers[number]]
         part = part_path(self.path, partition.index)
         if self._is_done(partition, part):
             return False
@@ -194,10 +178,7 @@ def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block
 def is_written(path: Path, partition: Partition, part: Path, identity: str) -> bool:
     """Tell whether a partition of a plan is written, and its shard what its table says.
 
-    Raises
-    ------
-    DamagedError
-        Where one of them cannot be read.
+    `DamagedError` where one of them cannot be read.
     """
     notes = tables.read_notes(part)
     if notes.get("identity") != identity or "fingerprints" not in notes:

@@ -1,7 +1,8 @@
-"""The tasks of a job: one partition each, and nothing but small values between them.
+"""The second pass of a job: every image is measured against the prototypes.
 
-A task reads its images, uses them and drops them. It holds no state: called again with the same
-number it writes the same.
+A task takes one step of samples: it reads its images, uses them and drops them. It holds no state:
+called again with the same number it writes the same. What all tasks wrote is read back and checked,
+and counted for the metrics of the run.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy.typing as npt
 from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError
-from pipeline.core.exact import Float64Array
+from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.partitions import Concatenation
 from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
 from pipeline.core.threads import OwnLock
+from pipeline.jobs.plan import JobPlan
 from pipeline.ops.distances import Reference, distances_block, make_reference
+from pipeline.ops.metrics import confusion_counts, summarise
 from pipeline.ops.predictions import ROW, predict_block
 from pipeline.storage import run_arrays, tables
 from pipeline.storage.fencing import Token
@@ -184,13 +187,7 @@ def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, .
 
 @lru_cache(maxsize=2)
 def load_reference(output: Path, digest: str, device: str) -> Reference:
-    """Read a run's prototypes, once for all tasks of a process.
-
-    Raises
-    ------
-    DamagedError
-        Where they no longer have that digest.
-    """
+    """Read a run's prototypes, once for all tasks of a process; they must have that digest."""
     fractions = run_arrays.read_fractions(output / run_arrays.PROTOTYPES, digest)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
@@ -204,3 +201,60 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
         int(fractions.attrs["full_scale"]),
         device,
     )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a task of the second pass wrote, read back."""
+
+    rows: dict[str, npt.NDArray[Any]]
+    distances: dict[str, npt.NDArray[Any]] | None
+    record: dict[str, Any]
+
+
+def read_step(plan: JobPlan, index: int) -> _Step:
+    """Read what a step wrote, and check its table."""
+    start, stop = plan.evaluate.bounds(index)
+    path = part_path(plan.output, index)
+    rows = tables.read_part(path, DIGESTED)
+    notes = tables.read_notes(path)
+    if table_digest(rows) != notes["digest"]:
+        raise DamagedError(f"{path}: was changed while the job ran; run it again")
+    block = None
+    if plan.write_distances:
+        written = run_arrays.read_distances(plan.output / run_arrays.DISTANCES, start, stop)
+        block = distance_columns(written, list(plan.settings.metrics))
+    record = {
+        "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],
+    }  # fmt: skip
+    return _Step(rows, block, record)
+
+
+def count_steps(
+    counts: Int64Array, columns: Mapping[str, npt.NDArray[Any]], selection: ClassSelection
+) -> None:
+    """Add the rows of one table to the confusion counts, [split, metric, label, predicted]."""
+    labels = selection.positions(columns["label"])
+    predicted = selection.positions(columns["predicted"])
+    for split in range(counts.shape[0]):
+        for metric in range(counts.shape[1]):
+            mine = (columns["split"] == split) & (columns[METRIC] == metric)
+            counts[split, metric] += confusion_counts(
+                labels[mine], predicted[mine], counts.shape[2]
+            )
+
+
+def run_metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
+    """Per metric over all evaluated samples; and, of several splits, each by itself."""
+    names = plan.selection.names
+    splits = [name for name, _ in plan.evaluate.counts]
+
+    def by_metric(pairs: Int64Array) -> dict[str, Any]:
+        return {
+            metric: summarise(pairs[at], names) for at, metric in enumerate(plan.settings.metrics)
+        }
+
+    result = by_metric(counts.sum(axis=0))
+    if len(splits) > 1:
+        result["splits"] = {name: by_metric(counts[at]) for at, name in enumerate(splits)}
+    return result

@@ -7,9 +7,9 @@ a further pass counts low bytes). Where accumulators of whole images would not f
 beside each other, the pixels are taken in tiles, one after the other, each in a pass of its own.
 
 What was counted is kept in the run folder until the prototypes are made, see `checkpoints`: each
-pass has a folder of pieces, whose identity is that of the plan, of the partitions, and of what the
-pass counts. So a fit that is cut short goes on, with what is done of the pass that it was in, the
-results of tiles that were finished, and of 16-bit medians the counts of high bytes.
+pass has a folder of sums, whose identity is that of the plan, of the partitions, and of what the
+pass counts. So a fit that is cut short is resumed with the batches that are done of the pass that
+it was in, the results of finished tiles, and of 16-bit medians the counts of high bytes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ import xarray as xr
 from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import array_digest, json_digest
 from pipeline.core.exact import Int64Array
-from pipeline.core.partitions import PartitionTable, ceil_div
-from pipeline.core.ranges import Ranges
+from pipeline.core.partitions import PartitionTable
 from pipeline.core.schema import IMAGE
-from pipeline.execution.checkpoints import WHOLE, Checkpoints, partitions_a_piece
+from pipeline.execution.checkpoints import ALL, Checkpoints, batch_size, saved_batches
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Phase, Reporter
 from pipeline.jobs.plan import JobPlan
 from pipeline.kernels import backends
 from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
 from pipeline.ops.prototypes import flat_images, label_sums, prototypes
-from pipeline.ops.reduction import LARGE_BYTES
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
 from pipeline.storage.finished_images import read_checked
 from pipeline.storage.folders import remove_tree
@@ -52,24 +50,10 @@ SUMS = "sums"
 
 @dataclass(frozen=True)
 class FitPartition:
-    """Counts a tile of pixels of one partition, class by class; called with its number.
+    """Counts the pixels `tile` of one partition, class by class; called with its number.
 
-    Attributes
-    ----------
-    images, digest
-        The folder of the image set, and its digest.
-    table
-        The partitions of the split.
-    selection
-        The classes.
-    device, threads
-        As for `backends.load`.
-    tile
-        The first pixel, and the one after the last.
-    histograms
-        Whether values are counted as well.
-    high
-        The folder with the high bytes of the middle values: count low bytes, and nothing else.
+    `histograms` counts values as well. `high` is the folder with the high bytes of the middle
+    values: then low bytes are counted, and nothing else.
     """
 
     images: Path
@@ -168,15 +152,15 @@ def _fit_tile(
     width = tile[1] - tile[0]
     last = 2 * width + 1
     kept = _kept(plan, "tile", tile, last + (width if plan.counts_values else 0))
-    found = kept.load_numbers(WHOLE, _all(plan))
+    found = kept.load(ALL)
     if found is not None:
         phase.advance(plan.passes * len(plan.fit))
         return found[:, :last], found[:, last:]
     sums, medians = _count_tile(plan, executor, phase, tile)
-    kept.begin()
-    kept.save(WHOLE, _all(plan), np.concatenate([sums, medians], axis=1))
-    remove_tree(plan.work / SUMS / _place("counts", tile))
-    remove_tree(plan.work / SUMS / _place("low", tile))
+    kept.token.issue()
+    kept.save(ALL, np.concatenate([sums, medians], axis=1))
+    remove_tree(plan.work / SUMS / _name("counts", tile))
+    remove_tree(plan.work / SUMS / _name("low", tile))
     return sums, medians
 
 
@@ -216,21 +200,21 @@ def _pass(
     columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
     kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)
     another = high is None and plan.passes > 1  # pass follows, which begins with the sum of this
-    found = kept.load_numbers(WHOLE, _all(plan)) if another else None
+    found = kept.load(ALL) if another else None
     if found is not None:
         phase.advance(partitions)
         return found
-    kept.begin()
-    found = executor.add(task, partitions, kept.shape, phase, kept)
+    kept.token.issue()
+    found = executor.add(task, kept, phase)
     if another:
-        kept.save(WHOLE, _all(plan), found)
+        kept.save(ALL, found)
     return found
 
 
 def _kept(
     plan: JobPlan, stage: str, tile: tuple[int, int], columns: int, high: Path | None = None
 ) -> Checkpoints:
-    """Return the pieces of one stage of a tile; `high` is named by a digest of it."""
+    """Return the saved sums of one stage of a tile; `high` is named by a digest of it."""
     decides = {
         "plan": claims.identity(plan.decides()),
         "partitions": asdict(plan.fit),
@@ -239,16 +223,13 @@ def _kept(
         "high": high and high.name,
     }
     shape = len(plan.selection.codes), columns
-    every = partitions_a_piece(len(plan.fit), 8 * math.prod(shape), _read_bytes(plan))
-    return Checkpoints(plan.work / SUMS / _place(stage, tile), json_digest(decides), shape, every)
+    size = batch_size(len(plan.fit), 8 * math.prod(shape), _read_bytes(plan))
+    folder = plan.work / SUMS / _name(stage, tile)
+    return Checkpoints(folder, json_digest(decides), shape, len(plan.fit), size)
 
 
-def _place(stage: str, tile: tuple[int, int]) -> str:
+def _name(stage: str, tile: tuple[int, int]) -> str:
     return f"{stage}-{tile[0]}-{tile[1]}"
-
-
-def _all(plan: JobPlan) -> Ranges:
-    return ((0, len(plan.fit)),)
 
 
 def _read_bytes(plan: JobPlan) -> int:
@@ -263,13 +244,10 @@ def kept_files(plan: JobPlan) -> tuple[int, int]:
     files, total = 0, 0
     for low in (False, True)[: plan.passes]:
         size = 8 * classes * accumulator_columns(width, plan.counts_values, low)
-        every = partitions_a_piece(partitions, size, _read_bytes(plan))
-        pieces = ceil_div(partitions, every)
-        if size > LARGE_BYTES:  # a piece for each lane that gets so far
-            lanes = min(partitions, max(1, workers.processes) * workers.tasks)
-            pieces = lanes if every <= ceil_div(partitions, lanes) else 0
-        whole = plan.passes - 1 - low
-        files, total = files + pieces + whole, total + (pieces + whole) * size
+        batch = batch_size(partitions, size, _read_bytes(plan))
+        sums = saved_batches(partitions, batch, workers.at_once)
+        sums += plan.passes - 1 - low  # that of all partitions
+        files, total = files + sums, total + sums * size
     if len(plan.tiles) > 1:
         results = 8 * classes * plan.pixels * (3 if plan.counts_values else 2)
         files, total = files + len(plan.tiles), total + results

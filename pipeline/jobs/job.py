@@ -32,16 +32,20 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
-from pipeline.ingestion.store_location import store_place
+from pipeline.ingestion.request import store_place
 from pipeline.jobs import plan as planning
-from pipeline.jobs.evaluate_pass import EvaluatePartition
+from pipeline.jobs.evaluate_pass import (
+    EvaluatePartition,
+    count_steps,
+    read_step,
+    run_metrics,
+)
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
-from pipeline.jobs.run_summary import count_steps, read_step, run_manifest, run_metrics
 from pipeline.ops.class_similarity import closest_classes
 from pipeline.ops.highlights import Highlights
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
@@ -124,8 +128,8 @@ def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan)
     """Refuse a job on images that are about to be ingested, for what is known of them by now."""
     content = expected_content(images, least=True)
     place = store_place(settings.images, settings.storage_options)
-    planning.outline_content(settings, place, content)  # asks no workers
-    planning.plan_content(settings, place, content, executor.layout)
+    outline = planning.outline_job(settings, place, content)  # asks no workers
+    plan_job(settings, place, executor.layout, outline)
 
 
 def _interrupted(output: Path) -> str:
@@ -150,10 +154,10 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: b
         held = executor.peak_memory()
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
-        redo(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
+        resume_plan(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
 
 
-def redo(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
+def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
     """Do what of a plan is not done, or no longer as it was, in a folder that is held.
 
     `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
@@ -186,14 +190,9 @@ def _why_no_distances(plan: JobPlan) -> str:
 
 
 def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, int]:
-    """Write the prototypes, unless they are there already.
-
-    Returns
-    -------
-    Their digest, and how many bytes of pixels were read for them.
-    """
-    path, record = plan.output / run_arrays.PROTOTYPES, plan.work / "prototypes.json"
-    kept = _kept_prototypes(path, record)
+    """Write the prototypes, unless they are there; return their digest, and the bytes read."""
+    path = plan.output / run_arrays.PROTOTYPES
+    kept = _kept_prototypes(path, _record(plan))
     if kept is not None:
         forget(plan)
         return kept, 0
@@ -209,10 +208,19 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
         )
     run_arrays.write_prototypes(path, found)
     digest = prototypes_digest(found)
-    write_json(record, {"digest": digest})
+    record_prototypes(plan, digest)
     forget(plan)
     images = sum(count for _, count, _ in plan.fit.splits)
     return digest, images * plan.sample_bytes * plan.passes
+
+
+def record_prototypes(plan: JobPlan, digest: str) -> None:
+    """Have a resume use the prototypes that are there, where they have this digest."""
+    write_json(_record(plan), {"digest": digest})
+
+
+def _record(plan: JobPlan) -> Path:
+    return plan.work / "prototypes.json"
 
 
 def _kept_prototypes(path: Path, record: Path) -> str | None:
@@ -283,10 +291,43 @@ def _finish(
     found = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
     write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
-    said = run_manifest(plan, executor, digests, parts, files, effort())
+    said = _manifest(plan, executor, digests, parts, files, effort())
     if plan.settings.report:
         _write_report(plan, said, reporter)
     manifest.write_manifest(plan.output, manifest.RUN, said)
+
+
+def _manifest(
+    plan: JobPlan,
+    executor: Executor,
+    digests: RunDigests,
+    parts: list[dict[str, Any]],
+    files: Mapping[str, Any],
+    effort: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the manifest will say, but for the report."""
+    decides = plan.decides()
+    return manifest.draft(
+        manifest.RUN,
+        {
+            "name": plan.settings.name,
+            "identity": claims.identity(decides),
+            "plan": decides,
+            "settings": plan.settings.model_dump(mode="json"),
+            "class_names": list(plan.selection.names),
+            "images": {
+                "path": shown(plan.images),
+                "digest": plan.content["digest"],
+                "provenance": plan.content["provenance"],
+            },
+            "digests": digests.as_dict(),
+            "arithmetic": plan.arithmetic.reason,
+            "executor": executor.description,
+            **effort,
+            "partitions": parts,
+            **files,
+        },
+    )
 
 
 def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> None:

@@ -29,7 +29,7 @@ _ENCODED = 64 * 10**6
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
 # Copies of a task's distances while they are written, by one task at a time.
-_WRITTEN = 4
+_WRITTEN = 5
 # Steps whose distances are in memory at once when they are read back, copies counted in.
 _READ_BACK = 5
 # Bytes of a confusion count: as an integer of NumPy, of Python, and as text.

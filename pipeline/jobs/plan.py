@@ -39,24 +39,9 @@ _STEP_BYTES = 64 * 2**20
 class Outline:
     """What is known of a job before its workers are.
 
-    Attributes
-    ----------
-    settings
-        The job file.
-    images, content
-        The folder of the image set, absolute: a worker may run elsewhere; and its manifest.
-    output
-        The run folder, absolute.
-    selection
-        The classes.
-    fit, evaluate
-        The partitions of the two passes.
-    shape, dtype, full_scale
-        Of one image.
-    arithmetic
-        The number type in which every sum is exact.
-    write_distances
-        Whether every distance is written.
+    Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images.
+    `fit` and `evaluate` are the partitions of the two passes, `arithmetic` the number type in which
+    every sum is exact; `shape`, `dtype` and `full_scale` are those of an image.
     """
 
     settings: JobSettings
@@ -108,17 +93,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class JobPlan(Outline):
-    """Everything that is known before a pixel is read.
-
-    Attributes
-    ----------
-    tiles
-        The ranges of pixels that the first pass takes one after the other.
-    workers
-        What the cluster offers.
-    footprint
-        The memory that the job takes at most.
-    """
+    """Everything that is known before a pixel is read; the first pass takes tile after tile."""
 
     tiles: tuple[tuple[int, int], ...]
     workers: Workers
@@ -139,55 +114,27 @@ def passes_of(prototypes: str, dtype: str) -> int:
     return 2 if prototypes == "median" and dtype == "uint16" else 1
 
 
-def plan_job(
-    settings: JobSettings,
-    images: Path,
-    workers: Workers | None = None,
-    outline: Outline | None = None,
-) -> JobPlan:
-    """Work out a job on an image set, and refuse what cannot be.
+def outline_job(
+    settings: JobSettings, images: Path, content: Mapping[str, Any] | None = None
+) -> Outline:
+    """Work out what of a job needs no workers to be known, and refuse what cannot be.
 
-    Parameters
-    ----------
-    settings
-        The job.
-    images
-        The folder of the image set.
-    workers
-        What the cluster offers; default: what `find_workers` finds.
-    outline
-        What `outline_job` returned; default: it is made now.
+    `content` is the manifest of an image set that is about to be made; default: it is read.
 
     Raises
     ------
-    StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError, MemoryLimitError
-        Where a split, a class, an image of a class, one shape, an exact arithmetic, or the
-        memory is missing.
+    StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError
+        Where a split, a class, an image of a class, one shape or an exact arithmetic is missing.
     DamagedError
         Where what the image set says of itself was changed.
     """
-    return _fitted(outline or outline_job(settings, images), workers)
-
-
-def outline_job(settings: JobSettings, images: Path) -> Outline:
-    """Work out what of a job needs no workers to be known; see `plan_job`."""
-    content = manifest.read_manifest(images, manifest.IMAGES)
-    outline = outline_content(settings, images, content)
-    splits = dict.fromkeys((settings.fit, *settings.evaluate))
-    arrays = [name for split in splits for name in image_store.array_names(split)]
-    manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
-    return outline
-
-
-def plan_content(
-    settings: JobSettings, images: Path, content: Mapping[str, Any], workers: Workers | None = None
-) -> JobPlan:
-    """Work out a job on an image set from its manifest; see `plan_job`."""
-    return _fitted(outline_content(settings, images, content), workers)
-
-
-def outline_content(settings: JobSettings, images: Path, content: Mapping[str, Any]) -> Outline:
-    """Work out what of a job needs no workers from the manifest of its image set."""
+    if content is None:
+        content = manifest.read_manifest(images, manifest.IMAGES)
+        outline = outline_job(settings, images, content)
+        splits = dict.fromkeys((settings.fit, *settings.evaluate))
+        arrays = [name for split in splits for name in image_store.array_names(split)]
+        manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
+        return outline
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -228,10 +175,23 @@ def outline_content(settings: JobSettings, images: Path, content: Mapping[str, A
     )
 
 
-def _fitted(outline: Outline, workers: Workers | None) -> JobPlan:
-    """Fit a job to the memory of workers."""
-    settings, content = outline.settings, outline.content
-    offered = workers or find_workers(settings.named_cluster)
+def plan_job(
+    settings: JobSettings,
+    images: Path,
+    workers: Workers | None = None,
+    outline: Outline | None = None,
+) -> JobPlan:
+    """Fit a job on an image set to the memory of its workers, or refuse it.
+
+    By default the workers are what `find_workers` finds, and the outline is made now.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where it needs more memory than there is; else as `outline_job`.
+    """
+    outline = outline or outline_job(settings, images)
+    content, offered = outline.content, workers or find_workers(settings.named_cluster)
     load = Load(
         classes=len(outline.selection.codes),
         pixels=outline.pixels,

@@ -8,11 +8,10 @@ from typing import Any
 from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.partitions import ceil_div, image_bytes
 from pipeline.core.urls import shown
-from pipeline.ingestion.memory_limit import require_memory
-from pipeline.ingestion.plan import expected_content, plan_source
-from pipeline.ingestion.store_location import find_images, store_place
+from pipeline.ingestion.plan import expected_content, plan_source, require_memory
+from pipeline.ingestion.request import find_images, store_place
 from pipeline.jobs.fit_pass import SUMS, kept_files
-from pipeline.jobs.plan import JobPlan, plan_content, plan_job
+from pipeline.jobs.plan import JobPlan, outline_job, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
 from pipeline.storage import claims, manifest, run_arrays
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
@@ -60,7 +59,7 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         content = expected_content(planned)
     finally:
         release(source)
-    plan = plan_content(settings, place, content)
+    plan = plan_job(settings, place, outline=outline_job(settings, place, content))
     require_memory(planned, plan.workers)
     found = _describe(plan, ingested=False)
     return found | {"images": folder_note(settings.images) or found["images"]}

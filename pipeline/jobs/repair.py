@@ -1,12 +1,9 @@
 """Verifying what is finished, and making again what is damaged, and only that.
 
-What is made again is checked against what the manifest has recorded, so a repair ends with the
-digest that was there before, or says why it cannot. Until then nothing more is lost: damaged files
-stay where they are until others take their place.
-
-An image set gets its shards from its source once more: each sample must have the SHA-256 that the
-table of samples has for it. Metadata follows from the manifest, the manifest from its copy. A run
-gets its parts from its image set, as if it had been cut short.
+A repair is a resume: a run goes on as if it had been cut short before what is damaged was written,
+and so does an image set, see `repair_images`; a manifest is made from its copy. The result is
+compared with what the manifest had recorded, so a repair ends with the digest that was there
+before, or says why it cannot.
 """
 
 from __future__ import annotations
@@ -24,21 +21,22 @@ from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
-from pipeline.ingestion.memory_limit import require_room
-from pipeline.jobs.job import EFFORT, redo
-from pipeline.jobs.mending import mend_images
-from pipeline.jobs.plan import plan_job
+from pipeline.execution.workers import require_room
+from pipeline.jobs.job import EFFORT, record_prototypes, resume_plan
+from pipeline.jobs.plan import JobPlan, plan_job
+from pipeline.jobs.repair_images import ImageRepair
 from pipeline.jobs.verification import Damage, examine, read_finished
+from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.report.run import Run
 from pipeline.storage import claims, manifest, run_arrays
-from pipeline.storage.atomic import require_writable, write_json
+from pipeline.storage.atomic import require_writable
 from pipeline.storage.completeness import FOREIGN
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.locks import held
 from pipeline.storage.run_files import REPORT_FILE
 
 _SHOWN = 5
+_ELSEWHERE = ("images", "output", "cluster")  # settings that this command has
 
 
 @checked
@@ -93,8 +91,8 @@ def verify(
         if not repair or not damages:
             return damages
         with held(folder, "repair", listener.say):
-            mended = _mend(folder, damages, executor, listener, storage_options or {})
-    return mended
+            repaired = _repair(folder, damages, executor, listener, storage_options or {})
+    return repaired
 
 
 def _shards(content: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
@@ -103,7 +101,7 @@ def _shards(content: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         yield min(split["shard"], split["count"]), image_bytes(split["shape"], split["dtype"])
 
 
-def _mend(
+def _repair(
     path: Path,
     damages: Sequence[Damage],
     executor: Executor,
@@ -112,27 +110,27 @@ def _mend(
 ) -> list[Damage]:
     """Make damaged files again, until none is left; return all that were.
 
-    What hides behind damaged metadata shows once that is mended, so there may be several rounds.
+    What hides behind damaged metadata shows once that is repaired, so there may be several rounds.
     """
     content, _ = read_finished(path)
-    mended: set[Damage] = set()
+    repaired: set[Damage] = set()
     left = list(damages)
     while left:
-        if mended.issuperset(left):
+        if repaired.issuperset(left):
             named = ", ".join(damage.file for damage in left[:_SHOWN])
             raise DamagedError(
                 f"{shown(path)}: {len(left)} files are damaged still ({named}); make it anew"
             )
-        mended |= set(left)
+        repaired |= set(left)
         if content["kind"] == manifest.IMAGES:
-            content = mend_images(path, content, left, executor, reporter, options)
+            content = ImageRepair(path, content, executor, reporter, options).run(left)
         else:
-            content = _mend_run(path, content, left, executor, reporter, options)
+            content = _resume_run(path, content, left, executor, reporter, options)
         left = examine(path, executor, reporter)
-    return sorted(mended)
+    return sorted(repaired)
 
 
-def _mend_run(
+def _resume_run(
     path: Path,
     content: Mapping[str, Any],
     damages: Sequence[Damage],
@@ -140,47 +138,51 @@ def _mend_run(
     reporter: Reporter,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Make the damaged files of a run again; return its manifest."""
+    """Remove the damaged files of a run, and resume it as if it had been cut short."""
+    files = {damage.file for damage in damages} - {manifest.MANIFEST, manifest.COPY}
     foreign = {damage.file for damage in damages if damage.reason == FOREIGN}
-    for file in foreign:
-        remove_tree(path / file)
-    files = {damage.file for damage in damages} - foreign
-    if files <= {manifest.MANIFEST, manifest.COPY, REPORT_FILE}:
+    report = Run(path, options)
+    if files - foreign <= {REPORT_FILE}:
+        for file in foreign:
+            remove_tree(path / file)
         whole = dict(content)
         if REPORT_FILE in files:
-            whole = add_report(Run(path, options), whole)
-        manifest.put_manifest(path, whole)
-        return whole
-    kept = {
-        k: v for k, v in content["settings"].items() if k not in ("images", "output", "cluster")
-    }
+            whole = add_report(report, whole)
+    else:
+        plan = _plan_again(path, content, executor, options)
+        for file in files:
+            remove_tree(path / file)
+        if any(file.startswith(f"{run_arrays.PROTOTYPES}/") for file in files):
+            remove_tree(path / run_arrays.PROTOTYPES)
+        else:
+            record_prototypes(plan, content["digests"]["prototypes"])
+        resume_plan(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})
+        made = manifest.read_manifest(path, manifest.RUN)
+        if made["digests"] != content["digests"]:
+            raise DamagedError(
+                f"{shown(path)}: has digest {made['digests']['run']} after it was repaired, "
+                f"recorded was {content['digests']['run']}; run the job anew, to another place"
+            )
+        # it stays the run that it was; what a newer library writes otherwise has other hashes
+        whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
+        if REPORT_FILE in whole["files"]:
+            whole = add_report(report, whole)
+    manifest.put_manifest(path, whole)
+    return whole
+
+
+def _plan_again(
+    path: Path, content: Mapping[str, Any], executor: Executor, options: Mapping[str, Any]
+) -> JobPlan:
+    """Plan the job of a run once more; its image set must be the one that it was."""
+    kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
     place = content["images"]["path"]
-    settings = make_job(
-        kept | {"images": place, "output": str(path), "storage_options": dict(options)}
-    )
-    plan = plan_job(settings, locate(place, options), executor.layout)
+    changed = {"images": place, "output": str(path), "storage_options": dict(options)}
+    plan = plan_job(make_job(kept | changed), locate(place, options), executor.layout)
     if claims.identity(plan.decides()) != content["identity"]:
         raise ConflictError(
             f"{shown(path)}: was made from an image set with digest {content['images']['digest']}, "
             f"{place} has {plan.content['digest']} now; bring back that one to repair the run, "
             "or run the job anew"
         )
-    for file in files - {manifest.MANIFEST, manifest.COPY}:
-        remove_tree(path / file)
-    if any(file.startswith(f"{run_arrays.PROTOTYPES}/") for file in files):
-        remove_tree(path / run_arrays.PROTOTYPES)
-    else:
-        write_json(plan.work / "prototypes.json", {"digest": content["digests"]["prototypes"]})
-    redo(plan, executor, reporter, lambda _: {name: content[name] for name in EFFORT})
-    made = manifest.read_manifest(path, manifest.RUN)
-    if made["digests"] != content["digests"]:
-        raise DamagedError(
-            f"{shown(path)}: has digest {made['digests']['run']} after it was repaired, recorded "
-            f"was {content['digests']['run']}; run the job anew, to another place"
-        )
-    # it stays the run that it was; what a newer library writes otherwise has other hashes
-    whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
-    if REPORT_FILE in whole["files"]:
-        whole = add_report(Run(path, options), whole)
-    manifest.put_manifest(path, whole)
-    return whole
+    return plan

@@ -21,6 +21,7 @@ from pipeline.core.schema import DISTANCE
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
+from pipeline.report.description import likely_kind
 from pipeline.storage import claims, image_store, manifest, run_arrays
 from pipeline.storage.completeness import FOREIGN, foreign_parts
 from pipeline.storage.folders import exists, is_folder, list_folder
@@ -29,7 +30,8 @@ from pipeline.storage.inventory import gathered_metadata
 from pipeline.storage.run_files import PREDICTIONS, part_name, part_names
 from pipeline.storage.store_array import StoreArray
 
-_OTHER = "is not the file that was written there"
+# those that are cut into partitions
+_RUN_ARRAYS = [f"{run_arrays.DISTANCES}/{n}" for n in (DISTANCE.name, *run_arrays.PER_SAMPLE)]
 
 
 @dataclass(frozen=True, order=True)
@@ -66,8 +68,7 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     if not exists(path / manifest.MANIFEST):
         begun = exists(path / manifest.WORK / "plan.json")
         if begun or not exists(path / manifest.COPY):
-            looks_like_run = exists(path / PREDICTIONS) or exists(path / run_arrays.PROTOTYPES)
-            manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
+            manifest.read_manifest(path, likely_kind(path))
     if exists(path / manifest.APPEND):
         raise IncompleteError(
             f"{shown(path)}: samples were being added to it; {manifest.append_cure(path)}, then "
@@ -78,27 +79,20 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
 
 
 def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
-    """Read a finished image set or run whole, and return what is damaged, by file.
-
-    Raises
-    ------
-    StoreError
-        Where there is no such folder, or it was never finished.
-    DamagedError
-        Where neither the manifest nor its copy can be read.
-    """
+    """Read all of a finished image set or run; return what is damaged, by file."""
     content, damages = read_finished(path)
-    damages += _examine_files(path, content)
-    broken = frozenset(damage.file for damage in damages)
-    runs = content["kind"] == manifest.RUN
-    if runs:
+    damages += _damaged_files(path, content)
+    task = Examination(
+        path.absolute(), claims.identity(content), frozenset(damage.file for damage in damages)
+    )
+    if content["kind"] == manifest.RUN:
         damages += _foreign_tables(path, content)
-    partitioned = partitioned_arrays() if runs else image_arrays(content)
+        partitioned = _RUN_ARRAYS
+    else:
+        partitioned = [n for split in content["splits"] for n in image_store.array_names(split)]
     for name in content["arrays"]:
         if name not in partitioned:
-            damages += _examine_array(path, content, name, broken)
-    kind = ExamineRun if runs else ExamineImages
-    task = kind(path.absolute(), claims.identity(content), broken)
+            damages += task.whole_array(name)
     count = len(content["partitions"])
     with reporter.phase(f"verify {path.name}", count) as phase:
         for found in executor.map(task, count, phase):
@@ -106,31 +100,21 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
     return sorted(set(damages))
 
 
-def image_arrays(content: Mapping[str, Any]) -> list[str]:
-    """Return the names of the arrays of an image set that are cut into partitions."""
-    return [name for split in content["splits"] for name in image_store.array_names(split)]
-
-
-def partitioned_arrays() -> list[str]:
-    """Return the names of the arrays of a run that are cut into partitions."""
-    return [f"{run_arrays.DISTANCES}/{name}" for name in (DISTANCE.name, *run_arrays.PER_SAMPLE)]
-
-
-def _examine_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
+def _damaged_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
     """Check documents and tables, but the tables of partitions."""
     for name, digest in content["files"].items():
         if not name.startswith(f"{PREDICTIONS}/"):
-            yield from _examine_file(path, name, digest)
+            yield from _damaged_file(path, name, digest)
 
 
 def _foreign_tables(path: Path, content: Mapping[str, Any]) -> list[Damage]:
-    """Return the tables among the predictions that whoever reads the folder takes for some."""
+    """Return the tables among the predictions that readers of the folder take for some of it."""
     found = dict.fromkeys(f"{PREDICTIONS}/{name}" for name in list_folder(path / PREDICTIONS))
     names = part_names(len(content["partitions"]))
     return [Damage(name, FOREIGN) for name in foreign_parts(found, names)]
 
 
-def _examine_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
+def _damaged_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
     try:
         if manifest.file_hash(path / name) != digest:
             yield Damage(name, "was changed after it was written", partition)
@@ -138,53 +122,22 @@ def _examine_file(path: Path, name: str, digest: str, partition: int = -1) -> It
         yield Damage(name, "is missing", partition)
 
 
-def _examine_array(
-    path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
-) -> Iterator[Damage]:
-    """Check every file of an array that belongs to the whole."""
-    array = _array(path, content, name, broken)
-    for number in range(0 if array is None else array.files):
-        _, damages = _examine_shard(array, number, -1)
-        yield from damages
-
-
-def _document(array: str) -> str:
-    return f"{array}/zarr.json"
-
-
-def _array(
-    path: Path, content: Mapping[str, Any], name: str, broken: Container[str]
-) -> StoreArray | None:
-    """Return an array, also where its metadata is damaged; None where that is nowhere else."""
-    axis = 1 if name == f"{run_arrays.DISTANCES}/{DISTANCE.name}" else 0
-    expected = tuple(content["arrays"][name])
-    if _document(name) not in broken:
-        return StoreArray(path, name, axis, expected)
-    metadata = gathered_metadata(path, name, broken)
-    return None if metadata is None else StoreArray(path, name, axis, expected, metadata)
-
-
-def _examine_shard(
-    array: StoreArray | None, number: int, partition: int
+def _read_shard(
+    array: StoreArray, number: int, partition: int
 ) -> tuple[npt.NDArray[Any] | None, list[Damage]]:
     """Read a file of an array; return its values, where it can be read, and what is wrong."""
-    if array is None:
-        return None, []
-    file = array.file(number)
+    file, reason = array.file(number), ""
     start, stop = number * array.shard, min((number + 1) * array.shard, array.shape[array.axis])
-    reason = ""
     for expected in (array.expected, ()):  # a file of elsewhere may be read all the same
-        reader = replace(array, expected=expected)
         try:
-            values = reader.samples(start, stop)
+            values = replace(array, expected=expected).samples(start, stop)
+            break
         except OtherFileError:
-            reason = _OTHER
+            reason = "is not the file that was written there"
         except DamagedError:
             there = exists(array.path / file)
             reason = "cannot be read: it was cut short or changed" if there else "is missing"
             return None, [Damage(file, reason, partition)]
-        else:
-            break
     return values, [Damage(file, reason, partition)] if reason else []
 
 
@@ -198,60 +151,56 @@ def _content(path: Path, identity: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ExamineImages:
-    """Reads one partition of an image set; called with its number.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    identity
-        Of its manifest.
-    broken
-        The files that are known to be damaged.
-    """
+class Examination:
+    """Reads one partition of an image set or run; `broken` are the files known to be so."""
 
     path: Path
     identity: str
     broken: Container[str]
 
+    @property
+    def _content(self) -> dict[str, Any]:
+        return _content(self.path, self.identity)
+
     def __call__(self, index: int) -> list[Damage]:
         """Return what is damaged of partition `index`."""
-        content = _content(self.path, self.identity)
-        part = content["partitions"][index]
-        number = part["start"] // content["splits"][part["split"]]["shard"]
-        names = image_store.array_names(part["split"])
-        count = part["stop"] - part["start"]
-        arrays = [_array(self.path, content, name, self.broken) for name in names]
-        read = [_examine_shard(array, number, index) for array in arrays]
+        if self._content["kind"] == manifest.IMAGES:
+            return self._images(index)
+        name = f"{PREDICTIONS}/{part_name(index)}"
+        damages = list(_damaged_file(self.path, name, self._content["files"][name], index))
+        for array in map(self._array, _RUN_ARRAYS):
+            damages += [] if array is None else _read_shard(array, index, index)[1]
+        return damages
+
+    def _images(self, index: int) -> list[Damage]:
+        part = self._content["partitions"][index]
+        number = part["start"] // self._content["splits"][part["split"]]["shard"]
+        arrays = [self._array(name) for name in image_store.array_names(part["split"])]
+        read = [_read_shard(array, number, index) for array in arrays if array is not None]
         damages = [damage for _, found in read for damage in found]
-        images, labels = (values for values, _ in read)
-        if images is None or labels is None:
+        values = [found for found, _ in read if found is not None]
+        if len(values) < 2:
             return damages
         # what an append that was cut short has put behind them does not count
-        found = records_digest(sample_records(images[:count], labels[:count]))
-        if found == part["digest"]:
+        images, labels = (found[: part["stop"] - part["start"]] for found in values)
+        if records_digest(sample_records(images, labels)) == part["digest"]:
             return []
-        reason = "holds other samples than were written"
         files = [array.file(number) for array in arrays if array is not None]
-        return damages or [Damage(file, reason, index) for file in files]
+        return damages or [Damage(f, "holds other samples than were written", index) for f in files]
 
+    def whole_array(self, name: str) -> list[Damage]:
+        """Return what is damaged of an array that is not cut into partitions."""
+        array = self._array(name)
+        numbers = range(0 if array is None else array.files)
+        return [d for number in numbers if array for d in _read_shard(array, number, -1)[1]]
 
-@dataclass(frozen=True)
-class ExamineRun:
-    """Reads one partition of a run; see `ExamineImages`."""
-
-    path: Path
-    identity: str
-    broken: Container[str]
-
-    def __call__(self, index: int) -> list[Damage]:
-        """Return what is damaged of partition `index`."""
-        content = _content(self.path, self.identity)
-        name = f"{PREDICTIONS}/{part_name(index)}"
-        damages = list(_examine_file(self.path, name, content["files"][name], index))
-        for array in partitioned_arrays():
-            if array in content["arrays"]:
-                opened = _array(self.path, content, array, self.broken)
-                damages += _examine_shard(opened, index, index)[1]
-        return damages
+    def _array(self, name: str) -> StoreArray | None:
+        """Return an array, also where its metadata is damaged; None where that is nowhere else."""
+        if name not in self._content["arrays"]:
+            return None
+        axis = 1 if name == f"{run_arrays.DISTANCES}/{DISTANCE.name}" else 0
+        array = StoreArray(self.path, name, axis, tuple(self._content["arrays"][name]))
+        if f"{name}/zarr.json" not in self.broken:
+            return array
+        metadata = gathered_metadata(self.path, name, self.broken)
+        return None if metadata is None else replace(array, metadata=metadata)

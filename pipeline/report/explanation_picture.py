@@ -1,4 +1,4 @@
-"""One picture of why an image was predicted as it was."""
+"""Why an image was predicted as it was: a plot of its distances, and a picture of everything."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.settings import parse_pixels
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
-from pipeline.report import plots
+from pipeline.report import image_plots
+from pipeline.report import plot_style as style
 from pipeline.report.explanation import Explanation
-from pipeline.report.pixel_ranges import parse_pixels
-from pipeline.report.plot_style import INK, PLAIN, one_line
 from pipeline.storage.atomic import replaced, require_file
 
 WHOLE = 28  # pixels a side up to which the whole image is shown as a table
@@ -25,6 +26,57 @@ CELL = 0.4  # inches of a pixel of the table at most
 PROTOTYPES = 3  # that are drawn
 KINDS = {".png": "png", ".svg": "svg"}
 DPI = 150
+NEAREST = 10  # classes whose distance is drawn
+
+
+@checked
+def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) -> Axes:
+    """Draw how far one image is from the prototypes, the nearest first.
+
+    The nearest class is in the colour of what is right or wrong, the image's own label in that
+    of what is right. Of many classes the nearest 10 are drawn, and the label with its rank.
+
+    Parameters
+    ----------
+    explanation
+        As `pipeline.explain` returns.
+    metric
+        One of its metrics.
+    ax
+        Where to draw; default: a new figure.
+    """
+    ranked = explanation.ranked(metric)
+    values = explanation.distances[explanation.metrics.index(metric)]
+    names, label = explanation.class_names, explanation.label_name
+    shown = ranked[:NEAREST]
+    own = names.index(label) if label in names else None
+    if own in ranked[NEAREST:]:
+        shown.append(own)
+    ax = style.axes_of_size(ax, 5, 0.7 + style.LINE_INCHES * len(shown))
+    for place, at in enumerate(shown):
+        marks = []
+        colour, strength = style.MUTED, 0.45
+        if place == 0:
+            marks.append("predicted")
+            colour, strength = (style.ACCENT if own is None else style.WRONG), 1.0
+        if at == own:
+            rank = ranked.index(at) + 1
+            marks.append("label" if place < NEAREST else f"label, rank {rank:,}")
+            colour, strength = style.RIGHT, 1.0
+        ax.barh(place, values[at], style.BAR, color=colour, alpha=strength)
+        note = f" {values[at]:.4f}" + (f"  {', '.join(marks)}" if marks else "")
+        style.write(
+            ax,
+            float(values[at]),
+            place,
+            note,
+            va="center",
+            color=style.INK if marks else style.MUTED,
+        )
+    style.name_bars(ax, [names[at] for at in shown])
+    ax.set_xlim(0, 1.5 * max([float(values[at]) for at in shown], default=1) or 1)
+    ax.set_xlabel(f"{metric} distance in units of full scale")
+    return ax
 
 
 @checked
@@ -71,19 +123,19 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
     heights = [2 * PANEL + 0.3, bars, table]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     label = explanation.label_name
-    stated = "without label" if label is None else f"labelled {one_line(label, 40)}"
+    stated = "without label" if label is None else f"labelled {style.one_line(label, 40)}"
     figure.suptitle(
-        f"{one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
-        x=0.01, ha="left", color=INK, fontsize=11, **PLAIN,
+        f"{style.one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
+        x=0.01, ha="left", color=style.INK, fontsize=11, **style.PLAIN,
     )  # fmt: skip
     above, between, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_images(above, explanation)
     places = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
     for ax, metric in zip(places, explanation.metrics, strict=True):
-        plots.distances(explanation, metric, ax=ax)
+        distances(explanation, metric, ax=ax)
     used = min(CELL * len(range(*columns.indices(image.shape[1]))) / WIDTH, 0.99)
     ax = below.add_subplot(below.add_gridspec(1, 2, width_ratios=[used, 1 - used])[0])
-    plots.pixel_values(image, explanation.full_scale, rows=rows, columns=columns, ax=ax)
+    image_plots.pixel_values(image, explanation.full_scale, rows=rows, columns=columns, ax=ax)
     return figure
 
 
@@ -103,19 +155,19 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
     largest = max((float(np.abs(np.nan_to_num(part)).max()) for part in signed), default=0.0)
     limit = largest / full_scale or 1.0
     places = figure.subplots(2, 1 + PROTOTYPES)
-    plots.image(image, full_scale, title="the image", ax=places[0, 0])
+    image_plots.image(image, full_scale, title="the image", ax=places[0, 0])
     for column, (name, marks) in enumerate(chosen.items(), start=1):
         prototype = explanation.prototypes[name]
-        title = f"{one_line(name, 20)}: {marks}"
-        plots.image(prototype, full_scale, title=title, ax=places[0, column])
-        plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
+        title = f"{style.one_line(name, 20)}: {marks}"
+        image_plots.image(prototype, full_scale, title=title, ax=places[0, column])
+        image_plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
     for ax in places.flat:
         ax.set_anchor("NW")
     for ax in [places[1, 0], *places[:, 1 + len(chosen) :].flat]:
         ax.set_axis_off()
     places[1, 0].text(
         0, 1, "where the image has more\nthan the prototype, and less,\nin units of full scale",
-        va="top", color=INK, fontsize=8, transform=places[1, 0].transAxes,
+        va="top", color=style.INK, fontsize=8, transform=places[1, 0].transAxes,
     )  # fmt: skip
 
 

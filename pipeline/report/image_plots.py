@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
+from PIL import Image
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.core.schema import CLASS, PROTOTYPE, SPREAD, pick
-from pipeline.report.pictures import to_picture
+from pipeline.report.opened import Run
+from pipeline.report.pictures import mosaic, to_picture
 from pipeline.report.plot_style import (
     DIVERGING,
     MUTED,
@@ -29,7 +31,6 @@ from pipeline.report.plot_style import (
     write_inside,
     write_title,
 )
-from pipeline.report.run import Run
 
 CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,
 FEW_INCHES = 1.4  # and where there are few
@@ -106,12 +107,9 @@ def gallery(
     for each in images:
         require_image(each)
     limit = max(8, min(MAX_SIDE, math.isqrt(MAX_MOSAIC // len(images))))
-    pictures = [
-        np.asarray(to_picture(each, full_scale, min(max(each.shape[:2]), limit)).convert("RGBA"))
-        for each in images
-    ]
-    height = max(picture.shape[0] for picture in pictures)
-    width = max(picture.shape[1] for picture in pictures)
+    pictures = [to_picture(each, full_scale, min(max(each.shape[:2]), limit)) for each in images]
+    height = max(picture.height for picture in pictures)
+    width = max(picture.width for picture in pictures)
     across = columns or (min(len(images), 5) if len(images) <= MAX_COLUMNS else MAX_COLUMNS)
     rows = -(-len(images) // across)
     inches = FEW_INCHES if len(images) <= 5 else CELL_INCHES
@@ -122,7 +120,7 @@ def gallery(
 
 def _draw_gallery(
     ax: Axes,
-    pictures: Sequence[npt.NDArray[np.uint8]],
+    pictures: Sequence[Image.Image],
     captions: Sequence[str],
     columns: int,
     size: tuple[int, int],
@@ -137,17 +135,12 @@ def _draw_gallery(
     room = area.height * points - rows * SMALL * LINE
     if room > 0:
         unit = max(unit, rows * (height + gap) / room)
-    step = height + gap + math.ceil(SMALL * LINE * unit)
-    mosaic = np.zeros((rows * step - gap, columns * (width + gap) - gap, 4), np.uint8)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        row, column = divmod(number, columns)
-        top = row * step + height - picture.shape[0]
-        left = column * (width + gap) + (width - picture.shape[1]) // 2
-        mosaic[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-        middle = column * (width + gap) + width / 2 - 0.5
-        below = row * step + height - 0.5 + 2 * unit
-        write_inside(ax, middle, below, one_line(caption, max(letters, 2)), SMALL, va="top")
-    ax.imshow(mosaic, interpolation="nearest")
+    caption_height = math.ceil(SMALL * LINE * unit)
+    whole, places = mosaic(pictures, columns, gap, caption=caption_height)
+    for caption, (middle, below) in zip(captions, places, strict=True):
+        text = one_line(caption, max(letters, 2))
+        write_inside(ax, middle - 0.5, below - 0.5 + 2 * unit, text, SMALL, va="top")
+    ax.imshow(np.asarray(whole), interpolation="nearest")
     bare(ax)
     return ax
 

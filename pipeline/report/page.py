@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.core.paths import locate, options_of
+from pipeline.report.opened import Run, open_run
 from pipeline.report.page_content import Findings
 from pipeline.report.page_sections import Page, make_environment, part_of
-from pipeline.report.run import Run, open_run
 from pipeline.report.shown_samples import open_image_set
 from pipeline.storage import manifest
 from pipeline.storage.atomic import require_file, write_text
@@ -97,8 +98,7 @@ def render_report(run: Run, content: Mapping[str, Any] | None = None) -> str:
         Its manifest, where that is not written yet.
     """
     known = dict(content or run.manifest)
-    shown = Run(run.path, run.storage_options)
-    shown.__dict__["manifest"] = known
+    shown = replace(run, unwritten=known)
     found = Findings(known, shown.metrics, shown.highlights)
     place = locate(known["images"]["path"], run.storage_options or options_of(run.path))
     images, missing = open_image_set(place, known["images"]["digest"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.messages import format_bytes
 from pipeline.report.plot_style import one_line
 
 EXTREMES = 10  # of many classes the best and the worst that are shown
@@ -88,14 +89,6 @@ def percent(share: float | None, digits: int = 1) -> str:
 def number(count: int, noun: str, plural: str = "") -> str:
     """Return a count with its noun."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def size(count: float) -> str:
-    """Return bytes as text."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:,.1f} {name}"
-    return f"{count:,.0f} B"
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -309,12 +302,8 @@ def provenance(found: Findings) -> list[tuple[str, str]]:
     ]  # fmt: skip
     read = effort.get("pixel_bytes")
     if read and effort["seconds"]:
-        rows.append(
-            (
-                "pixels read",
-                f"{size(read)}, {size(read / effort['seconds'])} a second over all of it",
-            )
-        )
+        speed = f"{format_bytes(read / effort['seconds'])} a second over all of it"
+        rows.append(("pixels read", f"{format_bytes(read)}, {speed}"))
     if "memory" in effort:
         rows.append(("peak memory of a process", _memory(effort["memory"])))
     rows += [("versions", ", ".join(f"{k} {v}" for k, v in content["versions"].items()))]
@@ -322,12 +311,13 @@ def provenance(found: Findings) -> list[tuple[str, str]]:
 
 
 def _memory(known: Mapping[str, Any]) -> str:
-    planned = f"planned {size(known['planned'])}"
+    planned = f"planned {format_bytes(known['planned'])}"
     if known["measured"] is None:
         return f"{planned}, not measured"
     if known["before"] is not None and known["measured"] <= known["before"]:
-        return f"{planned}; it held {size(known['before'])} before the run began, and no more since"
-    return f"{planned}, measured {size(known['measured'])}"
+        before = format_bytes(known["before"])
+        return f"{planned}; it held {before} before the run began, and no more since"
+    return f"{planned}, measured {format_bytes(known['measured'])}"
 
 
 def written_in_full(name: str) -> str:

@@ -15,11 +15,10 @@ from pipeline.core.errors import PixsimError, RemoteError
 from pipeline.core.schema import CLASS, COUNT, PROTOTYPE, SPREAD
 from pipeline.report import page_content as say
 from pipeline.report import plots
-from pipeline.report.matrix_plots import MAX_NAMES
 from pipeline.report.page_content import Findings
-from pipeline.report.page_pictures import chart, strip, thumbnail
-from pipeline.report.plot_style import one_line
-from pipeline.report.shown_samples import ImageSet, Key, read_distances
+from pipeline.report.pictures import strip, thumbnail
+from pipeline.report.plot_style import chart, one_line
+from pipeline.report.shown_samples import Key, SampleReader, read_distances
 from pipeline.storage import run_arrays
 from pipeline.storage.run_files import part_name
 
@@ -43,7 +42,9 @@ class Page:
         Its image set, or None and why it cannot be shown.
     """
 
-    def __init__(self, path: Path, found: Findings, images: ImageSet | None, missing: str) -> None:
+    def __init__(
+        self, path: Path, found: Findings, images: SampleReader | None, missing: str
+    ) -> None:
         self._path, self._found, self._images, self._missing = path, found, images, missing
         self._names = found.names
         digest = found.content["digests"]["prototypes"]
@@ -244,7 +245,7 @@ class Page:
         for pair in known["pairs"]:
             pair["pictures"] = [small[at] for at in pair["positions"]]
         matrix = None if known["skipped"] else found.highlights["prototypes"][found.main]["matrix"]
-        if matrix is not None and 2 < len(matrix) <= MAX_NAMES:
+        if matrix is not None and 2 < len(matrix) <= plots.MAX_NAMES:
             side = _side(len(matrix))
             values = np.array(matrix, np.float64)
             known["chart"] = chart(
@@ -309,7 +310,7 @@ def _all(by_class: Mapping[int, Mapping[str, list[Any]]]) -> list[dict[str, Any]
 
 def _side(classes: int) -> float:
     """Return the height of a heat map in inches: with names it grows with their number."""
-    return min(max(2.6, 1.6 + 0.34 * classes), 8.0) if classes <= MAX_NAMES else 5.0
+    return min(max(2.6, 1.6 + 0.34 * classes), 8.0) if classes <= plots.MAX_NAMES else 5.0
 
 
 @lru_cache(maxsize=1)

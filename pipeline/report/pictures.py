@@ -1,7 +1,9 @@
-"""Pictures of images in rows and columns, drawn with Pillow."""
+"""Pictures of images, drawn with Pillow: one, several in rows and columns, and as data URIs."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.core.errors import InputError
+from pipeline.core.exact import Float64Array
 from pipeline.core.schema import CLASS, PROTOTYPE
 from pipeline.storage.atomic import replaced
 
@@ -20,7 +23,21 @@ GAP = 8
 CAPTION = 16
 FONT_SIZE = 12
 MAX_CAPTION = 200  # characters of a name that are looked at
+THUMBNAIL = 64  # pixels of the longer side, at most
+_SMALL = 40  # pixels of a side up to which a coloured image is kept as it is
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
+
+
+def _shares(image: npt.NDArray[Any], full_scale: float) -> Float64Array:
+    """Return an image in units of full scale, [y, x] or [y, x, 3]; NaN as 0."""
+    shares = np.clip(np.nan_to_num(np.asarray(image, np.float64)) / full_scale, 0, 1)
+    if shares.ndim == 3 and shares.shape[2] != 3:
+        shares = shares[..., :3].mean(axis=2)
+    return np.asarray(shares)
+
+
+def _as_picture(shares: Float64Array) -> Image.Image:
+    return Image.fromarray(np.round(shares * 255).astype(np.uint8))
 
 
 def to_picture(image: npt.NDArray[Any], full_scale: float, cell: int = CELL) -> Image.Image:
@@ -28,12 +45,8 @@ def to_picture(image: npt.NDArray[Any], full_scale: float, cell: int = CELL) -> 
 
     A whole factor enlarges small images, so that pixels stay square and sharp.
     """
-    share = np.clip(np.nan_to_num(np.asarray(image, np.float64)) / full_scale, 0, 1)
-    if share.ndim == 3 and share.shape[2] != 3:
-        share = share[..., :3].mean(axis=2)
-    if share.ndim == 2:
-        share = 1 - share
-    picture = Image.fromarray(np.round(share * 255).astype(np.uint8))
+    shares = _shares(image, full_scale)
+    picture = _as_picture(1 - shares if shares.ndim == 2 else shares)
     factor = cell / max(picture.size)
     if factor >= 1:
         size = (picture.width * int(factor), picture.height * int(factor))
@@ -42,28 +55,65 @@ def to_picture(image: npt.NDArray[Any], full_scale: float, cell: int = CELL) -> 
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
+def mosaic(
+    pictures: Sequence[Image.Image],
+    columns: int,
+    gap: int,
+    *,
+    caption: int = 0,
+    least_width: int = 0,
+    mode: str = "RGBA",
+) -> tuple[Image.Image, list[tuple[float, int]]]:
+    """Put pictures into rows of `columns`, each in the middle of its column and on its row.
+
+    Parameters
+    ----------
+    pictures
+        One at least.
+    columns
+        Pictures in a row.
+    gap, caption
+        Pixels between two pictures, and the height of a caption below each.
+    least_width
+        Pixels that a column has at least, so that there is room for captions.
+    mode
+        Of the result; it has an alpha channel.
+
+    Returns
+    -------
+    The picture, transparent between those in it, and where the caption of each begins: its middle
+    and its top.
+    """
+    width = max(least_width, *(picture.width for picture in pictures))
+    height = max(picture.height for picture in pictures)
+    step = height + gap + caption
+    rows = -(-len(pictures) // columns)
+    whole = Image.new(mode, (columns * (width + gap) - gap, rows * step - gap))
+    captions = []
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        left, below = column * (width + gap), row * step + height
+        whole.paste(picture, (left + (width - picture.width) // 2, below - picture.height))
+        captions.append((left + width / 2, below))
+    return whole, captions
+
+
 def image_grid(
     images: Sequence[npt.NDArray[Any]], captions: Sequence[str], columns: int, full_scale: float
 ) -> Image.Image:
     """Draw images in rows of `columns`, each with its caption below."""
     font = ImageFont.load_default(FONT_SIZE)
     pictures = [to_picture(image, full_scale) for image in images]
-    width = max(CELL, *(picture.width for picture in pictures))
-    height = max(picture.height for picture in pictures)
-    rows = -(-len(pictures) // columns)
-    size = (
-        GAP + min(columns, len(pictures)) * (width + GAP),
-        GAP + rows * (height + CAPTION + GAP),
-    )
-    canvas = Image.new("RGB", size, _PAPER)
+    across = min(columns, len(pictures))
+    grid, places = mosaic(pictures, across, GAP, caption=CAPTION, least_width=CELL)
+    canvas = Image.new("RGB", (grid.width + 2 * GAP, grid.height + 2 * GAP), _PAPER)
+    canvas.paste(grid, (GAP, GAP), grid)
     draw = ImageDraw.Draw(canvas)
-    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left = GAP + number % columns * (width + GAP)
-        top = GAP + number // columns * (height + CAPTION + GAP)
-        canvas.paste(picture.convert("RGB"), (left + (width - picture.width) // 2, top))
+    width = max(CELL, *(picture.width for picture in pictures))
+    for caption, (middle, below) in zip(captions, places, strict=True):
         text = shorten(caption, width, font)
-        middle = left + (width - font.getlength(text)) / 2
-        draw.text((middle, top + height + 1), text, fill=_INK, font=font)
+        left = GAP + middle - font.getlength(text) / 2
+        draw.text((left, GAP + below + 1), text, fill=_INK, font=font)
     return canvas
 
 
@@ -91,3 +141,33 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         raise InputError(f"{path}: pictures are written as PNG, expected a name ending in .png")
     with replaced(path) as aside:
         picture.save(aside, format="PNG", optimize=True)
+
+
+def thumbnail(image: npt.NDArray[Any], full_scale: float) -> str:
+    """Return an image, [y, x] or [y, x, channel], as the address of a small picture."""
+    picture = _as_picture(_shares(image, full_scale))
+    if max(picture.size) > THUMBNAIL:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return as_data(picture)
+
+
+def strip(images: Sequence[npt.NDArray[Any]], full_scale: float) -> tuple[str, int, int]:
+    """Return images side by side as the address of one picture, and its width and height."""
+    small = [_as_picture(_shares(image, full_scale)) for image in images]
+    for picture in small:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    gap = max(1, small[0].width // 14)
+    whole, _ = mosaic(small, len(small), gap, mode=small[0].mode + "A")
+    return as_data(whole), whole.width, whole.height
+
+
+def as_data(picture: Image.Image, *, lossless: bool = False) -> str:
+    """Return a picture as a data URI: PNG, or JPEG where it is coloured and not tiny."""
+    content = io.BytesIO()
+    kind = "PNG"
+    if picture.mode == "RGB" and max(picture.size) > _SMALL and not lossless:
+        picture.save(content, kind := "JPEG", quality=85)
+    else:
+        picture.save(content, kind, optimize=True)
+    data = base64.b64encode(content.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{data}"

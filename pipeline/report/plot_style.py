@@ -7,15 +7,22 @@ since the cell keeps its own too. Backgrounds are transparent.
 
 from __future__ import annotations
 
+import io
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
@@ -34,8 +41,16 @@ DIVERGING = LinearSegmentedColormap.from_list("pixsim signed", [RIGHT, "#f7f7f7"
 
 TEXT, SMALL = 9.0, 8.0  # points
 THIN = 0.8  # points
+BAR, LINE_INCHES = 0.72, 0.21  # thickness of a bar, and its height with its name in inches
 MAX_NAME = 28  # characters of a name beside a bar
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
+
+# the variables of a page for the colours that it may change
+_VARIABLES = {
+    INK: "var(--ink)", MUTED: "var(--muted)", RIGHT: "var(--right)", WRONG: "var(--wrong)",
+    ACCENT: "var(--accent)",
+}  # fmt: skip
+_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def metric_of(metrics: Mapping[str, Any], metric: str | None, what: str) -> Any:
@@ -131,6 +146,13 @@ def name_ticks(axis: Axis, names: Sequence[str], width: int = MAX_NAME) -> None:
             label.set(**PLAIN)
 
 
+def name_bars(ax: Axes, names: Sequence[str]) -> None:
+    """Put the names of bars beside them, the first at the top."""
+    name_ticks(ax.yaxis, names)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    open_frame(ax, "left")
+
+
 def ink_on(colour: Any) -> str:
     """Return the colour of text that can be read on a colour."""
     red, green, blue = to_rgb(colour)
@@ -143,3 +165,62 @@ def add_colour_bar(ax: Axes, shown: AxesImage, label: str) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
     bar.set_label(label, color=INK, fontsize=SMALL)
+
+
+def chart(
+    draw: Callable[[Axes], object], size: tuple[float, float], name: str, description: str
+) -> Markup:
+    """Draw a chart as SVG to be put into a page.
+
+    Parameters
+    ----------
+    draw
+        Draws into the axes that it is given.
+    size
+        Width and height in inches.
+    name
+        Of this chart on the page; no other may have it.
+    description
+        What it shows, for those who do not see it.
+    """
+    content = io.BytesIO()
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        draw(figure.add_subplot())
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")  # else it is laid out, and drawn, twice more
+        figure.savefig(content, format="svg", metadata=_METADATA, dpi=100)
+    return _inline(content.getvalue().decode(), name, description)
+
+
+def _inline(svg: str, name: str, description: str) -> Markup:
+    """Make a document of its own a part of a page: ids, colours and fonts are the page's."""
+    body = svg[svg.index("<svg") :]
+    start, rest = body.split(">", 1)
+    box = re.search(r'viewBox="[\d. ]+"', start)
+    rest = re.sub(r"<metadata>.*?</metadata>", "", rest, count=1, flags=re.DOTALL)
+    rest = re.sub(r"<style[^>]*>.*?</style>", "", rest, count=1, flags=re.DOTALL)
+    rest = re.sub(r"<!--.*?-->", "", rest, flags=re.DOTALL)
+
+    def in_tag(tag: re.Match[str]) -> str:
+        text = tag.group(0)
+        text = re.sub(r'\bid="', f'id="{name}-', text)
+        text = re.sub(r'href="#', f'href="#{name}-', text)
+        text = text.replace("url(#", f"url(#{name}-")
+        text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+        for colour, variable in _VARIABLES.items():
+            text = text.replace(colour, variable)
+        return text
+
+    rest = re.sub(r"<\w[^>]*>", in_tag, rest)
+    opening = Markup('<svg class="chart" role="img" aria-label="{}" {}>').format(
+        description,
+        Markup(box.group(0) if box else ""),  # noqa: S704 - digits
+    )
+    return opening + Markup(rest)  # noqa: S704 - matplotlib escapes every text

@@ -28,7 +28,7 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class SampleReader:
     """The image set of a run, where it is there still.
 
     Attributes
@@ -81,7 +81,7 @@ class ImageSet:
         return sources_of(self.path, set(wanted))
 
 
-def open_image_set(path: Path, digest: str) -> tuple[ImageSet | None, str]:
+def open_image_set(path: Path, digest: str) -> tuple[SampleReader | None, str]:
     """Return the image set of a run; or None, and why it cannot be shown."""
     try:
         content = manifest.read_manifest(path, manifest.IMAGES)
@@ -91,7 +91,7 @@ def open_image_set(path: Path, digest: str) -> tuple[ImageSet | None, str]:
         return None, "the image set is not where it was"
     if content["digest"] != digest:
         return None, "the image set holds other images by now"
-    return ImageSet(path, content), ""
+    return SampleReader(path, content), ""
 
 
 def read_distances(

@@ -31,8 +31,8 @@ from pipeline.sources.array_pixels import (
 )
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.notes import Notes, lines_of
-from pipeline.sources.open_cache import Version
 from pipeline.sources.protocol import SplitInfo
+from pipeline.storage.blobs import Version
 
 _BLOCK_BYTES = 2**24
 _SHOWN = 3

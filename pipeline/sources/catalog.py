@@ -21,8 +21,8 @@ from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file
-from pipeline.sources.open_cache import version_of
 from pipeline.sources.protocol import Source
+from pipeline.storage.blobs import version_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")

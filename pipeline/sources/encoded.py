@@ -22,8 +22,8 @@ from pipeline.core.errors import LabelError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders, choose
-from pipeline.images.decoding import Decoded, decode, is_jpeg, probe
+from pipeline.images.decoders import Decoders
+from pipeline.images.decoding import Decoded, decode, probe
 from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
@@ -94,10 +94,8 @@ class EncodedSource:
         What was decided by the layout of the input, and what was left out; a line each.
     unlabelled
         There are no labels at all, and none are missing.
-    jpeg_pixels
-        How many pixels of all are decoded from JPEG, about.
     decoders
-        What decodes them, where that was chosen; else Pillow.
+        What must decode them, where that is to be recorded.
     """
 
     listing: Path
@@ -111,7 +109,6 @@ class EncodedSource:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     unlabelled: bool = False
-    jpeg_pixels: int = 0
     decoders: Decoders | None = None
 
     @property
@@ -125,10 +122,6 @@ class EncodedSource:
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
         return dataclasses.replace(self, listing=folder)
-
-    def chosen_decoders(self, like: Mapping[str, Any] | None = None) -> Decoders:
-        """Choose what is to decode its images; `like` as `decoder_choice.choose` takes it."""
-        return choose(self.jpeg_pixels, self.conversion.resize is not None, like)
 
     def decoded_by(self, decoders: Decoders | None) -> EncodedSource:
         """Return the same source with what decodes its images, and that in its provenance."""
@@ -178,8 +171,7 @@ class EncodedSource:
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
             return data
-        torchvision = self.decoders is not None and self.decoders.torchvision
-        return decode(data, self.conversion, (self.shape, self.dtype), torchvision)
+        return decode(data, self.conversion, (self.shape, self.dtype))
 
     def close(self) -> None:
         """Close the files that reading left open in this process."""
@@ -256,7 +248,7 @@ def reopen_encoded(
             "labels where they are to be, or say with class_names which classes there are"
         )
     fetcher = reader.fetcher()
-    shape, dtype, jpegs = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
+    shape, dtype = _find_shape(reader.title, folder, fetcher, conversion, max_bytes)
     provenance = {
         "kind": reader.kind,
         "place": reader.title,
@@ -265,11 +257,9 @@ def reopen_encoded(
         "ignored": known["ignored"],
     }
     codes = bool(named) and known["integers"]
-    count = sum(count for _, count in known["splits"])
-    pixels = int(jpegs * count * shape[0] * shape[1])
     return EncodedSource(
         folder, fetcher, conversion, names, max_bytes, shape, dtype, codes, provenance,
-        lines_of(known, len(known["splits"]), len(names)), known.get("unlabelled", False), pixels,
+        lines_of(known, len(known["splits"]), len(names)), known.get("unlabelled", False),
     )  # fmt: skip
 
 
@@ -325,11 +315,11 @@ def _fetched(
 
 def _find_shape(
     title: str, folder: Path, fetcher: Fetcher, conversion: Conversion, limit: int
-) -> tuple[tuple[int, ...], str, float]:
-    """Return shape and dtype of most of the first samples, and which part of them is JPEG."""
+) -> tuple[tuple[int, ...], str]:
+    """Return shape and dtype of most of the first samples."""
     shapes: Counter[tuple[tuple[int, ...], str]] = Counter()
     reasons: list[str] = []
-    tried = jpegs = 0
+    tried = 0
     for split, start, stop in _first_ranges(folder):
         rows = sample_index.read_rows(folder, split, start, stop)
         wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
@@ -340,7 +330,6 @@ def _find_shape(
                 reasons.append(f"{rows.origin[row]} {shape.detail}")
             else:
                 shapes[shape] += 1
-                jpegs += is_jpeg(data)
             if shapes.total() == _PROBED:
                 break
         tried += len(rows)
@@ -351,7 +340,7 @@ def _find_shape(
             f"{title}: none of the first {tried:,} images can be read: "
             f"{'; '.join(reasons[:_REASONS])}"
         )
-    return *shapes.most_common(1)[0][0], jpegs / shapes.total()
+    return shapes.most_common(1)[0][0]
 
 
 def _first_ranges(folder: Path) -> Iterator[tuple[str, int, int]]:

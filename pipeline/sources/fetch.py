@@ -24,9 +24,9 @@ from pipeline.core.errors import PixsimError, RemoteError, SourceError
 from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
-from pipeline.sources.open_cache import Version, unchanged, version_of
+from pipeline.sources.open_cache import unchanged
 from pipeline.sources.sample_index import Rows
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import Version, file_system, tried, version_of
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -44,9 +44,6 @@ _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
 }  # fmt: skip
-
-
-# what is wrong -----------------------------------------------------------------------------------
 
 
 def too_large(size: int, limit: int) -> Problem:
@@ -231,12 +228,20 @@ def _requested(files: Any, load: Sequence[list[Wanted]], limit: int) -> list[Any
     starts = [stretch[0].start for stretch in load]
     ends = [stretch[-1].stop if stretch[-1].stop >= 0 else limit + 1 for stretch in load]
 
+    answers: dict[int, Any] = {}
+
     def request() -> list[Any]:
-        answers: list[Any] = files.cat_ranges(paths, starts, ends, on_error="return")
-        for data in answers:
+        left = [number for number in range(len(paths)) if number not in answers]
+        parts = ([values[number] for number in left] for values in (paths, starts, ends))
+        failure = None
+        for number, data in zip(left, files.cat_ranges(*parts, on_error="return"), strict=True):
             if isinstance(data, BaseException) and not isinstance(data, _NO_FILE):
-                raise data
-        return answers
+                failure = data
+            else:
+                answers[number] = data
+        if failure is not None:
+            raise failure
+        return [answers[number] for number in range(len(paths))]
 
     try:
         return tried(_url(files, paths[0]), request)

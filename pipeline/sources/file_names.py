@@ -21,8 +21,7 @@ from braceexpand import alphabet, braceexpand
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.urls import is_url, shown
-from pipeline.storage.folders import is_folder, list_folder
-from pipeline.storage.globbing import matching
+from pipeline.storage.folders import is_folder, list_folder, matching
 
 # of files that `decoding` reads; what one holds is known by its content
 IMAGE_SUFFIXES = (

@@ -28,9 +28,8 @@ from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, decide
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.open_cache import version_in
 from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import file_system, tried, version_in
 
 _LOOKED_AT, _MANY = 1000, 4096
 

@@ -34,7 +34,7 @@ from pipeline.sources.file_names import (
     suffix_of,
     words_of,
 )
-from pipeline.sources.open_cache import version_in
+from pipeline.storage.blobs import version_in
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",

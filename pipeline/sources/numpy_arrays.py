@@ -28,8 +28,8 @@ from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps
-from pipeline.sources.open_cache import borrowed, close_streams, unchanged, version_of
-from pipeline.storage.blobs import open_binary
+from pipeline.sources.open_cache import borrowed, close_streams, unchanged
+from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20

@@ -57,7 +57,7 @@ from pipeline.sources.table_columns import (
     opened,
     plain,
 )
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
 _LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)

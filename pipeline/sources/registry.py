@@ -18,7 +18,7 @@ from pipeline.core.messages import nearest
 from pipeline.core.paths import is_remote, locate
 from pipeline.core.urls import shown
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import recorded as recorded_decoders
+from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
 from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
@@ -134,11 +134,7 @@ def packed(
     return pack_floats(source, settings.value_range, mapped)
 
 
-def decoded(
-    source: Source,
-    begun: Mapping[str, Any] | None = None,
-    base: Mapping[str, Any] | None = None,
-) -> Source:
+def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
     """Return a source with the libraries that decode its image files, where it has such.
 
     Parameters
@@ -147,15 +143,13 @@ def decoded(
         What was opened.
     begun
         Its provenance in a plan that was begun: what that recorded is taken, also where that is
-        nothing; default: they are chosen now.
-    base
-        The provenance of images that these are added to; see `decoder_choice.choose`.
+        nothing; default: those of this process.
     """
     if not isinstance(source, EncodedSource):
         return source
     if begun is not None:
-        return source.decoded_by(recorded_decoders(begun))
-    return source.decoded_by(source.chosen_decoders(base))
+        return source.decoded_by(to_resume(begun))
+    return source.decoded_by(installed())
 
 
 def make_conversion(settings: ImageSettings) -> Conversion:

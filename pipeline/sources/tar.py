@@ -49,7 +49,7 @@ from pipeline.sources.webdataset import (
     label_of,
     samples_of,
 )
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 SUFFIXES = (
     ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",

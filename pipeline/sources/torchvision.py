@@ -23,7 +23,7 @@ from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, ShapeError, SourceError
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders, installed
+from pipeline.images.decoders import Decoders, by_pillow
 from pipeline.images.headers import RefusedError, check_fits
 from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
 from pipeline.sources.arrays import ArraySource, from_arrays
@@ -312,8 +312,8 @@ def _make_source(
         provenance["conversion"] = conversion.describe()
     decoders = None
     if any(part.images is None for part in opened.values()):
-        decoders = installed(torchvision=False)
-        provenance[DECODERS] = decoders and decoders.describe()
+        decoders = by_pillow()
+        provenance[DECODERS] = decoders.describe()
     return TorchvisionSource(
         name, root, arguments, infos, labelling, max(scales), provenance, conversion, decoders
     )

@@ -26,7 +26,7 @@ from pipeline.core.digests import array_digest
 from pipeline.core.errors import ConfigError, InputError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
-from pipeline.sources.open_cache import version_in
+from pipeline.storage.blobs import version_in
 
 # what classes raise at files that are missing or damaged, or at values of arguments
 OPEN_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, ImportError, EOFError)

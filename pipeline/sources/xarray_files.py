@@ -28,10 +28,9 @@ from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type
-from pipeline.sources.open_cache import OpenCache, version_in, version_of
-from pipeline.storage.blobs import open_binary
+from pipeline.sources.open_cache import OpenCache
+from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
 from pipeline.storage.folders import details_below, is_folder
-from pipeline.storage.retries import file_system, tried
 from pipeline.storage.zarr_stores import PlaceStore
 
 ROOT = "/"

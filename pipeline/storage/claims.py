@@ -27,6 +27,7 @@ from pipeline.storage.manifest import (
     IMAGES,
     MANIFEST,
     WORK,
+    as_recorded_at_first,
     clear,
     lost,
     now,
@@ -57,13 +58,13 @@ def identity(content: Mapping[str, Any]) -> str:
     """Return a digest of what decides a result; equal plans make equal results.
 
     The libraries that decode (`DECODERS` of the source) are recorded and decide nothing: a store
-    is known again where they are newer, or where it was made before they were recorded.
+    is known again where they are newer, or where it was made before they were recorded. A resize
+    counts as what it was recorded as at first.
     """
-    source = content.get("source")
-    if isinstance(source, Mapping) and DECODERS in source:
+    if isinstance(source := content.get("source"), Mapping):
         kept = {key: value for key, value in source.items() if key != DECODERS}
-        return json_digest({**content, "source": kept})
-    return json_digest(dict(content))
+        content = {**content, "source": as_recorded_at_first(kept)}
+    return json_digest(as_recorded_at_first(content))
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
 from pipeline.storage.atomic import (
     flush,
+    flush_named,
     read_json,
     sweep,
     write_json,
 )
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.durability import flush_named
 from pipeline.storage.folders import exists, is_folder, remove_tree
 from pipeline.storage.locks import check, put_away
 
@@ -46,7 +46,19 @@ COPY = ".manifest.json"
 WORK = ".work"
 APPEND, ADDED = ".append", "store"
 DECODERS = "decoders"
+RESIZE_METHOD = "Pillow resize, bilinear, antialiased"
+_FORMER_RESIZE_METHOD = "torchvision v2 resize, bilinear, antialias"  # which gives the same bits
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
+
+
+def as_recorded_at_first(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance with the resize of its conversion as older versions named it."""
+    conversion = provenance.get("conversion")
+    resize = conversion.get("resize") if isinstance(conversion, Mapping) else None
+    if not isinstance(resize, Mapping) or resize.get("method") != RESIZE_METHOD:
+        return dict(provenance)
+    former = {**resize, "method": _FORMER_RESIZE_METHOD}
+    return {**provenance, "conversion": {**provenance["conversion"], "resize": former}}
 
 
 @cache

@@ -37,6 +37,19 @@ class Process:
     started: int
 
     @property
+    def mark(self) -> str:
+        """What names it in the name of a file; see `of_mark`."""
+        return f"{self.machine or 'unknown'}-{self.number}-{self.started}"
+
+    @staticmethod
+    def of_mark(mark: str) -> Process | None:
+        """Return the process of a mark, None where it is none."""
+        parts = mark.split("-")
+        if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+            return None
+        return Process(parts[0], int(parts[1]), int(parts[2]))
+
+    @property
     def lives(self) -> bool | None:
         """Whether it still runs; None where that cannot be told from here."""
         if not self.machine or self.machine != machine():

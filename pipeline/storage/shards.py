@@ -20,7 +20,6 @@ an offset and a length for each (8 bytes each, little endian), then the crc32c o
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,11 +32,9 @@ import numpy.typing as npt
 from numcodecs import Blosc
 
 from pipeline.core.errors import DamagedError, StoreError
-from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.atomic import aside_of, settle, storage_errors
-from pipeline.storage.blobs import put_bytes
-from pipeline.storage.shard_files import ChunkError, ShardFile, open_shard
+from pipeline.storage.atomic import write_pieces
+from pipeline.storage.blobs import RangeReader, open_ranges
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
@@ -48,6 +45,10 @@ _FINGERPRINT_DIGITS = 16
 _SMALLER = 0.9
 _TRIED_BYTES, _TRIED_PART = 2**16, 16
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+class ChunkError(Exception):
+    """A chunk is not what its checksum or its index entry says."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +90,7 @@ class Rows:
         refuse_others(self.path, self.dtype, self.shape, 0, values)
         chunks: list[tuple[int, int, bytes]] = []
         file, pieces = self.path / self.name(number), self._pieces(values, chunks)
-        if is_remote(file):
-            put_bytes(file, b"".join(pieces))
-            return _mark(chunks)
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = aside_of(file)
-            try:
-                # piece by piece: to put them together first is a copy, of pages not touched before
-                with aside.open("wb", buffering=0) as target:
-                    for piece in pieces:
-                        _write(target, piece)
-                settle(aside, file)
-            finally:
-                aside.unlink(missing_ok=True)
+        write_pieces(file, pieces, lasting=False)
         return _mark(chunks)
 
     def _pieces(
@@ -179,7 +167,7 @@ class Rows:
         begin = first - number * self.shard
         most = 2 * len(target) >= min(self.shard, self.shape[0] - number * self.shard)
         try:
-            with open_shard(self.path / name, most) as file:
+            with open_ranges(self.path / name, most) as file:
                 if not file.size:
                     raise DamagedError(
                         f"{self.path}/{name}: this shard is missing, its file is empty"
@@ -202,7 +190,7 @@ class Rows:
         return self.shard // self.chunk if self.sharded else 0
 
     def _read_chunk(
-        self, file: ShardFile, place: list[int], row: int, target: npt.NDArray[Any]
+        self, file: RangeReader, place: list[int], row: int, target: npt.NDArray[Any]
     ) -> None:
         """Decode a chunk whose first row belongs at `row` of the target, or before it."""
         offset, length = place
@@ -246,7 +234,7 @@ def refuse_others(
     )
 
 
-def _places(file: ShardFile, entries: int) -> list[list[int]]:
+def _places(file: RangeReader, entries: int) -> list[list[int]]:
     """Return offset and length of each chunk of a file."""
     if not entries:
         return [[0, file.size]]
@@ -278,7 +266,7 @@ def fingerprint(path: Path, entries: int) -> str:
         Where the file is missing, or its index does not pass its checksum.
     """
     try:
-        with open_shard(path, whole=False) as file:
+        with open_ranges(path, whole=False) as file:
             return _fingerprint(file, entries)
     except FileNotFoundError:
         raise DamagedError(f"{path}: this file is missing") from None
@@ -286,13 +274,13 @@ def fingerprint(path: Path, entries: int) -> str:
         raise DamagedError(f"{path}: cannot be read ({error})") from None
 
 
-def _fingerprint(file: ShardFile, entries: int) -> str:
+def _fingerprint(file: RangeReader, entries: int) -> str:
     places = [place for place in _places(file, entries) if place[0] != _MISSING]
     wanted = [[offset + length - _CHECKSUM_BYTES, _CHECKSUM_BYTES] for offset, length in places]
     if any(offset < 0 or offset + _CHECKSUM_BYTES > file.size for offset, _ in wanted):
         raise ChunkError("the index of the chunks leads to nothing")
     file.expect(wanted)
-    checksums = [file.read(length, offset) for offset, length in wanted]
+    checksums = [_read(file, length, offset) for offset, length in wanted]
     return _mark([(a, n, check) for (a, n), check in zip(places, checksums, strict=True)])
 
 
@@ -309,18 +297,18 @@ def _checksum(data: bytes) -> bytes:
     return checksum
 
 
-def _write(file: io.FileIO, data: bytes) -> None:
-    """Write all of `data`; one call may write less."""
-    written = file.write(data)
-    while written < len(data):
-        written += file.write(data[written:])
+def _read(file: RangeReader, length: int, offset: int) -> bytes:
+    data = file.read(length, offset)
+    if len(data) < length:
+        raise ChunkError("an answer holds fewer bytes than were asked for")
+    return data
 
 
-def _checked(file: ShardFile, offset: int, length: int) -> bytes:
+def _checked(file: RangeReader, offset: int, length: int) -> bytes:
     """Read bytes and the checksum behind them; return the bytes."""
     # two reads, since a slice of bytes is a copy
-    data = file.read(length - _CHECKSUM_BYTES, offset)
-    recorded = file.read(_CHECKSUM_BYTES, offset + length - _CHECKSUM_BYTES)
+    data = _read(file, length - _CHECKSUM_BYTES, offset)
+    recorded = _read(file, _CHECKSUM_BYTES, offset + length - _CHECKSUM_BYTES)
     found = google_crc32c.value(data)
     if found != int.from_bytes(recorded, "little"):
         raise ChunkError(

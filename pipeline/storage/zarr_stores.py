@@ -1,6 +1,6 @@
 """Zarr's keys as the objects of a remote place, and as the files of a local folder.
 
-Zarr has a store for fsspec's file systems. The one here goes through `retries`: a request that
+Zarr has a store for fsspec's file systems. The one here goes through `blobs`: a request that
 fails for a while is retried, listings are never stale, and no error shows a key. The one for
 local folders writes chunks aside where `atomic.sweep` finds what a killed writer left.
 """
@@ -23,11 +23,11 @@ from zarr.storage import LocalStore
 
 from pipeline.core import paths, urls
 from pipeline.storage import blobs, folders
-from pipeline.storage.atomic import aside_of, settle
+from pipeline.storage.atomic import write_pieces
 
 
 class FolderStore(LocalStore):
-    """The files below a local folder; each is put aside as `atomic.aside_of` says, then renamed."""
+    """The files below a local folder; written as `atomic.replaced` says."""
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
@@ -35,14 +35,7 @@ class FolderStore(LocalStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = aside_of(target)
-        try:
-            aside.write_bytes(value.as_buffer_like())
-            settle(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_pieces(self.root / key, [value.as_buffer_like()], lasting=False)
 
 
 class PlaceStore(Store):

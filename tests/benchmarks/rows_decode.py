@@ -6,7 +6,6 @@ started before anything is timed, leaves the pixels where they are.
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +57,6 @@ Floats = npt.NDArray[np.float32]
 
 def rows(bench: Workbench) -> Iterator[Row]:
     """Measure a folder of files, each turn into a store that is not there yet."""
-    importlib.import_module("torchvision.io")  # pixsim would, in the middle of a turn
     count = max(FEWEST, bench.count // PART)
     folder = make_files(bench.folder, count, bench.threads)
     files = sorted(folder.rglob("*.jpg"))

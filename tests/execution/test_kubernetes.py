@@ -25,8 +25,7 @@ from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config.settings import as_bytes
 from pipeline.core import errors
 from pipeline.execution import dask_config, workers
-from pipeline.execution.dask_defaults import dask_defaults
-from pipeline.execution.kubernetes_spec import cluster_spec
+from pipeline.execution.dask_config import cluster_spec, dask_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows" / "kubernetes"

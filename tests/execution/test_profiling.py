@@ -7,7 +7,7 @@ from clusters_for_tests import Heard, small_job, small_store
 
 import pipeline
 from pipeline.core.errors import ConfigError
-from pipeline.execution import profiling
+from pipeline.execution import compute
 
 
 @pytest.mark.slow
@@ -23,9 +23,9 @@ def test_a_job_on_processes_keeps_dasks_report_and_says_where(tmp_path):
 
 def test_a_report_that_cannot_be_made_is_refused_before_anything_is_started(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="not of threads"):
-        profiling.refuse_profile(tmp_path / "page.html", "threads")
+        compute.refuse_profile(tmp_path / "page.html", "threads")
     with pytest.raises(ConfigError, match=r"there is no folder .*nowhere; make it first"):
-        profiling.refuse_profile(tmp_path / "nowhere" / "page.html", "local")
-    monkeypatch.setattr(profiling, "find_spec", lambda name: None)
+        compute.refuse_profile(tmp_path / "nowhere" / "page.html", "local")
+    monkeypatch.setattr(compute, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install bokeh"):
-        profiling.refuse_profile(tmp_path / "page.html", "local")
+        compute.refuse_profile(tmp_path / "page.html", "local")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -130,6 +131,14 @@ def _cluster() -> Iterator[distributed.Client]:
         distributed.Client(cluster) as client,
     ):
         yield client
+
+
+def time_undisturbed(folder: Path, source: Any, shard: int) -> float:
+    """Return how many seconds the work takes on worker processes that live."""
+    begin = time.monotonic()
+    with _cluster() as client:
+        work(folder, source, shard, client.scheduler.address)
+    return time.monotonic() - begin
 
 
 def chaos(mode: str, seconds: float) -> WorkerPlugin:

@@ -122,13 +122,36 @@ def test_other_channels_have_no_mode(mode):
 # Sizes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [(), (3,)])
-@pytest.mark.parametrize("size", [(7, 9), (31, 5), (20, 30), (60, 45), (1, 1)])
-def test_8_bits_are_resized_as_pillow_does(channels, size):
-    image = pixels(20, 30, *channels)
-    found = Conversion(resize=size).apply(image)
-    expected = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-    assert np.array_equal(found, np.asarray(expected))
+SIZES = [(1, 1), (7, 9), (20, 30), (19, 30), (31, 5), (60, 45), (28, 28), (2, 299), (200, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+@pytest.mark.parametrize("start", [(20, 30), (3, 64), (64, 64), (1, 1), (255, 257)])
+def test_a_resize_gives_the_bits_of_torchvision(start, channels, dtype):
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
+    image = pixels(*start, *channels, dtype=dtype)
+    planes = (
+        [image]
+        if dtype == "uint8" and channels != (1,)
+        else np.moveaxis(image.reshape(*start, -1), 2, 0)
+    )
+    wide = [
+        np.ascontiguousarray(plane, np.int32 if dtype == "uint16" else None) for plane in planes
+    ]
+    for size in SIZES:
+        peers = [
+            np.asarray(
+                resize(Image.fromarray(plane), size, InterpolationMode.BILINEAR, antialias=True)
+            )
+            for plane in wide
+        ]
+        expected = peers[0] if len(peers) == 1 else np.stack(peers, axis=2)
+        resized = Conversion(resize=size).apply(image)
+        assert resized.dtype == dtype
+        assert np.array_equal(resized, expected.reshape(resized.shape)), size
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
@@ -154,11 +177,11 @@ def triangle(length, target):
 @pytest.mark.parametrize("size", [(7, 9), (33, 47), (5, 47)])
 def test_both_depths_are_resized_by_the_formula(dtype, size):
     image = pixels(20, 30, 3, dtype=dtype)
-    found = Conversion(resize=size).apply(image)
+    resized = Conversion(resize=size).apply(image)
     down, across = triangle(20, size[0]), triangle(30, size[1])
     expected = np.einsum("ay,yxc,bx->abc", down, image.astype(float), across)
     # rounded twice, once in each direction
-    assert np.abs(found - expected).max() <= 1.01
+    assert np.abs(resized - expected).max() <= 1.01
 
 
 def test_16_bits_keep_what_8_bits_would_lose():
@@ -324,6 +347,6 @@ def test_what_was_done_is_told_as_json():
     assert told["depth"]["to"] == 8
     assert told["resize"] == {
         "shorter_side": 8,
-        "method": "torchvision v2 resize, bilinear, antialias",
+        "method": "Pillow resize, bilinear, antialiased",
     }
     assert Conversion(resize=(3, 4)).describe()["resize"]["size"] == [3, 4]

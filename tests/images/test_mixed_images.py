@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files_for_tests import write_tar
 from PIL import Image
-from test_decoder_choice import Heard
+from test_decoders import Heard
 
 import pipeline
 from pipeline.config.job_settings import make_images

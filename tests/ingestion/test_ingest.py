@@ -39,7 +39,7 @@ from pipeline.ingestion.ingest import (
     plan_ingest,
     prepare_images,
 )
-from pipeline.ingestion.store_location import default_store
+from pipeline.ingestion.request import default_store
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.idx import IdxSource

@@ -757,11 +757,11 @@ def test_only_small_values_travel_between_tasks(images, tmp_path, monkeypatch):
         lambda self, index: returned.append(original(self, index)) or returned[-1],
     )  # fmt: skip
     added = []
-    original_add = executor._DaskExecutor.add
+    original_add = executor.Executor.add
     monkeypatch.setattr(
-        executor._DaskExecutor, "add",
-        lambda self, task, count, shape, *rest: added.append((count, shape))
-        or original_add(self, task, count, shape, *rest),
+        executor.Executor, "add",
+        lambda self, task, kept, phase: added.append((kept.partitions, kept.shape))
+        or original_add(self, task, kept, phase),
     )  # fmt: skip
     run(images, tmp_path / "run")
     assert returned == [True, True]

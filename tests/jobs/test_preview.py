@@ -130,7 +130,7 @@ def test_sums_that_are_kept_are_as_many_as_was_planned(tmp_path, monkeypatch, ki
     found = []
 
     def look(*_):
-        files = list((tmp_path / "run" / ".work" / "sums").rglob("*.sums"))
+        files = list((tmp_path / "run" / ".work" / "sums").rglob("*.npz"))
         found.append((len(files), sum(path.stat().st_size for path in files)))
 
     for name in ("first_bytes", "select_bytes", "label_sums"):

@@ -17,7 +17,7 @@ from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.fetch import host_of
 from pipeline.sources.lists import ListReader
-from pipeline.storage import retries
+from pipeline.storage import blobs
 
 __all__ = ["remote"]
 
@@ -160,7 +160,7 @@ def test_queries_and_passwords_are_not_shown(tmp_path, root):
 def test_the_signature_of_a_url_is_not_shown_when_its_server_fails(tmp_path, root, monkeypatch):
     path = write(root / "list.csv", "path\n1.png\nhttp://127.0.0.1:9/1.png?sig=abcdefgh\n")
     source = ListReader({None: [path]})
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0)
     with pytest.raises(RemoteError) as caught:
         open_encoded(source, tmp_path / "listing")
     assert "127.0.0.1:9/1.png" in str(caught.value)

@@ -16,7 +16,7 @@ from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.errors import ConfigError, ConflictError, LabelError, SourceError
 from pipeline.core.paths import locate
 from pipeline.ingestion.plan import check_names
-from pipeline.ingestion.store_location import default_store
+from pipeline.ingestion.request import default_store
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.registry import open_source, release
 

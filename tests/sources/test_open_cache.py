@@ -10,7 +10,8 @@ import pytest
 from forks_for_tests import in_fork
 
 from pipeline.core.errors import SourceError
-from pipeline.sources.open_cache import OpenCache, unchanged, version_of
+from pipeline.sources.open_cache import OpenCache, unchanged
+from pipeline.storage.blobs import version_of
 
 
 def test_a_key_is_opened_once_until_it_is_closed():

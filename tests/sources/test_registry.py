@@ -18,7 +18,7 @@ from PIL import Image
 import pipeline
 from pipeline.config.job_settings import load_job, make_images
 from pipeline.core.errors import ConfigError, ConflictError, IncompleteError
-from pipeline.ingestion.store_location import source_name
+from pipeline.ingestion.request import source_name
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import find_kind, open_source, release
 from pipeline.storage import manifest

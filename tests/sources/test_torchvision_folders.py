@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, WRONG_SIZE
 from pipeline.core.errors import ConfigError
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoder_choice import Decoders
+from pipeline.images.decoders import Decoders
 from pipeline.sources.torchvision import open_torchvision
 
 

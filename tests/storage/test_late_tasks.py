@@ -21,7 +21,7 @@ from pipeline.core.errors import (
 from pipeline.core.paths import locate
 from pipeline.execution.checkpoints import Checkpoints
 from pipeline.ingestion import append, compaction, steps, write_partition
-from pipeline.jobs import evaluate_pass, mending
+from pipeline.jobs import evaluate_pass
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage import fencing, manifest
 from pipeline.storage.folders import files_below, remove_tree
@@ -33,7 +33,6 @@ COUNTS = {"train": 30, "test": 10}
 TASKS = {
     "ingest": write_partition.IngestPartition, "compact": compaction.CompactPartition,
     "append": append.AppendPartition, "measure": evaluate_pass.EvaluatePartition,
-    "repair": mending.MendPartition,
 }  # fmt: skip
 
 
@@ -201,7 +200,7 @@ def test_repairs_and_appends_write_into_what_is_finished_and_late_ones_do_not(
     for place in (path, run):
         assert not (place / manifest.WORK).exists()
     before = snapshot(tmp_path)
-    late(called["repair"])
+    late(called["ingest"])
     late(called["measure"])
     assert snapshot(tmp_path) == before
 
@@ -250,12 +249,13 @@ def test_a_task_asks_storage_a_few_times_only(tmp_path, called, monkeypatch):
 
 def test_sums_are_not_kept_for_a_pass_that_is_over():
     folder = locate("memory://late-sums/run")
-    kept = Checkpoints(folder, "this pass", (2, 3), 1)
-    kept.begin()
-    kept.save("a", ((0, 1),), np.ones((2, 3), np.int64))
-    assert kept.find(4)
+    kept = Checkpoints(folder, "this pass", (2, 3), 4, 1)
+    kept.token.issue()
+    kept.save("a", np.ones((2, 3), np.int64))
+    assert kept.has("a")
     remove_tree(folder)
-    kept.save("a", ((0, 1),), np.ones((2, 3), np.int64))
+    with pytest.raises(StoreError):
+        kept.save("a", np.ones((2, 3), np.int64))
     assert files_below(folder) == []
 
 

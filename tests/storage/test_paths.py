@@ -33,10 +33,9 @@ from pipeline.storage import (
     folders,
     image_store,
     manifest,
-    retries,
     store_array,
 )
-from pipeline.storage.globbing import matching
+from pipeline.storage.folders import matching
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
 
@@ -50,7 +49,7 @@ def _nothing_concealed(monkeypatch):
 def pauses(monkeypatch):
     """The pauses between tries, which take no time."""
     found = []
-    monkeypatch.setattr(retries.time, "sleep", found.append)
+    monkeypatch.setattr(blobs.time, "sleep", found.append)
     return found
 
 
@@ -364,7 +363,7 @@ class Answer(Exception):
      Answer(500), Answer(503), Answer(429), Answer(408), RuntimeError("?")],
     ids=repr,
 )  # fmt: skip
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [1, blobs.TRIES - 1])
 def test_what_may_pass_is_tried_again_with_growing_pauses(failure, times, pauses):
     left = [failure] * times
 
@@ -373,13 +372,13 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(failure, times, pauses
             raise left.pop()
         return value
 
-    assert retries.tried("s3://bucket/a", call, 7) == 7
+    assert blobs.tried("s3://bucket/a", call, 7) == 7
     assert len(pauses) == times
     assert pauses == sorted(pauses)
     assert len(set(pauses)) == times
 
 
-def test_what_does_not_pass_is_one_error_after_five_tries(pauses):
+def test_what_does_not_pass_is_one_error_after_all_tries(pauses):
     calls = []
 
     def call():
@@ -387,9 +386,23 @@ def test_what_does_not_pass_is_one_error_after_five_tries(pauses):
         raise OSError(errno.EIO, "the network is down")
 
     with pytest.raises(RemoteError, match=r"s3://bucket/a: .*network is down.*run the command"):
-        retries.tried("s3://bucket/a", call)
-    assert len(calls) == 5
-    assert len(pauses) == 4
+        blobs.tried("s3://bucket/a", call)
+    assert len(calls) == blobs.TRIES
+    assert len(pauses) == blobs.TRIES - 1
+
+
+def test_pauses_differ_by_chance_and_others_retries_are_left_alone(pauses):
+    def call():
+        raise OSError(errno.EIO, "the network is down")
+
+    for _ in range(2):
+        with pytest.raises(RemoteError):
+            blobs.tried("s3://bucket/a", call)
+    assert len(set(pauses)) == 2 * (blobs.TRIES - 1)
+    pauses.clear()
+    with pytest.raises(RemoteError):
+        blobs.tried("gs://bucket/a", call)
+    assert not pauses
 
 
 @pytest.mark.parametrize(("failure", "kind", "match"), [
@@ -410,7 +423,7 @@ def test_what_will_not_pass_is_not_tried_again(failure, kind, match, pauses):
         raise failure
 
     with pytest.raises(kind, match=match):
-        retries.tried("s3://bucket/a", call)
+        blobs.tried("s3://bucket/a", call)
     assert calls == [1]
     assert pauses == []
 
@@ -604,7 +617,7 @@ def test_what_cannot_be_listed_is_an_error_and_never_left_out(search, failing, m
     BROKEN.add("set/b")
     with pytest.raises(RemoteError, match="the network is down"):
         SEARCHES[search](failing)
-    monkeypatch.setattr(retries.time, "sleep", lambda _: BROKEN.clear())  # it passes
+    monkeypatch.setattr(blobs.time, "sleep", lambda _: BROKEN.clear())  # it passes
     assert SEARCHES[search](failing) == whole
 
 

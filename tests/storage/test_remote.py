@@ -40,7 +40,7 @@ from pipeline.ingestion import write_partition
 from pipeline.ingestion.plan import plan_source
 from pipeline.jobs import evaluate_pass
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import folders, retries, run_arrays, store_array, zarr_arrays
+from pipeline.storage import blobs, folders, run_arrays, store_array, zarr_arrays
 
 TOKEN = "pixsim/session+token=of&tests"
 QUERY_TOKEN = "query-token-0f-tests"
@@ -111,7 +111,6 @@ def _no_credentials_of_this_machine(tmp_path_factory):
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_CONFIG_FILE", str(nowhere))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere))
-        patch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
         yield
 
 
@@ -139,7 +138,7 @@ def server():
 def remote(server, monkeypatch):
     weather, options = server
     weather.change("ok")
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0.01)
     yield Remote(weather, options)
     weather.change("ok")
 
@@ -342,7 +341,7 @@ def bucket_run(server, pictures):
     )  # fmt: skip
     messages = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
+        patch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0.01)
         there.weather.change(*STORM)
         run = pipeline.run_job(settings, LogReporter(messages))
     assert there.weather.bad > 30
@@ -623,18 +622,15 @@ def test_leaving_out_bad_samples_and_adding_others_survives_failures(remote, tmp
     assert not [name for name in remote.names() if any(word in name for word in left)]
 
 
-def test_failures_that_do_not_pass_end_in_one_error(store, remote, monkeypatch):
-    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+def test_failures_that_do_not_pass_end_in_one_error(store, remote):
     remote.weather.change(503)
-    options = {**remote.options, "config_kwargs": {"retries": {"max_attempts": 0}}}
     with refused(RemoteError, r"s3://.*store\.zarr.*does not answer.*run the command again"):
-        pipeline.open_images(store, "train", options)
-    assert remote.weather.bad == retries.TRIES
+        pipeline.open_images(store, "train", remote.options)
+    assert remote.weather.bad == blobs.TRIES
 
 
 def test_a_server_that_is_gone_while_a_run_is_read_is_no_damage(bucket_run, remote, monkeypatch):
-    monkeypatch.setattr(retries, "TRIES", 1)
-    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr(blobs, "TRIES", 1)
     path = bucket_run[1].path / "distances.zarr"
     assert len(run_arrays.read_distances(path, 0, 5)["sample"]) == 5
     remote.weather.change(503)
@@ -711,7 +707,7 @@ def test_no_repr_of_settings_sources_and_tasks_shows_a_secret(remote, pictures, 
     source = pipeline.open_source(settings.images)
     plan = plan_source(source, settings.output)
     task = write_partition.IngestPartition(
-        settings.output, source, plan.table, plan.templates, plan.identity
+        settings.output, source, plan.table, plan.templates, plan.identity, 1, range(1)
     )
     for thing in (settings, settings.images, source, plan, task, settings.output):
         again = pickle.loads(pickle.dumps(thing)) if thing is not plan else copy.copy(thing)

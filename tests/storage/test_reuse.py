@@ -125,9 +125,9 @@ def test_labels_and_images_of_a_shard_are_not_cast(tmp_path):
 
 @pytest.mark.parametrize("wrong", [np.ones((2, 3)), np.ones((2, 3), np.int32), np.ones(3, int)])
 def test_sums_are_not_cast(tmp_path, wrong):
-    kept = Checkpoints(tmp_path, "this pass", (2, 3), 1)
+    kept = Checkpoints(tmp_path, "this pass", (2, 3), 4, 1)
     with pytest.raises(StoreError, match="holds int64"):
-        kept.save("a", ((0, 1),), wrong)
+        kept.save("a", wrong)
 
 
 class Labels:
@@ -297,7 +297,7 @@ def test_stopped_while_it_is_made_anew_either_plan_goes_on(tmp_path, monkeypatch
         place, left = tmp_path / f"{number}-{len(str(cure))}", iter(range(number))
         with pytest.raises(BadSamplesError):
             pipeline.ingest({"source": str(tmp_path / "set")}, place)
-        removed = pipeline.ingestion.restart.remove_tree
+        removed = pipeline.ingestion.steps.remove_tree
 
         def stop(path, left=left, removed=removed):
             if next(left, None) is None:
@@ -305,7 +305,7 @@ def test_stopped_while_it_is_made_anew_either_plan_goes_on(tmp_path, monkeypatch
             removed(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.ingestion.restart.remove_tree", stop)
+            patch.setattr("pipeline.ingestion.steps.remove_tree", stop)
             with pytest.raises(SourceError, match="the power went"):
                 pipeline.ingest({"source": str(tmp_path / "set")} | new, place)
         pipeline.ingest({"source": str(tmp_path / "set")} | cure, place)

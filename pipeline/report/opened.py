@@ -1,43 +1,133 @@
-"""A finished run, opened: prototypes, distances, predictions, metrics."""
+"""Image sets and finished runs, opened: what they hold, as lazy labelled arrays and as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
 import xarray as xr
 from dask.dataframe.utils import clear_known_categories
+from PIL import Image
 
 from pipeline.core.arguments import checked
-from pipeline.core.digests import ColumnDigest
-from pipeline.core.errors import StoreError
+from pipeline.core.errors import StoreError, printable
 from pipeline.core.paths import locate, options_of
 from pipeline.core.schema import PROTOTYPE
 from pipeline.core.urls import shown
-from pipeline.report import markup
-from pipeline.report.pictures import draw_prototypes
+from pipeline.report.pictures import as_data, draw_prototypes
 from pipeline.storage import manifest, run_arrays, tables
 from pipeline.storage.atomic import read_json
-from pipeline.storage.completeness import require_files_of, require_parts
-from pipeline.storage.run_files import (
-    DIGESTED,
-    HIGHLIGHTS_FILE,
-    METRICS_FILE,
-    REPORT_FILE,
-    RunDigests,
-    distance_columns,
-    part_names,
-    part_path,
-    prototypes_digest,
-)
+from pipeline.storage.completeness import require_files_of, require_parts, require_tables
+from pipeline.storage.image_store import open_images
+from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, REPORT_FILE, part_names
+from pipeline.storage.sample_tables import SAMPLES
 
 BALANCED = "balanced_accuracy"
+MAX_LISTED = 20  # classes of an image set that are listed with their counts
 # classes, and bytes of prototypes, up to which they are drawn
 MAX_DRAWN, MAX_BYTES = 20, 2**26
+MAX_TEXT = 200  # characters of a text that are shown
+
+
+@dataclass(frozen=True, repr=False)
+class ImageSet:
+    """The folder of an image set.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+    """
+
+    path: Path
+    storage_options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", locate(self.path, self.storage_options))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made from, what it holds, and the digests of that."""
+        return manifest.read_manifest(self.path, manifest.IMAGES)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes by code."""
+        return list(self.manifest["class_names"])
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """The number of images in each split."""
+        return {name: split["count"] for name, split in self.manifest["splits"].items()}
+
+    def images(self, split: str = "train") -> xr.Dataset:
+        """Open a split as lazy labelled arrays, as `open_images` does."""
+        return open_images(self.path, split, self.storage_options)
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{name}: {count:,}" for name, count in self.splits.items())
+        return f"ImageSet({shown(self.path)!r}, {{{splits}}}, {len(self.class_names):,} classes)"
+
+    def _repr_html_(self) -> str:
+        content = self.manifest
+        splits = content["splits"]
+        known = [
+            ("folder", shown(self.path)),
+            ("classes", f"{len(self.class_names):,}"),
+            ("digest", f"sha256:{content['digest']}"),
+        ]
+        rows = [
+            [
+                name,
+                f"{split['count']:,}",
+                " x ".join(map(str, split["shape"])),
+                split["dtype"],
+                f"{split['unlabelled']:,}",
+            ]
+            for name, split in splits.items()
+        ]
+        listed = _table(["split", "images", "shape", "dtype", "without label"], rows)
+        return _facts("pixsim image set", known) + listed + self._classes_html()
+
+    def _classes_html(self) -> str:
+        names, splits = self.class_names, self.manifest["splits"]
+        rows = [
+            [name, *(f"{split['labels'][code]:,}" for split in splits.values())]
+            for code, name in enumerate(names[:MAX_LISTED])
+        ]
+        more = len(names) - MAX_LISTED
+        note = f"<div>... and {more:,} classes more</div>" if more > 0 else ""
+        return _table(["class", *splits], rows) + note
+
+
+@checked
+def open_store(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> ImageSet:
+    """Open an image set, to see what it holds.
+
+    Parameters
+    ----------
+    path
+        The folder, or its URL.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+
+    Raises
+    ------
+    StoreError
+        Where the folder is no image set, or was never finished.
+    DamagedError
+        Where a table of it is missing.
+    """
+    opened = ImageSet(locate(path, storage_options), storage_options or {})
+    require_tables(opened.path, opened.manifest, SAMPLES)
+    return opened
 
 
 @dataclass(frozen=True)
@@ -50,10 +140,13 @@ class Run:
         The folder.
     storage_options
         fsspec's options for the URL of its image set; default: those of the folder.
+    unwritten
+        The manifest, while the run is being finished; default: that of the folder.
     """
 
     path: Path
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    unwritten: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", locate(self.path, self.storage_options))
@@ -65,6 +158,8 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What was asked, from what, with which versions, and the digests of the outcome."""
+        if self.unwritten is not None:
+            return dict(self.unwritten)
         return manifest.read_manifest(self.path, manifest.RUN)
 
     @cached_property
@@ -155,7 +250,8 @@ class Run:
     def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
         """Return the fingerprints of the files of each array of a store of the run."""
         require_files_of(self.path, self.manifest, store)
-        manifest.require_files(self.path, self.manifest, _documents(self.manifest, store))
+        documents = [name for name in self.manifest["files"] if name.startswith(f"{store}/")]
+        manifest.require_files(self.path, self.manifest, documents)
         return {
             name.removeprefix(f"{store}/"): tuple(marks)
             for name, marks in self.manifest["arrays"].items()
@@ -198,11 +294,11 @@ class Run:
             [name, f"{values['count']:,}", *map(_share, (values["accuracy"], values[BALANCED]))]
             for name, values in ((name, self.metrics[name]) for name in settings["metrics"])
         ]
-        shares = markup.table(["metric", "images", "accuracy", "balanced accuracy"], rows)
-        text = markup.facts(f"pixsim run {content['name']}", known) + shares
+        shares = _table(["metric", "images", "accuracy", "balanced accuracy"], rows)
+        text = _facts(f"pixsim run {content['name']}", known) + shares
         if len(content["class_names"]) > MAX_DRAWN or found[PROTOTYPE.name].nbytes > MAX_BYTES:
             return text
-        return text + markup.picture(draw_prototypes(found), "the prototype of each class")
+        return text + _picture(draw_prototypes(found), "the prototype of each class")
 
 
 def _share(value: float | None) -> str:
@@ -232,28 +328,30 @@ def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     return run
 
 
-def _documents(content: Mapping[str, Any], store: str) -> list[str]:
-    return [name for name in content["files"] if name.startswith(f"{store}/")]
+def _text(value: object) -> str:
+    """Return a value as text that is no markup, on one line."""
+    line = printable(" ".join(str(value).split()))
+    return escape(line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…")
 
 
-def digest_run(path: Path) -> RunDigests:
-    """Read a whole run and return the digests of what it holds now."""
-    content = open_run(path).manifest
-    metrics, header = content["settings"]["metrics"], content["class_names"]
-    written = content["digests"]["distances"] is not None
-    predictions, distances = ColumnDigest(), ColumnDigest()
-    for index, part in enumerate(content["partitions"]):
-        predictions.update(tables.read_part(part_path(path, index), DIGESTED))
-        if written:
-            block = run_arrays.read_distances(
-                path / run_arrays.DISTANCES, part["start"], part["stop"]
-            )
-            distances.update(distance_columns(block, metrics))
-    found = run_arrays.open_prototypes(
-        path / run_arrays.PROTOTYPES, content["digests"]["prototypes"]
+def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table; whatever is in it is escaped."""
+    head = "".join(f"<th>{_text(name)}</th>" for name in header)
+    lines = ("".join(f"<td>{_text(value)}</td>" for value in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
+    """Return a title and lines of what is known, a name and a value each."""
+    lines = "".join(
+        f'<tr><th style="text-align:left">{_text(name)}</th>'
+        f'<td style="text-align:left">{_text(value)}</td></tr>'
+        for name, value in rows
     )
-    return RunDigests(
-        prototypes_digest(found),
-        distances.result(header) if written else None,
-        predictions.result(header),
-    )
+    return f"<div><strong>{_text(title)}</strong></div><table><tbody>{lines}</tbody></table>"
+
+
+def _picture(drawn: Image.Image, description: str) -> str:
+    """Return a picture, its content within the text."""
+    return f'<img alt="{_text(description)}" src="{as_data(drawn, lossless=True)}">'
