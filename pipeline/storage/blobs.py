@@ -1,16 +1,23 @@
 """Bytes of files and objects: read whole or by ranges, put in one request, told apart unread.
 
 One policy retries what fails for a while: whole operations, `TRIES` times, with pauses that double
-and differ by chance, so that many workers do not come back at once. The clients below try once:
-s3fs and botocore have five tries each, and with five of ours one read asked a server that was down
-125 times, for 200 s. Those of Google and Azure retry with jitter themselves and cannot be told not
+and differ by chance, so that many workers do not come back at once. Where one operation is many
+requests, only those that failed are made again. The clients below try once: s3fs and botocore have
+five tries each, and with five of ours one read asked a server that was down 125 times, for 200 s;
+now 8 times, for 25 s. Those of Google and Azure retry with jitter themselves and cannot be told not
 to; there nothing is retried here.
 
-Zarr's `ObjectStore` on obstore 0.12 was measured against this way (s3fs 2026.9, moto's S3 server on
-the same machine, 88 images of 8 x 8 pixels in 11 shards): MEASURED
-It is not used all the same: `storage_options` are fsspec's, with profiles and credentials that
-obstore does not know, and `memory://`, `sftp://`, `https://` and all sources stay with fsspec, so
-it would be a second way of everything here and not a shorter one.
+Zarr's `ObjectStore` on obstore 0.12 was measured against this way with s3fs 2026.9, on moto's S3
+server in the same process: an ingest of 88 images of 8 x 8 pixels in 11 shards, and a run on them.
+
+| | requests | time | time where one request in ten fails |
+| --- | --- | --- | --- |
+| here | 394 + 675 | 3.2 + 4.5 s | 17 + 34 s |
+| obstore | 378 + 669 | 1.0 + 2.1 s | 11 + 18 s |
+
+It is faster, and as good in failures. It is not used since it would be a second way and not a
+shorter one: `storage_options` are fsspec's, with profiles and credentials that obstore does not
+know, and `memory://`, `sftp://`, `https://` and all sources stay with fsspec.
 """
 
 from __future__ import annotations

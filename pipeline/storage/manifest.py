@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -147,14 +147,8 @@ def _read_record_of(file: Path) -> dict[str, Any]:
 def read_either(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the manifest of a finished folder or, where it is damaged, its copy.
 
-    Returns
-    -------
-    The manifest; and what is wrong with it or with its copy, by file name.
-
-    Raises
-    ------
-    DamagedError, IncompleteError
-        Where both cannot be read.
+    Returns it, and what is wrong with it or with its copy, by file name. Where both cannot be read
+    that is a `DamagedError`.
     """
     found, wrong = [], {}
     for name in (MANIFEST, COPY):
@@ -192,19 +186,9 @@ def write_manifest(
 ) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
-    Parameters
-    ----------
-    path, kind
-        The folder, and what it is.
-    content
-        What the manifest says, or a draft of it; with `files` and `arrays`.
-    before
-        The manifest that is there already, where the folder grows.
-
-    Raises
-    ------
-    InUseError
-        Where another process took the folder over from this one.
+    `content` is what the manifest says, or a draft of it, with `files` and `arrays`; `before` the
+    manifest that is there already, where the folder grows. `InUseError` says that another process
+    took the folder over from this one.
     """
     check(path)
     sweep(path)
@@ -217,13 +201,9 @@ def clear(path: Path) -> None:
 
     The folder is finished all the same.
     """
-    for remove in (
-        partial(remove_tree, path / WORK),
-        partial(sweep, path),
-        partial(put_away, path),
-    ):
+    for remove, target in ((remove_tree, path / WORK), (sweep, path), (put_away, path)):
         with suppress(OSError):
-            remove()
+            remove(target)
 
 
 def put_manifest(
@@ -235,8 +215,8 @@ def put_manifest(
     lasts already.
     """
     flush_named(path, content, before)
-    whole = cast(dict[str, Any], hide_in(dict(content)))
-    signed = whole | {"checksum": json_digest(whole)}
+    plain = cast(dict[str, Any], hide_in(dict(content)))
+    signed = plain | {"checksum": json_digest(plain)}
     write_json(path / COPY, signed)
     write_json(path / MANIFEST, signed)
     if not is_remote(path):
@@ -244,13 +224,7 @@ def put_manifest(
 
 
 def file_hash(file: Path) -> str:
-    """Return the SHA-256 of a file, in hex.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is none.
-    """
+    """Return the SHA-256 of a file, in hex."""
     with open_binary(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
 
@@ -261,15 +235,10 @@ def file_hashes(path: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Check files of a finished folder against its manifest.
+    """Raise `DamagedError` where files of a finished folder are not those of its manifest.
 
-    Where samples are being added to an image set, these files may be those of the grown one
-    already; they are not checked then.
-
-    Raises
-    ------
-    DamagedError
-        Where one of them is missing or was changed.
+    Where samples are being added to an image set, these may be those of the grown one already; they
+    are not checked then.
     """
     for name in names:
         try:

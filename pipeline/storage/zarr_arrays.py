@@ -157,22 +157,9 @@ def write_shard(
     values: npt.NDArray[Any],
     total: int | None = None,
 ) -> str:
-    """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
+    """Write `values` at `start` along `axis`, exactly one shard; return the file's fingerprint.
 
-    Parameters
-    ----------
-    path, name
-        The folder of the store, and the array in it.
-    axis, start
-        The axis of samples, and the first sample.
-    values
-        The shard.
-    total
-        How many samples the array will have, where it is about to grow; see `grow_array`.
-
-    Returns
-    -------
-    The fingerprint of the file; see `shards.fingerprint`.
+    `total` is how many samples the array will have, where it is about to grow; see `grow_array`.
 
     Raises
     ------
