@@ -25,8 +25,9 @@ from pipeline.storage import claims, image_store, manifest, run_files
 from pipeline.storage.folders import exists, is_folder, list_folder
 from pipeline.storage.image_content import records_digest
 from pipeline.storage.recorded_files import FOREIGN, foreign_parts
-from pipeline.storage.run_files import PREDICTIONS, part_name, part_names
+from pipeline.storage.run_files import PREDICTIONS, part_names
 from pipeline.storage.store_array import StoreArray, gathered_metadata
+from pipeline.storage.tables import part_name
 
 _OTHER = "is not the file that was written there"
 

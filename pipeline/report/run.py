@@ -104,7 +104,7 @@ class Run:
         return dict(read_json(self.path / name))
 
     def require_complete(self) -> None:
-        """Check that all files that the manifest vouches for are there; see `completeness`.
+        """Check that all files that the manifest vouches for are there; see `recorded_files`.
 
         Raises
         ------

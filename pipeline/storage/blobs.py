@@ -104,20 +104,12 @@ class Version(NamedTuple):
     """What tells a file from another one of the same name, without reading it.
 
     Whatever is kept of a file, opened or read, is kept for its version, not for its path alone.
-
-    Attributes
-    ----------
-    size
-        Its bytes; -1 where a server does not say.
-    tag
-        When it was changed; of a remote file what its store says of the version.
-    mark
-        Of a local file what differs even where a file of the same size and time replaced it; it
-        means nothing on another machine.
     """
 
-    size: int
-    tag: str
+    size: int  # -1 where a server does not say
+    tag: str  # when it was changed; of a remote file what its store says of the version
+    # of a local file what differs even where another of the same size and time replaced it; it
+    # means nothing on another machine
     mark: tuple[int, ...] = ()
 
     @property
@@ -150,7 +142,6 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def file_size(path: Path) -> int:
-    """Return the bytes of a file."""
     return int(_info(path)["size"]) if is_remote(path) else path.stat().st_size
 
 
@@ -164,7 +155,6 @@ def read_bytes(path: Path, start: int | None = None, stop: int | None = None) ->
 
 
 def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
-    """Read bytes of a remote file in one request."""
     files, name = file_system_of(path)
     if start is None and stop is None and path.protocol in ("s3", "s3a"):
         start = 0  # else s3fs asks for the size first

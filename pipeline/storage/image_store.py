@@ -8,7 +8,7 @@
 - `samples.parquet` and `manifest.json` beside the groups.
 
 The sample index is the position along `sample` and is not stored: as a coordinate it would be
-read whole at every opening, one file per shard. `open_images` adds it.
+read at every opening, one file per shard. `open_images` adds it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class SplitTemplate:
 
 
 def pixel_dims(shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the dimension names of one image of `shape`."""
     return PIXEL_DIMS if len(shape) == 2 else (*PIXEL_DIMS, CHANNEL)
 
 

@@ -37,8 +37,8 @@ _BAD_HEADER = ("split", "sample", "source", "status", "detail")
 
 
 def part_path(path: Path, index: int) -> Path:
-    """Return where the table of a partition lies while its store is being made."""
-    return path / WORK / "samples" / f"part-{index:06d}.parquet"
+    """Return the table of a partition of a store that is being made."""
+    return path / WORK / "samples" / tables.part_name(index)
 
 
 def write_part(
@@ -189,9 +189,9 @@ def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
     return Tally(counts, good)
 
 
-def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple[Any, ...]]:
+def _bad_rows(path: Path, table: PartitionTable, counted: Tally) -> Iterator[tuple[Any, ...]]:
     for partition in table:
-        if found.parts[partition.index] == partition.count:
+        if counted.parts[partition.index] == partition.count:
             continue
         for row in tables.read_rows(part_path(path, partition.index)):
             if row["status"] != STATUSES[OK]:
@@ -200,7 +200,7 @@ def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple
                 )  # fmt: skip
 
 
-def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[tuple[Any, ...]]:
+def write_bad_samples(path: Path, table: PartitionTable, counted: Tally) -> list[tuple[Any, ...]]:
     """Write `bad_samples.csv`, one row a sample that cannot be used; return the first rows."""
     first: list[tuple[Any, ...]] = []
     with (
@@ -209,36 +209,36 @@ def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[t
     ):
         writer = csv.writer(file)
         writer.writerow(_BAD_HEADER)
-        for row in _bad_rows(path, table, found):
+        for row in _bad_rows(path, table, counted):
             writer.writerow(row)
             if len(first) < SHOWN_ROWS:
                 first.append(row)
     return first
 
 
-def refuse_bad_samples(path: Path, table: PartitionTable, found: Tally, allowed: int) -> None:
+def refuse_bad_samples(path: Path, table: PartitionTable, counted: Tally, allowed: int) -> None:
     """Raise `BadSamplesError` where more samples cannot be used than are allowed.
 
     All of them are listed in `bad_samples.csv`, the first in the error.
     """
-    if found.bad <= allowed:
+    if counted.bad <= allowed:
         remove_tree(path / BAD_SAMPLES)  # of an earlier try
         return
-    first = write_bad_samples(path, table, found)
-    kinds = ", ".join(f"{count:,} {status}" for status, count in found.by_status().items())
+    first = write_bad_samples(path, table, counted)
+    kinds = ", ".join(f"{count:,} {status}" for status, count in counted.by_status().items())
     split, sample, source, status, detail = first[0]
     raise BadSamplesError(
-        f"{found.bad:,} of {found.total:,} samples cannot be used ({kinds}), expected at most "
+        f"{counted.bad:,} of {counted.total:,} samples cannot be used ({kinds}), expected at most "
         f"{allowed:,}; the first is '{split}' sample {sample}, {source}: {status}, {detail}; all "
         f"are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many may "
         "be left out, and run again",
         _BAD_HEADER,
         first,
-        found.bad,
+        counted.bad,
     )
 
 
-def write_samples(path: Path, table: PartitionTable, found: Tally) -> None:
+def write_samples(path: Path, table: PartitionTable, counted: Tally) -> None:
     """Put the tables of all partitions together as `samples.parquet`, samples numbered anew."""
     after = {name: 0 for name, _, _ in table.splits}
 
@@ -250,7 +250,7 @@ def write_samples(path: Path, table: PartitionTable, found: Tally) -> None:
         return {"sample": tables.nullable(numbers, ~good), "sha256": hashes}
 
     parts = ((part_path(path, part.index), partial(numbered, part.split)) for part in table)
-    tables.join(path / SAMPLES, ((part, change if found.bad else None) for part, change in parts))
+    tables.join(path / SAMPLES, ((part, change if counted.bad else None) for part, change in parts))
 
 
 def sources_of(path: Path, wanted: Set[tuple[str, int]]) -> dict[tuple[str, int], str]:

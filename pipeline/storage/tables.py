@@ -28,6 +28,10 @@ from pipeline.storage.blobs import open_binary, read_bytes
 _PREFIX = "pixsim."
 
 
+def part_name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
 def dictionary(codes: npt.NDArray[Any], names: Sequence[str]) -> pa.Array:
     """Return a column of `names[code]`, null where the code is negative."""
     indices = pa.array(codes.astype(np.int32), mask=codes < 0)

@@ -82,7 +82,6 @@ class ArrayTemplate:
     compressed: bool = True
 
     def as_zarr(self) -> dict[str, Any]:
-        """Return the arguments of `zarr.create_array`."""
         return {
             "shape": self.shape,
             "dtype": self.dtype,
@@ -119,8 +118,7 @@ def _metadata(array: zarr.Array[Any]) -> Any:
     return json.loads(json.dumps(array.metadata.to_dict()))
 
 
-def _codec(dtype: Any) -> BloscCodec:
-    """Return the codec of an array; see `partitions` for what decided."""
+def _codec(dtype: Any) -> BloscCodec:  # `core.partitions` says what decided
     wide = dtype is not str and np.dtype(dtype).itemsize > 1
     return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle" if wide else "noshuffle")
 
