@@ -7,7 +7,7 @@ Both stores open with plain `xr.open_zarr`. Their `class_name` and `metric` coor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +242,4 @@ class RunDigests:
         return json_digest([self.prototypes, self.distances, self.predictions])
 
     def as_dict(self) -> dict[str, str | None]:
-        return {
-            "prototypes": self.prototypes,
-            "distances": self.distances,
-            "predictions": self.predictions,
-            "run": self.run,
-        }
+        return {**asdict(self), "run": self.run}
