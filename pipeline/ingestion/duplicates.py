@@ -47,7 +47,7 @@ def write_duplicates(
     for number, entries in enumerate(_buckets(hashes, sum(counts.values()))):
         copies, originals = find_copies(entries)
         if len(copies):
-            part = path / WORK / "duplicates" / f"part-{number:06d}.parquet"
+            part = path / WORK / "duplicates" / tables.part_name(number)
             tables.write_part(part, _columns(copies, originals, splits, firsts), {})
             written.append((part, len(copies)))
     remove_tree(path / DUPLICATES)

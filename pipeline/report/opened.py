@@ -199,7 +199,7 @@ class Run:
         return dict(read_json(self.path / name))
 
     def require_complete(self) -> None:
-        """Check that all files that the manifest names are there; see `completeness`.
+        """Check that all files that the manifest names are there; see `recorded_files`.
 
         Raises
         ------

@@ -20,7 +20,7 @@ from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
 from pipeline.report.shown_samples import Key, SampleReader, read_distances
 from pipeline.storage import run_files
-from pipeline.storage.run_files import part_name
+from pipeline.storage.tables import part_name
 
 EACH = 8  # images of a class in the grid of samples
 _GROUPS = 8  # disagreements that are shown, of each kind at most

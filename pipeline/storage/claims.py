@@ -84,9 +84,9 @@ def claimed(
 ) -> Iterator[dict[str, Any] | None]:
     """Hold a folder to fill it, and begin or resume it; or recognise it.
 
-    Takes what `recognise` does, and `say`, which is told of the lock of a dead process; yields what
+    Takes what `recognise` does, and `say`, called about the lock of a dead process; yields what
     `start` returns. Nothing is written to a folder that is refused. One that is finished is not
-    held. `InUseError` says that another process holds it.
+    locked. `InUseError` says that another process holds it.
     """
     done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:

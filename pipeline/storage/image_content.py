@@ -68,7 +68,7 @@ def summarise(
     Parameters
     ----------
     header
-        `class_names`, `full_scale` and, of packed images, `encoding`.
+        `class_names`, `full_scale` and, of quantized images, `encoding`.
     templates
         Split -> what it holds.
     records
@@ -163,14 +163,7 @@ def _recorded(path: Path, digest: str) -> _Recorded:
 def read_checked(
     path: Path, digest: str, split: str, start: int, stop: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """Read images `start` to `stop` of a finished image set and their labels.
-
-    Parameters
-    ----------
-    path, digest
-        The folder of the image set, and the digest that it has.
-    split, start, stop
-        Which images.
+    """Read images `start` to `stop` of a finished image set with this digest, and their labels.
 
     Raises
     ------

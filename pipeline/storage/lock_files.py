@@ -108,7 +108,6 @@ def holder_of(data: bytes) -> Holder:
 
 
 def new_holder(what: str, beat: float, leaves: bool = False) -> Holder:
-    """Return this process as a holder."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
@@ -140,7 +139,6 @@ class Slots(ABC):
         """Give a file another name, that of another file, which is gone then."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, where there is one."""
         remove_file(self.path / name)
 
     @abstractmethod
@@ -157,7 +155,6 @@ class Slots(ABC):
 
 
 def slots_of(path: Path) -> Slots:
-    """Return the files of the lock of a folder, local or remote."""
     return _RemoteSlots(path) if is_remote(path) else _LocalSlots(path)
 
 

@@ -15,12 +15,12 @@ stores). The last of such a chain is the holder, and nobody else may then replac
 lock back is the same move. So no process ever removes a lock on the word of what it read before.
 
 Where the store behind a URL has no conditional writes, a lock is written, waited for, and read
-back: of two that come in the same second the last one wins, and the other is told; if one of them
-was held up for longer than that, both go on until the next beat.
+back: of two that come in the same second the last one wins, and the other sees that; if one of them
+was suspended for longer than that, both go on until the next heartbeat.
 
-A process that was held up for longer than its lock lasted (suspended, or cut off from the
-storage) finds at its next beat, and before it finishes a folder, that the lock is another's, and
-stops. What both wrote until then is the same: whole files, of equal bytes.
+A process that was suspended, or cut off from the storage, for longer than its lock lasted sees at
+its next heartbeat, and before it finishes a folder, that the lock is another's, and stops. What
+both wrote until then is the same: complete files, of equal bytes.
 """
 
 from __future__ import annotations
@@ -232,13 +232,13 @@ def _after(holder: Holder) -> str:
 
 def _chain(slots: Slots) -> list[Holder]:
     """Return who held the lock one after the other, the last one being who holds it now."""
-    found: list[Holder] = []
+    holders: list[Holder] = []
     name = LOCK
     # no process makes it longer than a few
-    while len(found) < _MOST_TRIES and (data := slots.read(name)) is not None:
-        found.append(holder_of(data))
-        name = _after(found[-1])
-    return found
+    while len(holders) < _MOST_TRIES and (data := slots.read(name)) is not None:
+        holders.append(holder_of(data))
+        name = _after(holders[-1])
+    return holders
 
 
 def _acquire(path: Path, what: str, say: Say, wait: bool) -> Lock:

@@ -7,7 +7,7 @@ Both stores open with plain `xr.open_zarr`. Their `class_name` and `metric` coor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pipeline.storage.folders import remove_tree, sizes_below
 from pipeline.storage.manifest import file_hashes
 from pipeline.storage.recorded_files import list_files
 from pipeline.storage.store_array import StoreArray, group_attributes
+from pipeline.storage.tables import part_name
 from pipeline.storage.zarr_arrays import (
     ArrayTemplate,
     consolidate,
@@ -184,13 +185,7 @@ def open_distances(path: Path, digest: str, expected: Expected | None = None) ->
 
 
 def part_path(path: Path, index: int) -> Path:
-    """Return the prediction table of a partition."""
     return path / PREDICTIONS / part_name(index)
-
-
-def part_name(index: int) -> str:
-    """Return the name of the prediction table of a partition."""
-    return f"part-{index:06d}.parquet"
 
 
 def part_names(parts: int) -> list[str]:
@@ -244,13 +239,7 @@ class RunDigests:
 
     @property
     def run(self) -> str:
-        """One digest over the three."""
         return json_digest([self.prototypes, self.distances, self.predictions])
 
     def as_dict(self) -> dict[str, str | None]:
-        return {
-            "prototypes": self.prototypes,
-            "distances": self.distances,
-            "predictions": self.predictions,
-            "run": self.run,
-        }
+        return {**asdict(self), "run": self.run}

@@ -142,7 +142,6 @@ def _ends(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
 
 
 def zarr_store(path: Path) -> Any:
-    """Return what Zarr opens as the store of a path."""
     if is_remote(path):
         return RemoteStore(path)
     # of a folder that is not there Zarr says so itself
@@ -201,7 +200,6 @@ def gathered_metadata(path: Path, name: str, broken: Container[str]) -> dict[str
 
 
 def group_attributes(path: Path) -> dict[str, Any]:
-    """Return the attributes of the group at the root of a store."""
     return dict(zarr.open_group(zarr_store(path), mode="r").attrs)
 
 
@@ -210,27 +208,15 @@ class StoreArray:
     """An array of a store, opened when first read; small enough to travel in every task.
 
     Reading a part whose file is missing or empty, or whose checksum is wrong, is an error.
-
-    Attributes
-    ----------
-    path
-        The folder of the store.
-    name
-        The array in it.
-    axis
-        The axis of samples, the only one that is cut into shards.
-    expected
-        The fingerprints of its files, in order along the axis, as they were written; an empty one,
-        or none at all, is not checked.
-    metadata
-        What its `zarr.json` should say, where that file is damaged.
     """
 
-    path: Path
+    path: Path  # the folder of the store
     name: str
-    axis: int = 0
+    axis: int = 0  # that of samples, the only one that is cut into shards
+    # the fingerprints of its files as they were written, in order along the axis; an empty one, or
+    # none at all, is not checked
     expected: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None  # what its `zarr.json` should say, where damaged
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
@@ -300,12 +286,10 @@ class StoreArray:
             ) from error
 
     def samples(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read samples `start` to `stop`."""
         return self[(slice(None),) * self.axis + (slice(start, stop),)]
 
     @property
     def files(self) -> int:
-        """How many files hold the array."""
         return -(-self.shape[self.axis] // self.shard) if self.ndim else 1
 
     def file(self, number: int) -> str:
@@ -372,5 +356,5 @@ def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     """Tell whether keys are a range of the first axis and everything of the others."""
     if not keys or not all(isinstance(key, slice) and key.step in (None, 1) for key in keys):
         return False
-    whole = zip(keys[1:], shape[1:], strict=False)
-    return all(key.indices(size) == (0, size, 1) for key, size in whole)
+    others = zip(keys[1:], shape[1:], strict=False)
+    return all(key.indices(size) == (0, size, 1) for key, size in others)

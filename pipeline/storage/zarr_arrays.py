@@ -76,7 +76,6 @@ class ArrayTemplate:
     compressed: bool = True
 
     def as_zarr(self) -> dict[str, Any]:
-        """Return the arguments of `zarr.create_array`."""
         return {
             "shape": self.shape,
             "dtype": self.dtype,
@@ -113,8 +112,7 @@ def _metadata(array: zarr.Array[Any]) -> Any:
     return json.loads(json.dumps(array.metadata.to_dict()))
 
 
-def _codec(dtype: Any) -> BloscCodec:
-    """Return the codec of an array; see `partitions` for what decided."""
+def _codec(dtype: Any) -> BloscCodec:  # `core.partitions` says what decided
     wide = dtype is not str and np.dtype(dtype).itemsize > 1
     return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle" if wide else "noshuffle")
 
@@ -151,22 +149,9 @@ def write_shard(
     values: npt.NDArray[Any],
     total: int | None = None,
 ) -> str:
-    """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
+    """Write `values` at `start` along `axis`, exactly one shard; return the file's fingerprint.
 
-    Parameters
-    ----------
-    path, name
-        The folder of the store, and the array in it.
-    axis, start
-        The axis of samples, and the first sample.
-    values
-        The shard.
-    total
-        How many samples the array will have, where it is about to grow; see `grow_array`.
-
-    Returns
-    -------
-    The fingerprint of the file; see `shards.fingerprint`.
+    `total` is how many samples the array will have, where it is about to grow; see `grow_array`.
 
     Raises
     ------
