@@ -51,8 +51,9 @@ from pipeline.storage.folders import exists, is_folder, list_folder, remove_tree
 from pipeline.storage.image_content import records_digest
 from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import FOREIGN, foreign_parts
-from pipeline.storage.run_files import PREDICTIONS, REPORT_FILE, part_name, part_names
+from pipeline.storage.run_files import PREDICTIONS, REPORT_FILE, part_names
 from pipeline.storage.store_array import StoreArray, gathered_metadata
+from pipeline.storage.tables import part_name
 
 # those that are cut into partitions
 _RUN_ARRAYS = [f"{run_files.DISTANCES}/{n}" for n in (DISTANCE.name, *run_files.PER_SAMPLE)]
