@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from pipeline.ops.prototypes import prototypes as prototypes
     from pipeline.report.description import describe as describe
     from pipeline.report.description import digest as digest
+    from pipeline.report.description import draw_grid as draw_grid
     from pipeline.report.explanation import explain as explain
     from pipeline.report.explanation_picture import draw_explanation as draw_explanation
-    from pipeline.report.grids import draw_grid as draw_grid
-    from pipeline.report.image_set import ImageSet as ImageSet
-    from pipeline.report.image_set import open_store as open_store
+    from pipeline.report.opened import ImageSet as ImageSet
+    from pipeline.report.opened import Run as Run
+    from pipeline.report.opened import open_run as open_run
+    from pipeline.report.opened import open_store as open_store
     from pipeline.report.page import write_report as write_report
-    from pipeline.report.run import Run as Run
-    from pipeline.report.run import open_run as open_run
     from pipeline.sources.arrays import from_arrays as from_arrays
     from pipeline.sources.catalog import list_datasets as list_datasets
     from pipeline.sources.registry import open_source as open_source
@@ -56,16 +56,16 @@ if TYPE_CHECKING:
     from pipeline.terminal import print_table as print_table
 
 _HOMES = {
-    "ImageSet": "report.image_set",
+    "ImageSet": "report.opened",
     "JobSettings": "config.job_settings",
-    "Run": "report.run",
+    "Run": "report.opened",
     "class_medians": "ops.medians",
     "class_sums": "ops.prototypes",
     "describe": "report.description",
     "digest": "report.description",
     "distances": "ops.distances",
     "draw_explanation": "report.explanation_picture",
-    "draw_grid": "report.grids",
+    "draw_grid": "report.description",
     "explain": "report.explanation",
     "finish_ingest": "ingestion.ingest",
     "forecast": "jobs.preview",
@@ -81,9 +81,9 @@ _HOMES = {
     "make_reporter": "execution.progress",
     "open_executor": "execution.executor",
     "open_images": "storage.image_store",
-    "open_run": "report.run",
+    "open_run": "report.opened",
     "open_source": "sources.registry",
-    "open_store": "report.image_set",
+    "open_store": "report.opened",
     "plan_ingest": "ingestion.ingest",
     "predict": "ops.predictions",
     "print_pixels": "terminal",

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.config.settings import parse_pixels
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ShapeError, printable
-from pipeline.report.pixel_ranges import parse_pixels
 
 
 def _console(stream: TextIO | None = None) -> Console:
@@ -42,8 +42,8 @@ def print_table(
                 f"({', '.join(header)}); give empty texts where there is nothing"
             )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, name in enumerate(header):
-        cells = [row[place] for row in rows]
+    for column, name in enumerate(header):
+        cells = [row[column] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
         table.add_column(Text(printable(name)), justify="right" if numeric else "left")
     for row in rows:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.config.settings import parse_range
 from pipeline.core.errors import InputError, ShapeError
-from pipeline.report.pixel_ranges import parse_range
 from pipeline.terminal import print_pixels, print_table
 
 

@@ -58,7 +58,7 @@ class _Constructor(SafeConstructor):
             if key_node.tag == _MERGE or not isinstance(key, Hashable):
                 continue
             if key in known:
-                text = f"key {describe(key)} is given twice"
+                text = f"{key!r:.100} is given twice"
                 raise MarkedYAMLError(problem=text, problem_mark=key_node.start_mark)
             known.add(key)
         super().flatten_mapping(node)

@@ -10,9 +10,8 @@ from pipeline.core.errors import ConfigError, DatasetNotFoundError
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.request import default_store
 from pipeline.jobs.job import run_job
-from pipeline.report.grids import grid_of_prototypes
-from pipeline.report.pictures import save_picture
-from pipeline.report.run import Run
+from pipeline.report.description import draw_grid
+from pipeline.report.opened import Run
 from pipeline.sources.catalog import open_dataset
 from pipeline.storage.manifest import IMAGES, kind_of
 
@@ -49,5 +48,5 @@ def run_demo(reporter: Reporter) -> Iterator[tuple[Run, Path]]:
         settings = load_job(workflow(name))
         run = run_job(settings.model_copy(update={"output": runs / settings.name}), reporter)
         picture = run.path / "prototypes.png"
-        save_picture(grid_of_prototypes(run.path), picture)
+        draw_grid(run.path, picture)
         yield run, picture

@@ -1,4 +1,4 @@
-"""What a store or a run is, in plain values: for `pixsim show` and `pixsim digest`."""
+"""What a store or a run is, in plain values and as a grid; and the digests of what it holds."""
 
 from __future__ import annotations
 
@@ -6,18 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from pipeline.core.arguments import checked
-from pipeline.core.errors import DamagedError, StoreError
+from pipeline.core.digests import ColumnDigest
+from pipeline.core.errors import DamagedError, InputError, StoreError
 from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate
 from pipeline.core.urls import shown
-from pipeline.report.run import digest_run, open_run
-from pipeline.storage import manifest
-from pipeline.storage.completeness import require_files_of, require_tables
+from pipeline.report.opened import open_run
+from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
+from pipeline.storage import image_store, manifest, run_files, tables
+from pipeline.storage.atomic import require_file
 from pipeline.storage.folders import exists, is_folder, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table
-from pipeline.storage.run_files import METRICS_FILE
+from pipeline.storage.recorded_files import require_files_of, require_tables
+from pipeline.storage.run_files import (
+    DIGESTED,
+    METRICS_FILE,
+    PREDICTIONS,
+    RunDigests,
+    distance_columns,
+    part_path,
+    prototypes_digest,
+)
 from pipeline.storage.sample_tables import SAMPLES
+
+MAX_CLASSES, PER_CLASS = 12, 8  # of an image set that are drawn
 
 
 def folder_bytes(path: Path) -> int:
@@ -122,11 +138,16 @@ def kind_or_refuse(path: Path) -> str:
     if kind is not None:
         return kind
     if is_folder(path) and not exists(path / manifest.MANIFEST):
-        looks_like_run = exists(path / METRICS_FILE) or exists(path / "predictions")
-        manifest.read_manifest(path, manifest.RUN if looks_like_run else manifest.IMAGES)
+        manifest.read_manifest(path, likely_kind(path))
     if not is_folder(path):
         raise StoreError(f"{path}: no such folder, expected an image set or a run")
     raise DamagedError(f"{path / manifest.MANIFEST}: cannot be read; make it anew")
+
+
+def likely_kind(path: Path) -> str:
+    """Guess what a folder without a manifest was meant to be, for the error that says so."""
+    of_run = (METRICS_FILE, PREDICTIONS, run_files.PROTOTYPES)
+    return manifest.RUN if any(exists(path / name) for name in of_run) else manifest.IMAGES
 
 
 @checked
@@ -150,14 +171,88 @@ def digest(
     folder = locate(path, storage_options)
     if kind_or_refuse(folder) == manifest.IMAGES:
         recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
-        found: dict[str, str | None] = {"images": digest_images(folder)}
+        computed: dict[str, str | None] = {"images": digest_images(folder)}
     else:
         recorded = open_run(folder).manifest["digests"]
-        found = digest_run(folder).as_dict()
-    for name, value in found.items():
+        computed = digest_run(folder).as_dict()
+    for name, value in computed.items():
         if recorded[name] != value:
             raise DamagedError(
                 f"{folder}: {name} have digest {value}, the manifest recorded {recorded[name]}; "
                 "they were changed after they were written: make it anew"
             )
-    return found
+    return computed
+
+
+def digest_run(path: Path) -> RunDigests:
+    """Read a whole run and return the digests of what it holds now."""
+    content = open_run(path).manifest
+    metrics, header = content["settings"]["metrics"], content["class_names"]
+    written = content["digests"]["distances"] is not None
+    predictions, distances = ColumnDigest(), ColumnDigest()
+    for index, part in enumerate(content["partitions"]):
+        predictions.update(tables.read_part(part_path(path, index), DIGESTED))
+        if written:
+            block = run_files.read_distances(
+                path / run_files.DISTANCES, part["start"], part["stop"]
+            )
+            distances.update(distance_columns(block, metrics))
+    opened = run_files.open_prototypes(
+        path / run_files.PROTOTYPES, content["digests"]["prototypes"]
+    )
+    return RunDigests(
+        prototypes_digest(opened),
+        distances.result(header) if written else None,
+        predictions.result(header),
+    )
+
+
+def grid_of_images(path: Path, split: str) -> Image.Image:
+    """Draw the first images of each class of a split, a row a class."""
+    content = manifest.read_manifest(path, manifest.IMAGES)
+    info = image_store.require_split(content, split, path)
+    images, labels = image_store.read_images(path, split, 0, min(info["shard"], info["count"]))
+    if not len(images):
+        raise InputError(f"{path}: split '{split}' holds no image to draw")
+    codes = [code for code in range(len(content["class_names"])) if (labels == code).any()]
+    chosen = [
+        int(i) for code in codes[:MAX_CLASSES] for i in np.flatnonzero(labels == code)[:PER_CLASS]
+    ]
+    if not chosen:
+        chosen = list(range(min(len(images), PER_CLASS * 2)))
+    names = [content["class_names"][labels[i]] if labels[i] >= 0 else "no label" for i in chosen]
+    return image_grid([images[i] for i in chosen], names, PER_CLASS, content["full_scale"])
+
+
+def grid_of_prototypes(path: Path) -> Image.Image:
+    """Draw the prototypes of a run."""
+    return draw_prototypes(open_run(path).prototypes)
+
+
+@checked
+def draw_grid(
+    path: Path | str,
+    picture: Path,
+    split: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Draw sample images of an image set, or the prototypes of a run, as a PNG file.
+
+    Parameters
+    ----------
+    path
+        The folder of the store or run, or its URL.
+    picture
+        The file to write.
+    split
+        The split of the image set to draw from; default: its first.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+    """
+    folder = locate(path, storage_options)
+    require_file(picture, "--grid")
+    if manifest.kind_of(folder) == manifest.RUN:
+        save_picture(grid_of_prototypes(folder), picture)
+        return
+    content = manifest.read_manifest(folder, manifest.IMAGES)
+    save_picture(grid_of_images(folder, split or next(iter(content["splits"]))), picture)

@@ -17,7 +17,7 @@ from pipeline.core.exact import Float64Array
 from pipeline.core.schema import DENOMINATOR, NUMERATOR, PROTOTYPE
 from pipeline.ops.distances import distances_block, make_reference
 from pipeline.ops.predictions import predict_block
-from pipeline.report.run import open_run
+from pipeline.report.opened import open_run
 from pipeline.storage import image_store, manifest
 
 

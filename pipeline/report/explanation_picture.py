@@ -1,4 +1,4 @@
-"""One picture of why an image was predicted as it was."""
+"""Why an image was predicted as it was: a plot of its distances, and a picture of everything."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.settings import parse_pixels
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
-from pipeline.report import plots
+from pipeline.report import image_plots
+from pipeline.report import plot_style as style
 from pipeline.report.explanation import Explanation
-from pipeline.report.pixel_ranges import parse_pixels
-from pipeline.report.plot_style import INK, PLAIN, one_line
 from pipeline.storage.atomic import replaced, require_file
 
 WHOLE = 28  # pixels a side up to which the whole image is shown as a table
@@ -25,6 +26,57 @@ CELL = 0.4  # inches of a pixel of the table at most
 PROTOTYPES = 3  # that are drawn
 KINDS = {".png": "png", ".svg": "svg"}
 DPI = 150
+NEAREST = 10  # classes whose distance is drawn
+
+
+@checked
+def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) -> Axes:
+    """Draw how far one image is from the prototypes, the nearest first.
+
+    The nearest class is in the colour of what is right or wrong, the image's own label in that
+    of what is right. Of many classes the nearest 10 are drawn, and the label with its rank.
+
+    Parameters
+    ----------
+    explanation
+        As `pipeline.explain` returns.
+    metric
+        One of its metrics.
+    ax
+        Where to draw; default: a new figure.
+    """
+    ranked = explanation.ranked(metric)
+    values = explanation.distances[explanation.metrics.index(metric)]
+    names, label = explanation.class_names, explanation.label_name
+    shown = ranked[:NEAREST]
+    own = names.index(label) if label in names else None
+    if own in ranked[NEAREST:]:
+        shown.append(own)
+    ax = style.axes_of_size(ax, 5, 0.7 + style.LINE_INCHES * len(shown))
+    for row, at in enumerate(shown):
+        marks = []
+        colour, strength = style.MUTED, 0.45
+        if row == 0:
+            marks.append("predicted")
+            colour, strength = (style.ACCENT if own is None else style.WRONG), 1.0
+        if at == own:
+            rank = ranked.index(at) + 1
+            marks.append("label" if row < NEAREST else f"label, rank {rank:,}")
+            colour, strength = style.RIGHT, 1.0
+        ax.barh(row, values[at], style.BAR, color=colour, alpha=strength)
+        note = f" {values[at]:.4f}" + (f"  {', '.join(marks)}" if marks else "")
+        style.write(
+            ax,
+            float(values[at]),
+            row,
+            note,
+            va="center",
+            color=style.INK if marks else style.MUTED,
+        )
+    style.name_bars(ax, [names[at] for at in shown])
+    ax.set_xlim(0, 1.5 * max([float(values[at]) for at in shown], default=1) or 1)
+    ax.set_xlabel(f"{metric} distance in units of full scale")
+    return ax
 
 
 @checked
@@ -71,19 +123,19 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
     heights = [2 * PANEL + 0.3, bars, table]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     label = explanation.label_name
-    stated = "without label" if label is None else f"labelled {one_line(label, 40)}"
+    stated = "without label" if label is None else f"labelled {style.one_line(label, 40)}"
     figure.suptitle(
-        f"{one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
-        x=0.01, ha="left", color=INK, fontsize=11, **PLAIN,
+        f"{style.one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
+        x=0.01, ha="left", color=style.INK, fontsize=11, **style.PLAIN,
     )  # fmt: skip
     above, between, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_images(above, explanation)
-    places = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
-    for ax, metric in zip(places, explanation.metrics, strict=True):
-        plots.distances(explanation, metric, ax=ax)
+    axes = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
+    for ax, metric in zip(axes, explanation.metrics, strict=True):
+        distances(explanation, metric, ax=ax)
     used = min(CELL * len(range(*columns.indices(image.shape[1]))) / WIDTH, 0.99)
     ax = below.add_subplot(below.add_gridspec(1, 2, width_ratios=[used, 1 - used])[0])
-    plots.pixel_values(image, explanation.full_scale, rows=rows, columns=columns, ax=ax)
+    image_plots.pixel_values(image, explanation.full_scale, rows=rows, columns=columns, ax=ax)
     return figure
 
 
@@ -102,20 +154,20 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
     signed = [image.astype(np.float64) - explanation.prototypes[name] for name in chosen]
     largest = max((float(np.abs(np.nan_to_num(part)).max()) for part in signed), default=0.0)
     limit = largest / full_scale or 1.0
-    places = figure.subplots(2, 1 + PROTOTYPES)
-    plots.image(image, full_scale, title="the image", ax=places[0, 0])
+    axes = figure.subplots(2, 1 + PROTOTYPES)
+    image_plots.image(image, full_scale, title="the image", ax=axes[0, 0])
     for column, (name, marks) in enumerate(chosen.items(), start=1):
         prototype = explanation.prototypes[name]
-        title = f"{one_line(name, 20)}: {marks}"
-        plots.image(prototype, full_scale, title=title, ax=places[0, column])
-        plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
-    for ax in places.flat:
+        title = f"{style.one_line(name, 20)}: {marks}"
+        image_plots.image(prototype, full_scale, title=title, ax=axes[0, column])
+        image_plots.difference(image, prototype, full_scale, limit=limit, ax=axes[1, column])
+    for ax in axes.flat:
         ax.set_anchor("NW")
-    for ax in [places[1, 0], *places[:, 1 + len(chosen) :].flat]:
+    for ax in [axes[1, 0], *axes[:, 1 + len(chosen) :].flat]:
         ax.set_axis_off()
-    places[1, 0].text(
+    axes[1, 0].text(
         0, 1, "where the image has more\nthan the prototype, and less,\nin units of full scale",
-        va="top", color=INK, fontsize=8, transform=places[1, 0].transAxes,
+        va="top", color=style.INK, fontsize=8, transform=axes[1, 0].transAxes,
     )  # fmt: skip
 
 
@@ -123,10 +175,10 @@ def chosen_classes(explanation: Explanation, metric: str) -> dict[str, str]:
     """Return what each class to draw is, by name: the nearest by a metric, and the label."""
     names = [explanation.class_names[position] for position in explanation.ranked(metric)]
     ranks = ["predicted", "second nearest", "third nearest"]
-    found = dict(zip(names[:PROTOTYPES], ranks, strict=False))
+    chosen = dict(zip(names[:PROTOTYPES], ranks, strict=False))
     label = explanation.label_name
     if label is None or label not in explanation.prototypes:
-        return found
-    if label not in found and len(found) == PROTOTYPES:
-        found.popitem()
-    return found | {label: f"{found[label]}, label" if label in found else "label"}
+        return chosen
+    if label not in chosen and len(chosen) == PROTOTYPES:
+        chosen.popitem()
+    return chosen | {label: f"{chosen[label]}, label" if label in chosen else "label"}

@@ -9,15 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.core.paths import locate, options_of
+from pipeline.report.opened import Run, open_run
 from pipeline.report.page_content import Findings
 from pipeline.report.page_sections import Page, make_environment, part_of
-from pipeline.report.run import Run, open_run
 from pipeline.report.shown_samples import open_image_set
 from pipeline.storage import manifest
 from pipeline.storage.atomic import require_file, write_text
@@ -38,7 +39,7 @@ def write_report(
     run
         The folder of the run, or its URL.
     output
-        The file to write; default: `report.html` in the folder, where the manifest vouches for it.
+        The file to write; default: `report.html` in the folder, whose digest the manifest has.
     storage_options
         fsspec's options for the URLs of the run and of its image set; default: credentials from
         the environment.
@@ -71,7 +72,7 @@ def write_report(
 
 
 def add_report(run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the report into a run's folder that is held; return its manifest with the report in.
+    """Write the report into a run's locked folder; return its manifest with the report in.
 
     Parameters
     ----------
@@ -97,12 +98,11 @@ def render_report(run: Run, content: Mapping[str, Any] | None = None) -> str:
         Its manifest, where that is not written yet.
     """
     known = dict(content or run.manifest)
-    shown = Run(run.path, run.storage_options)
-    shown.__dict__["manifest"] = known
-    found = Findings(known, shown.metrics, shown.highlights)
-    place = locate(known["images"]["path"], run.storage_options or options_of(run.path))
-    images, missing = open_image_set(place, known["images"]["digest"])
-    page = Page(run.path, found, images, missing)
+    shown = replace(run, unwritten=known)
+    findings = Findings(known, shown.metrics, shown.highlights)
+    path = locate(known["images"]["path"], run.storage_options or options_of(run.path))
+    images, missing = open_image_set(path, known["images"]["digest"])
+    page = Page(run.path, findings, images, missing)
     template = make_environment().get_template("report.html.j2")
     script, style = part_of("report.js"), part_of("report.css")
     return template.render(

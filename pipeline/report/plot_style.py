@@ -41,6 +41,7 @@ DIVERGING = LinearSegmentedColormap.from_list("pixsim signed", [RIGHT, "#f7f7f7"
 
 TEXT, SMALL = 9.0, 8.0  # points
 THIN = 0.8  # points
+BAR, LINE_INCHES = 0.72, 0.21  # thickness of a bar, and its height with its name in inches
 MAX_NAME = 28  # characters of a name beside a bar
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 
@@ -125,7 +126,7 @@ def write(ax: Axes, x: float, y: float, text: str, **settings: Any) -> Text:
 def write_inside(
     ax: Axes, x: float, y: float, text: str, size: float, color: str = INK, va: str = "center"
 ) -> Text:
-    """Write a text in the middle of a place within the axes, which the layout need not measure.
+    """Write a text centred within the axes, which the layout need not measure.
 
     There may be thousands of them, and measuring each takes longer than drawing all.
     """
@@ -143,6 +144,13 @@ def name_ticks(axis: Axis, names: Sequence[str], width: int = MAX_NAME) -> None:
     for tick in axis.get_major_ticks(len(names)):
         for label in (tick.label1, tick.label2):  # one on each side
             label.set(**PLAIN)
+
+
+def name_bars(ax: Axes, names: Sequence[str]) -> None:
+    """Put the names of bars beside them, the first at the top."""
+    name_ticks(ax.yaxis, names)
+    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    open_frame(ax, "left")
 
 
 def ink_on(colour: Any) -> str:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pipeline.core.errors import DamagedError, PixsimError, RemoteError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import DISTANCE, SAMPLE
-from pipeline.storage import manifest, run_arrays
-from pipeline.storage.completeness import require_tables
-from pipeline.storage.finished_images import read_checked
+from pipeline.storage import manifest, run_files
+from pipeline.storage.image_content import read_checked
+from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES, sources_of
 from pipeline.storage.store_array import StoreArray
 
@@ -28,7 +28,7 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class SampleReader:
     """The image set of a run, where it is there still.
 
     Attributes
@@ -51,7 +51,7 @@ class ImageSet:
             Where they are not there, or not those that the run saw.
         """
         splits = self.content["splits"]
-        found: dict[Key, npt.NDArray[Any]] = {}
+        pictures: dict[Key, npt.NDArray[Any]] = {}
         keys = sorted({key for key in wanted if key[0] in splits})
         for (split, _), group in groupby(
             keys, lambda key: (key[0], key[1] // splits[key[0]]["chunk"])
@@ -60,8 +60,8 @@ class ImageSet:
             start, stop = samples[0], samples[-1] + 1
             digest = self.content["digest"]
             images, _ = read_checked(self.path, digest, split, start, stop)
-            found |= {(split, sample): images[sample - start].copy() for sample in samples}
-        return found
+            pictures |= {(split, sample): images[sample - start].copy() for sample in samples}
+        return pictures
 
     def first(self, split: str, wanted: Sequence[int], each: int) -> dict[int, list[Any]]:
         """Return the first images of some classes, by code, as far as the first chunk has them."""
@@ -70,7 +70,7 @@ class ImageSet:
         stop = min(info["chunk"], info["count"])
         images, labels = read_checked(self.path, digest, split, 0, stop)
         chosen = {code: np.flatnonzero(labels == code)[:each] for code in wanted}
-        return {code: [images[at] for at in places] for code, places in chosen.items()}
+        return {code: [images[at] for at in samples] for code, samples in chosen.items()}
 
     def sources(self, wanted: Iterable[Key]) -> dict[Key, str]:
         """Return where samples came from, where the image set is small enough to look it up."""
@@ -81,7 +81,7 @@ class ImageSet:
         return sources_of(self.path, set(wanted))
 
 
-def open_image_set(path: Path, digest: str) -> tuple[ImageSet | None, str]:
+def open_image_set(path: Path, digest: str) -> tuple[SampleReader | None, str]:
     """Return the image set of a run; or None, and why it cannot be shown."""
     try:
         content = manifest.read_manifest(path, manifest.IMAGES)
@@ -91,7 +91,7 @@ def open_image_set(path: Path, digest: str) -> tuple[ImageSet | None, str]:
         return None, "the image set is not where it was"
     if content["digest"] != digest:
         return None, "the image set holds other images by now"
-    return ImageSet(path, content), ""
+    return SampleReader(path, content), ""
 
 
 def read_distances(
@@ -112,26 +112,26 @@ def read_distances(
     """
     if content["digests"]["distances"] is None:
         return {}
-    store = path / run_arrays.DISTANCES
+    store = path / run_files.DISTANCES
     splits = content["settings"]["evaluate"]
     distance = StoreArray(store, DISTANCE.name, 1)
-    found = {}
+    distances = {}
     for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
         part = content["partitions"][number]
         bounds = part["start"], part["stop"]
-        codes = StoreArray(store, run_arrays.SPLIT).samples(*bounds)
+        codes = StoreArray(store, run_files.SPLIT).samples(*bounds)
         samples = StoreArray(store, SAMPLE).samples(*bounds)
         keys = [key for _, key in group]
         row = 8 * distance.shape[0] * distance.shape[2]
-        whole = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
+        block = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
         for split, sample in keys:
             at = np.flatnonzero((codes == splits.index(split)) & (samples == sample))
             if len(at) != 1:
                 raise DamagedError(f"{store}: has no sample {sample} of '{split}'")
-            place = int(at[0])
-            if whole is not None:
-                found[split, sample] = whole[:, place].copy()
+            row_in_part = int(at[0])
+            if block is not None:
+                distances[split, sample] = block[:, row_in_part].copy()
             else:
-                start = bounds[0] + place
-                found[split, sample] = distance.samples(start, start + 1)[:, 0]
-    return found
+                start = bounds[0] + row_in_part
+                distances[split, sample] = distance.samples(start, start + 1)[:, 0]
+    return distances

@@ -3,7 +3,7 @@
 The usual names are known, whatever their case: `x_train` and `y_train`, `train_images` and
 `train_labels`, `X` and `y`, `data` and `target`, what `numpy.savez` calls arrays without names.
 Names that may mean two things are refused, and so is an array that looks like labels and is left
-over; any other array that is left out is said.
+over; any other array that is left out is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEPARATORS = "_-. "
 _UNNAMED = re.compile(r"arr_\d+")
 _SPLIT = "{split}"
 _LONGEST = 60  # characters of a name in a message
-_GIVEN = "*"  # in place of the word, where the job says what an array is called
+_GIVEN = "*"  # instead of the word, where the job says what an array is called
 IMAGE, LABEL, NAMES = "image", "label", "names"
 
 
@@ -153,26 +153,12 @@ def choose(
     variables: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
 ) -> Choice:
-    """Find the images and labels of all splits among arrays that lie in one place.
+    """Find the images and labels of all splits among the arrays of one archive.
 
-    Parameters
-    ----------
-    title
-        What to call the place in messages.
-    arrays
-        Name -> what it is; None where that cannot be told.
-    default
-        The split of names that tell of none.
-    variables
-        As of `role_of`.
-    others
-        What else lies there, and may be labels under a damaged name.
-
-    Raises
-    ------
-    SourceError
-        Where there are no images, or the names may mean two things; lists the arrays, and says
-        which key names them.
+    `title` is its name for messages; `default` the split of names that tell of none; `variables`
+    are as of `role_of`; `others` is what else lies there, and may be labels under a damaged name.
+    Where there are no images, or the names may mean two things, `SourceError` lists the arrays, and
+    says which key names them.
     """
     roles = {name: role_of(name, variables) for name in arrays}
     for kind, name in (variables or {}).items():
@@ -180,9 +166,15 @@ def choose(
             raise _unclear(title, arrays, f"none is called '{name}', {nearest(name, arrays)}")
     if not any(role and role.kind == IMAGE for role in roles.values()):
         roles |= _unnamed_roles(arrays)
-    choice = Choice(names=_names_array(roles, arrays))
-    for split in dict.fromkeys(_split(role, default) for role in roles.values() if role):
-        mine = {n: r for n, r in roles.items() if r and _split(r, default) == split}
+    # an array of another usual name than the first holds names of classes where it holds texts
+    named = [(NAME_WORDS.index(r.word), n) for n, r in roles.items() if r and r.kind == NAMES]
+    named = [(rank, n) for rank, n in sorted(named) if rank == 0 or _is_text(arrays[n])]
+    choice = Choice(names=named[0][1] if named else None)
+    splits: dict[str, dict[str, Role]] = {}
+    for name, role in roles.items():
+        if role and role.kind != NAMES:
+            splits.setdefault(role.split or default, {})[name] = role
+    for split, mine in splits.items():
         images, labels = _candidates(mine, arrays)
         if not images and labels:
             raise _unclear(title, arrays, f"{labels[0]} belongs to no images")
@@ -194,17 +186,6 @@ def choose(
     choice.left_out = [*(name for name in arrays if name not in used), *others]
     _check_left_out(title, arrays, choice, others)
     return choice
-
-
-def _names_array(roles: Mapping[str, Role | None], arrays: Headers) -> str | None:
-    """Return the array of class names: one called so, or one of texts with another usual name."""
-    some = [(NAME_WORDS.index(r.word), n) for n, r in roles.items() if r and r.kind == NAMES]
-    named = [n for rank, n in sorted(some) if rank == 0 or _is_text(arrays[n])]
-    return named[0] if named else None
-
-
-def _split(role: Role, default: str) -> str:
-    return role.split or (default if role.kind != NAMES else "")
 
 
 def _is_text(header: Header | None) -> bool:
@@ -242,16 +223,11 @@ def _candidates(roles: Mapping[str, Role], arrays: Headers) -> tuple[list[str], 
 
 
 def _pair(
-    title: str,
-    arrays: Headers,
-    roles: Mapping[str, Role],
-    images: list[str],
-    labels: list[str],
+    title: str, arrays: Headers, roles: Mapping[str, Role], images: list[str], labels: list[str]
 ) -> tuple[str, str | None]:
     """Return the images and the labels of one split."""
     if len(images) > 1:
-        whole = [i for i in images if any(belongs(roles[i], roles[n]) for n in labels)]
-        images = whole or images
+        images = [i for i in images if any(belongs(roles[i], roles[n]) for n in labels)] or images
     if len(images) > 1:
         raise _unclear(title, arrays, f"{' or '.join(images)} may be the images")
     image, header = images[0], arrays[images[0]]
@@ -269,14 +245,12 @@ def _check_left_out(title: str, arrays: Headers, choice: Choice, others: Collect
         header = arrays[image]
         if label is not None or header is None or not header.shape:
             continue
-        unclear = [
-            n for n in choice.left_out if n in others or _is_labels(arrays[n], header.shape[0])
-        ]
+        count, rest = header.shape[0], choice.left_out
+        unclear = [name for name in rest if name in others or _is_labels(arrays[name], count)]
         if unclear:
             wanted = (label_spellings(image) or ["labels"])[0]
-            raise _unclear(
-                title, arrays, f"holds {image} without {wanted}, and {', '.join(unclear)}"
-            )
+            reason = f"holds {image} without {wanted}, and {', '.join(unclear)}"
+            raise _unclear(title, arrays, reason)
 
 
 def _unclear(title: str, arrays: Headers, reason: str) -> SourceError:

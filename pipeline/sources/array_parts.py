@@ -2,7 +2,7 @@
 
 Whoever stores them gives the shape and type of each array, and reads ranges of it (`Stored`). The
 rest is the same for all: the samples of a split are counted through, labels become codes, the parts
-of a split must fit together, and the user is told where labels come from.
+of a split must fit together, and the user sees where labels come from.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipeline.sources.array_pixels import (
 )
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.notes import Notes, lines_of
-from pipeline.sources.open_cache import Version
 from pipeline.sources.protocol import SplitInfo
+from pipeline.storage.blobs import Version
 
 _BLOCK_BYTES = 2**24
 _SHOWN = 3
@@ -113,24 +113,11 @@ Parts = Mapping[str, Sequence[Part]]
 
 @dataclass(frozen=True)
 class PartedSource:
-    """Splits of arrays in parts.
+    """Splits of arrays in parts, in their order.
 
-    Attributes
-    ----------
-    parts
-        For each split its parts, in order.
-    labelling
-        How labels become codes.
-    full_scale
-        The pixel value that counts as 1.
-    provenance
-        Where they come from.
-    encoding
-        `scale_factor` and `add_offset` of packed integers, by the CF conventions.
-    fills
-        Stored labels that stand for none.
-    remarks
-        What was decided by guess, or left out: lines for the user.
+    `full_scale` is the pixel value that counts as 1; `encoding` the `scale_factor` and `add_offset`
+    of packed integers, by the CF conventions; `fills` are stored labels that stand for none, and
+    `remarks` lines for the user: what was decided by guess, or left out.
     """
 
     parts: Parts

@@ -18,7 +18,7 @@ from pipeline.core.blocks import UNREADABLE, Block, Problem
 from pipeline.core.errors import ShapeError, SourceError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.label_forms import check_form
+from pipeline.sources.labels import check_form
 
 _CHANNELS = (1, 3, 4)
 _FLOAT_BYTES = 8
@@ -69,9 +69,9 @@ def refuse_pixels(where: str, dtype: np.dtype[Any], blocks: Iterable[Array]) -> 
 
 
 def check_alike(kinds: Mapping[str, np.dtype[Any]]) -> None:
-    """Raise `SourceError` where the pixels of two places do not mean the same.
+    """Raise `SourceError` where the pixels of two arrays do not mean the same.
 
-    `kinds` is the type of the images by what to call their place. 8 and 16 bits are told apart
+    `kinds` is the type of the images by the name of the array. 8 and 16 bits are distinguished
     when the set is planned: a depth, or a full scale that both have, brings them together.
     """
     first = next(iter(kinds), "")
@@ -88,14 +88,8 @@ def check_alike(kinds: Mapping[str, np.dtype[Any]]) -> None:
 class Gaps:
     """What stands for missing pixels, besides numbers that are not finite.
 
-    Attributes
-    ----------
-    values
-        Each stands for a missing pixel.
-    lowest, highest
-        Of what is valid; None: no bound.
-    reason
-        What says so, and what to do where it is wrong.
+    Each of `values` does, and what is below `lowest` or above `highest`; `reason` tells what says
+    so, and what to do where it is wrong.
     """
 
     values: tuple[Any, ...] = ()
@@ -172,7 +166,7 @@ def has_channels_first(where: str, shape: Sequence[int], asked_last: bool = Fals
     """Tell whether images without named dimensions are [sample, channel, y, x].
 
     That is plain where 1, 3 or 4 stands second and not last. Where few stand last, or fewer than
-    rows and columns, they are [sample, y, x, channel]. What cannot be told raises `ShapeError`.
+    rows and columns, they are [sample, y, x, channel]. What is ambiguous raises `ShapeError`.
     """
     of_shape, expected = f"{where}: images of shape {tuple(shape)}", "expected (sample, y, x) or"
     if len(shape) == 2:

@@ -44,17 +44,9 @@ _DIMS = ("sample", "y", "x", "channel")
 class ArraySource:
     """Splits given as arrays.
 
-    Attributes
-    ----------
-    arrays
-        For each split its images, [sample, y, x] or [sample, y, x, channel], uint8, uint16, bool
-        or floats, and its labels, [sample], integer codes.
-    class_names
-        The name of each label code.
-    full_scale
-        The pixel value that counts as 1.
-    provenance
-        Where the arrays come from.
+    `arrays` are for each split its images, [sample, y, x] or [sample, y, x, channel], uint8,
+    uint16, bool or floats, and its labels, [sample], integer codes. `class_names` is the name of
+    each code, `full_scale` the pixel value that counts as 1.
     """
 
     arrays: Arrays

@@ -1,8 +1,8 @@
-"""The catalog of named data sets, and where their files are found.
+"""The catalog of named data sets, and where their files are.
 
-A set's files are looked for in three places: the folder named by `PIXSIM_DATASETS` (one folder
-a set), where the system's package puts them, and among earlier downloads; else they are
-downloaded through torchvision.
+A set's files are looked for in three folders: that named by `PIXSIM_DATASETS` (one folder a set),
+that where the system's package puts them, and that of earlier downloads; else they are downloaded
+through torchvision.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file
-from pipeline.sources.open_cache import version_of
 from pipeline.sources.protocol import Source
+from pipeline.storage.blobs import version_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")
@@ -86,7 +86,7 @@ def load_catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
     """
     chosen = path or load_environment().catalog
     if chosen is None:
-        chosen = next((place for place in _CATALOGS if place.is_file()), _CATALOGS[0])
+        chosen = next((path for path in _CATALOGS if path.is_file()), _CATALOGS[0])
     content = load_yaml(chosen)
     if not isinstance(content, dict):
         raise ConfigError(f"{chosen}: expected a mapping of data-set names")
@@ -113,7 +113,7 @@ def find_entry(name: str) -> CatalogEntry:
 
 
 def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
-    """The folders where files of an entry may lie, in order of preference."""
+    """Return the folders where files of an entry may be, in order of preference."""
     folders = []
     if environment.datasets is not None:
         folders.append(environment.datasets / entry.name)
@@ -121,7 +121,7 @@ def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
         folders.append(Path(entry.system["folder"]))
     folders.append(environment.data / "downloads" / entry.name)
     folders = [folder.absolute() for folder in folders]  # workers may run elsewhere
-    return [place for folder in folders for place in _beside(folder, entry)]
+    return [path for folder in folders for path in _beside(folder, entry)]
 
 
 def _beside(folder: Path, entry: CatalogEntry) -> tuple[Path, Path]:
@@ -142,7 +142,7 @@ def find_folder(entry: CatalogEntry, environment: Environment | None = None) -> 
 
 def holds_entry(folder: Path, entry: CatalogEntry) -> bool:
     """Tell whether a folder holds the files of an entry, as downloads put them there."""
-    return any(_has_files(place, entry) for place in _beside(folder, entry))
+    return any(_has_files(path, entry) for path in _beside(folder, entry))
 
 
 def _has_files(folder: Path, entry: CatalogEntry) -> bool:
@@ -156,8 +156,8 @@ def list_datasets() -> list[tuple[CatalogEntry, str]]:
     listed = []
     for entry in load_catalog().values():
         folder = find_folder(entry)
-        place = "embedded" if entry.kind == "digits" else str(folder or "to be downloaded")
-        listed.append((entry, place))
+        where = "embedded" if entry.kind == "digits" else str(folder or "to be downloaded")
+        listed.append((entry, where))
     return listed
 
 
@@ -198,16 +198,15 @@ def open_dataset(name: str, download: bool = True) -> Source:
 
 
 def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
-    found = {name: find_file(folder, name) for name in _files(entry)}
-    stamps = {path: version_of(path).stamp for path in found.values() if path is not None}
-    for name, path in found.items():
-        if path is not None and name in entry.checksums:
-            check_file(path, entry.checksums[name])
+    paths = {name: find_file(folder, name) or folder / name for name in _files(entry)}
+    stamps = {path: version_of(path).stamp for path in paths.values()}
+    for name in [name for name in paths if name in entry.checksums]:
+        check_file(paths[name], entry.checksums[name])
     files = {
-        split: (found[values["images"]], found[values["labels"]])
+        split: (paths[values["images"]], paths[values["labels"]])
         for split, values in entry.splits.items()
     }
-    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)  # type: ignore[arg-type]
+    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)
 
 
 def _download(entry: CatalogEntry) -> Path:

@@ -191,7 +191,7 @@ def open_encoded(
     Parameters
     ----------
     reader
-        What `folder_reader`, `tar_reader`, `parquet_reader` or `list_reader` returned.
+        What `FolderReader`, `tar_reader`, `parquet_reader` or `ListReader` returned.
     folder
         Where the listing is written; it belongs to the source and must stay.
     conversion

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
-from pipeline.sources.open_cache import Version, unchanged, version_of
+from pipeline.sources.open_cache import unchanged
 from pipeline.sources.sample_index import Rows
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import Version, file_system, tried, version_of
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -44,9 +45,6 @@ _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
 }  # fmt: skip
-
-
-# what is wrong -----------------------------------------------------------------------------------
 
 
 def too_large(size: int, limit: int) -> Problem:
@@ -68,7 +66,7 @@ def unreadable(error: BaseException) -> Problem:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else None
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+    return Problem(UNREADABLE, reason or one_line(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:
@@ -85,10 +83,7 @@ def failed(path: Path, error: BaseException) -> SourceError:
 def _problem_of(error: OSError, root: Path) -> Problem:
     """Return the problem of a sample whose local file below `root` cannot be read.
 
-    Raises
-    ------
-    SourceError
-        Where the fault is not that of this file.
+    Where the fault is not that of this file, raise `SourceError`.
     """
     gone = error.errno == errno.ENOENT and not root.exists()
     if gone or error.errno not in _OF_ONE_FILE:
@@ -196,13 +191,13 @@ def read_remote(
     SourceError
         Where there is no such file, and the files are `archives`, of many samples each.
     """
-    asked = []
+    requests = []
     for item in wanted:
         if item.start == item.stop:  # no range of a request can say so
             yield item.row, b""
         else:
-            asked.append(item)
-    for load in _loads(_stretches(asked)):
+            requests.append(item)
+    for load in _loads(_stretches(requests)):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:
@@ -231,12 +226,20 @@ def _requested(files: Any, load: Sequence[list[Wanted]], limit: int) -> list[Any
     starts = [stretch[0].start for stretch in load]
     ends = [stretch[-1].stop if stretch[-1].stop >= 0 else limit + 1 for stretch in load]
 
+    answers: dict[int, Any] = {}
+
     def request() -> list[Any]:
-        answers: list[Any] = files.cat_ranges(paths, starts, ends, on_error="return")
-        for data in answers:
+        left = [number for number in range(len(paths)) if number not in answers]
+        parts = ([values[number] for number in left] for values in (paths, starts, ends))
+        failure = None
+        for number, data in zip(left, files.cat_ranges(*parts, on_error="return"), strict=True):
             if isinstance(data, BaseException) and not isinstance(data, _NO_FILE):
-                raise data
-        return answers
+                failure = data
+            else:
+                answers[number] = data
+        if failure is not None:
+            raise failure
+        return [answers[number] for number in range(len(paths))]
 
     try:
         return tried(_url(files, paths[0]), request)
@@ -264,13 +267,7 @@ def _part(data: bytes, item: Wanted, start: int, limit: int) -> bytes | Problem:
 
 @dataclass(frozen=True)
 class FileFetcher:
-    """Reads image files; the key of a row is a path below its root, or a URL.
-
-    Attributes
-    ----------
-    roots
-        The folders that `File.root` counts.
-    """
+    """Reads image files: the key of a row is a path below one of the `roots`, or a URL."""
 
     roots: tuple[Path, ...]
 
@@ -337,7 +334,7 @@ def listed_version(path: Path) -> Version:
 
 
 def roots_of(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Return the folders that files lie in, each once."""
+    """Return the folders of files, each once."""
     return tuple(dict.fromkeys(path.parent for path in paths))
 
 
@@ -387,8 +384,8 @@ def title_of(path: Path) -> str:
     return shown(path) if is_remote(path) else path.absolute().name
 
 
-def titles_of(places: Mapping[str | None, Sequence[Path]]) -> str:
+def titles_of(paths: Mapping[str | None, Sequence[Path]]) -> str:
     """Return how several paths are named; of many only the first ones."""
-    paths = [path for some in places.values() for path in some]
-    more = f" and {len(paths) - _MOST_TITLES} more" if len(paths) > _MOST_TITLES else ""
-    return ", ".join(title_of(path) for path in paths[:_MOST_TITLES]) + more
+    every = [path for some in paths.values() for path in some]
+    more = f" and {len(every) - _MOST_TITLES} more" if len(every) > _MOST_TITLES else ""
+    return ", ".join(title_of(path) for path in every[:_MOST_TITLES]) + more

@@ -21,10 +21,9 @@ from braceexpand import alphabet, braceexpand
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.urls import is_url, shown
-from pipeline.storage.folders import is_folder, list_folder
-from pipeline.storage.globbing import matching
+from pipeline.storage.folders import is_folder, list_folder, matching
 
-# of files that `decoding` reads; what one holds is told by its content
+# of files that `decoding` reads; what one holds is known by its content
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo",
     ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".avifs",
@@ -239,16 +238,16 @@ def by_likelihood(paths: Iterable[bytes]) -> list[bytes]:
     return sorted(paths, key=rank)
 
 
-# places ------------------------------------------------------------------------------------------
+# paths -------------------------------------------------------------------------------------------
 
 
 def files_in(
-    places: Mapping[str | None, Sequence[Path]], suffixes: Sequence[str]
+    paths: Mapping[str | None, Sequence[Path]], suffixes: Sequence[str]
 ) -> dict[str | None, tuple[Path, ...]]:
-    """Return the places with each folder replaced by its files of some suffixes, sorted."""
+    """Return the paths of each split, folders replaced by their files of some suffixes, sorted."""
     return {
-        split: tuple(file for path in paths for file in _files_of(path, suffixes))
-        for split, paths in places.items()
+        split: tuple(file for path in several for file in _files_of(path, suffixes))
+        for split, several in paths.items()
     }
 
 
@@ -262,22 +261,22 @@ def _files_of(path: Path, suffixes: Sequence[str]) -> list[Path]:
     return [path / name for name in names if not is_hidden(os.fsencode(name))]
 
 
-def flattened(places: Mapping[str | None, Any], split: str) -> Iterator[tuple[str, bool, Path]]:
-    """Yield for each place its split, whether that was given, and the place.
+def flattened(paths: Mapping[str | None, Any], split: str) -> Iterator[tuple[str, bool, Path]]:
+    """Yield for each path its split, whether that was given, and the path.
 
-    Where no split was given (the key is None), the name of the place tells it, else it is `split`.
+    Where no split was given (the key is None), the name of the path tells it, else it is `split`.
     """
-    for given, paths in places.items():
-        for path in paths:
+    for given, several in paths.items():
+        for path in several:
             yield (given, True, path) if given else (split_of(path.name) or split, False, path)
 
 
 def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the places that a pattern names: braces, then `*`, `?` and `[…]`.
+    """Return the paths that a pattern names: braces, then `*`, `?` and `[…]`.
 
     Braces hold alternatives (`{train,test}`) or ranges (`{0000..0147}`), and all that they name
     are returned in order, whether there or not. What `*`, `?` and `[…]` match is sorted as text.
-    A local place of exactly this name comes first.
+    A local path of exactly this name comes first.
 
     Parameters
     ----------
@@ -289,7 +288,7 @@ def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     Raises
     ------
     ConfigError
-        Where the braces name more than a million places.
+        Where the braces name more than a million paths.
     SourceError
         Where nothing matches.
 

@@ -73,54 +73,45 @@ def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
 class Doubts:
     """Asks whether layouts are plausible; the database has a table `classes` beside the folders."""
 
-    def __init__(self, database: sqlite3.Connection, folders: Folders, kind: str) -> None:
-        self._database = database
-        self._folders = folders
-        self._kind = kind
-
-    def check(
-        self,
-        groups: Sequence[Group],
-        layouts: Sequence[Layout],
-        loose: Mapping[str, int],
-        notes: Notes,
+    def __init__(
+        self, database: sqlite3.Connection, folders: Folders, kind: str, groups: Sequence[Group]
     ) -> None:
+        self._database, self._folders, self._kind = database, folders, kind
+        self._groups = groups
+        self._title = groups[0].title
+
+    def check(self, without: Sequence[str], loose: Mapping[str, int], notes: Notes) -> None:
         """Raise `SourceError` where something is implausible; says what settles it.
 
-        There is a layout for each group; `loose` says of each split how many images lie in no
-        folder of a class.
+        `without` are the splits without labels; `loose` says of each split how many images lie in
+        no folder of a class.
         """
-        title = groups[0].title
-        without = sorted({split for layout in layouts for split in layout.unlabelled})
-        self._check_classes(title, layouts, notes)
+        self._check_classes(notes)
         if self._kind == "tar" and ".cls" in notes.ignored:
             self._refuse(
-                title,
                 f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
                 "names",
                 "pack it again with its members sorted by name ('tar --sort=name')",
                 _BARE,
             )
         if without:
-            self._check_labels(title, without, sum(loose[split] for split in without), notes)
-            self._check_archives(groups, layouts)
-        if not all(group.given for group in groups):
-            self._check_common(title)
-        for number, layout in enumerate(layouts):
-            self._check_lost(groups[number].title, number, layout)
+            self._check_labels(without, sum(loose[split] for split in without), notes)
+            self._check_archives()
+        if not all(group.given for group in self._groups):
+            self._check_common()
+        for number, group in enumerate(self._groups):
+            self._check_lost(number, group)
 
-    def _check_classes(self, title: str, layouts: Sequence[Layout], notes: Notes) -> None:
+    def _check_classes(self, notes: Notes) -> None:
         """Refuse names that are none of classes."""
-        names = [
-            str(name).encode()
-            for (name,) in self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
-        ]
+        rows = self._query("SELECT DISTINCT class FROM classes LIMIT 2000")
+        names = [str(name).encode() for (name,) in rows]
         what, cure = "", _MOVE
-        inner = self._container(layouts)
+        inner = self._container()
         if not names and inner:
             what = f"all images lie in folders such as '{inner}', which is no class"
             cure = "give these folders themselves as splits"
-        elif len(names) == 1 and (plain := self._plain_below(layouts)):
+        elif len(names) == 1 and (plain := self._plain_below()):
             what = f"the only class would be '{as_text(names[0])}'"
             within = plain.rpartition("/")[0]
             what += f", all of whose images lie in '{plain}'" if within else ""
@@ -132,18 +123,19 @@ class Doubts:
             tables = by_likelihood(notes.tables)
             names_of = listed(map(as_text, tables), _SHOWN)
             beside = f", and {names_of} would be ignored" if tables else ""
-            table = self._read_tables(title, tables, ()) if tables else _TABLE
-            self._refuse(title, what + beside, f"{cure}, or {table}")
+            table = self._read_tables(tables, ()) if tables else _TABLE
+            self._refuse(what + beside, f"{cure}, or {table}")
 
-    def _plain_below(self, layouts: Sequence[Layout]) -> str:
+    def _plain_below(self) -> str:
         """Return a folder that says only that there are images, where all of a class lie in such.
 
         It may be that of the class; its path is from that on.
         """
         first = ""
         for number, folder in self._database.execute("SELECT grp, folder FROM folders"):
-            home = layouts[number].class_folder(folder)
-            if home is None or layouts[number].read(folder + b"-")[1] is None:
+            layout = self._groups[number].layout
+            home = layout.class_folder(folder)
+            if home is None or layout.read(folder + b"-")[1] is None:
                 continue  # images in no folder of a class
             parts = [home[:-1].rpartition(SEPARATOR)[2], *folder[len(home) : -1].split(SEPARATOR)]
             plain = next((n for n, part in enumerate(parts) if is_plain(part)), None)
@@ -152,16 +144,16 @@ class Doubts:
             first = first or as_text(b"/".join(parts[: plain + 1]))
         return first
 
-    def _container(self, layouts: Sequence[Layout]) -> str:
+    def _container(self) -> str:
         """Return a folder in that of a split that is no class, if there is one."""
-        for number, layout in enumerate(layouts):
-            for home, inner in (layout.homes or {}).items():
+        for number, group in enumerate(self._groups):
+            for home, inner in (group.layout.homes or {}).items():
                 if inner:
-                    below = self._folders.below(number, layout.prefix + home + SEPARATOR)
+                    below = self._folders.below(number, group.layout.prefix + home + SEPARATOR)
                     return as_text(home + b"/" + below.names[0])
         return ""
 
-    def _check_labels(self, title: str, without: Sequence[str], count: int, notes: Notes) -> None:
+    def _check_labels(self, without: Sequence[str], count: int, notes: Notes) -> None:
         """Refuse tables of labels, or a file for each image, beside `count` images without."""
         tables = by_likelihood(notes.tables)
         if self._query("SELECT 1 FROM classes LIMIT 1"):
@@ -170,18 +162,19 @@ class Doubts:
         images = f"the images of {quoted} lie in no folders of classes"
         if tables:
             named = listed(map(as_text, tables), _SHOWN)
-            cure = self._read_tables(title, tables, without)
-            self._refuse(title, f"{images}, and {named} would be ignored", cure, _BARE)
+            cure = self._read_tables(tables, without)
+            self._refuse(f"{images}, and {named} would be ignored", cure, _BARE)
         for suffix, number in notes.sidecars.items():
             if count <= 2 * number:
                 cure = _TABLE
                 if self._kind == "tar":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
                 beside = f"{number:,} {suffix} files beside them would be ignored"
-                self._refuse(title, f"{images}, and {beside}", cure, _BARE)
+                self._refuse(f"{images}, and {beside}", cure, _BARE)
 
-    def _read_tables(self, title: str, tables: Sequence[bytes], without: Sequence[str]) -> str:
+    def _read_tables(self, tables: Sequence[bytes], without: Sequence[str]) -> str:
         """Return how tables of labels are read."""
+        title = self._title
         readable = [as_text(path) for path in tables if table_suffix(path) in READ_TABLES]
         if not readable or self._kind != "folder" or ", " in title:
             return _TABLE
@@ -195,18 +188,19 @@ class Doubts:
             f"its columns have other names), or {_TABLE}"
         )
 
-    def _check_archives(self, groups: Sequence[Group], layouts: Sequence[Layout]) -> None:
+    def _check_archives(self) -> None:
         """Refuse archives of a class each."""
-        for group, layout in zip(groups, layouts, strict=True):
+        for group in self._groups:
+            layout = group.layout
             if group.places > 1 and group.strip and layout.homes is None and layout.unlabelled:
                 self._refuse(
-                    group.title,
                     f"{group.places:,} archives hold images in no folders and without labels",
                     "where each is a class, unpack each into a folder of its name, and give the "
                     "folder above",
+                    title=group.title,
                 )
 
-    def _check_common(self, title: str) -> None:
+    def _check_common(self) -> None:
         """Refuse splits that share no class with any other."""
         if len(self._query("SELECT DISTINCT split FROM classes")) < 2:
             return
@@ -218,20 +212,19 @@ class Doubts:
             split, name, count = apart[0]
             what = f"its only class is '{name}'" if count == 1 else f"such as '{name}'"
             self._refuse(
-                title,
                 f"split '{split}' has no class in common with the other splits ({what})",
                 f"give classes the same names in all splits, or {_TABLE}",
             )
 
-    def _check_lost(self, title: str, number: int, layout: Layout) -> None:
+    def _check_lost(self, number: int, group: Group) -> None:
         """Refuse classes and splits all of whose files are left out."""
-        for folder, suffixes in self._lost(number, layout):
+        for folder, suffixes in self._lost(number, group.layout):
             name = as_text(folder.strip(SEPARATOR).replace(SEPARATOR, b"/"))
             named = ", ".join(f"{n:,} {s or 'without suffix'}" for s, n in suffixes.items())
             self._refuse(
-                title,
                 f"none of the files of '{name}' can be read ({named}), expected {image_files()}",
                 "convert them, or move them away",
+                title=group.title,
             )
 
     def _lost(self, number: int, layout: Layout) -> Iterator[tuple[bytes, Counter[str]]]:
@@ -256,7 +249,10 @@ class Doubts:
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql).fetchall()
 
-    def _refuse(self, title: str, what: str, cure: str, anyway: str = _AS_THEY_ARE) -> None:
+    def _refuse(
+        self, what: str, cure: str, anyway: str = _AS_THEY_ARE, title: str | None = None
+    ) -> None:
+        title = title or self._title
         raise SourceError(f"{title}: {what}; {cure}; or say kind={self._kind}, {anyway}")
 
 

@@ -3,7 +3,7 @@
 A level of folders is one of splits where more than half of the names have words for splits, or
 where the same classes lie below each of them; a class is a folder, with all that lies below it at
 any depth, as torchvision's `ImageFolder` has it. Images in no folder of a class have no label
-where that goes for their whole split; else they are stray ones.
+where that goes for all of their split; else they are stray ones.
 
 How many images each folder holds is a table in an SQLite database: memory holds the names of one
 level.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -38,16 +38,9 @@ _MOST_NAMES = 100_000
 class Group:
     """Places of one layout.
 
-    Attributes
-    ----------
-    split
-        The split of its images where folders do not tell.
-    given
-        The split is given, so the folders are classes.
-    strip
-        Whether a folder that holds all others is left out.
-    title, places
-        The places, for a message, and how many they are.
+    `split` is that of their images where folders do not tell; where it is `given` the folders are
+    classes. `strip`: a folder that holds all others is left out. `title` names the places for a
+    message, and there are so many `places`; `layout` is decided once all names are known.
     """
 
     split: str
@@ -55,6 +48,7 @@ class Group:
     strip: bool
     title: str
     places: int = 1
+    layout: Layout = field(init=False)
 
     @property
     def expected(self) -> str:
@@ -86,13 +80,11 @@ class Folders:
 
     def add(self, table: str, counts: Mapping[tuple[int, bytes, str], int]) -> None:
         """Add up files by group, folder and suffix: images in `folders`, others in `left`."""
+        rows = ((*key, key[1].count(SEPARATOR), files) for key, files in counts.items())
         self._database.executemany(
             f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?) "  # noqa: S608
             "ON CONFLICT DO UPDATE SET files = files + excluded.files",
-            (
-                (group, folder, suffix, folder.count(SEPARATOR), files)
-                for (group, folder, suffix), files in counts.items()
-            ),
+            rows,
         )
 
     def depths(self, group: int) -> dict[int, int]:
@@ -120,10 +112,8 @@ class Folders:
             "GROUP BY instr(rest, x'00') > 0, name ORDER BY name LIMIT ?",
             (len(prefix) + 1, *values, _MOST_NAMES),
         ).fetchall()
-        total = self._database.execute(
-            f"SELECT sum(files) FROM folders WHERE {where}",  # noqa: S608
-            values,
-        ).fetchone()[0]
+        sql = f"SELECT sum(files) FROM folders WHERE {where}"  # noqa: S608
+        total = self._database.execute(sql, values).fetchone()[0]
         direct = sum(count for name, count in rows if not name)
         return Below(direct, (total or 0) - direct, tuple(name for name, _ in rows if name))
 
@@ -145,17 +135,10 @@ def _range(group: int, prefix: bytes) -> tuple[str, tuple[object, ...]]:
 class Layout:
     """How the paths of a group are read.
 
-    Attributes
-    ----------
-    prefix
-        The folders that hold all images, which say nothing.
-    homes
-        Folder of a split -> how many folders in it, one in the other, stand before the classes;
-        None where folders are classes.
-    unlabelled
-        The splits, as they are stored, whose images lie in no folders of classes.
-    stray
-        The split of what is in none.
+    `prefix` are the folders that hold all images, which say nothing. `homes` are the folders of
+    splits, with how many folders in each, one in the other, stand before the classes; None where
+    folders are classes. The images of `unlabelled` splits lie in no folders of classes; `stray` is
+    the split of what is in none.
     """
 
     prefix: bytes
@@ -192,22 +175,21 @@ class Layout:
 
 
 def decide(folders: Folders, number: int, group: Group) -> Layout:
-    """Find what the folders of a group mean."""
+    """Decide what the folders of a group mean."""
     prefix = _leading(folders, number, group)
     top = folders.below(number, prefix)
     if group.given or not _are_splits(folders, number, prefix, top.names):
         unlabelled = frozenset() if top.names else frozenset([group.split])
         return Layout(prefix, None, unlabelled, group.split)
     homes: dict[bytes, int] = {}
-    unlabelled_homes, holding = set(), []
+    bare, holding = set(), []
     for name in top.names:
         below = folders.below(number, prefix + name + SEPARATOR)
-        holding += [name] if below.names else []
+        holding += [name] * bool(below.names)
         if below.names or splits_in(name):
             homes[name], labelled = _classes_below(folders, number, prefix, name)
-            unlabelled_homes |= set() if labelled else {as_text(name)}
-    stray = as_text(min(holding or homes))
-    return Layout(prefix, homes, frozenset(unlabelled_homes), stray)
+            bare |= set() if labelled else {as_text(name)}
+    return Layout(prefix, homes, frozenset(bare), as_text(min(holding or homes)))
 
 
 def _leading(folders: Folders, number: int, group: Group) -> bytes:

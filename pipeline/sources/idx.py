@@ -43,8 +43,8 @@ def open_plain(path: Path) -> IO[bytes]:
 def check_file(path: Path, checksum: str) -> None:
     """Compare the unpacked content of a file with `ALGORITHM:HEX`.
 
-    `packed-md5:HEX` is compared with the file as it lies, for sets whose publishers list only
-    that; where such a file lies unpacked, there is nothing to compare.
+    `packed-md5:HEX` is compared with the file as it is, for sets whose publishers list only that;
+    where such a file is unpacked, there is nothing to compare.
 
     Raises
     ------
@@ -133,10 +133,6 @@ class IdxSource:
     ----------
     files
         Split name -> (images file, labels file).
-    class_names
-        The name of each label code.
-    provenance
-        Where they come from.
     stamps
         What was recorded of the files when they were checked, where they were.
     """
@@ -148,7 +144,7 @@ class IdxSource:
     stamps: Mapping[Path, str] = field(default_factory=dict)
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = {}
+        infos = {}
         for split, (images, labels) in self.files.items():
             shape, label_shape = read_header(images), read_header(labels)
             if len(shape) not in (3, 4) or label_shape != shape[:1]:
@@ -158,8 +154,8 @@ class IdxSource:
                 )
             _check_room(images, shape)
             _check_room(labels, label_shape)
-            found[split] = SplitInfo(shape[0], shape[1:], "uint8")
-        return found
+            infos[split] = SplitInfo(shape[0], shape[1:], "uint8")
+        return infos
 
     def read(self, split: str, start: int, stop: int) -> Block:
         images, labels = self.files[split]

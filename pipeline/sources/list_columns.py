@@ -1,7 +1,7 @@
 """Which columns of a list are what: paths, labels, splits; by their names, and by what is in them.
 
-What is not plain is refused, with the line that settles it; what was decided by more than a name
-is said.
+What is not plain is refused, with the line that settles it; what was decided by more than a name is
+reported.
 """
 
 from __future__ import annotations
@@ -52,20 +52,11 @@ Flag = tuple[str, str]
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns of a list are what.
+    """Which columns of a list are what; None: there is none.
 
-    Attributes
-    ----------
-    path, label, split
-        Their names; None: there is none.
-    classes
-        The columns of which each stands for a class, with a 1 where an image is of it.
-    others
-        Further columns of labels, which must agree with `label`.
-    flag
-        The splits that true and false stand for in the column `split`.
-    remarks
-        What was decided by more than names.
+    Each of `classes` stands for a class, with a 1 where an image is of it; `others` are further
+    columns of labels, which must agree with `label`. True and false in the column `split` stand for
+    the splits of `flag`; `remarks` say what was decided by more than names.
     """
 
     path: str
@@ -115,7 +106,7 @@ def names_images(names: Iterable[str], wanted: Columns) -> bool:
 
 
 def names_without_header(row: Sequence[str], title: str) -> list[str]:
-    """Return names for the columns of a table that begins with an image and what is said of it.
+    """Return names for the columns of a table that begins with an image and what describes it.
 
     Raises `ConfigError` where it is not plain what they are.
     """
@@ -145,17 +136,9 @@ def decide(
 ) -> Roles:
     """Return which columns are what, or raise `ConfigError`.
 
-    Parameters
-    ----------
-    sample
-        The columns and the first rows.
-    wanted
-        The columns that were named for a role.
-    split_given
-        Whether the split is known, so that no column says it.
-    known
-        Gives the columns of those tables of the list that have labels, as `plain` makes them: a
-        table that only has such, but for the labels, has none.
+    `wanted` are the columns that were named for a role; where the split is given no column says it.
+    `known` gives the columns of those tables of the list that have labels, as `plain` makes them: a
+    table that only has such, but for the labels, has none.
     """
     names, title = sample.names, sample.title
     if "image" in wanted:
@@ -272,7 +255,7 @@ def _is_one_hot(sample: Sample, names: Sequence[str]) -> bool:
 
 
 def splits_of(column: Any, name: str, flag: Flag | None, title: str) -> Any:
-    """Return the split of each row of column `name` as text; null where none is said.
+    """Return the split of each row of column `name` as text; null where there is none.
 
     `flag` says which splits true and false stand for; None: it holds names of splits.
     """

@@ -8,10 +8,12 @@ images, or in a folder for images beside the list.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +34,7 @@ from pipeline.sources.file_names import (
     suffix_of,
     words_of,
 )
-from pipeline.sources.open_cache import version_in
+from pipeline.storage.blobs import version_in
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
@@ -59,8 +61,8 @@ class Row(NamedTuple):
 class _Folder(NamedTuple):
     """The suffixes of images in a folder, as they are spelled, and its folders for images."""
 
-    suffixes: tuple[bytes, ...]
-    folders: tuple[bytes, ...]
+    suffixes: Sequence[bytes] = ()
+    folders: Sequence[bytes] = ()
 
 
 class PathFinder:
@@ -93,11 +95,11 @@ class PathFinder:
             return Row(shown(text), b"", status=UNREADABLE, detail=refused)
         if "://" in text or (self._remote and not text.startswith("/")):
             return Row(shown(text), name)
-        return self._found(name, split)
+        return self._locate(name, split)
 
     def _refused(self, text: str, name: bytes) -> str | None:
-        protocol, found, _ = text.partition("://")
-        if found:
+        protocol, separator, _ = text.partition("://")
+        if separator:
             if protocol.lower() in _PROTOCOLS and "::" not in text:
                 return None
             return f"is a URL of kind {protocol!r}, expected {', '.join(_PROTOCOLS)}"
@@ -110,7 +112,7 @@ class PathFinder:
             return "names a local file, which a list from elsewhere must not"
         return None
 
-    def _found(self, name: bytes, split: str | None) -> Row:
+    def _locate(self, name: bytes, split: str | None) -> Row:
         try:
             return self._stat(name)
         except FileNotFoundError as error:
@@ -153,18 +155,15 @@ class PathFinder:
         for spelled in dict.fromkeys((name, name.strip(), name.strip().replace(b"\\", b"/"))):
             if not spelled or self._refused(as_text(spelled), spelled):
                 continue
-            absolute = spelled.startswith(b"/")
-            for folder in (b"",) if absolute else (b"", *self._beside_for(split)):
+            head, slash, last = spelled.rpartition(b"/")
+            known = suffix_of(last)
+            for folder in (b"", *([] if spelled.startswith(b"/") else self._beside_for(split))):
                 yield folder, spelled, b""
-                head, _, last = spelled.rpartition(b"/")
-                stem, known = last, suffix_of(last)
-                if known in IMAGE_SUFFIXES:  # it may be spelled in other letters
-                    stem = last[: -len(known)]
                 for suffix in self._look(folder + head).suffixes:
                     if known not in IMAGE_SUFFIXES:
                         yield folder, spelled, suffix
-                    elif as_text(suffix).lower() == known:
-                        yield folder + (head + b"/" if head else b""), stem + suffix, b""
+                    elif as_text(suffix).lower() == known:  # it is spelled in other letters
+                        yield folder + head + slash, last[: -len(known)] + suffix, b""
 
     def _beside_for(self, split: str | None) -> Iterator[bytes]:
         """Yield the folders for images beside the list but for those of other splits."""
@@ -198,30 +197,21 @@ class PathFinder:
 
 def _looked(path: bytes) -> _Folder:
     suffixes, folders = set(), []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                suffix = suffix_of(entry.name)
-                if suffix in IMAGE_SUFFIXES:
-                    suffixes.add(entry.name[-len(suffix) :])
-                elif _is_for_images(entry.name) and entry.is_dir():
-                    folders.append(entry.name + b"/")
-    except OSError:
-        return _Folder((), ())
-    return _Folder(tuple(sorted(suffixes)), tuple(sorted(folders)))
-
-
-def _is_for_images(name: bytes) -> bool:
-    return (is_container(name) or bool(splits_in(name))) and _NO_IMAGES.isdisjoint(words_of(name))
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            name, suffix = entry.name, suffix_of(entry.name)
+            if suffix in IMAGE_SUFFIXES:
+                suffixes.add(name[-len(suffix) :])
+            elif (is_container(name) or splits_in(name)) and _NO_IMAGES.isdisjoint(words_of(name)):
+                folders += [name + b"/"] * entry.is_dir()
+    return _Folder(sorted(suffixes), sorted(folders))
 
 
 def _folders_in(path: bytes) -> list[bytes]:
-    try:
-        with os.scandir(path) as entries:
-            found = (e.path for e in entries if not is_hidden(e.name) and e.is_dir())
-            return sorted(folder for folder, _ in zip(found, range(_MOST_TRIED), strict=False))
-    except OSError:
-        return []
+    with suppress(OSError), os.scandir(path) as entries:
+        folders = (e.path for e in entries if not is_hidden(e.name) and e.is_dir())
+        return sorted(itertools.islice(folders, _MOST_TRIED))
+    return []
 
 
 class Repeats:
@@ -238,7 +228,7 @@ class Repeats:
         """Look at some entries, each the key of a file below a root; empty ones are none."""
         folder = str(root)
         hashes = np.array([hash((folder, key)) or 1 for key in keys if key], np.int64)
-        found, counts = np.unique(hashes, return_counts=True)
-        slots = found % _SLOTS
-        self.count += int((counts - 1).sum()) + int((self._kept[slots] == found).sum())
-        self._kept[slots] = found
+        distinct, counts = np.unique(hashes, return_counts=True)
+        slots = distinct % _SLOTS
+        self.count += int((counts - 1).sum()) + int((self._kept[slots] == distinct).sum())
+        self._kept[slots] = distinct

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -39,7 +40,6 @@ from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows, parted
 from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
 from pipeline.sources.text_tables import (
     SAMPLED_ROWS,
-    TextTable,
     is_json_lines,
     json_batches,
     not_utf8,
@@ -54,22 +54,13 @@ _MOST_REMARKS = 20
 class ListReader:
     """Lists the files that tables name.
 
-    Attributes
-    ----------
-    places
-        For each split its tables; those of None say their split by name, or by a column.
-    columns
-        The names of the columns `path`, `label` and `split`, where they are not the usual ones;
-        None where there is none.
-    root
-        What paths are relative to; None: the folder of the table.
-    split
-        The split of what does not say any.
-    encoding
-        Of tables of text; None: UTF-8, or what a mark says.
+    `paths` are for each split its tables; those of None say their split by name, or by a column,
+    else it is `split`. `columns` are the names of `path`, `label` and `split` where they are not
+    the usual ones, None where there is none; `root` is what paths are relative to, by default the
+    folder of the table; `encoding` is that of tables of text, else UTF-8, or what a mark says.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     columns: Columns = field(default_factory=dict)
     root: Path | None = None
     split: str = "train"
@@ -78,11 +69,11 @@ class ListReader:
 
     @property
     def _tables(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     @property
     def title(self) -> str:
-        return titles_of(self.places)
+        return titles_of(self.paths)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
@@ -126,9 +117,9 @@ class ListReader:
 
     def _open(self, path: Path) -> _Table:
         if path.suffix.lower() == ".parquet":
-            return _ParquetTable(path)
+            return _open_parquet(path)
         if is_json_lines(path):
-            return _JsonTable(path, self.encoding)
+            return _open_json(path, self.encoding)
         return _open_csv(path, self.encoding, self.columns, self._finder(path))
 
     @functools.cached_property
@@ -151,7 +142,9 @@ class _Part:
     word: str | None
     count: int = 0
     _is_somewhere: bool = False
-    _agreement: Agreement | None = None
+
+    def __post_init__(self) -> None:
+        self._agreement = Agreement(shown(self.path), self.roles.label or "")
 
     def rows(self, batch: Any, notes: Notes) -> tuple[list[bytes], Iterator[tuple[str, Any]]]:
         """Return the keys of some entries, and their rows by split."""
@@ -183,8 +176,6 @@ class _Part:
         if roles.label is None:
             return None
         labels = labels_of(batch[roles.label], title, self.count)
-        if self._agreement is None:
-            self._agreement = Agreement(title, roles.label)
         for other in roles.others:
             self._agreement.add(labels, other, batch[other])
         return labels
@@ -222,53 +213,15 @@ class _Part:
 # the kinds of tables -----------------------------------------------------------------------------
 
 
-class _Table(Protocol):
-    """A table of some kind, of which the beginning was read."""
+class _Table(NamedTuple):
+    """A table of some kind, of which the beginning was read.
+
+    `batches` yields the columns that have a role, some thousand rows at a time.
+    """
 
     sample: Sample
-    remarks: list[str]
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        """Yield the columns that have a role, some thousand rows at a time."""
-        ...
-
-
-class _ParquetTable:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.remarks: list[str] = []
-        with opened(path) as file:
-            names = file.schema_arrow.names
-            kinds = [file.schema_arrow.field(n).type for n in range(len(names))]
-            flat = [n for n, kind in zip(names, kinds, strict=True) if not pa.types.is_nested(kind)]
-            first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
-        self.sample = _sample(path, names, [] if first is None else first.to_pylist())
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        with opened(self._path) as file:
-            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
-
-
-class _JsonTable:
-    def __init__(self, path: Path, encoding: str | None) -> None:
-        self._path, self._encoding = path, encoding
-        self.remarks: list[str] = []
-        first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
-        names = list(dict.fromkeys(name for row in first for name in row))
-        if not names:
-            raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
-        self.sample = _sample(path, names, first)
-
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        for objects in json_batches(self._path, ROWS_PER_GROUP, self._encoding):
-            columns = {name: [row.get(name) for row in objects] for name in roles.names}
-            yield pa.table({name: self._column(values) for name, values in columns.items()})
-
-    def _column(self, values: list[Any]) -> Any:
-        try:
-            return pa.array(values)
-        except pa.ArrowException:  # values of several types
-            return pa.array([None if value is None else _as_field(value) for value in values])
+    batches: Callable[[Roles], Iterator[Any]]
+    remarks: Sequence[str] = ()
 
 
 def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sample:
@@ -279,44 +232,60 @@ def _as_field(value: Any) -> str:
     return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
 
 
-class _CsvTable:
-    def __init__(self, table: TextTable, names: Sequence[str], header: bool) -> None:
-        self._table, self._header = table, header
-        cure = ", or write names of columns as the first line if it has none" * header
-        self.sample = Sample(shown(table.path), names, table.rows[header:][:SAMPLED_ROWS], cure)
-        taken = ", ".join(f"'{name}'" for name in names)
-        self.remarks = [] if header else [f"{self.sample.title}: has no header; taken as {taken}"]
+def _open_parquet(path: Path) -> _Table:
+    def batches(roles: Roles) -> Iterator[Any]:
+        with opened(path) as file:
+            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
 
-    def batches(self, roles: Roles) -> Iterator[Any]:
-        numbers = [self.sample.names.index(name) for name in roles.names]
-        batches = self._table.batches(numbers, self._header, texts=numbers[1:])
-        for batch in batches:
+    with opened(path) as file:
+        schema = file.schema_arrow
+        flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
+    rows = [] if first is None else first.to_pylist()
+    return _Table(_sample(path, schema.names, rows), batches)
+
+
+def _open_json(path: Path, encoding: str | None) -> _Table:
+    def batches(roles: Roles) -> Iterator[Any]:
+        for objects in json_batches(path, ROWS_PER_GROUP, encoding):
+            columns = {name: [row.get(name) for row in objects] for name in roles.names}
+            yield pa.table({name: _json_column(values) for name, values in columns.items()})
+
+    first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
+    names = list(dict.fromkeys(name for row in first for name in row))
+    if not names:
+        raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
+    return _Table(_sample(path, names, first), batches)
+
+
+def _json_column(values: list[Any]) -> Any:
+    try:
+        return pa.array(values)
+    except pa.ArrowException:  # values of several types
+        return pa.array([None if value is None else _as_field(value) for value in values])
+
+
+def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _Table:
+    table = open_text(path, encoding, lambda names: is_header(names, wanted))
+    title, names = shown(path), [name.strip() for name in table.rows[0]]
+    # a single number may as well be a label as the name of a file
+    may_be_data = not names_images(names, wanted) and (len(names) > 1 or not names[0].isdigit())
+    is_file = may_be_data and finder.row(os.fsencode(names[0])).status == OK
+    header = is_header(names, wanted) and not is_file
+    if not header:
+        names = names_without_header(names, title)
+    elif re.search("[\udc80-\udcff]", "".join(names)):  # as what is no UTF-8 is escaped
+        raise not_utf8(title, [os.fsencode(name) for name in names])
+
+    def batches(roles: Roles) -> Iterator[Any]:
+        numbers = [names.index(name) for name in roles.names]
+        for batch in table.batches(numbers, header, texts=numbers[1:]):
             for start in range(0, batch.num_rows, ROWS_PER_GROUP):
                 columns = batch.slice(start, ROWS_PER_GROUP).columns
                 yield pa.RecordBatch.from_arrays(columns, names=roles.names)
 
-
-def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _CsvTable:
-    table = open_text(path, encoding, lambda names: is_header(names, wanted))
-    first = [name.strip() for name in table.rows[0]]
-    # a single number may as well be a label as the name of a file
-    may_be_data = not names_images(first, wanted) and (len(first) > 1 or not first[0].isdigit())
-    is_file = may_be_data and finder.row(os.fsencode(first[0])).status == OK
-    if is_header(first, wanted) and not is_file:
-        try:
-            "".join(first).encode()
-        except UnicodeEncodeError:
-            raise not_utf8(shown(path), [os.fsencode(name) for name in first]) from None
-        return _CsvTable(table, first, header=True)
-    return _CsvTable(table, names_without_header(first, shown(path)), header=False)
-
-
-def list_reader(
-    places: Mapping[str | None, Sequence[Path]],
-    columns: Columns | None = None,
-    root: Path | None = None,
-    split: str = "train",
-    encoding: str | None = None,
-) -> ListReader:
-    """Return a reader of lists of image files; parameters as the attributes of `ListReader`."""
-    return ListReader(dict(places), dict(columns or {}), root, split, encoding)
+    cure = ", or write names of columns as the first line if it has none" * header
+    taken = ", ".join(f"'{name}'" for name in names)
+    remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
+    sample = Sample(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
+    return _Table(sample, batches, remarks)

@@ -1,4 +1,4 @@
-"""What was noticed while a source was listed, and is said: what was left out, what was guessed."""
+"""What was noticed while a source was listed, for the user: what was left out, what was guessed."""
 
 from __future__ import annotations
 
@@ -33,30 +33,12 @@ class File(NamedTuple):
 class Notes:
     """What a reader says of the whole, besides the rows; it is filled while the rows come.
 
-    Attributes
-    ----------
-    files
-        What the `file` column counts.
-    ignored, examples
-        Suffix -> how many files were no images, and the first of these.
-    tables
-        Some of these files that may hold labels.
-    sidecars
-        Suffix -> how many of these files may each be of one image.
-    empty, first_empty
-        How many folders hold nothing, and the first of these.
-    left_out
-        What else was left out, in words.
-    labels_from
-        Where the labels come from, in words, for a line with the numbers of splits and classes.
-    remarks
-        What else was decided, in words: on that line, or a line each.
-    unlabelled
-        There are no labels at all, and none are missing.
-    labels_are_text
-        Labels are names also where all of them look like numbers.
-    class_names
-        Where the input names its classes.
+    `files` are what the `file` column counts. `ignored` counts the files that are no images by
+    suffix, `examples` has the first of each; some of them, the `tables`, may hold labels, and
+    `sidecars` counts those that may each be of one image. `left_out` says in words what else was
+    left out; `labels_from` where the labels come from, for a line with the numbers of splits and
+    classes; `remarks` what else was decided. `unlabelled`: there are no labels at all, and none
+    are missing. `labels_are_text`: labels are names also where all of them look like numbers.
     """
 
     files: list[File] = field(default_factory=list)
@@ -134,10 +116,10 @@ def lines_of(known: Mapping[str, Any], splits: int, classes: int) -> tuple[str, 
     return tuple(remarks)
 
 
-def left_beside(places: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
+def left_beside(paths: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) -> str:
     """Return what lies in folders beside the files of some suffixes, in words."""
     notes, ending = Notes(), tuple(suffixes)
-    for path in (path for paths in places.values() for path in paths):
+    for path in (path for several in paths.values() for path in several):
         # what has the suffix is not asked for: there may be very many
         if not path.name.lower().endswith(ending) and is_folder(path):
             for name in map(os.fsencode, list_folder(path)):

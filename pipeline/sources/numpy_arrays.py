@@ -10,9 +10,7 @@ from __future__ import annotations
 import io
 import math
 import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,12 +23,13 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from pipeline.core.errors import InputError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps
-from pipeline.sources.open_cache import borrowed, close_streams, unchanged, version_of
-from pipeline.storage.blobs import open_binary
+from pipeline.sources.open_cache import borrowed, close_streams, unchanged
+from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
 _READ_BYTES = 2**20
@@ -39,12 +38,6 @@ _LOCAL_HEADER = struct.Struct("<26xHH")
 _END = struct.Struct("<10xH10x")
 _MANY = 0xFFFF  # the number is elsewhere
 _ENCRYPTED = 0x1
-_FILE_ERRORS = (
-    OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-    RuntimeError, KeyError, TypeError, SyntaxError, tokenize.TokenError, struct.error,
-    MemoryError,
-)  # fmt: skip
-
 Array = npt.NDArray[Any]
 
 
@@ -55,11 +48,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (InputError, RemoteError):
         raise
-    except _FILE_ERRORS as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
         raise SourceError(
-            f"{shown(path)}: cannot be read as {kind} without pickle: "
-            f"{error or type(error).__name__}"
+            f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}"
         ) from None
 
 
@@ -83,20 +75,9 @@ class _MemberStream:
 class StoredArray:
     """An array in a file: where it lies and what its header says.
 
-    Attributes
-    ----------
-    path, member
-        The file, and the name in it where it is a zip archive.
-    packed
-        Whether the member is compressed.
-    offset
-        Where its values begin: in the file, or in the unpacked content of a packed member.
-    shape, dtype, fortran
-        As the header says.
-    identity
-        Tells other content apart: checksum and size, or size and time.
-    stamp
-        Of the file when it was opened: another one is not read.
+    It is the file itself, or the `member` of a zip archive, which may be `packed`. Its values begin
+    at `offset`: in the file, or in the unpacked content. `identity` tells other content apart, by
+    checksum and size, or size and time; a file of another `stamp` is not read.
     """
 
     path: Path
@@ -133,21 +114,18 @@ class StoredArray:
 
     def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
         if not self.packed:
-            plain, open_it = (self.path, None), partial(open_binary, self.path)
-            with borrowed(plain, 0, open_it, version) as cursor:
+            open_it: Callable[[], Any] = partial(open_binary, self.path)
+            with borrowed((self.path, None), 0, open_it, version) as cursor:
                 cursor.stream.seek(offset)  # position stays 0: this stream can go back
                 return self._complete(_read_exactly(cursor.stream, size), size)
-        member = self.path, self.member
-        with borrowed(member, offset, self._open_member, version) as cursor:
+        open_it = partial(_MemberStream, self.path, f"{self.member}{ARRAY_SUFFIX}")
+        with borrowed((self.path, self.member), offset, open_it, version) as cursor:
             while cursor.position < offset:
                 skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
                 cursor.position += len(self._complete(skipped, 1))
             data = self._complete(_read_exactly(cursor.stream, size), size)
             cursor.position += size
             return data
-
-    def _open_member(self) -> _MemberStream:
-        return _MemberStream(self.path, f"{self.member}{ARRAY_SUFFIX}")
 
     def _complete(self, data: bytes, least: int) -> bytes:
         if len(data) < least:
@@ -179,17 +157,14 @@ def _read_header(
 ) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     """Read a .npy header; return the shape, type, Fortran order and where the values begin.
 
-    `size` is that of the whole file or member, with which the header must agree.
+    `size` is that of the entire file or member, with which the header must agree.
     """
     buffer = io.BytesIO(_read_exactly(stream, _HEADER_BYTES))
     version = npy_format.read_magic(buffer)
-    readers: dict[tuple[int, int], Callable[..., Any]] = {
-        (1, 0): npy_format.read_array_header_1_0,
-        (2, 0): npy_format.read_array_header_2_0,
-    }
-    if version not in readers:
+    if version not in ((1, 0), (2, 0)):
         raise SourceError(f"{title}: has .npy format {version}, expected (1, 0) or (2, 0)")
-    shape, fortran, dtype = readers[version](buffer)
+    first, second = npy_format.read_array_header_1_0, npy_format.read_array_header_2_0
+    shape, fortran, dtype = (first if version == (1, 0) else second)(buffer)
     offset = buffer.tell()
     # NumPy takes truth values for whole numbers, here and nowhere else
     plain = all(type(side) is int and side >= 0 for side in shape)
@@ -236,9 +211,7 @@ class Archive:
     `names` are what the arrays in it are called, `others` what else is in it.
     """
 
-    def __init__(
-        self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str = ""
-    ) -> None:
+    def __init__(self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str) -> None:
         self.path, self._file, self._archive, self._stamp = path, file, archive, stamp
         listed = archive.namelist()
         self.names = [n.removesuffix(ARRAY_SUFFIX) for n in listed if n.endswith(ARRAY_SUFFIX)]
@@ -253,22 +226,17 @@ class Archive:
         with self._archive.open(info) as stream:
             shape, dtype, fortran, offset = _read_header(stream, title, info.file_size)
         packed = info.compress_type != zipfile.ZIP_STORED
-        if not packed:
-            offset += self._content_start(info, title)
-        identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        place = self.path, name, packed, offset
-        return _checked(StoredArray(*place, shape, dtype, fortran, identity, self._stamp))
-
-    def _content_start(self, info: zipfile.ZipInfo, title: str) -> int:
-        """Return where in the file the content of a plain member begins."""
-        if info.compress_size != info.file_size:
+        if not packed and info.compress_size != info.file_size:
             raise SourceError(
                 f"{title}: {info.compress_size} bytes are stored, expected {info.file_size}"
             )
-        self._file.seek(info.header_offset)
-        name_length, extra_length = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
-        start: int = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-        return start
+        if not packed:  # the content lies behind a header in the file
+            self._file.seek(info.header_offset)
+            lengths = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
+            offset += info.header_offset + _LOCAL_HEADER.size + sum(lengths)
+        identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
+        start = self.path, name, packed, offset
+        return _checked(StoredArray(*start, shape, dtype, fortran, identity, self._stamp))
 
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""
@@ -283,17 +251,13 @@ def open_archive(path: Path) -> Iterator[Archive]:
     with _reading(path):
         stamp = version_of(path).stamp
         with open_binary(path) as file, zipfile.ZipFile(file) as archive:
-            _check_count(path, archive, file)
+            # damage may hide members, which zipfile does not count
+            file.seek(-_END.size - len(archive.comment), io.SEEK_END)
+            (expected,) = _END.unpack(file.read(_END.size))
+            count = len(archive.infolist())
+            if expected not in (count, _MANY):
+                raise SourceError(
+                    f"{shown(path)}: lists {count} members, expected {expected} by its end record; "
+                    "the file is damaged: fetch it again"
+                )
             yield Archive(path, file, archive, stamp)
-
-
-def _check_count(path: Path, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
-    """Raise where damage hides members: zipfile does not count them."""
-    file.seek(-_END.size - len(archive.comment), io.SEEK_END)
-    (count,) = _END.unpack(file.read(_END.size))
-    found = len(archive.infolist())
-    if count not in (found, _MANY):
-        raise SourceError(
-            f"{shown(path)}: lists {found} members, expected {count} by its end record; the file "
-            "is damaged: fetch it again"
-        )

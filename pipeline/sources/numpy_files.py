@@ -1,6 +1,6 @@
 """Images in NumPy's files: `.npz` archives and `.npy` arrays, of any size, local or remote.
 
-Which arrays are images and which labels is told by their names, as `array_names` says, for the
+Names tell which arrays are images and which labels, as `array_names` says, for the
 arrays of an archive as for files that lie beside each other. Only headers are read at first, then
 ranges, so that memory stays that of one partition. The data of every array of an archive that is
 used is compared with its checksum once, before any of it is read.
@@ -38,7 +38,7 @@ from pipeline.sources.array_parts import (
 )
 from pipeline.sources.array_pixels import check_shapes, scale_of
 from pipeline.sources.file_names import files_in
-from pipeline.sources.label_forms import decoded
+from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes
 from pipeline.sources.numpy_arrays import (
     ARCHIVE_SUFFIX,
@@ -56,7 +56,7 @@ _NAMES_BYTES = 2**26
 
 
 def open_numpy(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     class_names: Sequence[str] | None = None,
     split: str = "train",
     variables: Mapping[str, str] | None = None,
@@ -70,7 +70,7 @@ def open_numpy(
 
     Parameters
     ----------
-    places
+    paths
         For each split its files, or folders of them, in order; for None those whose names, or the
         names in which, tell of the splits.
     class_names
@@ -80,24 +80,15 @@ def open_numpy(
         The split of files of None whose names tell of none.
     variables
         What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
-
-    Raises
-    ------
-    SourceError
-        Where a file is missing, damaged, not of its kind, or holds another type of images.
-    ShapeError
-        Where images and labels, or the parts of a split, do not fit together.
-    LabelError
-        Where a label is outside the classes.
     """
     reader = _Reader(split, variables or {})
-    for name, paths in files_in(places, _SUFFIXES).items():
-        for path in paths:
+    for name, files in files_in(paths, _SUFFIXES).items():
+        for path in files:
             if path.suffix.lower() not in _SUFFIXES:
                 raise SourceError(f"{shown(path)}: expected a file named .npz or .npy")
             if path.suffix.lower() == ARCHIVE_SUFFIX:
                 reader.add_archive(path, name)
-        reader.add_arrays([p for p in paths if p.suffix.lower() == ARRAY_SUFFIX], name)
+        reader.add_arrays([p for p in files if p.suffix.lower() == ARRAY_SUFFIX], name)
     if not reader.parts:
         raise SourceError("no .npz or .npy file was given, expected one at least")
     check_parts(reader.parts)

@@ -14,73 +14,20 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.retries import file_system, tried
+from pipeline.storage.blobs import Version, version_of
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 STREAMS_OF_A_KEY, STREAMS_IN_ALL = 4, 32
-_TAGS = ("ETag", "etag", "md5", "LastModified", "last_modified", "mtime", "created")
-
-
-# versions of files -------------------------------------------------------------------------------
-
-
-class Version(NamedTuple):
-    """What tells a file from another one of the same name, without reading it.
-
-    Attributes
-    ----------
-    size
-        Its bytes; -1 where a server does not say.
-    tag
-        When it was changed; of a remote file what its store says of the version.
-    inode
-        Of a local file what differs even where a file of the same size and time took its place;
-        it means nothing on another machine.
-    """
-
-    size: int
-    tag: str
-    inode: tuple[int, ...] = ()
-
-    @property
-    def stamp(self) -> str:
-        """What is recorded of a file that is listed or opened."""
-        return f"{None if self.size < 0 else self.size} {self.tag}"
-
-
-def version_of(path: Path) -> Version:
-    """Return what identifies the content of a file now.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is none.
-    """
-    if not is_remote(path):
-        return version_in(path.stat())
-    files, name = file_system(path), cast(Any, path).path
-    files.invalidate_cache()
-    return version_in(tried(path, files.info, name))
-
-
-def version_in(status: os.stat_result | Mapping[str, Any]) -> Version:
-    """Return the version of a file by what the system, or fsspec, says of it."""
-    if isinstance(status, os.stat_result):
-        inode = status.st_dev, status.st_ino, status.st_ctime_ns
-        return Version(status.st_size, str(status.st_mtime_ns), inode)
-    size = status.get("size")
-    tag = next((str(status[key]) for key in _TAGS if status.get(key)), "")
-    return Version(-1 if size is None else int(size), tag)
 
 
 @contextlib.contextmanager

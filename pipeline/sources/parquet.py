@@ -57,7 +57,7 @@ from pipeline.sources.table_columns import (
     opened,
     plain,
 )
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
 _LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)
@@ -94,7 +94,7 @@ class ParquetReader:
     A column of None is none, and `title` is what to call the files.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     columns: Columns
     split: str
     title: str
@@ -102,7 +102,7 @@ class ParquetReader:
 
     @property
     def _files(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     def fetcher(self) -> ParquetFetcher:
         roots = roots_of(path for _, _, path in self._files)
@@ -184,7 +184,7 @@ class ParquetReader:
 
 
 def parquet_reader(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     columns: Columns | None = None,
     split: str = "train",
 ) -> ParquetReader:
@@ -192,7 +192,7 @@ def parquet_reader(
 
     Parameters
     ----------
-    places
+    paths
         For each split its files, or folders of files; those of None say their split by name,
         such as `train-00000-of-00001.parquet`, or by a column.
     columns
@@ -200,8 +200,8 @@ def parquet_reader(
     split
         The split of files that do not say any.
     """
-    files = files_in(places, (".parquet",))
-    return ParquetReader(files, dict(columns or {}), split, titles_of(places))
+    files = files_in(paths, (".parquet",))
+    return ParquetReader(files, dict(columns or {}), split, titles_of(paths))
 
 
 def _check_image(schema: Any, columns: Columns, title: str) -> str:
@@ -231,14 +231,14 @@ def _check_image(schema: Any, columns: Columns, title: str) -> str:
 
 def _label(schema: Any, columns: Columns, title: str) -> str | None:
     """Return the column of labels: of a usual name, else the one that has names of classes."""
-    found = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
+    usual = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
     named = [name for name in schema.names if _class_names(schema, name) is not None]
-    if found is None and "label" not in columns and len(named) > 1:
+    if usual is None and "label" not in columns and len(named) > 1:
         raise ConfigError(
             f"{title}: has {len(named)} columns of classes, {listed(named)}; say which holds the "
             f"labels, such as columns: {{label: {named[0]}}}"
         )
-    return named[0] if found is None and named and "label" not in columns else found
+    return named[0] if usual is None and named and "label" not in columns else usual
 
 
 def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str | None, Flag | None]:
@@ -247,10 +247,10 @@ def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str |
     some, rows = split_candidates(names), []
     if some and "split" not in columns:
         first = next(file.iter_batches(_SAMPLED_ROWS, columns=some, use_threads=False), None)
-        found = [] if first is None else first.to_pylist()
-        rows = [["" if n not in row else str(row[n]) for n in names] for row in found]
-    name, flag, said = split_column(Sample(title, names, rows), columns)
-    notes.remarks += said
+        values = [] if first is None else first.to_pylist()
+        rows = [["" if n not in row else str(row[n]) for n in names] for row in values]
+    name, flag, remarks = split_column(Sample(title, names, rows), columns)
+    notes.remarks += remarks
     return name, flag
 
 

@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def splits(self) -> Mapping[str, SplitInfo]:
-        """Return what there is, in a fixed order, without reading pixels."""
+        """Return the splits in a fixed order, without reading pixels."""
         ...
 
     def read(self, split: str, start: int, stop: int) -> Block:

@@ -184,12 +184,12 @@ class Packing:
         }
 
     def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-        """Return values that lie in the range as what is stored for them."""
+        """Return what is stored for values of the range."""
         span = self.highest - self.lowest or 1.0
-        found = np.subtract(values, self.lowest, dtype=np.float64)
-        found /= span
-        found *= STEPS
-        packed: npt.NDArray[np.uint16] = np.rint(found, out=found).astype(np.uint16)
+        steps = np.subtract(values, self.lowest, dtype=np.float64)
+        steps /= span
+        steps *= STEPS
+        packed: npt.NDArray[np.uint16] = np.rint(steps, out=steps).astype(np.uint16)
         return packed
 
 
@@ -267,8 +267,8 @@ class PackedSource(_ChangedSource):
         return self.packing.encoding
 
     def splits(self) -> dict[str, SplitInfo]:
-        found = self.source.splits()
-        return {name: replace(info, dtype="uint16") for name, info in found.items()}
+        infos = self.source.splits()
+        return {name: replace(info, dtype="uint16") for name, info in infos.items()}
 
     def read(self, split: str, start: int, stop: int) -> Block:
         """Read and pack samples `start` to `stop` of a split.
@@ -349,7 +349,7 @@ def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Pack
         size = max(1, math.prod(info.shape) * np.dtype(info.dtype).itemsize)
         pieces.append((name, info.count, max(1, _TASK_BYTES // size)))
     task = _Ranges(source, tuple(pieces))
-    extremes = [found for found in run(task, task.count) if found is not None]
+    extremes = [pair for pair in run(task, task.count) if pair is not None]
     lowest = min((low for low, _ in extremes), default=0.0)
     highest = max((high for _, high in extremes), default=0.0)
     return Packing(lowest + 0.0, highest + 0.0, True)  # never -0.0, which equals 0.0

@@ -1,4 +1,4 @@
-"""From what a job says of its images to a source: which reader a place needs, and opening it."""
+"""From what a job says of its images to a source: which reader they need, and opening it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
 from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
-from pipeline.sources.folder import folder_reader, has_images
-from pipeline.sources.lists import list_reader
+from pipeline.sources.folder import FolderReader, has_images
+from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
@@ -50,7 +50,6 @@ _MOST_LOOKED_INTO = 100
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
 
-Places = Mapping[str | None, Sequence[Path]]
 Mapped = Callable[[Callable[[int], Any], int], list[Any]]
 
 
@@ -112,9 +111,9 @@ def packed(
         What was opened, and from what.
     mapped
         Calls a function for each number below a count, as `Executor.map` does: it measures the
-        range, unless that is given; without it the range is taken to be 0 to 1.
+        range, unless that is given; without it the range is assumed to be 0 to 1.
     recorded
-        The provenance of the same source, packed: its range is taken.
+        The provenance of the same source, packed: its range is used.
 
     Raises
     ------
@@ -155,18 +154,12 @@ def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
 
 def make_conversion(settings: ImageSettings) -> Conversion:
     """Return how a job brings its images to one shape."""
-    return Conversion(
-        settings.resize,
-        settings.crop,
-        settings.pad,
-        settings.mode,
-        settings.max_pixels,
-        settings.depth,
-    )
+    size = settings.resize, settings.crop, settings.pad
+    return Conversion(*size, settings.mode, settings.max_pixels, settings.depth)
 
 
 def find_kind(settings: ImageSettings) -> str:
-    """Tell how to read a source from its name and what lies there.
+    """Tell how to read a source from its name and content.
 
     Raises
     ------
@@ -206,13 +199,13 @@ def find_kind(settings: ImageSettings) -> str:
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix of a place in lower case; of a table of text that was packed, its own."""
+    """Return the suffix of a path in lower case; of a table of text that was packed, its own."""
     unpacked = Path(path.name.lower().removesuffix(".gz")).suffix
     return unpacked if unpacked in TEXT_SUFFIXES else path.suffix.lower()
 
 
 def catalog_name(settings: ImageSettings) -> str | None:
-    """Return the name of the catalog's data set that a source means; None where it means a place.
+    """Return the name of the catalog's data set that a source means; None where it is a path.
 
     A folder of that name in the working directory is what is meant, unless it holds just the files
     of the data set; `catalog:NAME` always means the data set.
@@ -239,7 +232,7 @@ def folder_note(settings: ImageSettings) -> str | None:
 def _kind_of_folder(path: Path) -> str:
     """Tell what a folder holds: files of data, such as archives, or images.
 
-    Where there are both, the others are stray ones: images win where they are more, or lie in
+    Where there are both, the others are stray ones: images win where they are more, or are in
     several folders or in that of a split.
     """
     names = list_folder(path)
@@ -267,27 +260,24 @@ def _is_image_table(path: Path) -> bool:
 
 
 def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
-    """Tell whether images lie in several folders of a folder, or in that of a split."""
+    """Tell whether there are images in several folders of a folder, or in that of a split."""
     known = (*(suffix for several in _FOLDERS_OF.values() for suffix in several), ".zarr")
-    found = 0
+    count = 0
     for name in [n for n in names if not n.lower().endswith(known)][:_MOST_LOOKED_INTO]:
         if not is_hidden(os.fsencode(name)) and is_folder(path / name) and has_images(path / name):
-            found += 2 if splits_in(os.fsencode(name)) else 1
-            if found > 1:
+            count += 2 if splits_in(os.fsencode(name)) else 1
+            if count > 1:
                 return True
     return False
 
 
 def places_of(settings: ImageSettings) -> dict[str | None, list[Path]]:
-    """Return the places of each split; None where the source is to tell of the splits."""
-    found: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
-    given: dict[str | None, Sequence[str]] = dict(found)
+    """Return the paths of each split; None where the source is to tell of the splits."""
+    given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
     options = settings.storage_options
     return {
-        name: [
-            locate(text, options).absolute() for place in places for text in expand(place, options)
-        ]
-        for name, places in given.items()
+        split: [locate(t, options).absolute() for text in texts for t in expand(text, options)]
+        for split, texts in given.items()
     }
 
 
@@ -298,25 +288,25 @@ def _open_encoded(
     listing: Path | None,
     scratch: Path | None,
 ) -> EncodedSource:
-    places, split, columns = places_of(settings), settings.split, dict(settings.columns)
+    paths, split, columns = places_of(settings), settings.split, dict(settings.columns)
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
-        reader: Any = list_reader(places, columns, root, split, settings.encoding)
+        reader: Any = ListReader(paths, columns, root, split, settings.encoding)
     elif kind == "parquet":
-        reader = parquet_reader(places, columns, split)
+        reader = parquet_reader(paths, columns, split)
     elif kind == "tar":
         named = {role: name for role, name in columns.items() if name is not None}
-        reader = tar_reader(places, split, named, doubts=doubts)
+        reader = tar_reader(paths, split, named, doubts=doubts)
     else:
-        reader = folder_reader(places, split, doubts=doubts)
+        reader = FolderReader(paths, split, doubts=doubts)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
     folder = _make_scratch(scratch)
     try:
         source = open_encoded(reader, folder, *arguments)
-        stray = left_beside(places, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
+        stray = left_beside(paths, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
     except BaseException:
         remove_scratch(folder)
         raise
@@ -326,9 +316,9 @@ def _open_encoded(
 def _make_scratch(base: Path | None) -> Path:
     """Make a local folder for a listing: in `base`, else the data folder, else the system's."""
     known = [base] if base is not None and not is_remote(base) else []
-    for place in (*known, load_environment().data / WORK):
-        with suppress(OSError):  # it may be no place to write to
-            return make_scratch(place.absolute())
+    for folder in (*known, load_environment().data / WORK):
+        with suppress(OSError):  # it may be read-only
+            return make_scratch(folder.absolute())
     return make_scratch()
 
 
@@ -355,12 +345,6 @@ def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) ->
 def _torchvision_roots(name: str) -> list[Path]:
     """Return the folders below which torchvision may find the files of a data set."""
     environment = load_environment()
-    roots = [environment.data / "downloads" / name.lower()]
-    if environment.datasets is not None:
-        roots = [
-            environment.datasets / name,
-            environment.datasets / name.lower(),
-            environment.datasets,
-            *roots,
-        ]
-    return [root.absolute() for root in roots]
+    downloads, sets = environment.data / "downloads" / name.lower(), environment.datasets
+    roots = [] if sets is None else [sets / name, sets / name.lower(), sets]
+    return [root.absolute() for root in (*roots, downloads)]

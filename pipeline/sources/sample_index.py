@@ -2,7 +2,7 @@
 
 It is written once, while a reader walks its input, and read in ranges, so that memory does not
 grow with the number of samples: not when a job is planned, and not in the tasks. What concerns
-all rows (files, labels that occur, digest) lies beside it in a small JSON.
+all rows (files, labels that occur, digest) is beside it in a small JSON.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pipeline.core.errors import DamagedError, LabelError
 from pipeline.core.paths import is_remote
 from pipeline.core.threads import OwnLock
 from pipeline.sources.notes import Notes, counted
-from pipeline.sources.open_cache import OpenCache, Version, version_of
+from pipeline.sources.open_cache import OpenCache
 from pipeline.storage.atomic import read_json, storage_errors, write_json
-from pipeline.storage.blobs import open_binary
+from pipeline.storage.blobs import Version, open_binary, version_of
 
 ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000

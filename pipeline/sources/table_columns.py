@@ -20,7 +20,7 @@ from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
-from pipeline.sources.label_forms import canonical, decoded_text
+from pipeline.sources.labels import canonical, decoded_text
 from pipeline.storage.blobs import open_binary
 
 # Usual names, the likeliest first; compared as `plain` makes them.
@@ -53,48 +53,29 @@ def choose(
 
     Raises `ConfigError` where the column wanted is not there, or there are two of its name.
     """
-    if role in (wanted or {}):
-        return wanted_column(role, names, wanted or {}, title)
-    known = candidates(names, usual)
-    if not known:
-        return None
-    same = _same(names, known[0])
-    if known[0] not in usual:
-        same = [name for name in names if plain(name) == plain(known[0])]
-    return _only(title, role, same)
-
-
-def wanted_column(role: str, names: Sequence[str], wanted: Columns, title: str) -> str | None:
-    """Return the column that was named for a role; None where there is to be none."""
-    name = wanted[role]
-    if name is None:
-        return None
-    same = _same(names, name)
-    if not same:
-        known = nearest(name, names[:MOST_SHOWN])
-        raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
-    return _only(title, role, same)
-
-
-def _same(names: Sequence[str], name: str) -> list[str]:
-    """Return the columns that are called so: to the letter, else as `plain` compares them."""
-    same = [column for column in names if column == name]
-    return same or [column for column in names if plain(column) == plain(name)]
-
-
-def _only(title: str, role: str, same: Sequence[str]) -> str:
+    if wanted is not None and role in wanted:
+        name = wanted[role]
+        if name is None:
+            return None
+        same = [column for column in names if column == name]
+        same = same or [column for column in names if plain(column) == plain(name)]
+        if not same:
+            known = nearest(name, names[:MOST_SHOWN])
+            raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
+    else:
+        first = next(iter(candidates(names, usual)), None)
+        if first is None:
+            return None
+        compared = (lambda text: text) if first in usual else plain
+        same = [column for column in names if compared(column) == compared(first)]
+    if len(same) > len(set(same)) == 1:
+        raise ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
     if len(same) > 1:
-        raise _several(title, role, same)
+        raise ConfigError(
+            f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such "
+            f"as columns: {{{role}: {same[0]}}}"
+        )
     return same[0]
-
-
-def _several(title: str, role: str, same: Sequence[str]) -> ConfigError:
-    if len(set(same)) == 1:
-        return ConfigError(f"{title}: has {len(same)} columns '{same[0]}'; rename them")
-    return ConfigError(
-        f"{title}: has {len(same)} columns for the {role}, {listed(same)}; say which one, such as "
-        f"columns: {{{role}: {same[0]}}}"
-    )
 
 
 def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
@@ -138,7 +119,7 @@ def open_parquet(path: Path) -> Any:
 def labels_of(column: Any, title: str, first: int = 0) -> Any:
     """Return labels as int64 where they are whole numbers, else as text; null stays null.
 
-    They may have any form that `label_forms.canonical` knows; the first is numbered `first`.
+    They may have any form that `labels.canonical` knows; the first is numbered `first`.
     """
     column = _plain(column)
     kind = column.type
@@ -180,14 +161,9 @@ def bytes_of(column: Any, title: str) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
-            pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        )
-    )  # fmt: skip
+    types, views = pa.types, (pa.types.is_string_view, pa.types.is_binary_view)
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in (*tests, *views, types.is_fixed_size_binary))
 
 
 def _plain(column: Any) -> Any:
@@ -198,7 +174,7 @@ def _plain(column: Any) -> Any:
 
 @dataclass
 class Agreement:
-    """Holds that columns of labels beside the one that is taken do not contradict it.
+    """Checks that columns of labels beside the one that is taken do not contradict it.
 
     A label goes with one value of the other column; where one of both holds codes and the other
     names, also the other way round.

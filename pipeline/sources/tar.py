@@ -1,6 +1,6 @@
 """Tar archives of image files, plain or compressed, on this machine or behind a URL.
 
-An archive is never extracted: its headers are walked once, and members are read where they lie.
+An archive is never extracted: its headers are walked once, and members are read where they are.
 Inside are folders, as a folder of images has them, or samples as webdataset packs them: members
 of one name up to the first dot, such as `000017.jpg` and `000017.cls`.
 
@@ -33,7 +33,7 @@ from pipeline.sources.fetch import (
     titles_of,
 )
 from pipeline.sources.file_names import as_text, files_in, flattened, split_of, splits_in
-from pipeline.sources.folder_tree import Member, Tree
+from pipeline.sources.folder import Member, Tree
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows
@@ -49,7 +49,7 @@ from pipeline.sources.webdataset import (
     label_of,
     samples_of,
 )
-from pipeline.storage.retries import file_system
+from pipeline.storage.blobs import file_system
 
 SUFFIXES = (
     ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",
@@ -60,23 +60,12 @@ _LOOKED_AT = 4096
 
 @dataclass(frozen=True)
 class TarReader:
-    """Lists the images of tar archives.
+    """Lists the images of tar archives; attributes as the parameters of `tar_reader`.
 
-    Attributes
-    ----------
-    places
-        For each split its archives; those of None say their split by name, or by their folders.
-    split
-        The split of archives that do not say any.
-    title
-        What to call the places.
-    fields
-        Which members of the samples of webdataset matter.
-    doubts
-        Whether to refuse what is implausible, see `folder_checks`.
+    `title` is what to call the archives, `fields` are the members of samples that matter.
     """
 
-    places: Mapping[str | None, Sequence[Path]]
+    paths: Mapping[str | None, Sequence[Path]]
     split: str
     title: str
     fields: Fields = field(default_factory=Fields)
@@ -85,7 +74,7 @@ class TarReader:
 
     @property
     def _archives(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.places, self.split))
+        return list(flattened(self.paths, self.split))
 
     def fetcher(self) -> TarFetcher:
         return TarFetcher(roots_of(path for _, _, path in self._archives))
@@ -113,9 +102,9 @@ class TarReader:
     def _check_names(self) -> None:
         """Refuse archives whose names speak of several splits, in words that are not known."""
         names = [os.fsencode(path.name) for _, given, path in self._archives if not given]
-        spoken = {frozenset(splits_in(name)) for name in names}
+        splits = {frozenset(splits_in(name)) for name in names}
         strange = [name for name in names if splits_in(name) and split_of(as_text(name)) is None]
-        if self.doubts and strange and len(spoken) > 1:
+        if self.doubts and strange and len(splits) > 1:
             raise SourceError(
                 f"{self.title}: would all be of split '{self.split}' where their names tell no "
                 f"other, such as {as_text(strange[0])}; say in a job which are of which split, "
@@ -127,14 +116,14 @@ class TarReader:
         if self.fields.image is not None or self.fields.label is not None:
             return True
         for (_, _, path), compression in zip(self._archives, compressions, strict=True):
-            found = False
+            has_samples = False
             with closing(walk(path, compression)) as entries:
                 members = (e for e in islice(entries, _LOOKED_AT) if isinstance(e, Entry))
                 for sample in samples_of(members):
                     if is_labelled(sample):
                         return True
-                    found = True
-            if found:
+                    has_samples = True
+            if has_samples:
                 return False
         return False
 
@@ -192,7 +181,7 @@ class TarReader:
 
 
 def tar_reader(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     *,
@@ -202,7 +191,7 @@ def tar_reader(
 
     Parameters
     ----------
-    places
+    paths
         For each split its archives, or folders of archives; those of None say their split by
         name, such as `train-0001.tar`, or by folders inside.
     split
@@ -210,10 +199,10 @@ def tar_reader(
     columns
         Of samples as webdataset packs them: the fields of `image` and `label`; default: by rule.
     doubts
-        Whether to refuse what is implausible.
+        Whether to refuse what is implausible, see `folder_checks`.
     """
     fields = fields_of(columns or {})
-    return TarReader(files_in(places, SUFFIXES), split, titles_of(places), fields, doubts)
+    return TarReader(files_in(paths, SUFFIXES), split, titles_of(paths), fields, doubts)
 
 
 def _member(entry: Entry, group: int, file: int) -> Member:
@@ -234,12 +223,9 @@ def _as_rows(rows: Sequence[tuple[Any, ...]], file: int, compression: bytes) -> 
 
 @dataclass(frozen=True)
 class TarFetcher:
-    """Reads members where they lie; those of compressed archives by going forward.
+    """Reads members where they are in the archives, whose folders are `roots`.
 
-    Attributes
-    ----------
-    roots
-        The folders of the archives.
+    Those of compressed archives are read by going forward.
     """
 
     roots: tuple[Path, ...]

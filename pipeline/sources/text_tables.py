@@ -1,6 +1,6 @@
 """Tables that are written as text: their encoding, delimiter and line ends, and their columns.
 
-All of it is told from the beginning of the file, so that one pass in blocks reads it: plain or
+All of it is decided from the beginning of the file, so that one pass in blocks reads it: plain or
 gzip, UTF-8, UTF-16 with a mark or an encoding that is given, any line ends, comments above the
 header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Values of delimited
 tables stay bytes, since names of files may be no UTF-8.
@@ -38,7 +38,6 @@ _SHOWN = 100
 _JSON_LINES = (".jsonl", ".ndjson")
 _HEAD_BYTES = 2**20
 _BLOCK_BYTES = 2**22
-_EXAMPLE = '{"file_name": "1.png", "label": "cat"}'
 _DELIMITERS = ",\t;|"
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\r|\n|$)")
 _OUTER_BLANKS = re.compile(rb"[ \t]+(?=[\r\n]|\Z)|(?<![^\r\n])[ \t]+")
@@ -53,19 +52,9 @@ _MARKS = (
 class TextTable:
     """A delimited table, of which the beginning was read.
 
-    Attributes
-    ----------
-    path
-        The file.
-    rows
-        The fields of the first lines; the first may be the names of the columns. Bytes that are
-        no UTF-8 are escaped as `os.fsdecode` does it.
-    starts
-        The byte that the first, and the second, of these lines begins at, in UTF-8.
-    delimiter
-        What stands between fields; a blank stands for any number of blanks and tabs.
-    encoding
-        Of the text, as it was given; None: what its mark says, else UTF-8.
+    `rows` are the fields of the first lines; the first may be the names of the columns. Bytes that
+    are no UTF-8 are escaped as `os.fsdecode` does it. The first, and the second, of these lines
+    begin at the byte `starts`, in UTF-8. A blank as `delimiter` stands for any number of blanks.
     """
 
     path: Path
@@ -79,23 +68,18 @@ class TextTable:
     ) -> Iterator[Any]:
         """Yield columns in batches as bytes, named by their numbers; empty fields are null.
 
-        Parameters
-        ----------
-        columns
-            Their numbers, each once, counted from 0.
-        header
-            Whether the first line holds names.
-        texts
-            Those that are texts without outer blanks, and not bytes.
+        `columns` are their numbers, each once; `texts` those that are texts without outer blanks,
+        and not bytes; `header` tells whether the first line holds names.
         """
         if len(self.rows) <= header:
             return
         wanted = [str(number) for number in columns]
         blanks = self.delimiter == " "
         with _opened(self.path) as file:
-            blocks = _from(_blocks(file, self.path, self.encoding), self.starts[header])
+            stream = _decoded(file, self.path, self.encoding)
+            stream.read(self.starts[header])
             for batch in pa_csv.open_csv(
-                _stream(_tabbed(blocks, shown(self.path)) if blanks else blocks),
+                _stream(_tabbed(stream, shown(self.path))) if blanks else stream,
                 read_options=pa_csv.ReadOptions(
                     column_names=[str(number) for number in range(len(self.rows[0]))],
                     block_size=_BLOCK_BYTES,
@@ -129,8 +113,8 @@ def open_text(
     fields are names of columns: a comment of such may be the header.
     """
     with _opened(path) as file:
-        blocks = _blocks(file, path, encoding)
-        head, is_cut = next(blocks, b""), bool(next(blocks, b""))
+        stream = _decoded(file, path, encoding)
+        head, is_cut = stream.read(_HEAD_BYTES), bool(stream.read(1))
     lines = [(match.start(), match[1]) for match in _LINE.finditer(head) if match[1].strip()]
     if is_cut and len(lines) < 2:
         raise SourceError(
@@ -198,18 +182,12 @@ def as_text(column: Any, title: str) -> Any:
 
 def not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
     """Return the error of a table in an unnamed encoding, with how the first such value reads."""
-    value = next((value for value in values if value and not _is_utf8(value)), b"")[:_SHOWN]
+    odd = (value for value in values if value and value.decode(errors="ignore").encode() != value)
+    value = next(odd, b"")[:_SHOWN]
     return SourceError(
         f"{title}: {value!r} is no UTF-8; save the table as UTF-8, or say which encoding it "
         f"has, such as encoding: latin-1, in which this reads '{value.decode('latin-1')}'"
     )
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        return value.decode() is not None
-    except UnicodeDecodeError:
-        return False
 
 
 def _skip_comments(row: Any) -> str:
@@ -229,12 +207,12 @@ def json_batches(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the objects of lines of JSON, `count` at a time."""
     with _opened(path) as file:
-        objects = _objects(_stream(_blocks(file, path, encoding)), shown(path))
+        objects = _objects(_decoded(file, path, encoding), shown(path))
         while batch := list(itertools.islice(objects, count)):
             yield batch
 
 
-def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
+def _objects(lines: io.BufferedReader, title: str) -> Iterator[dict[str, Any]]:
     for number in itertools.count(1):
         line = lines.readline(_BLOCK_BYTES)
         if not line:
@@ -243,15 +221,13 @@ def _objects(lines: Any, title: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             value = json.loads(line)
+            kind = "object of JSON"
         except (ValueError, RecursionError) as error:
-            raise SourceError(
-                f"{title}: line {number} is no JSON ({one_line(error)}); write one object on each "
-                f"line, such as {_EXAMPLE}"
-            ) from None
+            value, kind = None, f"JSON ({one_line(error)})"
         if not isinstance(value, dict):
             raise SourceError(
-                f"{title}: line {number} is no object of JSON; write one on each line, such as "
-                f"{_EXAMPLE}"
+                f"{title}: line {number} is no {kind}; write one object on each line, such as "
+                '{"file_name": "1.png", "label": "cat"}'
             )
         yield value
 
@@ -285,8 +261,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise failed(path, error) from None
 
 
-def _blocks(file: Any, path: Path, encoding: str | None) -> Iterator[bytes]:
-    """Yield the text of a file as UTF-8 without a mark; UTF-8 is not looked at."""
+def _decoded(file: Any, path: Path, encoding: str | None) -> io.BufferedReader:
+    """Return the text of a file as UTF-8 without a mark; UTF-8 is not looked at."""
     start = file.peek(4)[:4]
     mark, codec = next(((m, c) for m, c in _MARKS if start.startswith(m)), (b"", None))
     if encoding is not None:
@@ -299,28 +275,16 @@ def _blocks(file: Any, path: Path, encoding: str | None) -> Iterator[bytes]:
         codec = codec or given
     blocks = iter(lambda: file.read(_HEAD_BYTES), b"")
     if codec not in (None, "utf-8"):
-        decoder = codecs.getincrementaldecoder(codec)()
-        for block in blocks:
-            yield decoder.decode(block).encode()
-        yield decoder.decode(b"", final=True).encode()
-        return
-    for block in blocks:
-        yield block[len(mark) :]
-        mark = b""
+        text = codecs.iterdecode(blocks, codec)
+        return _stream(block.encode() for block in text)
+    file.read(len(mark))
+    return _stream(blocks)
 
 
-def _from(blocks: Iterator[bytes], start: int) -> Iterator[bytes]:
-    """Leave out the first bytes."""
-    for block in blocks:
-        if start < len(block):
-            yield block[start:]
-        start = max(0, start - len(block))
-
-
-def _tabbed(blocks: Iterator[bytes], title: str) -> Iterator[bytes]:
+def _tabbed(stream: io.BufferedReader, title: str) -> Iterator[bytes]:
     """Put one tab for all the blanks between two fields."""
     rest = b""
-    for block in itertools.chain(blocks, [b"\n"]):
+    for block in itertools.chain(iter(lambda: stream.read1(_HEAD_BYTES), b""), [b"\n"]):
         text = rest + block
         end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
         lines, rest = text[:end], text[end:]
@@ -342,14 +306,10 @@ class _Blocks(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            block = next(self._blocks, None)
-            if block is None:
-                return 0
+        while not self._rest and (block := next(self._blocks, None)) is not None:
             self._rest = memoryview(block)
         count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
 
 

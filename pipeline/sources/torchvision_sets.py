@@ -26,7 +26,7 @@ from pipeline.core.digests import array_digest
 from pipeline.core.errors import ConfigError, InputError, SourceError
 from pipeline.core.messages import nearest
 from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
-from pipeline.sources.open_cache import version_in
+from pipeline.storage.blobs import version_in
 
 # what classes raise at files that are missing or damaged, or at values of arguments
 OPEN_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, ImportError, EOFError)
@@ -373,8 +373,8 @@ def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], se
         version = version_in(os.stat(path))  # noqa: PTH116 (of text)
         line = f"{os.path.relpath(path, root)}\0{version.size}\0{version.tag}\n"
         files.update(line.encode())
-    found = {"files_sha256": files.hexdigest(), "targets_sha256": array_digest(targets)}
-    return {"count": count, **found}, occurring
+    sums = {"files_sha256": files.hexdigest(), "targets_sha256": array_digest(targets)}
+    return {"count": count, **sums}, occurring
 
 
 def _images_digest(split: OpenedSplit) -> tuple[str, set[int]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
 from pipeline.sources.file_names import as_text
-from pipeline.sources.label_forms import label_text
+from pipeline.sources.labels import label_text
 from pipeline.sources.notes import Notes
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 
@@ -174,16 +174,16 @@ def label_of(sample: Sample, fields: Fields, title: str) -> tuple[str | None, st
     """
     if fields.label is not None:
         return _label_named(sample, fields.label, title)
-    found = {suffix: _field(sample, suffix, title) for suffix in ("cls", "json")}
-    if found["cls"] is None and found["json"] is None:
+    cls, json_name = _field(sample, "cls", title), _field(sample, "json", title)
+    if cls is None and json_name is None:
         return None, "has no label, expected a .cls or .json member of its name"
-    if found["cls"] is None:
-        return _json_label(sample, found["json"] or "", _JSON_LABELS, title)
-    text = as_text(sample.labels[found["cls"]]).strip()
+    if cls is None:
+        return _json_label(sample, json_name or "", _JSON_LABELS, title)
+    text = as_text(sample.labels[cls]).strip()
     if not text:
         return None, "its .cls member is empty, or far too large"
-    if found["json"] is not None:
-        other, _ = _json_label(sample, found["json"], _JSON_LABELS, title)
+    if json_name is not None:
+        other, _ = _json_label(sample, json_name, _JSON_LABELS, title)
         if other is not None and _differ(text, other):
             raise _contradiction(sample, f".cls says '{text}', .json '{other}'", title)
     return text, None
@@ -212,8 +212,8 @@ def _json_label(
         content = json.loads(sample.labels[name])
     except (ValueError, RecursionError) as error:
         return None, f"its .json member cannot be read: {error}"
-    found = content if isinstance(content, dict) else {}
-    values = {key: found[key] for key in keys if key in found}
+    content = content if isinstance(content, dict) else {}
+    values = {key: content[key] for key in keys if key in content}
     if not values:
         return None, f"its .json member has no text or number under {', '.join(keys)}"
     given = {key: value for key, value in values.items() if value is not None}
@@ -226,15 +226,15 @@ def _json_label(
         return None, None
     for key, value in given.items():
         if _contradict(first, value):
-            said = f".json says {first_key}={first!r} and {key}={value!r}"
-            raise _contradiction(sample, said, title)
+            both = f".json says {first_key}={first!r} and {key}={value!r}"
+            raise _contradiction(sample, both, title)
     # JSON may hold halves of characters, which no table can
     return as_text(text.encode("utf-8", "surrogatepass")), None
 
 
-def _contradiction(sample: Sample, said: str, title: str) -> SourceError:
+def _contradiction(sample: Sample, both: str, title: str) -> SourceError:
     return SourceError(
-        f"{title}: the labels of '{as_text(sample.key)}' contradict each other: {said}; say which "
+        f"{title}: the labels of '{as_text(sample.key)}' contradict each other: {both}; say which "
         "one counts with columns.label=cls or columns.label=json.KEY"
     )
 
@@ -255,13 +255,14 @@ def is_labelled(sample: Sample) -> bool:
     """Tell whether a sample has an image and a label beside it."""
     if not sample.images:
         return False
-    suffixes = {name: name.rpartition(".")[2] for name in sample.labels}
-    return any(
-        suffix == "cls"
-        or any(_json_label(sample, name, (key,), "")[0] is not None for key in _JSON_LABELS)
-        for name, suffix in suffixes.items()
-        if suffix in ("cls", "json")
-    )
+    for name in sample.labels:
+        suffix = name.rpartition(".")[2]
+        if suffix == "cls" or (
+            suffix == "json"
+            and any(_json_label(sample, name, (key,), "")[0] is not None for key in _JSON_LABELS)
+        ):
+            return True
+    return False
 
 
 class Tally:
@@ -298,7 +299,7 @@ class Tally:
 
 
 class Keys:
-    """Sees to it that no key of an archive comes twice, in an SQLite database: there may be many.
+    """Checks that no key of an archive comes twice, in an SQLite database: there may be many.
 
     Members of one key that are not next to each other would be two samples, each in part.
     """

@@ -1,7 +1,7 @@
 """Images that are labelled arrays already: Zarr stores and NetCDF files.
 
 The names of variables and dimensions are mapped to those that pixsim uses, and ranges are read
-lazily, in the order (sample, y, x[, channel]). What stored values mean is said in `cf_conventions`.
+lazily, in the order (sample, y, x[, channel]). See `xarray_files` for what values mean.
 """
 
 from __future__ import annotations
@@ -32,11 +32,19 @@ from pipeline.sources.array_parts import (
     without,
 )
 from pipeline.sources.array_pixels import Gaps, scale_of
-from pipeline.sources.cf_conventions import FILLS, PACKED, Meaning, meaning_of
-from pipeline.sources.label_forms import check_form
-from pipeline.sources.labels import Labelling
+from pipeline.sources.labels import Labelling, check_form
 from pipeline.sources.notes import Notes
-from pipeline.sources.xarray_groups import ROOT, Group, find_group, groups_in, reading
+from pipeline.sources.xarray_files import (
+    FILLS,
+    PACKED,
+    ROOT,
+    Group,
+    Meaning,
+    find_group,
+    groups_in,
+    meaning_of,
+    reading,
+)
 
 _TEXT = np.dtype("<U64")  # for texts of any length: about what one takes
 # what dimensions are usually called, beside their own names
@@ -101,7 +109,7 @@ class StoredVariable:
 
 
 def open_labelled(
-    places: Mapping[str | None, Sequence[Path]],
+    paths: Mapping[str | None, Sequence[Path]],
     variables: Names | None = None,
     dims: Names | None = None,
     class_names: Sequence[str] | None = None,
@@ -113,7 +121,7 @@ def open_labelled(
 
     Parameters
     ----------
-    places
+    paths
         For each split its stores or files, in order; for None those whose groups are the splits.
     variables
         What `image` and `label` are called. Where there is no such variable, the only one with 3
@@ -124,18 +132,11 @@ def open_labelled(
         The name of each label code; default: the attribute `class_names`, else the labels'
         `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     split
-        The split of a place of None without groups.
-
-    Raises
-    ------
-    SourceError
-        Where a place cannot be read, or what is wanted is not in it.
-    ShapeError, LabelError
-        Where things do not fit together, or a label is outside the classes.
+        The split of a store or file of None without groups.
     """
     groups: dict[str, list[Group]] = {}
-    for name, paths in places.items():
-        for path in paths:
+    for name, several in paths.items():
+        for path in several:
             for part, group in _splits_in(path, name, split, variables or {}).items():
                 groups.setdefault(part, []).append(group)
     return make_source(groups, variables or {}, dims or {}, class_names)
@@ -385,7 +386,7 @@ def _label_fills(
 ) -> frozenset[Any]:
     """Return the fill values of labels, but for those that are flags.
 
-    0, which Zarr fills with where nothing else is said, is a class like any other.
+    0, which Zarr fills with by default, is a class like any other.
     """
     fills: set[Any] = set()
     known = () if flags is None else flags.values()

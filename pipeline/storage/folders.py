@@ -1,115 +1,107 @@
-"""What lies in folders, local and remote: listed, looked for, removed, replaced."""
+"""What lies in folders, local and remote: listed, matched by patterns, removed, replaced.
+
+Whatever cannot be listed is an error. fsspec's own `exists`, `isdir`, `find` and `glob` take some
+failures for "not there", and may answer from a listing of before.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import importlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.paths import is_remote
+from pipeline.core.paths import is_remote, remote_errors
+from pipeline.core.threads import in_ranges
 from pipeline.core.urls import WEB
-from pipeline.storage.blobs import put_bytes
-from pipeline.storage.retries import file_system_of, tried
+from pipeline.storage.blobs import file_system_of, put_bytes, tried, trying_once
+
+_THREADS = 8
 
 
 def exists(path: Path) -> bool:
     """Tell whether there is a file or a folder at a path."""
-    if not is_remote(path):
-        return _status(path) is not None
-    files, place = file_system_of(path)
-    files.invalidate_cache()  # others may have written it
-    try:
-        # not `exists`, to which any failure means that nothing is there
-        tried(path, files.info, place)
-    except FileNotFoundError:
-        return False
-    return True
+    return _kind(path) is not None
 
 
 def is_folder(path: Path) -> bool:
     """Tell whether a path is a folder; in an object store, whether anything lies below it."""
-    if not is_remote(path):
-        status = _status(path)
-        return status is not None and stat.S_ISDIR(status.st_mode)
-    files, place = file_system_of(path)
-    files.invalidate_cache()
-    if str(path).partition("://")[0] in WEB:  # each address is a file; a folder has links below it
-        return bool(tried(path, files.isdir, place))
-    try:
-        # not `isdir`, to which most failures mean that there is no folder
-        return bool(tried(path, files.info, place)["type"] == "directory")
-    except FileNotFoundError:
-        return False
+    if is_remote(path) and str(path).partition("://")[0] in WEB:
+        # each address is a file; a folder has links below it
+        files, name = file_system_of(path)
+        files.invalidate_cache()
+        return bool(tried(path, files.isdir, name))
+    return _kind(path) == "directory"
 
 
-def _status(path: Path) -> os.stat_result | None:
-    """Return the state of a local file or folder, None where there is none.
+def _kind(path: Path) -> str | None:
+    """Return `directory` or what else there is at a path, None where there is nothing.
 
-    What cannot be looked at is an error: `Path.exists` and the like take some for absence, from
-    Python 3.14 on all of them.
+    What cannot be looked at is an error, which `Path.exists` takes for absence from Python 3.14 on.
     """
     try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        if not is_remote(path):
+            return "directory" if stat.S_ISDIR(path.stat().st_mode) else "file"
+        files, name = file_system_of(path)
+        files.invalidate_cache()  # others may have written it
+        return str(tried(path, files.info, name)["type"])
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        if is_remote(path):
+            raise
         return None
 
 
 def list_folder(path: Path) -> list[str]:
     """Return the names in a folder, sorted; nothing where it does not exist."""
-    if not is_remote(path):
-        try:
-            return sorted(item.name for item in path.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-    files, place = file_system_of(path)
-    files.invalidate_cache()
     try:
-        found = tried(path, files.ls, place, detail=False)
+        if not is_remote(path):
+            return sorted(item.name for item in path.iterdir())
+        files, name = file_system_of(path)
+        files.invalidate_cache()
+        names = tried(path, files.ls, name, detail=False)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+    return sorted(str(name).rstrip("/").rpartition("/")[2] for name in names)
 
 
 def sizes_below(path: Path) -> dict[str, int]:
     """Return the bytes of every file below a folder, by its path there."""
-    if not is_remote(path):
-        return dict(_local_sizes(path))
-    found = details_below(path)
-    return {name: int(details.get("size") or 0) for name, details in found.items()}
-
-
-def _local_sizes(path: Path) -> Iterator[tuple[str, int]]:
-    def failed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
-
-    for folder, _, names in os.walk(path, onerror=failed):
-        for name in names:
-            file = Path(folder) / name
+    if is_remote(path):
+        listed = details_below(path)
+        return {name: int(details.get("size") or 0) for name, details in listed.items()}
+    sizes = {}
+    for folder, _, names in walk(path):
+        for file in (folder / name for name in names):
             with suppress(FileNotFoundError):  # a broken link, or gone meanwhile
                 if file.is_file():
-                    yield file.relative_to(path).as_posix(), file.stat().st_size
+                    sizes[file.relative_to(path).as_posix()] = file.stat().st_size
+    return sizes
+
+
+def files_below(path: Path) -> list[str]:
+    """Return the paths of all files below a folder, relative to it."""
+    return list(sizes_below(path))
 
 
 def details_below(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what fsspec says of every file below a remote folder, by its path there.
-
-    What cannot be listed is an error; a folder that is not there holds nothing.
-    """
-    files, place = file_system_of(path)
+    """Return what fsspec says of every file below a remote folder, by its path there."""
+    files, root = file_system_of(path)
     files.invalidate_cache()
     search = partial(_search, files) if _leaves_out(files) else partial(files.find, detail=True)
     try:
-        found = tried(path, search, place)
+        listed = tried(path, search, root)
     except FileNotFoundError:
         return {}
-    return {str(name)[len(place) :].lstrip("/"): details for name, details in found.items()}
+    return {str(name)[len(root) :].lstrip("/"): details for name, details in listed.items()}
 
 
 def _leaves_out(files: Any) -> bool:
@@ -118,35 +110,76 @@ def _leaves_out(files: Any) -> bool:
     return search.__module__ in ("fsspec.spec", "fsspec.asyn")
 
 
-def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk a local folder as `os.walk`, to which what cannot be listed is empty; here it fails."""
-    for folder, folders, names in os.walk(path, onerror=_unless_gone):
-        yield Path(folder), folders, names
-
-
-def _unless_gone(error: OSError) -> None:
-    """Raise what listing a folder failed of, unless the folder is not there."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
-
-
-def _search(files: Any, place: str) -> dict[str, Any]:
+def _search(files: Any, root: str) -> dict[str, Any]:
     """Return what lies below a folder, listed folder by folder; a failure is a failure."""
-    found, folders, seen = {}, [place], {place}
+    listed, folders, seen = {}, [root], {root}
     while folders:
         for details in files.ls(folders.pop(), detail=True):
             name = details["name"].rstrip("/")
             if details["type"] != "directory":
-                found[details["name"]] = details
+                listed[details["name"]] = details
             elif name not in seen:  # an object store may list the folder itself
                 seen.add(name)
                 folders.append(details["name"])
-    return found
+    return listed
 
 
-def files_below(path: Path) -> list[str]:
-    """Return the paths of all files below a folder, relative to it."""
-    return list(sizes_below(path))
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk a local folder as `os.walk`, to which what cannot be listed is empty; here it fails."""
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for folder, folders, names in os.walk(path, onerror=unless_gone):
+        yield Path(folder), folders, names
+
+
+def matching(pattern: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the URLs that one with `*`, `?`, `[…]` or `**` (any folders) stands for, sorted.
+
+    In the address of a web server `?` is no pattern: there it begins a query.
+    """
+    protocol, _, rest = pattern.partition("://")
+    with remote_errors(pattern):
+        files, root = importlib.import_module("fsspec").core.url_to_fs(pattern, **(options or {}))
+    files = trying_once(files)
+    files.invalidate_cache()
+    parts = [part.replace("?", "[?]") if protocol in WEB else part for part in root.split("/")]
+    fixed = next((n for n, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    list_ = partial(tried, pattern, files.ls, detail=True)
+    matches = set(_matches(list_, "/".join(parts[:fixed]), parts[fixed:]))
+    names = (files.unstrip_protocol(name).partition("://")[2] for name in matches)
+    # written as the pattern is: "s3a" stays "s3a"
+    start = "/" if rest.startswith("/") else ""
+    return sorted(f"{protocol}://{start}{name.lstrip('/')}" for name in names)
+
+
+def _matches(list_: Callable[[str], Any], folder: str, parts: list[str]) -> Iterator[str]:
+    """Yield what lies below a folder under names that match, a pattern for each level."""
+    first, *rest = parts
+    deeper = parts if first == "**" else rest
+    if first == "**" and rest:
+        yield from _matches(list_, folder, rest)
+    for path, is_directory in _entries(list_, folder):
+        if first != "**" and not fnmatch.fnmatchcase(path.rpartition("/")[2], first):
+            continue
+        if not rest:
+            yield path
+        if is_directory and deeper:
+            yield from _matches(list_, path, deeper)
+
+
+def _entries(list_: Callable[[str], Any], folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the paths in a folder, and whether each is one; nothing where there is no folder."""
+    try:
+        entries = list_(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for details in entries:
+        path = details["name"].rstrip("/")
+        if path.strip("/") != folder.strip("/"):  # an object store may list the folder itself
+            yield path, details["type"] == "directory"
 
 
 def remove_tree(path: Path) -> None:
@@ -155,7 +188,7 @@ def remove_tree(path: Path) -> None:
     What cannot be removed is an error, after all else is gone.
     """
     if is_remote(path):
-        _remove_files(path, list(sizes_below(path)))
+        _remove_files(path, files_below(path))
     elif path.is_symlink() or not is_folder(path):
         path.unlink(missing_ok=True)
     else:
@@ -167,15 +200,9 @@ def remove_tree(path: Path) -> None:
 def replace_tree(target: Path, path: Path, record: Path) -> None:
     """Put the folder `path` in the place of `target`; cut short, the same call completes it.
 
-    A local one is renamed. A remote one is copied, then removed, object by object: what is left of
-    it while it is removed must not take the place of the copy.
-
-    Parameters
-    ----------
-    target, path
-        The folder to replace, and the one to put there; where there is none, nothing is done.
-    record
-        A place for an object that says that the copy is whole.
+    A local one is renamed; where there is none, nothing is done. A remote one is copied, then
+    removed, object by object: what is left of it while it is removed must not replace the copy, so
+    an object at `record` says that the copy is complete.
     """
     if not is_remote(path):
         if path.exists():
@@ -185,26 +212,29 @@ def replace_tree(target: Path, path: Path, record: Path) -> None:
     names = files_below(path)
     if names and not exists(record):
         remove_tree(target)
-        files, place = file_system_of(path)
-        there = file_system_of(target)[1]
-        # as lists, since a folder would be copied into a target that is there
-        old, new = ([f"{folder}/{name}" for name in names] for folder in (place, there))
-        tried(path, files.copy, old, new)
+        in_ranges(_THREADS, len(names), partial(_copy, path, target, names))
         put_bytes(record, b"copied")
     _remove_files(path, names)
 
 
+def _copy(path: Path, target: Path, names: list[str], start: int, stop: int) -> None:
+    files, old = file_system_of(path)
+    new = file_system_of(target)[1]
+    for name in names[start:stop]:  # each with tries of its own
+        tried(path, files.cp_file, f"{old}/{name}", f"{new}/{name}")
+
+
 def _remove_files(path: Path, names: list[str]) -> None:
     """Remove files below a remote folder; the empty name is the path itself."""
-    files, place = file_system_of(path)
-    if glob.escape(place) != place:  # the file system would take it for a pattern
+    files, root = file_system_of(path)
+    if glob.escape(root) != root:  # the file system would take it for a pattern
         for name in names:
             with suppress(FileNotFoundError):
-                tried(path, files.rm_file, f"{place}/{name}".rstrip("/"))
+                tried(path, files.rm_file, f"{root}/{name}".rstrip("/"))
     elif names:
         # gone all the same, where an answer was lost or another did the work
         with suppress(FileNotFoundError):
-            tried(path, files.rm, place, recursive=True)
+            tried(path, files.rm, root, recursive=True)
     files.invalidate_cache()
 
 
@@ -213,12 +243,12 @@ def remove_file(path: Path) -> None:
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    files, place = file_system_of(path)
+    files, name = file_system_of(path)
     with suppress(FileNotFoundError):
-        tried(path, _remove, files, place)
+        tried(path, _remove, files, name)
     files.invalidate_cache()
 
 
-def _remove(files: Any, place: str) -> None:
+def _remove(files: Any, name: str) -> None:
     with suppress(KeyError):  # of memory
-        files.rm_file(place)
+        files.rm_file(name)

@@ -22,7 +22,7 @@ from faults.forge import LONGEST_SECONDS, Order, Outcome, receive
 from faults.watching import Watch
 from pipeline.kernels import backends
 from pipeline.report import page
-from pipeline.storage import lock_files, retries
+from pipeline.storage import blobs, lock_files
 
 PLAIN_REPORT = "<!doctype html><title>a report without pictures</title>"
 # what commands import late
@@ -46,7 +46,7 @@ def import_everything() -> None:
     # drawing takes a second, and many times the memory
     page.render_report = lambda run, content=None: PLAIN_REPORT
     # nothing else answers for the object store of the tests
-    retries.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
+    blobs.FIRST_PAUSE_SECONDS = lock_files.SETTLE_SECONDS = 0.0
     gc.freeze()  # children need not look at all that again
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageFont
 
 import pipeline
 from pipeline.core.errors import InputError, StoreError
-from pipeline.report import grids, pictures
+from pipeline.report import description, pictures
 from pipeline.sources.arrays import from_arrays
 
 INK, PAPER = pictures._INK, pictures._PAPER
@@ -134,26 +134,26 @@ def test_images_and_captions_of_another_number_are_refused():
 
 
 def test_a_store_is_drawn_a_row_a_class_with_its_first_images(tmp_path):
-    per_class = grids.PER_CLASS
+    per_class = description.PER_CLASS
     labels = [1] * 10 + [0] * 10
-    grid = grids.grid_of_images(make_store(tmp_path / "s", labels, ["a", "b"]), "train")
+    grid = description.grid_of_images(make_store(tmp_path / "s", labels, ["a", "b"]), "train")
     first = [(255 - n - 1,) * 3 for n in range(10, 10 + per_class)]
     second = [(255 - n - 1,) * 3 for n in range(per_class)]
     assert cells(grid, per_class) == first + second
 
 
 def test_many_classes_are_cut_to_what_fits_on_a_page(tmp_path):
-    labels = np.repeat(np.arange(50), grids.PER_CLASS)
-    grid = grids.grid_of_images(
+    labels = np.repeat(np.arange(50), description.PER_CLASS)
+    grid = description.grid_of_images(
         make_store(tmp_path / "s", labels, [f"class {n}" for n in range(50)], dtype=np.uint16),
         "train",
     )
     rows = (grid.height - pictures.GAP) // (pictures.CELL + pictures.CAPTION + pictures.GAP)
-    assert rows == grids.MAX_CLASSES
+    assert rows == description.MAX_CLASSES
 
 
 def test_images_without_labels_are_drawn_in_their_order(tmp_path):
-    grid = grids.grid_of_images(make_store(tmp_path / "s", [-1] * 5, ["a"]), "train")
+    grid = description.grid_of_images(make_store(tmp_path / "s", [-1] * 5, ["a"]), "train")
     assert cells(grid, 5) == [(255 - n - 1,) * 3 for n in range(5)]
 
 
@@ -161,7 +161,7 @@ def test_colour_images_are_drawn_in_colour(tmp_path):
     images = np.zeros((2, 6, 6, 3), np.uint8)
     images[0], images[1] = (200, 10, 30), (0, 90, 250)
     source = from_arrays({"train": (images, np.array([0, 1]))}, ["red", "blue"])
-    grid = grids.grid_of_images(pipeline.ingest(source, tmp_path / "s"), "train")
+    grid = description.grid_of_images(pipeline.ingest(source, tmp_path / "s"), "train")
     assert [cell for cell in cells(grid, 2) if cell] == [(200, 10, 30), (0, 90, 250)]
 
 
@@ -170,9 +170,9 @@ def test_an_empty_split_cannot_be_drawn_and_is_named(tmp_path):
     arrays = {"train": (images, labels), "test": (images[:0], labels[:0])}
     path = pipeline.ingest(from_arrays(arrays, ["a"]), tmp_path / "s")
     with pytest.raises(InputError, match="split 'test' holds no image"):
-        grids.draw_grid(path, tmp_path / "a.png", "test")
+        description.draw_grid(path, tmp_path / "a.png", "test")
     with pytest.raises(StoreError, match="no split 'valid', expected one of train, test"):
-        grids.draw_grid(path, tmp_path / "a.png", "valid")
+        description.draw_grid(path, tmp_path / "a.png", "valid")
     assert not (tmp_path / "a.png").exists()
 
 
@@ -181,7 +181,7 @@ def test_an_empty_split_cannot_be_drawn_and_is_named(tmp_path):
 
 def test_a_grid_is_written_as_png(tmp_path):
     path = make_store(tmp_path / "s", [0, 1], ["a" * 300, "<b>&</b>"])
-    grids.draw_grid(path, tmp_path / "deep" / "grid.PNG")
+    description.draw_grid(path, tmp_path / "deep" / "grid.PNG")
     with Image.open(tmp_path / "deep" / "grid.PNG") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         assert cells(picture, 2)[0] == (254, 254, 254)
@@ -192,5 +192,5 @@ def test_a_grid_is_written_as_png(tmp_path):
 def test_another_kind_of_file_is_refused_and_not_written(tmp_path, name):
     path = make_store(tmp_path / "s", [0, 1], ["a", "b"])
     with pytest.raises(InputError, match=rf"{name}: .*expected a name ending in \.png"):
-        grids.draw_grid(path, tmp_path / name)
+        description.draw_grid(path, tmp_path / name)
     assert not (tmp_path / name).exists()

@@ -22,8 +22,8 @@ from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZ
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.images.conversion import Conversion
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.folder import folder_reader
-from pipeline.sources.lists import list_reader
+from pipeline.sources.folder import FolderReader
+from pipeline.sources.lists import ListReader
 from pipeline.sources.parquet import parquet_reader
 from pipeline.sources.tar import tar_reader
 
@@ -33,7 +33,7 @@ __all__ = ["remote"]
 
 
 def as_folder(root, files):
-    return folder_reader({None: [write_files(root / "set", files)]})
+    return FolderReader({None: [write_files(root / "set", files)]})
 
 
 def as_tar(root, files):
@@ -81,7 +81,7 @@ def as_csv(root, files):
     writer.writerow(["name", "label", "split"])
     writer.writerows([path, path.split("/")[1], path.split("/")[0]] for path in files)
     (root / "set" / "labels.csv").write_bytes(text.getvalue().encode())
-    return list_reader({None: [root / "set" / "labels.csv"]})
+    return ListReader({None: [root / "set" / "labels.csv"]})
 
 
 def as_parquet_list(root, files):
@@ -95,7 +95,7 @@ def as_parquet_list(root, files):
     stream = io.BytesIO()
     pq.write_table(pa.table(columns), stream)
     (root / "set" / "list.parquet").write_bytes(stream.getvalue())
-    return list_reader({None: [root / "set" / "list.parquet"]})
+    return ListReader({None: [root / "set" / "list.parquet"]})
 
 
 KINDS = [as_folder, as_tar, as_tgz, as_webdataset, as_parquet, as_csv, as_parquet_list]
@@ -267,7 +267,7 @@ def list_of(tmp_path, labels, class_names=None):
     write_files(tmp_path, {"a.png": (None, png(np.zeros((6, 4), np.uint8)))})
     table = pa.table({"path": ["a.png"] * len(labels), "label": labels})
     pq.write_table(table, tmp_path / "list.parquet")
-    reader = list_reader({None: [tmp_path / "list.parquet"]})
+    reader = ListReader({None: [tmp_path / "list.parquet"]})
     return open_encoded(reader, tmp_path / "listing", class_names=class_names)
 
 
@@ -328,7 +328,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
 def test_a_problem_of_the_listing_is_told_before_its_label(tmp_path):
     write_files(tmp_path, {"a.png": (None, png(np.zeros((6, 4), np.uint8)))})
     (tmp_path / "list.csv").write_text("path,label\na.png,cat\ngone.png,cow\n")
-    reader = list_reader({None: [tmp_path / "list.csv"]})
+    reader = ListReader({None: [tmp_path / "list.csv"]})
     block = open_encoded(reader, tmp_path / "listing", class_names=["cat"]).read("train", 0, 2)
     assert block.problems == {1: Problem(UNREADABLE, "no such file")}
     assert block.origins == ["a.png", "gone.png"]

@@ -13,8 +13,8 @@ from image_files_for_tests import assert_holds, make_files, png, remote, write_f
 from pipeline.core.blocks import LABEL_UNKNOWN, UNREADABLE
 from pipeline.core.errors import RemoteError, SourceError
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.folder import folder_reader
-from pipeline.storage import retries
+from pipeline.sources.folder import FolderReader
+from pipeline.storage import blobs
 
 __all__ = ["remote"]
 PIXELS = np.zeros((6, 4), np.uint8)
@@ -25,7 +25,7 @@ def touch(root, *paths):
 
 
 def opened(tmp_path, places, **options):
-    reader = folder_reader(places if isinstance(places, dict) else {None: [places]}, **options)
+    reader = FolderReader(places if isinstance(places, dict) else {None: [places]}, **options)
     return open_encoded(reader, tmp_path / "listing")
 
 
@@ -237,7 +237,7 @@ def test_a_failing_network_is_an_error_and_a_missing_object_a_problem(
     def fails(*_, **__):
         raise TimeoutError("no answer in 60 s")
 
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0)
     monkeypatch.setattr(type(remote.fs), "cat_file", fails)
     with pytest.raises(RemoteError, match="no answer in 60 s"):
         source.read("train", 0, 10)

@@ -10,7 +10,7 @@ from forks_for_tests import in_fork
 from test_replaced import COUNT, FORMATS, root  # noqa: F401 (a fixture)
 
 import pipeline
-from pipeline.sources import open_cache, sample_index, xarray_groups
+from pipeline.sources import open_cache, sample_index, xarray_files
 from pipeline.sources.registry import open_source, release
 
 
@@ -38,7 +38,7 @@ def test_a_source_is_read_on_by_parent_and_child(make, root):  # noqa: F811
     [
         lambda: open_cache._streams._lock,
         lambda: sample_index._opened._lock,
-        lambda: xarray_groups._opened._lock,
+        lambda: xarray_files._opened._lock,
     ],
     ids=["streams", "listings", "groups"],
 )

@@ -16,8 +16,14 @@ from PIL import Image
 
 from pipeline.core.errors import InputError, LabelError, ShapeError, SourceError
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.label_forms import canonical, label_text
-from pipeline.sources.labels import Survey, class_names_of, code_of, whole_number
+from pipeline.sources.labels import (
+    Survey,
+    canonical,
+    class_names_of,
+    code_of,
+    label_text,
+    whole_number,
+)
 from pipeline.sources.registry import open_source, release
 
 # of texts in Zarr

@@ -14,7 +14,7 @@ from image_files_for_tests import png
 
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.sources.list_paths import Repeats, split_word
+from pipeline.sources.list_paths import Repeats
 from pipeline.sources.registry import find_kind, open_source, release
 
 COUNT = 4
@@ -325,14 +325,6 @@ def test_repeats_are_counted_within_and_between_batches(tmp_path):
     repeats.add(tmp_path, [b"b", b"c"])
     repeats.add(tmp_path / "other", [b"a"])
     assert repeats.count == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [("seg_train", "train"), ("PublicTest", "test"), ("Validation", "val"), ("x", None)],
-)
-def test_words_for_splits(text, word):
-    assert split_word(text) == word
 
 
 def write_parquet(path, columns, names=None):

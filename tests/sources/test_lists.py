@@ -16,8 +16,8 @@ from pipeline.core.errors import ConfigError, RemoteError, SourceError
 from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.fetch import host_of
-from pipeline.sources.lists import list_reader
-from pipeline.storage import retries
+from pipeline.sources.lists import ListReader
+from pipeline.storage import blobs
 
 __all__ = ["remote"]
 
@@ -27,7 +27,7 @@ def grey(value):
 
 
 def opened(tmp_path, path, columns=None, root=None, **options):
-    reader = list_reader({None: [path]}, columns, root, **options)
+    reader = ListReader({None: [path]}, columns or {}, root, **options)
     return open_encoded(reader, tmp_path / "listing")
 
 
@@ -72,7 +72,7 @@ def test_splits_stand_in_the_order_of_their_first_appearance(tmp_path, root):
     source = opened(tmp_path, write(root / "list.csv", text), split="rest")
     assert list(source.splits()) == ["test", "train", "rest", "dev"]
     assert [values(source, s) for s in source.splits()] == [[7, 2], [1], [3], [5]]
-    reader = list_reader({"all": [root / "list.csv"]})
+    reader = ListReader({"all": [root / "list.csv"]})
     assert list(open_encoded(reader, tmp_path / "l").splits()) == ["all"]
 
 
@@ -159,8 +159,8 @@ def test_queries_and_passwords_are_not_shown(tmp_path, root):
 
 def test_the_signature_of_a_url_is_not_shown_when_its_server_fails(tmp_path, root, monkeypatch):
     path = write(root / "list.csv", "path\n1.png\nhttp://127.0.0.1:9/1.png?sig=abcdefgh\n")
-    source = list_reader({None: [path]})
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0)
+    source = ListReader({None: [path]})
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0)
     with pytest.raises(RemoteError) as caught:
         open_encoded(source, tmp_path / "listing")
     assert "127.0.0.1:9/1.png" in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_long_list_takes_no_more_memory_than_a_short_one(tmp_path, root):
         tracemalloc.start()
         pool = pa.total_allocated_bytes()
         with sample_index.writing(tmp_path / "listing") as writer:
-            for split, batch in list_reader({None: [path]}).batches(notes.Notes()):
+            for split, batch in ListReader({None: [path]}).batches(notes.Notes()):
                 writer.add(split, batch)
             writer.finish("list", notes.Notes())
         most = tracemalloc.get_traced_memory()[1]
@@ -226,7 +226,7 @@ def test_several_lists_have_their_own_folders(tmp_path):
     for name, value in (("a", 1), ("b", 2)):
         write_files(tmp_path / name, {"x.png": (None, grey(value))})
         write(tmp_path / name / "list.csv", "path\nx.png\n")
-    reader = list_reader({"train": [tmp_path / "a" / "list.csv", tmp_path / "b" / "list.csv"]})
+    reader = ListReader({"train": [tmp_path / "a" / "list.csv", tmp_path / "b" / "list.csv"]})
     assert values(open_encoded(reader, tmp_path / "listing")) == [1, 2]
 
 

@@ -9,7 +9,7 @@ from image_files_for_tests import make_files, write_files
 from pipeline.core.errors import DamagedError, LabelError, SourceError
 from pipeline.sources import notes, sample_index
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.folder import folder_reader
+from pipeline.sources.folder import FolderReader
 
 
 def rows_of(start, stop):
@@ -67,7 +67,7 @@ def test_every_column_counts_in_the_digest(tmp_path, column):
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "no index"])
 def test_a_damaged_listing_is_found(tmp_path, damage):
     source = open_encoded(
-        folder_reader({None: [write_files(tmp_path / "set", make_files(count=50))]}),
+        FolderReader({None: [write_files(tmp_path / "set", make_files(count=50))]}),
         tmp_path / "listing",
     )
     source.close()

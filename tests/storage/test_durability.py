@@ -16,7 +16,7 @@ from pipeline.core.errors import DamagedError, IncompleteError, StorageFullError
 from pipeline.core.partitions import Layout
 from pipeline.core.paths import locate
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import atomic, durability, image_store, manifest
+from pipeline.storage import atomic, image_store, manifest
 from pipeline.storage.image_content import digest_images
 from pipeline.storage.sample_tables import part_path
 
@@ -223,7 +223,7 @@ def test_a_disk_that_fails_when_it_is_flushed_leaves_no_manifest(tmp_path, monke
         flush(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durability, "flush", full)
+        patch.setattr(atomic, "flush", full)
         with pytest.raises(StorageFullError, match="free some space"):
             ingest(tmp_path / "s")
     assert manifest.kind_of(tmp_path / "s") is None
@@ -256,5 +256,5 @@ def test_nothing_is_flushed_of_a_bucket(monkeypatch):
     place = locate("memory://durable/s")
     monkeypatch.setattr(os, "fsync", lambda number: pytest.fail("there is nothing to flush"))
     monkeypatch.setattr(atomic, "flush", lambda path: pytest.fail("there is nothing to flush"))
-    durability.flush_named(place, {"files": {"a": "0"}, "arrays": {"b": ["0"]}})
-    durability.flush_tree(place)
+    atomic.flush_named(place, {"files": {"a": "0"}, "arrays": {"b": ["0"]}})
+    atomic.flush_tree(place)

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.core import paths
 from pipeline.core.errors import DamagedError, RemoteError
-from pipeline.storage import atomic, blobs, folders, retries, shard_files, shards
+from pipeline.storage import atomic, blobs, folders, shards
 
 DTYPES = ["uint8", "uint16", "int32", "int64", "float64"]
 
@@ -185,11 +185,13 @@ def remote(monkeypatch):
     path = paths.locate(f"memory://shards-{uuid.uuid4().hex}")
     asked = []
 
+    read = blobs.read_bytes
+
     def read_bytes(place, start=None, stop=None):
         asked.append((start, stop))
-        return blobs.read_bytes(place, start, stop)
+        return read(place, start, stop)
 
-    monkeypatch.setattr(shard_files, "read_bytes", read_bytes)
+    monkeypatch.setattr(blobs, "read_bytes", read_bytes)
     yield path, asked
     folders.remove_tree(path)
 
@@ -260,7 +262,8 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed_remotely(tmp_path, remote, row
     path, _ = remote
     _, rows, _ = upload(tmp_path, path, shape=(8, 30), chunk=8, shard=8)
     file = path / "c" / "0" / "0"
-    good = blobs.read_bytes(file)
+    read_bytes = blobs.read_bytes
+    good = read_bytes(file)
     for place in range(len(good)):
         bad = bytearray(good)
         bad[place] ^= 1 << (place % 8)
@@ -276,10 +279,9 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed_remotely(tmp_path, remote, row
 @pytest.mark.parametrize("rows_read", [1, 2, 8])
 def test_an_answer_that_is_too_short_is_noticed(tmp_path, remote, rows_read, monkeypatch):
     _, rows, _ = upload(tmp_path, remote[0], shape=(8, 30), chunk=2, shard=8)
+    read_bytes = blobs.read_bytes
     for kept in (0, 3, 30):
-        monkeypatch.setattr(
-            shard_files, "read_bytes", lambda *at, n=kept: blobs.read_bytes(*at)[:n]
-        )
+        monkeypatch.setattr(blobs, "read_bytes", lambda *at, n=kept: read_bytes(*at)[:n])
         with pytest.raises(DamagedError, match=r"cannot be read|its file is empty"):
             rows.read(0, rows_read)
 
@@ -290,7 +292,7 @@ def test_a_place_that_does_not_answer_is_no_damage(tmp_path, remote, monkeypatch
     def fail(*_, **__):
         raise OSError(5, "the network is down")
 
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(blobs, "FIRST_PAUSE_SECONDS", 0)
     monkeypatch.setattr(type(remote[0].fs), "cat_file", fail)
     with pytest.raises(RemoteError, match="network is down"):
         rows.read(0, 8)
