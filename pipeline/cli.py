@@ -235,12 +235,12 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
     split
         The split to draw from; default: the first.
     """
-    found = pipeline.describe(path)
-    if found["kind"] == "pixsim run":
-        printing.print_run(found)
-        printing.print_run_content(found)
+    content = pipeline.describe(path)
+    if content["kind"] == "pixsim run":
+        printing.print_run(content)
+        printing.print_run_content(content)
     else:
-        printing.print_images(found)
+        printing.print_images(content)
     if grid is not None:
         pipeline.draw_grid(path, grid, split)
         print(f"drawn in {grid}")
@@ -271,12 +271,12 @@ def explain(
     picture
         A PNG or SVG file to draw: image, prototypes, differences, distances, pixels.
     """
-    found = pipeline.explain(path, split, sample)
-    printing.print_explanation(found)
+    explanation = pipeline.explain(path, split, sample)
+    printing.print_explanation(explanation)
     if pixels is not None:
-        pipeline.print_pixels(found.image, found.full_scale, pixels)
+        pipeline.print_pixels(explanation.image, explanation.full_scale, pixels)
     if picture is not None:
-        pipeline.draw_explanation(found, picture, pixels)
+        pipeline.draw_explanation(explanation, picture, pixels)
         print(f"drawn in {picture}")
 
 
@@ -340,15 +340,15 @@ def verify(
     """
     settings = None if cluster is None else pipeline.make_cluster(cluster)
     reporter = pipeline.make_reporter()
-    found = pipeline.verify(path, repair=repair, cluster=settings, reporter=reporter)
-    if not found:
+    damaged = pipeline.verify(path, repair=repair, cluster=settings, reporter=reporter)
+    if not damaged:
         print(f"{path} is whole: every file is as it was written")
         return
-    rows = [[damage.file, damage.reason] for damage in found]
+    rows = [[damage.file, damage.reason] for damage in damaged]
     pipeline.print_table(["mended" if repair else "damaged", "what is wrong"], rows)
     if not repair:
         raise DamagedError(
-            f"{path}: {printing.count_of(len(found), 'file')} not as written; "
+            f"{path}: {printing.count_of(len(damaged), 'file')} not as written; "
             f"'pixsim verify {path} --repair' makes what is damaged again"
         )
 

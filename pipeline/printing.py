@@ -13,9 +13,9 @@ from pipeline.core.messages import format_bytes
 MAX_ROWS = 20
 
 
-def print_images(found: Mapping[str, Any]) -> None:
-    print(f"image set {found['path']}")
-    print(f"digest    sha256:{found['digest']}")
+def print_images(content: Mapping[str, Any]) -> None:
+    print(f"image set {content['path']}")
+    print(f"digest    sha256:{content['digest']}")
     header = ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"]
     rows = [
         [
@@ -28,32 +28,32 @@ def print_images(found: Mapping[str, Any]) -> None:
             f"{split['bytes']:,}",
             f"{split['stored_bytes']:,}",
         ]
-        for name, split in found["splits"].items()
+        for name, split in content["splits"].items()
     ]
     pipeline.print_table(header, rows)
-    splits = found["splits"]
+    splits = content["splits"]
     counts = [
         [name, *(f"{split['classes'][name]:,}" for split in splits.values())]
-        for name in found["class_names"][:MAX_ROWS]
+        for name in content["class_names"][:MAX_ROWS]
     ]
     unlabelled = [f"{split['unlabelled']:,}" for split in splits.values()]
     if any(text != "0" for text in unlabelled):
         counts.append(["(no label)", *unlabelled])
     pipeline.print_table(["class", *splits], counts)
-    _say_how_many_more(found["class_names"])
-    left_out = found["samples"].get("left_out", {})
+    _say_how_many_more(content["class_names"])
+    left_out = content["samples"].get("left_out", {})
     if left_out:
         kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
         print(f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet")
-    if found["duplicates"]:
-        print(f"copies    {found['duplicates']:,} samples of others: see duplicates.parquet")
+    if content["duplicates"]:
+        print(f"copies    {content['duplicates']:,} samples of others: see duplicates.parquet")
 
 
-def print_plan(found: Mapping[str, Any]) -> None:
-    shape = " x ".join(map(str, found["shape"]))
-    print(f"plan of {found['name']}: {found['classes']:,} classes, images {shape} {found['dtype']}")
-    made = "" if found["ingested"] else ", not ingested yet: the run begins with that"
-    print(f"images {found['images']}{made}")
+def print_plan(plan: Mapping[str, Any]) -> None:
+    shape = " x ".join(map(str, plan["shape"]))
+    print(f"plan of {plan['name']}: {plan['classes']:,} classes, images {shape} {plan['dtype']}")
+    made = "" if plan["ingested"] else ", not ingested yet: the run begins with that"
+    print(f"images {plan['images']}{made}")
     rows = [
         [
             part["name"],
@@ -62,12 +62,12 @@ def print_plan(found: Mapping[str, Any]) -> None:
             f"{part['tasks']:,}",
             format_bytes(part["bytes"]),
         ]
-        for part in found["passes"]
+        for part in plan["passes"]
     ]
     pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
-    if found["tiling"] is not None:
-        print(found["tiling"])
-    workers, memory = found["workers"], found["memory"]
+    if plan["tiling"] is not None:
+        print(plan["tiling"])
+    workers, memory = plan["workers"], plan["memory"]
     tasks = count_of(workers["tasks"], "task") + " at once"
     where = f"{tasks} in this process"
     if workers["processes"]:
@@ -80,16 +80,16 @@ def print_plan(found: Mapping[str, Any]) -> None:
     print(f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}")
     client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
     print(f"peak memory {format_bytes(memory['total'])} in all{client}")
-    print(f"arithmetic {found['arithmetic']['reason']}")
+    print(f"arithmetic {plan['arithmetic']['reason']}")
     rows = [
         [
             file["path"],
             f"{file['files']:,}",
             "-" if file["bytes"] is None else format_bytes(file["bytes"]),
         ]
-        for file in found["files"]
+        for file in plan["files"]
     ]
-    pipeline.print_table([f"written to {found['output']}", "files", "before compression"], rows)
+    pipeline.print_table([f"written to {plan['output']}", "files", "before compression"], rows)
 
 
 def count_of(count: int, noun: str) -> str:
@@ -97,23 +97,23 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
-def print_run(found: Mapping[str, Any]) -> None:
-    print(f"run {found['name']} in {found['path']}")
-    metrics = found["metrics"]
+def print_run(run: Mapping[str, Any]) -> None:
+    print(f"run {run['name']} in {run['path']}")
+    metrics = run["metrics"]
     rows = [["all", *(_share(values["accuracy"]) for values in metrics.values())]]
     rows.append(["balanced", *(_share(values["balanced_accuracy"]) for values in metrics.values())])
     first = next(iter(metrics.values()))
-    for name in found["classes"][:MAX_ROWS]:
+    for name in run["classes"][:MAX_ROWS]:
         shares = [_share(values["per_class"][name]["accuracy"]) for values in metrics.values()]
         rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
     pipeline.print_table(["accuracy", *metrics], rows)
-    _say_how_many_more(found["classes"])
-    print(f"digest sha256:{found['digests']['run']}")
+    _say_how_many_more(run["classes"])
+    print(f"digest sha256:{run['digests']['run']}")
 
 
-def print_run_content(found: Mapping[str, Any]) -> None:
-    measured = ", ".join(f"'{split}'" for split in found["evaluate"])
-    print(f"images {found['images']}, prototypes from '{found['fit']}', measured {measured}")
+def print_run_content(run: Mapping[str, Any]) -> None:
+    measured = ", ".join(f"'{split}'" for split in run["evaluate"])
+    print(f"images {run['images']}, prototypes from '{run['fit']}', measured {measured}")
     rows = [
         [
             name,
@@ -122,11 +122,11 @@ def print_run_content(found: Mapping[str, Any]) -> None:
             " x ".join(f"{size:,}" for size in array["chunk"]),
             f"{array['bytes']:,}",
         ]
-        for name, array in found["arrays"].items()
+        for name, array in run["arrays"].items()
     ]
     pipeline.print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
-    print(f"{found['rows']:,} rows of predictions, {found['stored_bytes']:,} bytes on disk")
-    print(f"arithmetic {found['arithmetic']}; {found['seconds']:.1f} s on {found['executor']}")
+    print(f"{run['rows']:,} rows of predictions, {run['stored_bytes']:,} bytes on disk")
+    print(f"arithmetic {run['arithmetic']}; {run['seconds']:.1f} s on {run['executor']}")
 
 
 def _say_how_many_more(names: Sequence[str]) -> None:
@@ -138,15 +138,16 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def print_explanation(found: Any) -> None:
-    label = f"labelled {printable(found.label_name)}" if found.label_name else "without label"
-    print(f"{found.split} image {found.sample}, {label}")
+def print_explanation(explanation: Any) -> None:
+    name = explanation.label_name
+    label = f"labelled {printable(name)}" if name else "without label"
+    print(f"{explanation.split} image {explanation.sample}, {label}")
     rows = [
-        [name, *(f"{value:.4f}" for value in found.distances[:, column])]
-        for column, name in enumerate(found.class_names)
+        [name, *(f"{value:.4f}" for value in explanation.distances[:, column])]
+        for column, name in enumerate(explanation.class_names)
     ]
-    pipeline.print_table(["class", *found.metrics], rows)
-    for metric, name in found.predicted.items():
+    pipeline.print_table(["class", *explanation.metrics], rows)
+    for metric, name in explanation.predicted.items():
         print(f"nearest by {metric}: {printable(name)}")
 
 
@@ -167,19 +168,21 @@ _LONGEST = 500  # characters of a message that is not ours
 
 
 def unforeseen(error: Exception) -> str:
-    """Return what is said of an error that is none of ours: its kind, its message, a cure."""
+    """Describe an error that is none of ours: its kind, its message, a cure."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     kinds = [kind.__name__ for kind in type(error).__mro__]
-    said = f"{kinds[0]}: {text}" if text else kinds[0]
+    summary = f"{kinds[0]}: {text}" if text else kinds[0]
     kept = "what is written is kept"
     if "OutOfMemoryError" in kinds or "cuda out of memory" in text.lower():
-        return f"{said}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
+        return f"{summary}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
     if isinstance(error, MemoryError):
-        return f"{said}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
+        return (
+            f"{summary}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
+        )
     if isinstance(error, OSError):
-        return str(error) or said
-    return f"{said}; pixsim --debug shows where it comes from"
+        return str(error) or summary
+    return f"{summary}; pixsim --debug shows where it comes from"
 
 
 def print_bad_samples(error: BadSamplesError) -> None:

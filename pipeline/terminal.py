@@ -42,8 +42,8 @@ def print_table(
                 f"({', '.join(header)}); give empty texts where there is nothing"
             )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, name in enumerate(header):
-        cells = [row[place] for row in rows]
+    for column, name in enumerate(header):
+        cells = [row[column] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
         table.add_column(Text(printable(name)), justify="right" if numeric else "left")
     for row in rows:

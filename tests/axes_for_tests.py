@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.ops.metrics import summarise
+from pipeline.ops.predictions import summarise
 from pipeline.report.explanation import Explanation
 
 

@@ -44,7 +44,7 @@ ONLY_IN = {
 }  # fmt: skip
 # what the readers of images use that only some images need, or not every Pillow has
 WHEN_NEEDED = {
-    "images.box_formats": {"PIL.AvifImagePlugin"},
+    "images.pillow_formats": {"PIL.AvifImagePlugin"},
 }
 
 

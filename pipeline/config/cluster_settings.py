@@ -47,10 +47,10 @@ def walltime_seconds(text: str) -> int:
     ValueError
         Where it is none of these, or no time at all.
     """
-    found = _WALLTIME.fullmatch(text.strip())
-    if found is None:
+    match = _WALLTIME.fullmatch(text.strip())
+    if match is None:
         raise ValueError("expected a wall time such as '08:00:00' or '2-12:00:00' (days-hours)")
-    days, *rest = found.groups()
+    days, *rest = match.groups()
     numbers = [int(number) for number in rest if number is not None]
     if days is not None or len(numbers) == 3:
         hours, minutes, seconds = [*numbers, 0, 0][:3]

@@ -1,6 +1,6 @@
 """What a job says of its images: where they are, what they are, how they are brought to one shape.
 
-A text stands for `{source: text}`. What opens a place (`storage_options`) is taken in, and never
+A text stands for `{source: text}`. What opens a URL (`storage_options`) is taken in, and never
 given out again: neither by `repr` nor in a dump.
 """
 
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.settings import Name, Names, Place, Settings, as_bytes, one_or_many
+from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
 from pipeline.core.urls import shown
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
@@ -40,10 +40,10 @@ def _share(value: object) -> object:
         text = value.strip()
         if re.fullmatch(r"\d+", text):
             return int(text)
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
-        if found is None or float(found[1]) > 100:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if match is None or float(match[1]) > 100:
             raise ValueError("expected a number of samples such as 10, or a share such as 1%")
-        return f"{found[1]}%"
+        return f"{match[1]}%"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError("expected a number of samples such as 10, or a share such as 1%")
@@ -52,9 +52,9 @@ def _share(value: object) -> object:
 def _sides(value: object) -> object:
     """Read sides written as `64x48` (height x width) or as a list."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:[xX,]\s*(\d+)\s*)?", value)
-        if found is not None:
-            sides = [int(side) for side in found.groups() if side is not None]
+        match = re.fullmatch(r"\s*(\d+)\s*(?:[xX,]\s*(\d+)\s*)?", value)
+        if match is not None:
+            sides = [int(side) for side in match.groups() if side is not None]
             return sides if len(sides) == 2 else sides[0]
     return value
 
@@ -96,7 +96,7 @@ def _encoding(value: str) -> str:
 
 Sized = Annotated[Size | None, BeforeValidator(_pair)]
 Resized = Annotated[int | Size | None, BeforeValidator(_resize)]
-Places = Annotated[tuple[Place, ...], Field(min_length=1), BeforeValidator(one_or_many)]
+PathTexts = Annotated[tuple[PathText, ...], Field(min_length=1), BeforeValidator(one_or_many)]
 
 
 class ImageSettings(Settings):
@@ -105,15 +105,15 @@ class ImageSettings(Settings):
     Attributes
     ----------
     source
-        One place: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
+        One path: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
         `torchvision:NAME`.
     splits
-        Instead of `source`: for each split its place or places.
+        Instead of `source`: for each split its path or paths.
     kind
-        How to read the place; default: what its name and content say. Where it is given, folders
+        How to read the path; default: what its name and content say. Where it is given, folders
         are taken as they are, however implausible.
     split
-        The name of the split, where the place does not tell of any.
+        The name of the split, where the path does not tell of any.
     store
         Where the store of the images is made; default: `data/stores/NAME.zarr`.
     class_names
@@ -153,15 +153,15 @@ class ImageSettings(Settings):
         Samples per shard; default: some MB's worth.
     """
 
-    source: Place | None = None
-    splits: Annotated[dict[Name, Places], Field(min_length=1)] | None = None
+    source: PathText | None = None
+    splits: Annotated[dict[Name, PathTexts], Field(min_length=1)] | None = None
     kind: Literal[KINDS] | None = None  # type: ignore[valid-type]
     split: Name = "train"
-    store: Place | None = None
+    store: PathText | None = None
     class_names: Names | None = None
     columns: dict[str, str | None] = Field(default_factory=dict)
     encoding: Annotated[str, AfterValidator(_encoding)] | None = None
-    root: Place | None = None
+    root: PathText | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     dims: dict[str, str] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -183,7 +183,7 @@ class ImageSettings(Settings):
         return {"source": value} if isinstance(value, str | os.PathLike) else value
 
     @model_validator(mode="after")
-    def _one_place(self) -> ImageSettings:
+    def _one_source(self) -> ImageSettings:
         if (self.source is None) == (self.splits is None):
             raise ValueError("needs a source, or splits with a place each, and not both")
         for key, roles in _ROLES.items():
@@ -202,7 +202,7 @@ class ImageSettings(Settings):
     def _splits_shown(self, value: Mapping[str, tuple[str, ...]] | None) -> object:
         if value is None:
             return None
-        return {name: [shown(place) for place in places] for name, places in value.items()}
+        return {name: [shown(path) for path in paths] for name, paths in value.items()}
 
     def allowed_bad(self, total: int) -> int:
         """Return how many of `total` samples may be left out."""
@@ -215,6 +215,4 @@ class ImageSettings(Settings):
         """What to call the images in a message."""
         if self.source is not None:
             return shown(self.source)
-        return ", ".join(
-            shown(place) for places in (self.splits or {}).values() for place in places
-        )
+        return ", ".join(shown(path) for paths in (self.splits or {}).values() for path in paths)

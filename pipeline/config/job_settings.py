@@ -31,16 +31,15 @@ from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
 from pipeline.core.messages import describe
-from pipeline.core.paths import is_place, locate, options_of
+from pipeline.core.paths import is_path_like, locate, options_of
 from pipeline.core.schema import METRICS
 from pipeline.core.urls import shown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 
 
-def _place(value: object) -> Path:
-    """Read a path or a URL."""
-    if is_place(value):
+def _path(value: object) -> Path:
+    if is_path_like(value):
         return locate(cast(Path, value))
     raise ValueError("expected a path or a URL")
 
@@ -99,7 +98,7 @@ class JobSettings(Settings):
     report: bool = True
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
-    output: Annotated[Path, PlainValidator(_place), PlainSerializer(shown)]
+    output: Annotated[Path, PlainValidator(_path), PlainSerializer(shown)]
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
     @model_validator(mode="before")
@@ -248,7 +247,7 @@ def make_images(
             return content
         hidden = {"storage_options": content.storage_options}
         content = content.model_dump(exclude_unset=True) | hidden
-    if is_place(content):
+    if is_path_like(content):
         options = options_of(cast(Path, content))
         content = {"source": content} | ({"storage_options": options} if options else {})
     settings = dict(require_mapping(content, "images"))
@@ -277,7 +276,7 @@ def require_job(job: object) -> JobSettings:
     """
     if isinstance(job, JobSettings):
         return job
-    return load_job(cast(Path, job)) if is_place(job) else make_job(cast(Any, job))
+    return load_job(cast(Path, job)) if is_path_like(job) else make_job(cast(Any, job))
 
 
 @checked
@@ -318,13 +317,13 @@ def _override(content: dict[str, Any], override: str) -> None:
     except ValueError:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
     *parents, last = key.split(".")
-    place = content
+    mapping = content
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = mapping.setdefault(parent, {})
         if isinstance(inner, str):
             inner = {"source": inner} if parent == "images" else cluster_mapping(inner)
-            place[parent] = inner
+            mapping[parent] = inner
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: '{parent}' is {describe(inner)}, not a mapping")
-        place = inner
-    place[last] = value
+        mapping = inner
+    mapping[last] = value

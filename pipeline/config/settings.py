@@ -43,21 +43,21 @@ def as_bytes(value: object) -> object:
     """Read a number of bytes written with a unit, such as `4 GB` or `512 MiB`."""
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", value, re.IGNORECASE)
+    if match is None:
         raise ValueError("expected a number of bytes, such as 4 GB or 512 MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def as_place(value: object) -> object:
-    """Let a place be a path as well as a text, with `~` for the home folder."""
+def as_path_text(value: object) -> object:
+    """Take a path as well as a text, with `~` for the home folder."""
     if isinstance(value, os.PathLike) or hasattr(value, "joinpath"):
         value = str(value)
     return at_home(value) if isinstance(value, str) else value
 
 
-Place = Annotated[str, BeforeValidator(as_place), Field(min_length=1)]
-LocalPath = Annotated[Path, BeforeValidator(as_place)]
+PathText = Annotated[str, BeforeValidator(as_path_text), Field(min_length=1)]
+LocalPath = Annotated[Path, BeforeValidator(as_path_text)]
 Name = Annotated[str, BeforeValidator(as_name), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unique)]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.core.errors import SchemaError
 from pipeline.core.messages import nearest
-from pipeline.core.paths import is_place, locate
+from pipeline.core.paths import is_path_like, locate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,10 +90,10 @@ def _fit_one_of(value: Any, hints: tuple[Any, ...]) -> Any:
     """Return a value as the hint has it that takes it as it is, else as the first that takes it."""
     best = _NO
     for hint in sorted(hints, key=lambda hint: hint is not str):  # a text need be no path then
-        found = _fit(value, hint)
-        if found is value:
-            return found
-        best = found if best is _NO else best
+        fitted = _fit(value, hint)
+        if fitted is value:
+            return fitted
+        best = fitted if best is _NO else best
     return best
 
 
@@ -122,7 +122,7 @@ def _fit_kind(value: Any, kind: Any) -> Any:
     if kind is None or kind is types.NoneType:
         return value if value is None else _NO
     if kind is Path:
-        return locate(value) if is_place(value) else _NO
+        return locate(value) if is_path_like(value) else _NO
     if kind in (int, float):
         numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
         good = isinstance(value, numbers) and not isinstance(value, bool)

@@ -46,17 +46,16 @@ class Block:
         [sample]; int32 codes, -1 where unlabelled.
     origins
         Where each sample comes from, as text that may be shown and stored: a path, or the file and
-        the place in it.
+        the position in it.
     problems
-        For the place in the block of each sample that cannot be used, why; its image is 0, its
-        label -1.
+        By index in the block, why a sample cannot be used; its image is 0, its label -1.
     sizes
         [sample, 2]; int32 width and height of each image before it was brought to one shape. None:
         those of the images.
     hashes
         [sample]; the SHA-256 of the pixels of each image, 32 bytes, where reading took it.
     remarks
-        For the place of each sample that can be used, but of which there is something to say, what.
+        By index in the block, what there is to say of a sample that can be used.
     """
 
     images: npt.NDArray[Any]

@@ -24,15 +24,15 @@ _secrets: frozenset[str] = frozenset()
 def conceal(values: Iterable[str]) -> None:
     """Remember values, such as keys and passwords, that no text may show."""
     global _secrets
-    found = {spelling for value in values for spelling in _spellings(value)}
-    _secrets |= {spelling for spelling in found if len(spelling) >= _SHORTEST_SECRET}
+    spellings = {spelling for value in values for spelling in _spellings(value)}
+    _secrets |= {spelling for spelling in spellings if len(spelling) >= _SHORTEST_SECRET}
 
 
 def _spellings(value: str) -> set[str]:
     """Return how a value looks in URLs and in JSON too."""
     plain = unquote(value)
-    found = {value, plain, json.dumps(value)[1:-1], json.dumps(plain)[1:-1]}
-    return found | {quote(plain), quote(plain, safe=""), quote_plus(plain)}
+    spellings = {value, plain, json.dumps(value)[1:-1], json.dumps(plain)[1:-1]}
+    return spellings | {quote(plain), quote(plain, safe=""), quote_plus(plain)}
 
 
 def hide(text: str) -> str:
@@ -154,7 +154,7 @@ class IncompleteError(StoreError):
 
 
 class ConflictError(InputError, FileExistsError):
-    """The place to write to holds something else."""
+    """The path to write to holds something else."""
 
 
 class DamagedError(PixsimError, OSError):
@@ -162,7 +162,7 @@ class DamagedError(PixsimError, OSError):
 
 
 class OtherFileError(DamagedError):
-    """A file is whole, but not the one that was written there."""
+    """A file is intact, but not the one that was written there."""
 
 
 class StorageFullError(PixsimError, OSError):
@@ -178,7 +178,7 @@ class MemoryLimitError(InputError, MemoryError):
 
 
 class RemoteError(PixsimError, OSError):
-    """A place behind a URL cannot be opened, refuses access, or does not answer."""
+    """A URL cannot be opened, refuses access, or does not answer."""
 
 
 class InUseError(PixsimError, BlockingIOError):

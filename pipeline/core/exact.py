@@ -109,12 +109,12 @@ def split_digits(values: Int64Array, digits: int) -> npt.NDArray[np.int8]:
     -------
     [digit, ...] int8.
     """
-    found = np.empty((digits, *values.shape), np.int8)
+    planes = np.empty((digits, *values.shape), np.int8)
     rest = values
-    for place in range(digits):
-        found[place] = rest.astype(np.int8)  # wraps into -128..127
-        rest = (rest - found[place]) >> 8
-    return found
+    for digit in range(digits):
+        planes[digit] = rest.astype(np.int8)  # wraps into -128..127
+        rest = (rest - planes[digit]) >> 8
+    return planes
 
 
 def choose_arithmetic(denominator: int, pixels: int, dtype: npt.DTypeLike) -> Arithmetic:

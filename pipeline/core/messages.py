@@ -11,9 +11,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
     names = [str(item) for item in known]
     folded = {item.casefold(): item for item in names}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if found:
-        return f"did you mean '{folded[found[0]]}'?"
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if matches:
+        return f"did you mean '{folded[matches[0]]}'?"
     return f"known are {', '.join(names)}"
 
 

@@ -49,12 +49,12 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     """
     if isinstance(text, Path):
         return Path(at_home(str(text))) if str(text).startswith("~") else text
-    if not is_place(text):
-        said = " ".join(repr(text).split())[:100]
-        raise ConfigError(f"{said} ({type(text).__name__}): expected a path or a URL")
+    if not is_path_like(text):
+        given = " ".join(repr(text).split())[:100]
+        raise ConfigError(f"{given} ({type(text).__name__}): expected a path or a URL")
     if not isinstance(cast(object, options), Mapping | None):
-        said = " ".join(repr(options).split())[:100]
-        raise ConfigError(f"storage_options: {said}, expected a mapping of fsspec's options")
+        given = " ".join(repr(options).split())[:100]
+        raise ConfigError(f"storage_options: {given}, expected a mapping of fsspec's options")
     url, settings = str(text), {**options_of(text), **(options or {})}
     protocol, separator, rest = url.partition("://")
     if not separator or protocol in LOCAL:
@@ -70,7 +70,7 @@ def locate(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     return cast(Path, path)
 
 
-def is_place(value: object) -> bool:
+def is_path_like(value: object) -> bool:
     """Tell whether a value is a path, or a text that may be one or a URL."""
     return (isinstance(value, str | os.PathLike) and bool(str(value))) or hasattr(value, "joinpath")
 
@@ -99,7 +99,7 @@ _PASSING = (
 
 
 @contextmanager
-def remote_errors(place: str | Path, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def remote_errors(path: str | Path, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what a remote file system raises into a `RemoteError` that says what to do.
 
     That something is not there stays `FileNotFoundError`, and the like; `passing` names what else
@@ -116,13 +116,13 @@ def remote_errors(place: str | Path, passing: tuple[type[Exception], ...] = ()) 
         if isinstance(error, (*_PASSING, *passing)):
             raise
         # without the cause: its own text may hold keys
-        raise RemoteError(f"{shown(place)}: {_reason(place, error)}") from None
+        raise RemoteError(f"{shown(path)}: {_reason(path, error)}") from None
 
 
-def _reason(place: str | Path, error: Exception) -> str:
+def _reason(path: str | Path, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
-        protocol = str(place).partition("://")[0]
+        protocol = str(path).partition("://")[0]
         package = _PACKAGES.get(protocol)
         cure = f"pip install {package}" if package else "install the package that opens it"
         return f"cannot be opened here ({text}); {cure}"

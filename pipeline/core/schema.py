@@ -92,12 +92,12 @@ DISTANCE = Variable(
 
 def check(array: LabelledArray, variable: Variable) -> None:
     """Raise `SchemaError` unless `array` has the dimensions and dtype of `variable`."""
-    found = tuple(str(dim) for dim in array.dims)
+    given = tuple(str(dim) for dim in array.dims)
     allowed = [variable.dims, variable.dims + variable.optional]
-    if found not in allowed:
+    if given not in allowed:
         expected = " or ".join(str(dims) for dims in dict.fromkeys(allowed))
         raise SchemaError(
-            f"'{variable.name}' has dimensions {found}, expected {expected}; "
+            f"'{variable.name}' has dimensions {given}, expected {expected}; "
             "use .transpose() or .rename() to bring it there"
         )
     if str(array.dtype) not in variable.dtypes:

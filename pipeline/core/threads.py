@@ -93,10 +93,10 @@ def read_ahead(function: Callable[[int], T], count: int, ahead: int = 2) -> Iter
             if os.getpid() != process:  # forked meanwhile: nobody makes what it waits for
                 yield function(number)
                 continue
-            found = waiting.popleft().result()
+            value = waiting.popleft().result()
             if number + ahead < count:
                 waiting.append(pool.submit(function, number + ahead))
-            yield found
+            yield value
     finally:
         if os.getpid() == process:
             pool.shutdown()

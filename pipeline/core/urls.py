@@ -1,6 +1,6 @@
 """URLs: how they are shown, and what of them and of what opens them is secret.
 
-Whatever opens a remote place is concealed (see `errors`) the moment that the place is named.
+Whatever opens a remote path is concealed (see `errors`) the moment that the path is named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_QUERY = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "file", 
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text names a place behind a protocol, such as `s3://bucket/images`."""
+    """Tell whether a text names a protocol, such as `s3://bucket/images`."""
     return "://" in text
 
 
@@ -49,9 +49,9 @@ def bare(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return f"{protocol}://{rest.removeprefix(user + '@')}", moved
 
 
-def shown(place: str | Path) -> str:
-    """Return the text of a place without user, password and query, as it may be written."""
-    return "::".join(_shown_link(link) for link in str(place).split("::"))
+def shown(path: str | Path) -> str:
+    """Return the text of a path or URL without user, password and query, as it may be written."""
+    return "::".join(_shown_link(link) for link in str(path).split("::"))
 
 
 def _shown_link(text: str) -> str:
@@ -95,7 +95,7 @@ def _secret_values(options: Mapping[str, Any]) -> Iterator[str]:
             yield value
             yield from _assigned(value.split("&"))
         elif isinstance(value, list | tuple):
-            yield from _secret_values({f"{name} {place}": item for place, item in enumerate(value)})
+            yield from _secret_values({f"{name} {index}": item for index, item in enumerate(value)})
         elif isinstance(value, str) and is_url(value):
             yield from secrets_of(value, {})
         elif isinstance(value, str) and _is_secret(str(name).lower(), value):

@@ -36,12 +36,12 @@ from pipeline.core.urls import shown
 from pipeline.execution import signals
 from pipeline.storage.atomic import replaced
 from pipeline.storage.blobs import open_binary
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 
 AddPartition = Callable[[int, Int64Array], None]
 """Adds a partition, given its number, to an accumulator."""
 Tell = Callable[[int], None]
-"""Is told that so many partitions more are done."""
+"""Takes how many partitions more are done."""
 
 ALL = "all"
 """The name of the sum of all partitions."""
@@ -49,7 +49,7 @@ ALL = "all"
 # Files may take this share of the bytes of the pixels that are read, or so many bytes.
 _SHARE, _FREE_BYTES = 16, 16 * 2**20
 # Integers that are read at a time.
-_BLOCK = 2**20
+_BLOCK = 2**17
 
 
 def batch_size(partitions: int, sum_bytes: int, read_bytes: int) -> int:
@@ -108,12 +108,8 @@ class Checkpoints:
     def save(self, name: str, sums: Int64Array) -> None:
         """Save a sum: the file is written aside and renamed, without waiting for the disk.
 
-        Raises
-        ------
-        StorageFullError
-            Where the disk is full.
-        StoreError
-            Where the sums are not what the pass counts, since nothing is cast, or it is over.
+        `StoreError` where the sums are not what the pass counts, since nothing is cast, or where
+        the pass is over.
         """
         if sums.dtype != np.int64 or sums.shape != self.shape:
             raise StoreError(
@@ -126,7 +122,10 @@ class Checkpoints:
             zipfile.ZipFile(aside, "w") as archive,
             archive.open(self._member(name), "w", force_zip64=True) as member,
         ):
-            np.lib.format.write_array(member, np.ascontiguousarray(sums))
+            ordered = np.ascontiguousarray(sums, "<i8")
+            header = np.lib.format.header_data_from_array_1_0(ordered)
+            np.lib.format.write_array_header_1_0(member, header)
+            member.write(ordered.reshape(-1).view(np.uint8).data)  # all of it, and no copy
 
     def has(self, name: str) -> bool:
         """Tell whether the file of a sum seems to be there; its sums are not looked at."""
@@ -144,12 +143,8 @@ class Checkpoints:
     def add(self, name: str, total: Int64Array) -> bool:
         """Add a saved sum to a total, in C order; False where its file cannot be used.
 
-        One of several blocks is read twice, block by block: checked, then added.
-
-        Raises
-        ------
-        DamagedError
-            Where it was changed in between; the total is worth nothing then.
+        One of several blocks is read twice, block by block: checked, then added. `DamagedError`
+        where it was changed in between; the total is worth nothing then.
         """
         flat = total.reshape(-1)
         try:

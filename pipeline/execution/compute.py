@@ -49,8 +49,9 @@ def one_task(travels: bool) -> Iterator[None]:
     except MemoryError as error:
         if isinstance(error, PixsimError):
             raise
+        limit = format_bytes(machine_memory())
         raise MemoryLimitError(
-            f"a task needed more memory than this process may take, {_limit()} ({error}): run "
+            f"a task needed more memory than this process may take, {limit} ({error}): run "
             "fewer tasks at once, give each process more, or ingest with smaller shards; "
             "what is written is kept"
         ) from None
@@ -64,22 +65,18 @@ def one_task(travels: bool) -> Iterator[None]:
         raise
 
 
-def _limit() -> str:
-    return str(format_bytes(machine_memory()))
-
-
 def compute_here(collection: Any, workers: int, grace: float) -> Any:
     """Compute in threads of this process, and wait for those that run where one fails."""
     with signals.computing(grace):
         try:
             # not optimised: there is nothing to gain, and lanes must not be fused into one task
-            (found,) = dask.compute(
+            (result,) = dask.compute(
                 collection, scheduler="threads", num_workers=workers, optimize_graph=False
             )
         except (Exception, signals.Stopped):
             signals.wait_for_tasks(grace)
             raise
-    return found
+    return result
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:
@@ -123,6 +120,7 @@ def _wait(client: Any, future: Any) -> None:
 def _value(client: Any, future: Any) -> Any:
     """Return what a finished future holds, or raise what it failed with."""
     scheduling = importlib.import_module("distributed.scheduler")
+    comm = importlib.import_module("distributed.comm")
     try:
         return future.result()
     except scheduling.KilledWorker as error:
@@ -138,7 +136,7 @@ def _value(client: Any, future: Any) -> Any:
             f"(distributed.scheduler.no-workers-timeout); start some: {_AGAIN}"
         ) from None
     except Exception as error:
-        if future.status == "error" and not _is_of_comms(error):
+        if future.status == "error" and not isinstance(error, comm.CommClosedError):
             raise  # the task's own
         raise _gone(client, error) from None
     except BaseException as error:
@@ -147,20 +145,12 @@ def _value(client: Any, future: Any) -> Any:
         raise
 
 
-def _is_of_comms(error: BaseException) -> bool:
-    comm = importlib.import_module("distributed.comm")
-    return isinstance(error, comm.CommClosedError)
-
-
 def _gone(client: Any, error: BaseException | None = None) -> ClusterError:
     reason = "" if error is None else f" ({type(error).__name__})"
+    address = getattr(client.scheduler, "address", "an unknown address")
     return ClusterError(
-        f"the dask scheduler at {_address(client)} is gone, or was restarted{reason}; {_AGAIN}"
+        f"the dask scheduler at {address} is gone, or was restarted{reason}; {_AGAIN}"
     )
-
-
-def _address(client: Any) -> str:
-    return str(getattr(client.scheduler, "address", "an unknown address"))
 
 
 def _wait_for_workers(client: Any, seconds: float) -> None:

@@ -63,11 +63,11 @@ class _Task:
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
         with one_task(travels=self.topic not in _listeners):
-            found = self.function(self.count - 1 - block_id[0], partial(_tell, self.topic))
-        if isinstance(found, np.ndarray):
-            return found
+            result = self.function(self.count - 1 - block_id[0], partial(_tell, self.topic))
+        if isinstance(result, np.ndarray):
+            return result
         boxed = np.empty(1, object)
-        boxed[0] = found
+        boxed[0] = result
         return boxed
 
 
@@ -78,9 +78,9 @@ class _Told:
     function: PartitionFunction
 
     def __call__(self, index: int, tell: Tell) -> Any:
-        found = self.function(index)
+        result = self.function(index)
         tell(1)
-        return found
+        return result
 
 
 def _tell(topic: str, partitions: int) -> None:
@@ -173,10 +173,10 @@ class Executor:
         if client is None:
             return peak_memory()
         try:
-            found = client.run(peak_memory, on_error="ignore")
+            peaks = client.run(peak_memory, on_error="ignore")
         except Exception:  # a cluster that goes away now has done its work
             return None
-        return max(found.values(), default=None)
+        return max(peaks.values(), default=None)
 
     def _map(self, task: _Task) -> list[Any]:
         return list(self.opened.compute(_blocks(task)))[::-1]
@@ -242,7 +242,7 @@ def deferred_executor(
 ) -> Iterator[Executor]:
     """Give an executor whose cluster is opened by the first task, and close it at the end.
 
-    Parameters and errors are those of `open_executor`; what a cluster is said to be is checked now.
+    Parameters and errors are those of `open_executor`; settings of a cluster are checked now.
     """
     chosen = make_cluster(settings) if isinstance(settings, str) else settings or ClusterSettings()
     client = current_client() if settings is None else None

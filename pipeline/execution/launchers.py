@@ -43,30 +43,32 @@ def visible_gpus() -> list[str]:
     """Return what names the GPUs of this machine, without starting CUDA; there must be one."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        found = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+        names = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
         where = f"CUDA_VISIBLE_DEVICES is {chosen!r}"
     else:
-        found = [str(number) for number in range(_count_gpus())]
+        names = [str(number) for number in range(_count_gpus())]
         where = "nvidia-smi lists none"
-    if not found:
+    if not names:
         raise ConfigError(
             f"a cluster of kind gpus needs a GPU of NVIDIA, and {where}; use --cluster local"
         )
-    return found
+    return names
 
 
 def _count_gpus() -> int:
+    listed = _run("nvidia-smi", "-L")
+    lines = listed.stdout.splitlines() if listed and not listed.returncode else []
+    return sum(line.startswith("GPU ") for line in lines)
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str] | None:
+    """Run a program that answers soon; None where it does not, or cannot be run."""
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=CONNECT_SECONDS,
+        return subprocess.run(  # noqa: S603
+            words, capture_output=True, text=True, timeout=CONNECT_SECONDS
         )
     except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        return None
 
 
 @contextmanager
@@ -159,18 +161,12 @@ def require_slurm() -> None:
                 f"a cluster of kind slurm needs {program}, which is in no folder of PATH; "
                 f"{elsewhere} --cluster"
             )
-    try:
-        done = subprocess.run(
-            ["scontrol", "ping"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=CONNECT_SECONDS,
+    done = _run("scontrol", "ping")
+    if done and done.returncode:  # else it may answer later
+        answer = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise ConfigError(
+            f"Slurm does not answer ('scontrol ping': {answer}); {elsewhere} --cluster"
         )
-    except (OSError, subprocess.SubprocessError):
-        return  # it may answer later
-    if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise ConfigError(f"Slurm does not answer ('scontrol ping': {said}); {elsewhere} --cluster")
 
 
 def require_kubernetes() -> None:
@@ -193,7 +189,7 @@ def open_slurm(settings: ClusterSettings) -> Iterator[Any]:
     workers = {"worker-extra-args": worker_arguments(), "job-script-prologue": worker_prologue()}
     with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in workers.items()}):
         refusals: list[str] = []
-        jobs = _told_jobs(jobqueue.SLURMCluster.job_cls, refusals)
+        jobs = _recording_jobs(jobqueue.SLURMCluster.job_cls, refusals)
         try:
             cluster = jobqueue.SLURMCluster(security=_security(settings, distributed), job_cls=jobs)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
@@ -211,8 +207,8 @@ def open_slurm(settings: ClusterSettings) -> Iterator[Any]:
             yield client
 
 
-def _told_jobs(jobs: Any, refusals: list[str]) -> Any:
-    """Return a class of jobs of which one that Slurm does not take is told in `refusals`.
+def _recording_jobs(jobs: Any, refusals: list[str]) -> Any:
+    """Return a class of jobs of which one that Slurm does not take is added to `refusals`.
 
     dask would log a traceback, wait for its worker to the end, and then fail to close.
     """
@@ -222,8 +218,8 @@ def _told_jobs(jobs: Any, refusals: list[str]) -> Any:
             try:
                 await super().start()
             except (OSError, RuntimeError, ValueError) as error:
-                _, found, said = str(error).partition("stderr:")
-                refusals.append(" ".join(said.split())[:_LONGEST] if found else _short(error))
+                _, found, answer = str(error).partition("stderr:")
+                refusals.append(" ".join(answer.split())[:_LONGEST] if found else _short(error))
                 self.status = importlib.import_module("distributed").Status.running
 
     return Job

@@ -74,9 +74,9 @@ def _group_limits() -> Iterator[int]:
             folder, file = _GROUPS / "memory" / name.lstrip("/"), "memory.limit_in_bytes"
         else:
             continue
-        for place in (folder, *folder.parents):
-            if _GROUPS in (place, *place.parents):
-                yield from _read_limit(place / file)
+        for group in (folder, *folder.parents):
+            if _GROUPS in (group, *group.parents):
+                yield from _read_limit(group / file)
 
 
 def _read_limit(path: Path) -> Iterator[int]:

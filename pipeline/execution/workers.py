@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,12 @@ from pipeline.execution import dask_config as defaults
 from pipeline.execution import launchers as kinds
 from pipeline.execution.memory import LEAST_BYTES, machine_memory
 from pipeline.execution.progress import Reporter, SilentReporter
+
+_WHERE_TO_LOOK = {
+    "slurm": "squeue tells why jobs wait, the files slurm-*.out why workers ended",
+    "kubernetes": "kubectl get pods tells why pods wait, kubectl logs why they ended",
+}
+_HERE = ("threads", "local", "gpus")  # the kinds of clusters on this machine
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def find_workers(settings: ClusterSettings | None = None) -> Workers:
     client = current_client() if settings is None else None
     if client is not None:
         return remote_workers(client, chosen)
-    if chosen.kind in ("threads", "local", "gpus"):
+    if chosen.kind in _HERE:
         return local_workers(chosen)
     with _configured(chosen):
         if chosen.kind != "scheduler":
@@ -186,32 +192,32 @@ def asked_workers(settings: ClusterSettings) -> Workers:
 
 def remote_workers(client: Any, settings: ClusterSettings) -> Workers:
     """Ask a scheduler for its workers; the one with the least memory counts."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
-    if not found:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
         raise ConfigError(
             f"the dask scheduler at {client.scheduler.address} has no workers; start some with "
             f"'dask worker {client.scheduler.address}'"
         )
-    tasks = max(worker["nthreads"] for worker in found.values())
-    memory = settings.memory or _least_memory(client, found)
+    tasks = max(worker["nthreads"] for worker in workers.values())
+    memory = settings.memory or _least_memory(client, workers)
     # a worker's threads are its cores
-    cores = sum(worker["nthreads"] for worker in found.values())
-    return Workers(len(found), tasks, cores, memory, apart=True)
+    cores = sum(worker["nthreads"] for worker in workers.values())
+    return Workers(len(workers), tasks, cores, memory, apart=True)
 
 
-def _least_memory(client: Any, found: dict[str, Any]) -> int:
+def _least_memory(client: Any, workers: dict[str, Any]) -> int:
     """Return what one worker may take: of its limit of dask's, and of its machine's."""
-    told = client.run(usable_memory, on_error="return")
-    hosts = Counter(worker["host"] for worker in found.values())
+    answers = client.run(usable_memory, on_error="return")
+    hosts = Counter(worker["host"] for worker in workers.values())
     limits = []
-    for address, answer in told.items():
+    for address, answer in answers.items():
         if isinstance(answer, BaseException):
             raise ClusterError(
                 f"the worker {address} cannot run pixsim ({type(answer).__name__}: {answer}); "
                 "install the same version of it there"
             )
         limit, machine = answer
-        mates = hosts[found[address]["host"]] if address in found else 1
+        mates = hosts[workers[address]["host"]] if address in workers else 1
         limits += [limit, machine if limit else machine // mates]
     return min((limit for limit in limits if limit), default=machine_memory())
 
@@ -237,13 +243,10 @@ def open_client(
     """
     with _configured(settings), _opened(settings) as client:
         _wait_for_workers(client, settings, reporter or SilentReporter())
-        if settings.kind in ("local", "gpus"):
-            layout = local_workers(settings)
-        elif settings.kind == "scheduler":
-            layout = remote_workers(client, settings)
+        if settings.kind == "scheduler":
+            yield client, remote_workers(client, settings)
         else:
-            layout = asked_workers(settings)
-        yield client, layout
+            yield client, (local_workers if settings.kind in _HERE else asked_workers)(settings)
 
 
 @contextmanager
@@ -253,20 +256,14 @@ def _configured(settings: ClusterSettings) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opened(settings: ClusterSettings) -> Iterator[Any]:
-    if settings.kind in ("local", "gpus"):
-        layout = local_workers(settings)
+def _opened(settings: ClusterSettings) -> AbstractContextManager[Any]:
+    if settings.kind in _HERE:
+        workers = local_workers(settings)
         pinned = kinds.visible_gpus() if settings.kind == "gpus" else ()
-        opened = kinds.open_processes(settings, layout.processes, layout.memory, pinned)
-    elif settings.kind == "scheduler":
-        opened = kinds.open_scheduler(settings)
-    elif settings.kind == "slurm":
-        opened = kinds.open_slurm(settings)
-    else:
-        opened = kinds.open_kubernetes(settings)
-    with opened as client:
-        yield client
+        return kinds.open_processes(settings, workers.processes, workers.memory, pinned)
+    if settings.kind == "scheduler":
+        return kinds.open_scheduler(settings)
+    return (kinds.open_slurm if settings.kind == "slurm" else kinds.open_kubernetes)(settings)
 
 
 def patience() -> float:
@@ -289,15 +286,9 @@ def _wait_for_workers(client: Any, settings: ClusterSettings, reporter: Reporter
     try:
         client.wait_for_workers(wanted, timeout=None if seconds == float("inf") else seconds)
     except TimeoutError:
+        where = _WHERE_TO_LOOK.get(settings.kind, "the logs of the workers tell why they ended")
         raise ClusterError(
             f"{wanted} worker{'s'[: wanted > 1]} did not come within {seconds / 60:.3g} minutes "
-            f"({_where_to_look(settings.kind)}); distributed.scheduler.no-workers-timeout in "
+            f"({where}); distributed.scheduler.no-workers-timeout in "
             "dask's configuration lets it wait longer"
         ) from None
-
-
-def _where_to_look(kind: str) -> str:
-    return {
-        "slurm": "squeue tells why jobs wait, the files slurm-*.out why workers ended",
-        "kubernetes": "kubectl get pods tells why pods wait, kubectl logs why they ended",
-    }.get(kind, "the logs of the workers tell why they ended")

@@ -1,7 +1,7 @@
 """Brings images of different kinds to one: depth, mode, resize, crop, pad, in this order.
 
 The shape and type that come out follow from those that go in, so that an image that does not fit
-a set is found from its header. What a conversion would leave as it is, such as an image that is
+a set is refused from its header. What a conversion would leave as it is, such as an image that is
 smaller than the crop, is refused: it would go in unconverted without a word.
 """
 
@@ -66,7 +66,7 @@ class Conversion:
     Raises
     ------
     ConfigError
-        Where a size is not one or two whole numbers above 0, the mode or depth is another, or
+        Where a size is not one or two integers above 0, the mode or depth is another, or
         a side of `pad` is below that of `crop`.
     """
 
@@ -181,7 +181,7 @@ class Conversion:
     def apply(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Convert one image.
 
-        Grey is made with Pillow's weights in whole numbers, of 16 bits as of 8. The resize is
+        Grey is made with Pillow's weights in integers, of 16 bits as of 8. The resize is
         Pillow's, bilinear and antialiased, the same bits as torchvision's (v2) of a Pillow image:
         of 8 bits in fixed-point arithmetic, which gives the same bits on every machine; of 16
         bits in float64 (mode `I`, each channel for itself, rounded after each direction), which
@@ -218,20 +218,17 @@ class Conversion:
 
     def describe(self) -> dict[str, Any]:
         """Return what is done and how, as plain JSON; empty where nothing is done."""
-        found: dict[str, Any] = {}
-        if self.depth is not None:
-            found["depth"] = {"to": self.depth, "method": DEPTH_METHODS[self.depth]}
-        if self.mode is not None:
-            found["mode"] = {"to": self.mode, "method": MODE_METHODS[self.mode]}
+        size: dict[str, Any] = {"shorter_side": self.resize}
         if isinstance(self.resize, tuple):
-            found["resize"] = {"size": list(self.resize), "method": RESIZE_METHOD}
-        elif self.resize is not None:
-            found["resize"] = {"shorter_side": self.resize, "method": RESIZE_METHOD}
-        if self.crop is not None:
-            found["crop"] = {"size": list(self.crop), "method": "centre"}
-        if self.pad is not None:
-            found["pad"] = {"size": list(self.pad), "method": "centre, filled with 0"}
-        return found
+            size = {"size": list(self.resize)}
+        steps = {
+            "depth": self.depth and {"to": self.depth, "method": DEPTH_METHODS[self.depth]},
+            "mode": self.mode and {"to": self.mode, "method": MODE_METHODS[self.mode]},
+            "resize": self.resize and {**size, "method": RESIZE_METHOD},
+            "crop": self.crop and {"size": list(self.crop), "method": "centre"},
+            "pad": self.pad and {"size": list(self.pad), "method": "centre, filled with 0"},
+        }
+        return {name: step for name, step in steps.items() if step}
 
 
 def _size(name: str, value: Sequence[int] | None) -> tuple[int, int] | None:
@@ -254,10 +251,10 @@ def _of_depth(image: npt.NDArray[Any], depth: int) -> npt.NDArray[Any]:
         return image
     if depth == 16:
         return image.astype(np.uint16) * np.uint16(STEP)
-    found = image // STEP
+    rounded = image // STEP
     # the remainder rounds up from half on; 65535 has none, so that nothing overflows
-    found += image % STEP > STEP // 2
-    return found.astype(np.uint8)
+    rounded += image % STEP > STEP // 2
+    return rounded.astype(np.uint8)
 
 
 def _grey(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

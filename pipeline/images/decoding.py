@@ -1,12 +1,11 @@
 """Decodes the bytes of one image file, of whatever content, into pixels or the reason why not.
 
 The header is read first: an image that is too large, or that does not fit the others of its set,
-is refused before a pixel of it is decoded. Formats are told by content, never by name.
+is refused before a pixel of it is decoded. A format is recognised by content, never by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,42 +13,22 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import ShapeError
-from pipeline.images.box_formats import JP2_MAGICS, is_heif, open_avif, open_jpeg_2000
 from pipeline.images.conversion import Conversion
-from pipeline.images.headers import Opened, RefusedError, check_fits, refusal
+from pipeline.images.headers import Kind, Opened, Opener, RefusedError, check_fits, refusal
 from pipeline.images.jpeg import MAGIC as JPEG_MAGIC
 from pipeline.images.jpeg import open_jpeg
-from pipeline.images.pillow_formats import (
-    GIF_MAGICS,
-    PNM_MAGICS,
-    QOI_MAGIC,
-    READERS,
-    SGI_MAGIC,
-    open_gif,
-    open_pnm,
-    open_qoi,
-    open_sgi,
-    open_simple,
-    open_webp,
-)
+from pipeline.images.pillow_formats import OPENERS as PILLOW_OPENERS
+from pipeline.images.pillow_formats import opener_of
 from pipeline.images.png import MAGIC as PNG_MAGIC
 from pipeline.images.png import open_png
 from pipeline.images.tiff import MAGICS as TIFF_MAGICS
 from pipeline.images.tiff import open_tiff
 
-Opener = Callable[[bytes, int], Opened]
-
-_WEBP = (b"RIFF", b"WEBP")
 _OPENERS: dict[bytes, Opener] = {
-    PNG_MAGIC: open_png,
     JPEG_MAGIC: open_jpeg,
+    PNG_MAGIC: open_png,
     **dict.fromkeys(TIFF_MAGICS, open_tiff),
-    **dict.fromkeys(GIF_MAGICS, open_gif),
-    **dict.fromkeys(PNM_MAGICS, open_pnm),
-    **dict.fromkeys(JP2_MAGICS, open_jpeg_2000),
-    **dict.fromkeys(READERS, open_simple),
-    QOI_MAGIC: open_qoi,
-    SGI_MAGIC: open_sgi,
+    **PILLOW_OPENERS,
 }
 FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, QOI, SGI or Sun raster"
 _SHOWN_BYTES = 16
@@ -78,7 +57,7 @@ class Decoded:
 def decode(
     data: bytes,
     conversion: Conversion,
-    expected: tuple[tuple[int, ...], str] | None = None,
+    expected: Kind | None = None,
 ) -> Decoded | Problem:
     """Decode an image file and convert the image.
 
@@ -120,7 +99,7 @@ def decode(
         return _problem(error, width, height)
 
 
-def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | Problem:
+def probe(data: bytes, conversion: Conversion) -> Kind | Problem:
     """Return the shape and dtype that `decode` gives, from the header alone; or why it cannot."""
     try:
         opened = _open(data, conversion)
@@ -130,22 +109,19 @@ def probe(data: bytes, conversion: Conversion) -> tuple[tuple[int, ...], str] | 
 
 
 def _problem(error: Exception, width: int, height: int) -> Problem:
-    found = refusal(error).problem
-    if found.width and found.height:
-        return found
-    return Problem(found.status, found.detail, width, height)
+    problem = refusal(error).problem
+    if problem.width and problem.height:
+        return problem
+    return Problem(problem.status, problem.detail, width, height)
 
 
 def _open(data: bytes, conversion: Conversion) -> Opened:
     if not data:
         raise RefusedError(UNREADABLE, "the file is empty")
-    if data.startswith(_WEBP[0]) and data[8:12] == _WEBP[1]:
-        return open_webp(data, conversion.max_pixels)
-    if is_heif(data):
-        return open_avif(data, conversion.max_pixels)
-    for magic, opener in _OPENERS.items():
-        if data.startswith(magic):
-            return opener(data, conversion.max_pixels)
+    by_magic = (opener for magic, opener in _OPENERS.items() if data.startswith(magic))
+    opener = next(by_magic, None) or opener_of(data)
+    if opener is not None:
+        return opener(data, conversion.max_pixels)
     if any(magic.startswith(data) for magic in _OPENERS):
         raise RefusedError(TRUNCATED, f"the file is truncated: it has {len(data)} bytes")
     raise RefusedError(
@@ -154,9 +130,7 @@ def _open(data: bytes, conversion: Conversion) -> Opened:
     )
 
 
-def _check_output(
-    opened: Opened, conversion: Conversion, expected: tuple[tuple[int, ...], str] | None
-) -> tuple[tuple[int, ...], str]:
+def _check_output(opened: Opened, conversion: Conversion, expected: Kind | None) -> Kind:
     """Return the shape and dtype that an image comes out with.
 
     Raises
@@ -166,12 +140,12 @@ def _check_output(
     """
     header = opened.header
     try:
-        found = conversion.output(header.shape), conversion.output_type(header.dtype)
+        kind = conversion.output(header.shape), conversion.output_type(header.dtype)
     except ShapeError as error:
         raise RefusedError(WRONG_SIZE, str(error), header.width, header.height) from None
     if expected is not None:
         wanted = tuple(expected[0]), expected[1]
-        check_fits(found, wanted, header.width, header.height)
+        check_fits(kind, wanted, header.width, header.height)
     height, width = conversion.resized(header.height, header.width)
     if isinstance(conversion.resize, int) and height * width > conversion.max_pixels:
         raise RefusedError(
@@ -181,4 +155,4 @@ def _check_output(
             header.width,
             header.height,
         )
-    return found
+    return kind

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ WIDE_GREYS = ("I", "I;16", "I;16B", "I;16L")  # of 16 bits, where its reader sca
 COLOURS = 3
 ORIENTATIONS = range(1, 9)
 _METADATA = ("exif", "xmp")
+Kind = tuple[tuple[int, ...], str]  # shape and dtype
 # What Pillow and libtiff say, in parts, where a file ends too early.
 _ENDED = (
     "truncated", "end of file", "end-of-file", "only got", "not enough image data", "reached eof",
@@ -78,6 +80,9 @@ class Opened:
     several: bool = False
 
 
+Opener = Callable[[bytes, int], Opened]  # of the content of a file, and the most pixels
+
+
 def make_header(size: tuple[int, int], channels: int, dtype: str, orientation: int) -> Header:
     """Return the header of an image whose file says `size`, [width, height], and a turn."""
     width, height = size if orientation < 5 else size[::-1]
@@ -99,38 +104,33 @@ def check_pixels(width: int, height: int, most: int) -> None:
         )
 
 
-def check_fits(
-    found: tuple[tuple[int, ...], str],
-    expected: tuple[tuple[int, ...], str],
-    width: int,
-    height: int,
-) -> None:
+def check_fits(kind: Kind, expected: Kind, width: int, height: int) -> None:
     """Raise `RefusedError` where the shape and dtype of an image are not those of its set."""
-    if found != expected:
+    if kind != expected:
         raise RefusedError(
             WRONG_SIZE,
-            f"is {_kind(*found)}, expected {_kind(*expected)} (height x width); set "
-            f"{', '.join(_cures(found, expected))} to bring all to one",
+            f"is {_described(*kind)}, expected {_described(*expected)} (height x width); set "
+            f"{', '.join(_cures(kind, expected))} to bring all to one",
             width,
             height,
         )
 
 
-def _kind(shape: tuple[int, ...], dtype: str) -> str:
+def _described(shape: tuple[int, ...], dtype: str) -> str:
     """Say size, mode and depth of images as the settings call them."""
     channels = {(): "grey", (COLOURS,): "RGB"}.get(shape[2:])
     mode = channels or f"{shape[2]} channels"
     return f"{shape[0]} x {shape[1]}, {mode}, {np.dtype(dtype).itemsize * 8} bits"
 
 
-def _cures(found: tuple[tuple[int, ...], str], expected: tuple[tuple[int, ...], str]) -> list[str]:
+def _cures(kind: Kind, expected: Kind) -> list[str]:
     """Return the settings that make of an image one as expected."""
     cures = []
-    if found[0][:2] != expected[0][:2]:
+    if kind[0][:2] != expected[0][:2]:
         cures.append("resize (or crop and pad)")
-    if found[0][2:] != expected[0][2:]:
+    if kind[0][2:] != expected[0][2:]:
         cures.append("mode: RGB" if expected[0][2:] == (COLOURS,) else "mode: L")
-    if found[1] != expected[1]:
+    if kind[1] != expected[1]:
         cures.append(f"depth: {np.dtype(expected[1]).itemsize * 8}")
     return cures
 
@@ -155,10 +155,26 @@ def refusal(error: Exception) -> RefusedError:
     return RefusedError(TRUNCATED if ended else UNREADABLE, f"cannot be decoded: {text}")
 
 
+@contextmanager
+def refusing(cut_off: Callable[[str], str]) -> Iterator[None]:
+    """Say why a library cannot use a file.
+
+    `cut_off` gets its reason, and says what is missing where a file is known to end too early.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = refusal(error)
+        missing = cut_off(reason.problem.detail)
+        if reason.problem.status == UNREADABLE and missing:
+            raise RefusedError(TRUNCATED, missing) from None
+        raise reason from None
+
+
 def read_orientation(exif: Image.Exif) -> int:
     """Return the orientation, 1 to 8; 1 where there is none, or one that means nothing."""
-    found = exif.get(ExifTags.Base.Orientation, 1)
-    return found if isinstance(found, int) and found in ORIENTATIONS else 1
+    value = exif.get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) and value in ORIENTATIONS else 1
 
 
 def turned(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -171,10 +187,10 @@ def turned(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
         return image
     if orientation < 5:
         return np.ascontiguousarray(image)
-    # whole pixels at once: twice as fast as value by value
+    # all bytes of a pixel at once: twice as fast as value by value
     pixel = np.dtype((np.void, image.itemsize * math.prod(image.shape[2:])))
-    whole = np.ascontiguousarray(image).view(pixel).reshape(image.shape[:2])
-    across = np.ascontiguousarray(whole.T).view(image.dtype)
+    pixels = np.ascontiguousarray(image).view(pixel).reshape(image.shape[:2])
+    across = np.ascontiguousarray(pixels.T).view(image.dtype)
     return across.reshape(image.shape[1], image.shape[0], *image.shape[2:])
 
 

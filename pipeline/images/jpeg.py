@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import imagecodecs
@@ -21,15 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import JpegImagePlugin
 
-from pipeline.core.blocks import TRUNCATED, UNREADABLE
 from pipeline.images.headers import (
     Header,
     Opened,
-    RefusedError,
     as_grey_or_colour,
     check_pixels,
     open_pillow,
-    refusal,
+    refusing,
 )
 
 MAGIC = b"\xff\xd8\xff"
@@ -98,25 +95,16 @@ def _has_end(data: bytes) -> bool:
 
 
 def _open_by_pillow(data: bytes) -> JpegImagePlugin.JpegImageFile:
-    with _refusing(data):
+    with refusing(lambda reason: _cut_off(data, reason)):
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
 
 
 def _load_by_pillow(
     data: bytes, image: JpegImagePlugin.JpegImageFile, channels: int
 ) -> npt.NDArray[Any]:
-    with _refusing(data):
+    with refusing(lambda reason: _cut_off(data, reason)):
         return as_grey_or_colour(image, channels)
 
 
-@contextmanager
-def _refusing(data: bytes) -> Iterator[None]:
-    """Say why Pillow cannot use a JPEG; without its last marker it was cut off."""
-    try:
-        yield
-    except Exception as error:
-        reason = refusal(error)
-        if reason.problem.status == UNREADABLE and not _has_end(data):
-            detail = f"the JPEG is truncated: {reason.problem.detail}"
-            raise RefusedError(TRUNCATED, detail) from None
-        raise reason from None
+def _cut_off(data: bytes, reason: str) -> str:
+    return "" if _has_end(data) else f"the JPEG is truncated: {reason}"

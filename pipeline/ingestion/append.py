@@ -10,15 +10,15 @@ command again goes on wherever it was stopped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.errors import ConflictError, ShapeError
 from pipeline.core.partitions import ceil_div
 from pipeline.core.paths import is_remote
@@ -26,46 +26,39 @@ from pipeline.core.schema import UNLABELLED
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.ingestion.duplicates import tables_of, write_duplicates
+from pipeline.ingestion.duplicates import stored_records
 from pipeline.ingestion.plan import stored_templates
+from pipeline.ingestion.steps import Content, commit
 from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file, flush
-from pipeline.storage.fencing import Token
-from pipeline.storage.finished_images import list_files
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, list_folder, remove_tree
-from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
 from pipeline.storage.sample_tables import SAMPLES
-from pipeline.storage.zarr_arrays import consolidate
 
 
-def append_place(path: Path) -> Path:
+def append_path(path: Path) -> Path:
     """Return where samples are ingested before they are added to the store at `path`."""
     return path / manifest.APPEND / manifest.ADDED
 
 
 def append_images(
-    path: Path, fill: Callable[[Path], Path], executor: Executor, reporter: Reporter
+    path: Path,
+    fill: Callable[[Path, Mapping[str, Any]], None],
+    executor: Executor,
+    reporter: Reporter,
 ) -> Path:
-    """Add the samples that `fill` ingests, into a store at the path given to it, to an image set.
+    """Add to an image set the samples that `fill` ingests, given a path for them and its manifest.
 
-    Raises
-    ------
-    StoreError
-        Where there is no finished image set at `path`.
-    ConflictError
-        Where other samples were begun to be added and not finished.
-    ShapeError
-        Where the new images have another shape, type or scale.
-    InUseError
-        Where another process adds samples to it.
+    `ConflictError` where other samples were begun to be added and not finished, `ShapeError` where
+    the new images have another shape, type or scale.
     """
     manifest.read_manifest(path, manifest.IMAGES)  # nothing is locked that is none
     with held(path, "append", reporter.say):
         base = manifest.read_manifest(path, manifest.IMAGES)
-        aside = append_place(path)
+        aside = append_path(path)
         try:
-            fill(aside)
+            fill(aside, base)
         except ConflictError:
             raise ConflictError(
                 f"{shown(path)}: other samples were begun to be added to it and not finished; "
@@ -219,15 +212,27 @@ def _commit(path: Path, aside: Path, growth: Growth, fingerprints: Mapping[str, 
         if not is_remote(path):
             flush(aside.parent)
     image_store.grow_images(path, growth.attributes, growth.templates)
-    consolidate(path)
     tables.join(
         path / SAMPLES,
         [(saved, None), (aside / SAMPLES, lambda rows: _renumbered(rows, growth))],
     )
-    counts = {name: template.count for name, template in growth.templates.items()}
-    duplicates = write_duplicates(path, counts, stored_hashes(path, counts))
-    files = list_files(path, fingerprints, tables_of(duplicates))
-    _write_manifest(path, growth, duplicates, files)
+    base, added = growth.base, growth.added
+    left_out = Counter(base["samples"]["left_out"]) + Counter(added["samples"]["left_out"])
+    listed = base["samples"]["listed"] + added["samples"]["listed"]
+    entry = {
+        **{key: added[key] for key in ("identity", "provenance", "settings")},
+        "listed": added["samples"]["listed"],
+        "splits": {name: split["count"] for name, split in added["splits"].items()},
+    }
+    about = {
+        **{key: base[key] for key in ("identity", "plan", "full_scale", "provenance", "settings")},
+        **({"encoding": base["encoding"]} if base.get("encoding") else {}),
+        "class_names": list(growth.class_names),
+        "appended": [*base.get("appended", []), entry],
+        "samples": {"listed": listed, "left_out": dict(left_out)},
+    }
+    content = Content(about, growth.templates, fingerprints)
+    commit(path, content, partial(stored_records, path), base)
 
 
 def _renumbered(rows: tables.Rows, growth: Growth) -> dict[str, Any]:
@@ -238,54 +243,3 @@ def _renumbered(rows: tables.Rows, growth: Growth) -> dict[str, Any]:
         "sample": tables.nullable(numbers + before, numbers < 0),
         "label": tables.nullable(growth.codes[labels], labels < 0),
     }
-
-
-def _records(path: Path, split: str) -> Iterator[npt.NDArray[Any]]:
-    """Yield the records of the samples of a split, in order, from the table of samples."""
-    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "label", "sha256"]):
-        mine = (rows.texts("split") == split) & (rows.integers("sample") >= 0)
-        records = np.empty(np.count_nonzero(mine), SAMPLE_RECORD)
-        records["label"] = rows.integers("label")[mine]
-        records["sha256"] = rows.fixed("sha256")[mine]
-        yield records
-
-
-def stored_hashes(path: Path, splits: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
-    """Yield the hashes of the samples of splits, in order, from the table of samples."""
-    for split in splits:
-        for records in _records(path, split):
-            yield records["sha256"]
-
-
-def _write_manifest(path: Path, growth: Growth, duplicates: int, files: Mapping[str, Any]) -> None:
-    base, added = growth.base, growth.added
-    header = {"class_names": list(growth.class_names), "full_scale": base["full_scale"]}
-    if base.get("encoding"):
-        header["encoding"] = base["encoding"]
-    found = {name: _records(path, name) for name in growth.templates}
-    content = summarise(header, growth.templates, found)
-    listed = base["samples"]["listed"] + added["samples"]["listed"]
-    left_out = Counter(base["samples"]["left_out"]) + Counter(added["samples"]["left_out"])
-    entry = {
-        "identity": added["identity"],
-        "provenance": added["provenance"],
-        "settings": added["settings"],
-        "listed": added["samples"]["listed"],
-        "splits": {name: split["count"] for name, split in added["splits"].items()},
-    }
-    manifest.write_manifest(
-        path,
-        manifest.IMAGES,
-        {
-            "identity": base["identity"],
-            "plan": base["plan"],
-            **content,
-            "provenance": base["provenance"],
-            "settings": base["settings"],
-            "appended": [*base.get("appended", []), entry],
-            "samples": {"listed": listed, "left_out": dict(left_out)},
-            "duplicates": duplicates,
-            **files,
-        },
-        base,
-    )

@@ -26,7 +26,7 @@ from pipeline.execution.progress import Reporter
 from pipeline.ingestion.plan import IngestPlan
 from pipeline.storage import image_store
 from pipeline.storage.atomic import flush_tree, read_json, write_json
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, remove_file, remove_tree, replace_tree
 from pipeline.storage.manifest import WORK
 from pipeline.storage.sample_tables import Tally, part_path, read_part
@@ -48,11 +48,11 @@ def forget_compaction(path: Path) -> None:
 
 
 def good_templates(
-    templates: Mapping[str, image_store.SplitTemplate], found: Tally
+    templates: Mapping[str, image_store.SplitTemplate], counted: Tally
 ) -> dict[str, image_store.SplitTemplate]:
     """Return what the splits hold without the bad samples."""
     return {
-        name: replace(template, count=int(found.counts[name][OK]))
+        name: replace(template, count=int(counted.counts[name][OK]))
         for name, template in templates.items()
     }
 
@@ -61,34 +61,34 @@ def compact(
     path: Path,
     plan: IngestPlan,
     templates: Mapping[str, image_store.SplitTemplate],
-    found: Tally,
+    counted: Tally,
     executor: Executor,
     reporter: Reporter,
 ) -> dict[str, list[str]]:
     """Leave the bad samples out of the arrays at `path`; return the fingerprints of their files.
 
     All partitions of the plan are written; `templates` is what the splits hold in the end, see
-    `good_templates`, and `found` which of their samples are good.
+    `good_templates`, and `counted` which of their samples are good.
     """
-    place, replaced = path / WORK / "compact", path / WORK / "replaced"
+    aside, replaced = path / WORK / "compact", path / WORK / "replaced"
     identity, planned = plan.identity, plan.table
     if not is_compacted(path, identity):
         remove_tree(replaced)  # of a plan that was changed since
-        image_store.create_images(place, plan.attributes, templates, plan.encoding)
+        image_store.create_images(aside, plan.attributes, templates, plan.encoding)
         shards = tuple((n, t.count, t.layout.shard) for n, t in templates.items())
         table = PartitionTable(shards)
         token = Token(path / WORK, identity, "leave out bad samples")
         task = CompactPartition(
-            path, place, table, planned, found.parts, _good_before(planned, found.parts), token
+            path, aside, table, planned, counted.parts, _good_before(planned, counted.parts), token
         )
         with reporter.phase("leave out bad samples", len(table)) as phase, token.issued():
             written = executor.map(task, len(table), phase)
         splits = (partition.split for partition in table)
         marks = image_store.by_array(templates, zip(splits, written, strict=True))
-        flush_tree(place)  # before the record vouches for it
+        flush_tree(aside)  # before the record says that it is there
         write_json(_record(path), {"identity": identity, "fingerprints": marks}, indent=None)
     for name in templates:
-        replace_tree(path / name, place / name, replaced / name)
+        replace_tree(path / name, aside / name, replaced / name)
     return dict(read_json(_record(path))["fingerprints"])
 
 
@@ -111,7 +111,7 @@ class CompactPartition:
     """
 
     path: Path
-    place: Path
+    aside: Path
     table: PartitionTable
     planned: PartitionTable
     good: npt.NDArray[np.int64]
@@ -134,7 +134,7 @@ class CompactPartition:
         images = np.concatenate([pixels for pixels, _ in read])
         labels = np.concatenate([codes for _, codes in read])
         self.token.require()
-        return image_store.write_images(self.place, target.split, target.start, images, labels)
+        return image_store.write_images(self.aside, target.split, target.start, images, labels)
 
     def _good_rows(
         self, index: int, start: int, stop: int

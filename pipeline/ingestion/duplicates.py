@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.partitions import ceil_div
 from pipeline.storage import tables
 from pipeline.storage.atomic import scratch_folder
@@ -46,7 +47,7 @@ def write_duplicates(
     for number, entries in enumerate(_buckets(hashes, sum(counts.values()))):
         copies, originals = find_copies(entries)
         if len(copies):
-            part = path / WORK / "duplicates" / f"part-{number:06d}.parquet"
+            part = path / WORK / "duplicates" / tables.part_name(number)
             tables.write_part(part, _columns(copies, originals, splits, firsts), {})
             written.append((part, len(copies)))
     remove_tree(path / DUPLICATES)
@@ -55,9 +56,7 @@ def write_duplicates(
     return sum(count for _, count in written)
 
 
-def find_copies(
-    entries: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def find_copies(entries: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the numbers of all copies, ascending, and for each that of the first of its kind.
 
     Entries are, for each sample, `sha256` (32 bytes) and `number`.
@@ -88,16 +87,16 @@ def _buckets(hashes: Iterable[npt.NDArray[Any]], total: int) -> Iterator[npt.NDA
         yield np.concatenate(pieces) if pieces else np.empty(0, _ENTRY)
         return
     with scratch_folder() as folder, ExitStack() as stack:
-        places = [folder / str(number) for number in range(buckets)]
-        files = [stack.enter_context(place.open("wb")) for place in places]
+        paths = [folder / str(number) for number in range(buckets)]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
         for entries in _entries(hashes):
             heads = np.ascontiguousarray(entries["sha256"]).view(">u4").reshape(-1, 8)[:, 0]
             chosen = heads >> np.uint32(32 - (buckets - 1).bit_length())
             for number in np.unique(chosen).tolist():
                 files[number].write(entries[chosen == number].tobytes())
-        for file, place in zip(files, places, strict=True):
+        for file, path in zip(files, paths, strict=True):
             file.close()
-            yield np.fromfile(place, _ENTRY)
+            yield np.fromfile(path, _ENTRY)
 
 
 def _entries(hashes: Iterable[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
@@ -123,3 +122,13 @@ def _columns(
         columns[prefix + "split"] = tables.dictionary(codes, splits)
         columns[prefix + "sample"] = numbers - firsts[codes]
     return columns
+
+
+def stored_records(path: Path, split: str) -> Iterator[npt.NDArray[Any]]:
+    """Yield the records of the samples of a split, in order, from the table of samples."""
+    for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "label", "sha256"]):
+        mine = (rows.texts("split") == split) & (rows.integers("sample") >= 0)
+        records = np.empty(np.count_nonzero(mine), SAMPLE_RECORD)
+        records["label"] = rows.integers("label")[mine]
+        records["sha256"] = rows.fixed("sha256")[mine]
+        yield records

@@ -32,14 +32,11 @@ from pipeline.ingestion.request import (
     is_gone,
     is_made,
     make_request,
-    store_place,
+    store_path,
 )
-from pipeline.ingestion.steps import begun, finish, listing_place
+from pipeline.ingestion.steps import begun, finish, listing_path
 from pipeline.ingestion.write_partition import write_partitions
-from pipeline.sources.registry import (
-    catalog_name,
-    folder_note,
-)
+from pipeline.sources.registry import catalog_name
 from pipeline.storage import claims, manifest
 from pipeline.storage.locks import held
 
@@ -51,7 +48,7 @@ class StoreOptions(TypedDict, total=False):
 
 
 class IngestOptions(StoreOptions, total=False):
-    """What else an ingest may be told; see `ingest`."""
+    """What else an ingest takes; see `ingest`."""
 
     max_bad: int | str | None
     profile: Path | None
@@ -116,7 +113,7 @@ def ingest(
         if append:
             return _append(work, executor, listener)
         claims.require_place(work.path)
-        return work.path if _is_left(work, listener) else _fill_there(work, executor, listener)
+        return work.path if _is_left(work, listener) else _fill(work, executor, listener)
 
 
 def _is_left(work: Request, reporter: Reporter) -> bool:
@@ -135,21 +132,15 @@ def _is_left(work: Request, reporter: Reporter) -> bool:
 def make_store(
     images: ImageSettings, path: Path, executor: Executor, reporter: Reporter, *, append: bool
 ) -> Path:
-    """Ingest images into a store at a place, or add them to the one there."""
+    """Ingest images into a store, or add them to the one that is there."""
     work = Request(None, images, path, images.shard)
-    return (_append if append else _fill_there)(work, executor, reporter)
-
-
-def _fill_there(work: Request, executor: Executor, reporter: Reporter) -> Path:
-    return _fill(work, work.path, executor, reporter)
+    return (_append if append else _fill)(work, executor, reporter)
 
 
 def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
     """Add samples to a store, once it is known that they fit it."""
 
-    def fill(place: Path) -> Path:
-        base = manifest.read_manifest(work.path, manifest.IMAGES)
-
+    def fill(aside: Path, base: Mapping[str, Any]) -> None:
         def fits(plan: IngestPlan) -> None:
             growth = plan_growth(work.path, base, plan.content)
             check_names(growth.class_names, growth.templates, unlabelled=True)
@@ -157,72 +148,30 @@ def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
             if remark:
                 reporter.say(f"{shown(work.path)} and what is added have other decoders{remark}")
 
-        if _is_left(replace(work, path=place), reporter):
-            return place
-        return _fill(work, place, executor, reporter, fits)
+        added = replace(work, path=aside, check=fits)
+        if not _is_left(added, reporter):
+            _fill(added, executor, reporter)
 
     return append_images(work.path, fill, executor, reporter)
 
 
-def _fill(
-    work: Request,
-    path: Path,
-    executor: Executor,
-    reporter: Reporter,
-    check: Check | None = None,
-    early: Check | None = None,
-) -> Path:
-    """Make the store at a place, or what is missing of it.
-
-    `check` may refuse the plan before, `early` what is known of it before any worker is asked for.
-    """
+def _fill(work: Request, executor: Executor, reporter: Reporter) -> Path:
+    """Make a store, or what is missing of it."""
 
     def fits(plan: IngestPlan) -> None:
-        if early is not None:
-            early(plan)
+        if work.early is not None:
+            work.early(plan)
         if executor.offered is not None:
             require_memory(plan, executor.offered)
 
-    with _begun(work, path, executor, reporter, check, fits) as ready:
+    with begun(replace(work, early=fits), executor, reporter) as ready:
         if ready is None:
-            reporter.say(f"{shown(path)} is complete already")
-            return path
+            reporter.say(f"{shown(work.path)} is complete already")
+            return work.path
         require_memory(ready, executor.layout)
-        write_partitions(ready, path, executor, reporter)
-        finish(ready, path, work.settings.allowed_bad(ready.count), executor, reporter)
-    return path
-
-
-@contextmanager
-def _begun(
-    work: Request,
-    path: Path,
-    executor: Executor,
-    reporter: Reporter,
-    check: Check | None = None,
-    early: Check | None = None,
-) -> Iterator[IngestPlan | None]:
-    """Plan a store and begin it; None where it is finished.
-
-    A store that is to be filled is held while its samples are listed: the listing goes below its
-    `.work`, where a process that was killed may leave it. Beside a finished one nothing is written.
-    """
-
-    @contextmanager
-    def planned(scratch: Path | None = None) -> Iterator[IngestPlan]:
-        asked = None if scratch is None else early  # what is finished needs no workers
-        with work.planned(path, executor, scratch=scratch, early=asked) as plan:
-            if check is not None:
-                check(plan)
-            yield plan
-
-    note = None if work.source is not None else folder_note(work.settings)
-    if note is not None:
-        reporter.say(note)
-    with begun(planned, path, reporter) as ready:
-        for line in () if ready is None else (*ready.remarks, *ready.notes):
-            reporter.say(line)
-        yield ready
+        write_partitions(ready, work.path, executor, reporter)
+        finish(ready, work.path, work.settings.allowed_bad(ready.count), executor, reporter)
+    return work.path
 
 
 @checked
@@ -252,7 +201,7 @@ def plan_ingest(
     with (
         deferred_executor(cluster) as executor,
         interruptible(work.path),
-        _begun(work, work.path, executor, listener) as ready,
+        begun(work, executor, listener) as ready,
     ):
         return 0 if ready is None else len(ready.table)
 
@@ -283,11 +232,7 @@ def ingest_partitions(
         Where there are no such partitions.
     """
     work = make_request(source, output, shard_samples, **options)
-    with (
-        interruptible(work.path),
-        deferred_executor(cluster, reporter) as executor,
-        _resumed(work, executor) as plan,
-    ):
+    with _resumed(work, cluster, reporter) as (plan, executor):
         if not 0 <= start < stop <= len(plan.table):
             raise ConfigError(
                 f"partitions {start} to {stop}, expected numbers from 0 to {len(plan.table)}, the "
@@ -321,11 +266,7 @@ def finish_ingest(
         Where another process finishes it, or makes it whole.
     """
     work = make_request(source, output, shard_samples, storage_options)
-    with (
-        interruptible(work.path),
-        deferred_executor(cluster, reporter) as executor,
-        _resumed(work, executor) as plan,
-    ):
+    with _resumed(work, cluster, reporter) as (plan, executor):
         listener, allowed = reporter or SilentReporter(), work.settings.allowed_bad(plan.count)
         with held(work.path, "finish an ingest", listener.say):
             claims.read_plan(work.path, manifest.IMAGES)  # another may have finished it
@@ -334,13 +275,16 @@ def finish_ingest(
 
 
 @contextmanager
-def _resumed(work: Request, executor: Executor) -> Iterator[IngestPlan]:
-    """Open the source of a store that was planned, with the listing made then."""
-    record = claims.read_plan(work.path, manifest.IMAGES)
-    claims.require_place(work.path)
-    with work.planned(work.path, executor, listing=listing_place(work.path)) as plan:
-        claims.require_same(work.path, manifest.IMAGES, record, plan.content)
-        yield plan
+def _resumed(
+    work: Request, cluster: ClusterSettings | str | None, reporter: Reporter | None
+) -> Iterator[tuple[IngestPlan, Executor]]:
+    """Open the source of a store that was planned, with the listing made then, and a cluster."""
+    with interruptible(work.path), deferred_executor(cluster, reporter) as executor:
+        record = claims.read_plan(work.path, manifest.IMAGES)
+        claims.require_place(work.path)
+        with work.planned(executor, listing=listing_path(work.path)) as plan:
+            claims.require_same(work.path, manifest.IMAGES, record, plan.content)
+            yield plan, executor
 
 
 def prepare_images(
@@ -352,19 +296,19 @@ def prepare_images(
 ) -> Path:
     """Return the store of what a job calls `images`, making it where it is missing.
 
-    A store is used as it is. For a catalog name or another source the store is `store_place`,
+    A store is used as it is. For a catalog name or another source the store is `store_path`,
     made now where it does not exist or is incomplete; one that was made with the same settings is
     used as it is too, whatever the source holds by now. `early` may refuse the plan of a store,
     before any worker is asked for.
     """
-    found = find_images(images, options)
-    if found is not None:
-        if catalog_name(images) is None and shown(found) != images.title:
-            reporter.say(f"using {shown(found)}, made from {images.title}, which is not read again")
-        return found
-    target = store_place(images, options)
+    store = find_images(images, options)
+    if store is not None:
+        if catalog_name(images) is None and shown(store) != images.title:
+            reporter.say(f"using {shown(store)}, made from {images.title}, which is not read again")
+        return store
+    target = store_path(images, options)
     claims.require_place(target)
     if manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
-    work = Request(None, images, target, images.shard)
-    return _fill(work, target, executor, reporter, early=early)
+    work = Request(None, images, target, images.shard, early=early)
+    return _fill(work, executor, reporter)

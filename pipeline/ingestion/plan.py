@@ -16,7 +16,7 @@ from pipeline.core.partitions import Layout, PartitionTable, choose_layout, imag
 from pipeline.execution.workers import Workers, require_room
 from pipeline.sources.protocol import Source
 from pipeline.storage import claims, image_store, manifest
-from pipeline.storage.fencing import Token
+from pipeline.storage.claims import Token
 from pipeline.storage.sample_tables import SAMPLES
 
 _RESERVED = (".", "__")
@@ -49,11 +49,11 @@ class IngestPlan:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of it: classes whose names are easily taken for one."""
-        found: dict[str, list[str]] = {}
+        """Remarks for the user: classes whose names are easily taken for one."""
+        by_folded: dict[str, list[str]] = {}
         for name in self.source.class_names:
-            found.setdefault(name.casefold(), []).append(name)
-        alike = [" and ".join(map(repr, names)) for names in found.values() if len(names) > 1]
+            by_folded.setdefault(name.casefold(), []).append(name)
+        alike = [" and ".join(map(repr, names)) for names in by_folded.values() if len(names) > 1]
         if not alike:
             return []
         more = "" if len(alike) <= _SHOWN else f", and {len(alike) - _SHOWN:,} more such names"
@@ -93,14 +93,10 @@ class IngestPlan:
 
 
 def plan_source(source: Source, path: Path, shard_samples: int | None = None) -> IngestPlan:
-    """Plan the store of a source.
+    """Plan the store of a source; see `check_names`.
 
-    Raises
-    ------
-    LabelError, SourceError
-        Where classes or splits have no proper names, or there is no image.
-    ShapeError
-        Where the pixels of one split are on another scale than those of another.
+    `SourceError` where there is no image, `ShapeError` where the pixels of one split are on another
+    scale than those of another.
     """
     if shard_samples is not None and shard_samples < 1:
         raise ConfigError(f"{shard_samples} images per shard, expected 1 or more")
@@ -131,7 +127,7 @@ def stored_templates(content: Mapping[str, Any]) -> dict[str, image_store.SplitT
 def check_names(
     class_names: Sequence[str], splits: Iterable[str], unlabelled: bool = False
 ) -> None:
-    """Raise where classes or splits cannot be told apart by their names, or have none.
+    """Raise where the names of classes or splits are ambiguous, or have none.
 
     Images of which none has a label, which are `unlabelled`, need no classes.
 
@@ -185,9 +181,9 @@ def _check_depths(templates: Mapping[str, image_store.SplitTemplate], full_scale
     """Raise `ShapeError` where one split has 8 bits, and the scale is that of another's 16."""
     bits = {name: np.dtype(template.dtype).itemsize * 8 for name, template in templates.items()}
     if len(set(bits.values())) > 1 and full_scale >= 2 ** min(bits.values()):
-        found = ", ".join(f"'{name}' {count}" for name, count in bits.items())
+        depths = ", ".join(f"'{name}' {count}" for name, count in bits.items())
         raise ShapeError(
-            f"images of several depths: {found} bits, expected one for all splits; depth: 8 or "
+            f"images of several depths: {depths} bits, expected one for all splits; depth: 8 or "
             "depth: 16 brings them together"
         )
 

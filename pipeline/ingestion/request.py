@@ -17,7 +17,7 @@ from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
 from pipeline.core.errors import ConfigError, ConflictError, JobInterruptedError, SourceError
 from pipeline.core.messages import describe
-from pipeline.core.paths import is_place, locate
+from pipeline.core.paths import is_path_like, locate
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
@@ -50,16 +50,15 @@ def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any
         plain["root"] = _absolute(plain["root"])
     if plain.get("splits"):
         plain["splits"] = {
-            split: [_absolute(place) for place in places]
-            for split, places in plain["splits"].items()
+            split: [_absolute(text) for text in texts] for split, texts in plain["splits"].items()
         }
     return plain | ({} if shard is None else {"shard": shard})
 
 
-def _absolute(place: str) -> str:
-    """Return a place, a local one from the root; names of data sets and URLs as they are."""
-    local = "://" not in place and not place.startswith(TORCHVISION)
-    return str(Path(place).absolute()) if local else place
+def _absolute(text: str) -> str:
+    """Return a local path as an absolute one; names of data sets and URLs as they are."""
+    local = "://" not in text and not text.startswith(TORCHVISION)
+    return str(Path(text).absolute()) if local else text
 
 
 def reopened_settings(recorded: Mapping[str, Any]) -> ImageSettings:
@@ -102,10 +101,10 @@ def is_gone(images: ImageSettings) -> bool:
     if str(images.source).startswith(TORCHVISION):
         return False
     try:
-        places = [place for places in places_of(images).values() for place in places]
+        paths = [path for paths in places_of(images).values() for path in paths]
     except SourceError:  # a pattern that nothing matches
         return True
-    return not any(exists(place) for place in places)
+    return not any(exists(path) for path in paths)
 
 
 def default_store(name: str) -> Path:
@@ -120,7 +119,7 @@ def source_name(text: str) -> str:
     return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
 
 
-def store_place(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path:
+def store_path(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path:
     """Return where the store of a job's images is, or will be."""
     if images.store is not None:
         return locate(images.store, options)
@@ -137,7 +136,7 @@ def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None)
             return path
         if exists(path / manifest.WORK) or is_own_store(path):
             manifest.read_manifest(path, manifest.IMAGES)  # says what is missing
-    target, name = store_place(images, options), catalog_name(images)
+    target, name = store_path(images, options), catalog_name(images)
     if name in load_catalog() and _holds_dataset(target, str(name)):
         return target  # the catalog's checksums decide the content; the files may be gone
     return target if is_made(images, target) else None
@@ -157,49 +156,46 @@ Check = Callable[[IngestPlan], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to read (a source, else what the settings say), where to write it, and how."""
+    """What to read (a source, else what the settings say), where to write it, and how.
+
+    `check` may refuse the plan, and `early` what is known of it before any worker is asked for.
+    """
 
     source: Source | None
     settings: ImageSettings
     path: Path
     shard: int | None
+    check: Check | None = None
+    early: Check | None = None
 
     @contextmanager
     def planned(
-        self,
-        path: Path,
-        executor: Executor,
-        *,
-        listing: Path | None = None,
-        scratch: Path | None = None,
-        early: Check | None = None,
+        self, executor: Executor, *, listing: Path | None = None, scratch: Path | None = None
     ) -> Iterator[IngestPlan]:
-        """Open the source and plan its store; see `open_source`.
+        """Open the source, see `open_source`, and plan its store.
 
-        `early` may refuse the plan, of floats before their range is measured, which takes workers.
+        Without `scratch` the store is finished, and no worker is needed.
         """
         opened = self.source
         if opened is None:
             opened = open_source(self.settings, listing, scratch)
         try:
-            if early is not None:
-                early(plan_source(packed(opened, self.settings), path, self.shard))
-            yield self._plan(opened, path, executor, listing is not None)
+            if self.early is not None and scratch is not None:
+                # of floats, before their range is measured
+                self.early(plan_source(packed(opened, self.settings), self.path, self.shard))
+            plan = self._plan(opened, executor, listing is not None)
+            if self.check is not None:
+                self.check(plan)
+            yield plan
         finally:
             release(opened)
 
-    def _plan(
-        self,
-        opened: Source,
-        path: Path,
-        executor: Executor,
-        planned: bool,
-    ) -> IngestPlan:
+    def _plan(self, opened: Source, executor: Executor, planned: bool) -> IngestPlan:
         """Plan the store; of floats that it was begun with, or made of, the range is known.
 
         Where it was `planned` before, the decoders are those of then.
         """
-        there = claims.plan_there(path, manifest.IMAGES)
+        there = claims.plan_there(self.path, manifest.IMAGES)
         known = there.get("source", {})
         same = {key: value for key, value in known.items() if key != "packing"}
         if claims.identity(same) == claims.identity(opened.provenance):
@@ -209,7 +205,7 @@ class Request:
         ready = decoded(ready, known if planned else None)
         recorded = None if self.source is not None else recorded_settings(self.settings, self.shard)
         remarks = tuple(getattr(opened, "remarks", ()))
-        plan = plan_source(ready, path, self.shard)
+        plan = plan_source(ready, self.path, self.shard)
         return replace(plan, settings=recorded, remarks=remarks)
 
 
@@ -220,7 +216,7 @@ def make_request(
     storage_options: Mapping[str, Any] | None = None,
     max_bad: int | str | None = None,
 ) -> Request:
-    named = isinstance(source, Mapping | ImageSettings) or is_place(source)
+    named = isinstance(source, Mapping | ImageSettings) or is_path_like(source)
     if not named and not is_source(source):
         raise ConfigError(
             f"images: {describe(source)}, expected a text or a path, a mapping of settings, or a "
@@ -231,7 +227,7 @@ def make_request(
     options = settings.storage_options if storage_options is None else storage_options
     if output is None and not named:
         raise ConfigError("ingest() of a source object needs an output, the folder of the store")
-    path = store_place(settings, options) if output is None else locate(output, options)
+    path = store_path(settings, options) if output is None else locate(output, options)
     opened = None if named else cast(Source, source)
     return Request(opened, settings, path, settings.shard if shard is None else shard)
 

@@ -13,44 +13,36 @@ The three steps can run apart, on different machines that see the same store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import (
-    DamagedError,
-    IncompleteError,
-    InUseError,
-    SourceError,
-    hide_in,
-)
+import numpy.typing as npt
+
+from pipeline.core.errors import DamagedError, IncompleteError, InUseError, SourceError, hide_in
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoders import to_resume
-from pipeline.ingestion.compaction import (
-    compact,
-    forget_compaction,
-    good_templates,
-    is_compacted,
-)
+from pipeline.ingestion.compaction import compact, forget_compaction, good_templates, is_compacted
 from pipeline.ingestion.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.ingestion.plan import IngestPlan, ingest_token
+from pipeline.ingestion.request import Request
 from pipeline.sources.encoded import EncodedSource
+from pipeline.sources.registry import folder_note
 from pipeline.storage import claims, image_store, manifest, tables
 from pipeline.storage.atomic import PARTIAL_SUFFIX, copy_file
-from pipeline.storage.finished_images import list_files
 from pipeline.storage.folders import list_folder, remove_tree
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
+from pipeline.storage.recorded_files import list_files
 from pipeline.storage.sample_tables import (
     BAD_SAMPLES,
     SAMPLES,
     Parts,
-    Tally,
     part_path,
     refuse_bad_samples,
     tally,
@@ -62,31 +54,28 @@ from pipeline.storage.zarr_arrays import consolidate
 # what lies in a store that is being made, beside its splits
 _FILES = ("zarr.json", SAMPLES, DUPLICATES, BAD_SAMPLES)
 
-Planned = Callable[..., AbstractContextManager[IngestPlan]]
 
-
-def listing_place(path: Path) -> Path:
+def listing_path(path: Path) -> Path:
     """Return where a store that is being made keeps the listing of its samples."""
     return path / manifest.WORK / "listing"
 
 
 @contextmanager
-def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPlan | None]:
-    """Lock a store and make it empty, as a plan says; what exists of the same one is kept.
+def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[IngestPlan | None]:
+    """Lock a store and make it empty, as is planned; what exists of the same one is kept.
 
-    `planned` plans the store, given a folder for temporary files, if there is one. Yields the plan,
-    its source ready to be read by tasks anywhere; None where the store is finished.
-
-    Raises
-    ------
-    ConflictError
-        Where the folder holds something else.
-    InUseError
-        Where another process makes it.
+    Yields the plan, its source ready to be read by tasks anywhere; None where the store is
+    finished. One that is to be filled is locked while its samples are listed: the listing goes
+    below its `.work`. Beside a finished one nothing is written. `ConflictError` where the folder
+    holds something else, `InUseError` where another process makes it.
     """
+    path = work.path
+    note = None if work.source is not None else folder_note(work.settings)
+    if note is not None:
+        reporter.say(note)
     # what cannot be the store of any plan is refused before anything is listed
     if claims.could_hold(path, manifest.IMAGES):
-        _compare(planned, path, reporter)
+        _compare(work, executor, reporter)
         claims.tidy(path)
         yield None
         return
@@ -95,22 +84,23 @@ def begun(planned: Planned, path: Path, reporter: Reporter) -> Iterator[IngestPl
             stack.enter_context(held(path, "image set", reporter.say))
         except InUseError:
             # to wait for the other is of no use where it makes another
-            _compare(planned, path, reporter)
+            _compare(work, executor, reporter)
             raise
-        plan = stack.enter_context(planned(path / manifest.WORK))
+        plan = stack.enter_context(work.planned(executor, scratch=path / manifest.WORK))
         # another process may have had it in the meantime
-        done = claims.start(
-            path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
-        )
-        yield None if done is not None else _empty_store(plan, path)
+        if claims.start(path, manifest.IMAGES, plan.content, Successor(plan, reporter)) is not None:
+            yield None
+            return
+        ready = _empty_store(plan, path)
+        for line in (*plan.remarks, *plan.notes):
+            reporter.say(line)
+        yield ready
 
 
-def _compare(planned: Planned, path: Path, reporter: Reporter) -> None:
+def _compare(work: Request, executor: Executor, reporter: Reporter) -> None:
     """Refuse a plan that is not that of what a folder holds; nothing is written there."""
-    with planned() as plan:
-        claims.recognise(
-            path, manifest.IMAGES, plan.content, Successor(plan, reporter, listing_place(path))
-        )
+    with work.planned(executor) as plan:
+        claims.recognise(work.path, manifest.IMAGES, plan.content, Successor(plan, reporter))
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
@@ -120,19 +110,19 @@ def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):
-        source = with_listing_in(source.decoded_by(decoders), listing_place(path))
+        source = with_listing_in(source.decoded_by(decoders), listing_path(path))
     if not is_compacted(path, plan.identity):
         image_store.create_images(path, plan.attributes, plan.templates, plan.encoding)
         ingest_token(path, plan.identity).issue()
     return replace(plan, source=source)
 
 
-def with_listing_in(source: EncodedSource, place: Path) -> EncodedSource:
+def with_listing_in(source: EncodedSource, folder: Path) -> EncodedSource:
     """Copy the listing of a source to where every task finds it."""
-    if source.listing != place:
+    if source.listing != folder:
         for name in list_folder(source.listing):
-            copy_file(source.listing / name, place / name)
-    return source.moved(place)
+            copy_file(source.listing / name, folder / name)
+    return source.moved(folder)
 
 
 @dataclass(frozen=True)
@@ -146,11 +136,10 @@ class Successor:
 
     plan: IngestPlan
     reporter: Reporter
-    listing: Path
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The place of the source; of an object in memory nothing."""
+        """Where the source lies; of an object in memory nothing."""
         settings = self.plan.settings or {}
         return {key: settings[key] for key in ("source", "splits", "root") if settings.get(key)}
 
@@ -160,9 +149,9 @@ class Successor:
         other = begun.get("plan", {})
         if origin and begun.get("origin"):
             return bool(origin == begun["origin"])
-        places = [content.get("source", {}).get("place") for content in (plan, other)]
-        if places[0] is not None:
-            return bool(places[0] == places[1])
+        paths = [content.get("source", {}).get("place") for content in (plan, other)]
+        if paths[0] is not None:
+            return bool(paths[0] == paths[1])
         return all(plan[key] == other.get(key) for key in ("source", "class_names", "splits"))
 
     def clear(self, path: Path, begun: Mapping[str, Any]) -> None:
@@ -175,7 +164,7 @@ class Successor:
         ingest_token(path, begun["identity"]).revoke()
         forget_compaction(path)
         for name in list_folder(work):
-            kept = name in ("plan.json", self.listing.name) or name.endswith(PARTIAL_SUFFIX)
+            kept = name in ("plan.json", listing_path(path).name) or name.endswith(PARTIAL_SUFFIX)
             if not kept:  # the last are what this process works with
                 remove_tree(work / name)
         made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
@@ -193,44 +182,86 @@ def finish(
 ) -> None:
     """Check that everything is there, put it together, write the manifest last.
 
-    Raises
-    ------
-    IncompleteError
-        Where partitions are missing; names them.
-    BadSamplesError
-        Where more samples cannot be used than `allowed_bad`.
+    `IncompleteError` where partitions are missing, which it names; `BadSamplesError` where more
+    samples cannot be used than `allowed_bad`.
     """
     fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
-    found = tally(parts, plan.table)
-    refuse_bad_samples(path, plan.table, found, allowed_bad)
+    counted = tally(parts, plan.table)
+    refuse_bad_samples(path, plan.table, counted, allowed_bad)
     ingest_token(path, plan.identity).revoke()
     templates = plan.templates
-    if found.bad:
-        templates = good_templates(plan.templates, found)
+    if counted.bad:
+        templates = good_templates(plan.templates, counted)
         if not any(template.count for template in templates.values()):
-            raise SourceError(f"{path}: none of {found.total:,} samples can be used")
-        fingerprints = compact(path, plan, templates, found, executor, reporter)
-    write_samples(path, plan.table, found)
-    counts = {name: template.count for name, template in templates.items()}
-    hashes = (part.records["sha256"][part.good] for part in parts)
-    duplicates = write_duplicates(path, counts, hashes)
-    if duplicates:
-        reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
+            raise SourceError(f"{path}: none of {counted.total:,} samples can be used")
+        fingerprints = compact(path, plan, templates, counted, executor, reporter)
+    write_samples(path, plan.table, counted)
     if several:
         reporter.say(f"of {several:,} images the first of several frames was taken: see {SAMPLES}")
-    if found.bad:
-        reporter.say(f"{found.bad:,} of {found.total:,} samples were left out: see {SAMPLES}")
+    if counted.bad:
+        reporter.say(f"{counted.bad:,} of {counted.total:,} samples were left out: see {SAMPLES}")
+    about = {
+        "identity": plan.identity,
+        "plan": plan.content,
+        **plan.header,
+        "provenance": plan.content["source"],
+        "settings": plan.settings,
+        "samples": {"listed": counted.total, "left_out": counted.by_status()},
+    }
+    content = Content(about, templates, fingerprints)
+    duplicates = commit(
+        path, content, lambda name: (part.records[part.good] for part in parts.of_split(name))
+    )
+    if duplicates:
+        reporter.say(f"{duplicates:,} samples are exact copies of others: see {DUPLICATES}")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an image set holds: for its manifest, by split, and the fingerprints by array."""
+
+    about: Mapping[str, Any]
+    templates: Mapping[str, image_store.SplitTemplate]
+    fingerprints: Mapping[str, Sequence[str]]
+
+
+def commit(
+    path: Path,
+    content: Content,
+    records_of: Callable[[str], Iterable[npt.NDArray[Any]]],
+    before: Mapping[str, Any] | None = None,
+) -> int:
+    """Write what follows from the samples of an image set, and its manifest last.
+
+    Parameters
+    ----------
+    path, content
+        The folder, and what it holds; its table of samples and all its shards are there.
+    records_of
+        Returns the label and hash of each sample of a split, in order, in pieces of any size.
+    before
+        The manifest that is there, where the image set grows.
+
+    Returns
+    -------
+    How many samples are exact copies of others.
+    """
+    templates = content.templates
+    hashes = (records["sha256"] for name in templates for records in records_of(name))
+    counts = {name: template.count for name, template in templates.items()}
+    duplicates = write_duplicates(path, counts, hashes)
     consolidate(path)
-    files = list_files(path, fingerprints, tables_of(duplicates))
-    _write_manifest(plan, path, templates, parts, found, duplicates, files)
+    files = list_files(path, content.fingerprints, tables_of(duplicates))
+    summary = summarise(content.about, templates, {name: records_of(name) for name in templates})
+    manifest.write_manifest(
+        path, manifest.IMAGES, summary | {"duplicates": duplicates} | files, before
+    )
+    return duplicates
 
 
 def _require_all(plan: IngestPlan, path: Path) -> tuple[dict[str, list[str]], int]:
-    """Check that every partition is written; return fingerprints, and how many remarks there are.
-
-    The fingerprints are those of their files.
-    """
+    """Check that every partition is written; return fingerprints of files, and how many remarks."""
     missing, written, remarks = [], [], 0
     arrays: dict[str, list[StoreArray]] = {}
     if not is_remote(path) and not is_compacted(path, plan.identity):
@@ -264,32 +295,3 @@ def _is_file(array: StoreArray, number: int, mark: str) -> bool:
         return array.fingerprint(number) == mark
     except DamagedError:
         return False
-
-
-def _write_manifest(
-    plan: IngestPlan,
-    path: Path,
-    templates: Mapping[str, image_store.SplitTemplate],
-    parts: Parts,
-    found: Tally,
-    duplicates: int,
-    files: Mapping[str, Any],
-) -> None:
-    """Work out digests, labels and partitions from the tables, and write the manifest."""
-    records = {
-        name: (part.records[part.good] for part in parts.of_split(name)) for name in templates
-    }
-    manifest.write_manifest(
-        path,
-        manifest.IMAGES,
-        {
-            "identity": plan.identity,
-            "plan": plan.content,
-            **summarise(plan.header, templates, records),
-            "provenance": plan.content["source"],
-            "settings": plan.settings,
-            "samples": {"listed": found.total, "left_out": found.by_status()},
-            "duplicates": duplicates,
-            **files,
-        },
-    )

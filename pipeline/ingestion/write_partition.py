@@ -12,11 +12,7 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem
 from pipeline.core.digests import SAMPLE_RECORD, sample_records
-from pipeline.core.errors import (
-    DamagedError,
-    LabelError,
-    ShapeError,
-)
+from pipeline.core.errors import DamagedError, LabelError, ShapeError
 from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.threads import in_ranges
@@ -28,12 +24,7 @@ from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
-from pipeline.storage.sample_tables import (
-    part_notes,
-    part_path,
-    read_part,
-    write_part,
-)
+from pipeline.storage.sample_tables import part_notes, part_path, read_part, write_part
 
 
 def write_partitions(
@@ -121,8 +112,8 @@ class IngestPartition:
             sizes[mine] = block.images.shape[2:0:-1] if block.sizes is None else block.sizes
             records[mine] = sample_records(block.images, block.labels, block.hashes)
             origins[start] = block.origins
-            problems.update({start + place: p for place, p in block.problems.items()})
-            remarks.update({start + place: text for place, text in block.remarks.items()})
+            problems.update({start + at: p for at, p in block.problems.items()})
+            remarks.update({start + at: text for at, text in block.remarks.items()})
 
         in_ranges(self.threads, partition.count, read)
         named = [name for start in sorted(origins) for name in origins[start]]
@@ -157,21 +148,21 @@ class IngestPartition:
         return _without(block, wrong, classes)
 
 
-def _without(block: Block, places: npt.NDArray[np.int64], classes: int) -> Block:
-    """Return a block whose labels at some places are problems."""
+def _without(block: Block, wrong: npt.NDArray[np.int64], classes: int) -> Block:
+    """Return a block whose wrong labels are problems."""
     images, labels = block.images.copy(), np.full(len(block.labels), UNLABELLED, np.int32)
     known = np.ones(len(labels), bool)
-    known[places] = False
+    known[wrong] = False
     labels[known] = block.labels[known]
     problems = dict(block.problems)
-    for place in places.tolist():
-        if place not in problems:
-            problems[place] = Problem(
+    for at in wrong.tolist():
+        if at not in problems:
+            problems[at] = Problem(
                 LABEL_UNKNOWN,
-                f"label {int(block.labels[place])}, expected 0 to {classes - 1} or -1 for none",
+                f"label {int(block.labels[at])}, expected 0 to {classes - 1} or -1 for none",
                 *images.shape[2:0:-1],
             )
-    images[places] = 0
+    images[wrong] = 0
     return replace(block, images=images, labels=labels, problems=problems)
 
 
@@ -183,6 +174,8 @@ def is_written(path: Path, partition: Partition, part: Path, identity: str) -> b
     notes = tables.read_notes(part)
     if notes.get("identity") != identity or "fingerprints" not in notes:
         return False
-    found = read_part(part, partition, whole=True)
+    recorded = read_part(part, partition, whole=True)
     written = read_records(path, partition)
-    return records_digest(written) == notes.get("digest") and np.array_equal(written, found.records)
+    return records_digest(written) == notes.get("digest") and np.array_equal(
+        written, recorded.records
+    )

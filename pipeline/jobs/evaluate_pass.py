@@ -25,11 +25,10 @@ from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR
 from pipeline.core.threads import OwnLock
 from pipeline.jobs.plan import JobPlan
 from pipeline.ops.distances import Reference, distances_block, make_reference
-from pipeline.ops.metrics import confusion_counts, summarise
-from pipeline.ops.predictions import ROW, predict_block
-from pipeline.storage import run_arrays, tables
-from pipeline.storage.fencing import Token
-from pipeline.storage.finished_images import read_checked
+from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
+from pipeline.storage import run_files, tables
+from pipeline.storage.claims import Token
+from pipeline.storage.image_content import read_checked
 from pipeline.storage.manifest import WORK
 from pipeline.storage.run_files import DIGESTED, distance_columns, part_path, prototypes_digest
 
@@ -80,7 +79,7 @@ class EvaluatePartition:
             columns = {DISTANCE.name: distance, **samples}
             start, _ = self.evaluate.bounds(index)
             with _WRITING.held():
-                run_arrays.write_distances(self.output / run_arrays.DISTANCES, start, columns)
+                run_files.write_distances(self.output / run_files.DISTANCES, start, columns)
                 notes["distances"] = distances_digest(columns, self.metrics)
             del distance, columns
         table, notes["digest"] = self._table(rows, samples)
@@ -119,7 +118,7 @@ class EvaluatePartition:
             if not self.write_distances:
                 return True
             start, stop = self.evaluate.bounds(index)
-            written = run_arrays.read_distances(self.output / run_arrays.DISTANCES, start, stop)
+            written = run_files.read_distances(self.output / run_files.DISTANCES, start, stop)
         except DamagedError:
             return False
         return distances_digest(written, self.metrics) == notes["distances"]
@@ -137,7 +136,7 @@ class EvaluatePartition:
         }
 
     def _table(
-        self, found: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
+        self, records: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[dict[str, Any], str]:
         """Return the prediction table of the step, and its digest.
 
@@ -146,7 +145,7 @@ class EvaluatePartition:
         """
         labels = samples[LABEL.name]
         kept = (self.selection.positions(labels) >= 0) | (labels < 0)
-        rows = found[:, kept].T.reshape(-1)
+        rows = records[:, kept].T.reshape(-1)
         times = len(self.metrics)
         columns = {
             name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
@@ -188,10 +187,10 @@ def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, .
 @lru_cache(maxsize=2)
 def load_reference(output: Path, digest: str, device: str) -> Reference:
     """Read a run's prototypes, once for all tasks of a process; they must have that digest."""
-    fractions = run_arrays.read_fractions(output / run_arrays.PROTOTYPES, digest)
+    fractions = run_files.read_fractions(output / run_files.PROTOTYPES, digest)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
-            f"{output / run_arrays.PROTOTYPES}: was changed after it was written; remove "
+            f"{output / run_files.PROTOTYPES}: was changed after it was written; remove "
             f"{output} and run the job again"
         )
     return make_reference(
@@ -222,7 +221,7 @@ def read_step(plan: JobPlan, index: int) -> _Step:
         raise DamagedError(f"{path}: was changed while the job ran; run it again")
     block = None
     if plan.write_distances:
-        written = run_arrays.read_distances(plan.output / run_arrays.DISTANCES, start, stop)
+        written = run_files.read_distances(plan.output / run_files.DISTANCES, start, stop)
         block = distance_columns(written, list(plan.settings.metrics))
     record = {
         "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],

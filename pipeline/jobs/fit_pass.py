@@ -37,8 +37,8 @@ from pipeline.kernels import backends
 from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
 from pipeline.ops.prototypes import flat_images, label_sums, prototypes
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
-from pipeline.storage.finished_images import read_checked
 from pipeline.storage.folders import remove_tree
+from pipeline.storage.image_content import read_checked
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
 # 2**32 images (`exact.check_count_bound`).
@@ -103,7 +103,7 @@ def _tables(packed: Int64Array, number: int) -> list[npt.NDArray[np.uint32]]:
     """Return the tables of counts that lie in columns of an accumulator, [class, pixel, 256]."""
     flat = packed.view(np.uint32)
     width = flat.shape[1] // number
-    columns = [flat[:, place * width : (place + 1) * width] for place in range(number)]
+    columns = [flat[:, at * width : (at + 1) * width] for at in range(number)]
     return [column.reshape(len(packed), -1, BINS) for column in columns]
 
 
@@ -122,8 +122,8 @@ def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
         reporter.say(plan.tiling)
     name = f"prototypes from '{plan.settings.fit}'"
     with reporter.phase(name, passes * partitions, size) as phase:
-        found = [_fit_tile(plan, executor, phase, tile) for tile in plan.tiles]
-    sums, medians = zip(*found, strict=True)
+        parts = [_fit_tile(plan, executor, phase, tile) for tile in plan.tiles]
+    sums, medians = zip(*parts, strict=True)
     labelled = label_sums(_join(plan, sums), plan.selection, _like(plan))
     if not plan.counts_values:
         return prototypes(labelled)
@@ -152,10 +152,10 @@ def _fit_tile(
     width = tile[1] - tile[0]
     last = 2 * width + 1
     kept = _kept(plan, "tile", tile, last + (width if plan.counts_values else 0))
-    found = kept.load(ALL)
-    if found is not None:
+    done = kept.load(ALL)
+    if done is not None:
         phase.advance(plan.passes * len(plan.fit))
-        return found[:, :last], found[:, last:]
+        return done[:, :last], done[:, last:]
     sums, medians = _count_tile(plan, executor, phase, tile)
     kept.token.issue()
     kept.save(ALL, np.concatenate([sums, medians], axis=1))
@@ -168,14 +168,14 @@ def _count_tile(
     plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
 ) -> tuple[Int64Array, Int64Array]:
     """Return the same from one pass over the images, or two."""
-    found = _pass(plan, executor, phase, tile, None)
+    total = _pass(plan, executor, phase, tile, None)
     last = 2 * (tile[1] - tile[0]) + 1
     if not plan.counts_values:
-        return found, found[:, :0]
-    (counts,) = _tables(found[:, last:], 1)
+        return total, total[:, :0]
+    (counts,) = _tables(total[:, last:], 1)
     high, rest = first_bytes(counts)
-    sums = found[:, :last].copy()  # without the counts
-    del found, counts
+    sums = total[:, :last].copy()  # without the counts
+    del total, counts
     if plan.passes == 1:
         return sums, median_numerators(high)
     path = plan.work / f"high-{array_digest(high)}.zarr"
@@ -200,15 +200,15 @@ def _pass(
     columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
     kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)
     another = high is None and plan.passes > 1  # pass follows, which begins with the sum of this
-    found = kept.load(ALL) if another else None
-    if found is not None:
+    total = kept.load(ALL) if another else None
+    if total is not None:
         phase.advance(partitions)
-        return found
+        return total
     kept.token.issue()
-    found = executor.add(task, kept, phase)
+    total = executor.add(task, kept, phase)
     if another:
-        kept.save(ALL, found)
-    return found
+        kept.save(ALL, total)
+    return total
 
 
 def _kept(

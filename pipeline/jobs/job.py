@@ -32,21 +32,15 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
-from pipeline.ingestion.request import store_place
+from pipeline.ingestion.request import store_path
 from pipeline.jobs import plan as planning
-from pipeline.jobs.evaluate_pass import (
-    EvaluatePartition,
-    count_steps,
-    read_step,
-    run_metrics,
-)
+from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.plan import JobPlan, plan_job
-from pipeline.ops.class_similarity import closest_classes
-from pipeline.ops.highlights import Highlights
+from pipeline.ops.highlights import Highlights, closest_classes
 from pipeline.report.opened import Run
 from pipeline.report.page import add_report
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
@@ -127,9 +121,9 @@ def run_job(
 def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan) -> None:
     """Refuse a job on images that are about to be ingested, for what is known of them by now."""
     content = expected_content(images, least=True)
-    place = store_place(settings.images, settings.storage_options)
-    outline = planning.outline_job(settings, place, content)  # asks no workers
-    plan_job(settings, place, executor.layout, outline)
+    target = store_path(settings.images, settings.storage_options)
+    outline = planning.outline_job(settings, target, content)  # asks no workers
+    plan_job(settings, target, executor.layout, outline)
 
 
 def _interrupted(output: Path) -> str:
@@ -151,14 +145,14 @@ def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: b
         if done is not None:
             reporter.say(f"{shown(plan.settings.output)} is complete already")
             return
-        held = executor.peak_memory()
+        before = executor.peak_memory()
         if not plan.write_distances:
             reporter.say(_why_no_distances(plan))
-        resume_plan(plan, executor, reporter, partial(_effort, plan, executor, begun, held))
+        resume_plan(plan, executor, reporter, partial(_effort, plan, executor, begun, before))
 
 
 def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: Effort) -> None:
-    """Do what of a plan is not done, or no longer as it was, in a folder that is held.
+    """Do what of a plan is not done, or no longer as it was, in a folder that is locked.
 
     `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
     """
@@ -168,9 +162,13 @@ def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: E
 
 
 def _effort(
-    plan: JobPlan, executor: Executor, begun: float, held: int | None, read: int
+    plan: JobPlan, executor: Executor, begun: float, before: int | None, read: int
 ) -> dict[str, Any]:
-    memory = {"planned": plan.footprint.worker, "before": held, "measured": executor.peak_memory()}
+    memory = {
+        "planned": plan.footprint.worker,
+        "before": before,
+        "measured": executor.peak_memory(),
+    }
     return {
         "seconds": round(time.monotonic() - begun, 3),
         "pixel_bytes": read,
@@ -191,23 +189,23 @@ def _why_no_distances(plan: JobPlan) -> str:
 
 def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, int]:
     """Write the prototypes, unless they are there; return their digest, and the bytes read."""
-    path = plan.output / run_arrays.PROTOTYPES
+    path = plan.output / run_files.PROTOTYPES
     kept = _kept_prototypes(path, _record(plan))
     if kept is not None:
         forget(plan)
         return kept, 0
-    found = fit(plan, executor, reporter)
+    fitted = fit(plan, executor, reporter)
     expected = [
         plan.content["splits"][plan.settings.fit]["labels"][code] for code in plan.selection.codes
     ]
-    if found[COUNT.name].values.tolist() != expected:
+    if fitted[COUNT.name].values.tolist() != expected:
         forget(plan)
         raise DamagedError(
-            f"{plan.images}: holds {found[COUNT.name].values.tolist()} images of the classes, "
+            f"{plan.images}: holds {fitted[COUNT.name].values.tolist()} images of the classes, "
             f"its manifest says {expected}; make the image set anew"
         )
-    run_arrays.write_prototypes(path, found)
-    digest = prototypes_digest(found)
+    run_files.write_prototypes(path, fitted)
+    digest = prototypes_digest(fitted)
     record_prototypes(plan, digest)
     forget(plan)
     images = sum(count for _, count, _ in plan.fit.splits)
@@ -227,12 +225,12 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     """Return the digest of an earlier try's prototypes where they are whole."""
     try:
         digest = str(read_json(record)["digest"])
-        found = prototypes_digest(run_arrays.open_prototypes(path, digest))
+        current = prototypes_digest(run_files.open_prototypes(path, digest))
     except RemoteError:
         raise
     except (OSError, ValueError, KeyError):
         return None
-    return digest if found == digest else None
+    return digest if current == digest else None
 
 
 def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str) -> int:
@@ -240,8 +238,8 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
     settings, steps = plan.settings, plan.evaluate
     if plan.write_distances:
         codes = np.array(plan.selection.codes, np.int32)
-        run_arrays.create_distances(
-            plan.output / run_arrays.DISTANCES, settings.metrics, plan.selection.names, codes,
+        run_files.create_distances(
+            plan.output / run_files.DISTANCES, settings.metrics, plan.selection.names, codes,
             steps.total, steps.step, settings.evaluate,
         )  # fmt: skip
     task = EvaluatePartition(
@@ -280,7 +278,7 @@ def _finish(
         if written.distances is not None:
             distances.update(written.distances)
     if plan.write_distances:
-        consolidate(plan.output / run_arrays.DISTANCES)
+        consolidate(plan.output / run_files.DISTANCES)
     header = list(plan.selection.names)
     digests = RunDigests(
         fitted,
@@ -288,13 +286,13 @@ def _finish(
         predictions.result(header),
     )
     write_json(plan.output / METRICS_FILE, run_metrics(plan, counts), indent=None)
-    found = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
-    write_json(plan.output / HIGHLIGHTS_FILE, found, indent=None)
+    highlighted = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
+    write_json(plan.output / HIGHLIGHTS_FILE, highlighted, indent=None)
     files = list_run_files(plan.output, len(parts), plan.write_distances)
-    said = _manifest(plan, executor, digests, parts, files, effort())
+    content = _manifest(plan, executor, digests, parts, files, effort())
     if plan.settings.report:
-        _write_report(plan, said, reporter)
-    manifest.write_manifest(plan.output, manifest.RUN, said)
+        _write_report(plan, content, reporter)
+    manifest.write_manifest(plan.output, manifest.RUN, content)
 
 
 def _manifest(
@@ -330,14 +328,14 @@ def _manifest(
     )
 
 
-def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> None:
+def _write_report(plan: JobPlan, content: dict[str, Any], reporter: Reporter) -> None:
     """Write the report, and note it in what the manifest will say.
 
     What the page shows is written and checked by now: a report that cannot be made loses no run.
     """
     run = Run(plan.output, plan.settings.images.storage_options)
     try:
-        said["files"] = add_report(run, said)["files"]
+        content["files"] = add_report(run, content)["files"]
     except (PixsimError, OSError):
         raise  # the disk, or what was written there; the same command goes on from here
     except Exception as error:
@@ -349,7 +347,7 @@ def _write_report(plan: JobPlan, said: dict[str, Any], reporter: Reporter) -> No
 
 def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    found = run_arrays.read_fractions(plan.output / run_arrays.PROTOTYPES, fitted)
-    fraction = found[NUMERATOR.name].values, found[DENOMINATOR.name].values
+    written = run_files.read_fractions(plan.output / run_files.PROTOTYPES, fitted)
+    fraction = written[NUMERATOR.name].values, written[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

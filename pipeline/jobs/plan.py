@@ -208,10 +208,10 @@ def plan_job(
         write=outline.write_distances,
     )
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
-    found = footprint(load, offered, tiles)
-    _refuse_what_does_not_fit(found, offered, settings, load)
+    needed = footprint(load, offered, tiles)
+    _refuse_what_does_not_fit(needed, offered, settings, load)
     known = {field.name: getattr(outline, field.name) for field in fields(Outline)}
-    return JobPlan(**known, tiles=tiles, workers=offered, footprint=found)
+    return JobPlan(**known, tiles=tiles, workers=offered, footprint=needed)
 
 
 def _refuse_what_does_not_fit(

@@ -9,11 +9,11 @@ from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.partitions import ceil_div, image_bytes
 from pipeline.core.urls import shown
 from pipeline.ingestion.plan import expected_content, plan_source, require_memory
-from pipeline.ingestion.request import find_images, store_place
+from pipeline.ingestion.request import find_images, store_path
 from pipeline.jobs.fit_pass import SUMS, kept_files
 from pipeline.jobs.plan import JobPlan, outline_job, plan_job
 from pipeline.sources.registry import folder_note, open_source, packed, release
-from pipeline.storage import claims, manifest, run_arrays
+from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
 
 # Bytes of a row of predictions in Parquet, as measured.
@@ -50,24 +50,27 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
         return _describe(plan_job(settings, path), ingested=True)
-    place = store_place(settings.images, settings.storage_options)
-    claims.require_place(place)
-    claims.could_hold(place, manifest.IMAGES)
+    target = store_path(settings.images, settings.storage_options)
+    claims.require_place(target)
+    claims.could_hold(target, manifest.IMAGES)
     source = open_source(settings.images)
     try:
-        planned = plan_source(packed(source, settings.images), place, settings.images.shard)
+        planned = plan_source(packed(source, settings.images), target, settings.images.shard)
         content = expected_content(planned)
     finally:
         release(source)
-    plan = plan_job(settings, place, outline=outline_job(settings, place, content))
+    plan = plan_job(settings, target, outline=outline_job(settings, target, content))
     require_memory(planned, plan.workers)
-    found = _describe(plan, ingested=False)
-    return found | {"images": folder_note(settings.images) or found["images"]}
+    described = _describe(plan, ingested=False)
+    return described | {"images": folder_note(settings.images) or described["images"]}
 
 
 def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
-    workers, memory = plan.workers, plan.footprint
-    at_once = max(1, workers.processes) * workers.tasks
+    workers = plan.workers
+    memory = {
+        name: getattr(plan.footprint, name)
+        for name in ("fit", "evaluate", "worker", "client", "total")
+    }
     return {
         "name": plan.settings.name,
         "output": str(plan.settings.output),
@@ -80,17 +83,10 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "workers": {
             "processes": workers.processes,
             "tasks": workers.tasks,
-            "threads": max(1, workers.cores // at_once),
+            "threads": max(1, workers.cores // workers.at_once),
             "memory": workers.memory,
         },
-        "memory": {
-            "fit": memory.fit,
-            "evaluate": memory.evaluate,
-            "worker": memory.worker,
-            "client": memory.client,
-            "total": memory.total,
-            "limit": workers.memory,
-        },
+        "memory": memory | {"limit": workers.memory},
         "arithmetic": {"name": plan.arithmetic.name, "reason": plan.arithmetic.reason},
         "tiles": len(plan.tiles),
         "tiling": plan.tiling if len(plan.tiles) > 1 else None,
@@ -129,19 +125,19 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     """Return what will be written; bytes before compression."""
     classes, metrics = len(plan.selection.codes), len(plan.settings.metrics)
     steps, total = plan.evaluate.steps, plan.evaluate.total
-    found = []
+    rows = []
     if not ingested:
         ingest = _ingest(plan)
-        found.append((str(plan.images), ingest["partitions"], ingest["bytes"]))
+        rows.append((str(plan.images), ingest["partitions"], ingest["bytes"]))
     kept, size = kept_files(plan)
     if kept:
-        found.append((f"{manifest.WORK}/{SUMS} (until the prototypes are made)", kept, size))
+        rows.append((f"{manifest.WORK}/{SUMS} (until the prototypes are made)", kept, size))
     image = 8 * math.prod(plan.shape) * classes
-    found.append((run_arrays.PROTOTYPES, 1, 3 * image))
+    rows.append((run_files.PROTOTYPES, 1, 3 * image))
     if plan.write_distances:
-        found.append((run_arrays.DISTANCES, steps, total * (8 * metrics * classes + 16)))
-    found.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
-    found += [
+        rows.append((run_files.DISTANCES, steps, total * (8 * metrics * classes + 16)))
+    rows.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
+    rows += [
         (name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, manifest.MANIFEST)
     ]
-    return [{"path": path, "files": files, "bytes": size} for path, files, size in found]
+    return [{"path": path, "files": files, "bytes": size} for path, files, size in rows]

@@ -27,14 +27,12 @@ from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoders import difference, installed
-from pipeline.ingestion.append import stored_hashes
-from pipeline.ingestion.duplicates import DUPLICATES, write_duplicates
+from pipeline.ingestion.duplicates import DUPLICATES, stored_records, write_duplicates
 from pipeline.ingestion.ingest import make_store
 from pipeline.ingestion.plan import IngestPlan, ingest_token, stored_templates
 from pipeline.ingestion.request import reopened_settings
-from pipeline.ingestion.steps import listing_place, with_listing_in
+from pipeline.ingestion.steps import listing_path, with_listing_in
 from pipeline.ingestion.write_partition import write_partitions
-from pipeline.jobs.verification import Damage
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.protocol import Source, SplitInfo
 from pipeline.sources.registry import open_source, packed, release
@@ -42,7 +40,7 @@ from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import partition_table
-from pipeline.storage.sample_tables import SAMPLES
+from pipeline.storage.sample_tables import SAMPLES, part_path
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import consolidate
 
@@ -61,11 +59,14 @@ class ImageRepair:
     reporter: Reporter
     options: Mapping[str, Any]
 
-    def run(self, damages: Sequence[Damage]) -> dict[str, Any]:
-        """Make damaged files again, where the source is what it was; return the manifest."""
-        files = {damage.file for damage in damages} - {manifest.MANIFEST, manifest.COPY}
-        partitions = sorted({damage.partition for damage in damages if damage.partition >= 0})
-        shards = {damage.file for damage in damages if damage.partition >= 0}
+    def run(self, damaged: Mapping[str, int]) -> dict[str, Any]:
+        """Make files again, where the source is what it was; return the manifest.
+
+        `damaged` has for each file the partition whose content it holds, or -1.
+        """
+        files = damaged.keys() - {manifest.MANIFEST, manifest.COPY}
+        partitions = sorted({number for number in damaged.values() if number >= 0})
+        shards = {file for file, number in damaged.items() if number >= 0}
         metadata = sorted(files - shards - {SAMPLES, DUPLICATES})
         if metadata:
             self._write_metadata(metadata)
@@ -75,7 +76,8 @@ class ImageRepair:
             self._write_partitions(partitions, shards)
         if DUPLICATES in files:
             counts = {name: split["count"] for name, split in self.content["splits"].items()}
-            write_duplicates(self.path, counts, stored_hashes(self.path, counts))
+            pieces = (piece for name in counts for piece in stored_records(self.path, name))
+            write_duplicates(self.path, counts, (piece["sha256"] for piece in pieces))
         updated = self._updated(files)
         manifest.put_manifest(self.path, updated)
         remove_tree(self.path / manifest.WORK)
@@ -147,6 +149,7 @@ class ImageRepair:
                 remark=next(filter(None, map(self._difference, sources, sources.values())), ""),
             )
             plan = IngestPlan(record, templates)
+            remove_tree(part_path(self.path, 0).parent)  # of a repair that was cut short
             with ingest_token(record.path, plan.identity).issued():
                 write_partitions(plan, record.path, self.executor, self.reporter, partitions)
 
@@ -187,7 +190,7 @@ class ImageRepair:
         source = packed(opened, images, self.executor.map, segment["provenance"])
         if isinstance(source, EncodedSource):
             source = source.decoded_by(installed())
-            source = with_listing_in(source, listing_place(self.path) / str(number))
+            source = with_listing_in(source, listing_path(self.path) / str(number))
         return source
 
     def _difference(self, number: int, source: Source) -> str:
@@ -198,7 +201,7 @@ class ImageRepair:
     ) -> dict[tuple[str, int], npt.NDArray[Any]]:
         """Return where the samples of partitions came from, by split and first sample."""
         parts = {index: self.content["partitions"][index] for index in partitions}
-        found = {i: np.empty(part["stop"] - part["start"], _ORIGIN) for i, part in parts.items()}
+        origins = {i: np.empty(part["stop"] - part["start"], _ORIGIN) for i, part in parts.items()}
         ends = np.cumsum([segment["listed"] for segment in self._segments])
         table, row, before = partition_table(self.content), 0, Counter[tuple[str, int]]()
         for rows in tables.read_groups(self.path / SAMPLES, ["split", "sample", "label", "sha256"]):
@@ -215,15 +218,15 @@ class ImageRepair:
                     for index in parts.keys() & set(np.unique(home).tolist()):
                         at = mine[home == index]
                         into = samples[at] - parts[index]["start"]
-                        found[index]["source"][into] = number
-                        found[index]["number"][into] = listed[home == index]
-                        found[index]["label"][into] = rows.integers("label")[at]
-                        found[index]["sha256"][into] = rows.fixed("sha256")[at]
+                        origins[index]["source"][into] = number
+                        origins[index]["number"][into] = listed[home == index]
+                        origins[index]["label"][into] = rows.integers("label")[at]
+                        origins[index]["sha256"][into] = rows.fixed("sha256")[at]
         for index, part in parts.items():
             array = StoreArray(self.path, image_store.array_names(part["split"])[0])
             if array.file(part["start"] // array.shard) not in shards:
-                found[index]["source"] = _INTACT
-        return {(part["split"], part["start"]): found[index] for index, part in parts.items()}
+                origins[index]["source"] = _INTACT
+        return {(part["split"], part["start"]): origins[index] for index, part in parts.items()}
 
 
 @dataclass(frozen=True)

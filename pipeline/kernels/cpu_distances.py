@@ -117,8 +117,8 @@ def _pad(
 def _weigh(totals: Int64Array) -> np.int64:
     """Put the sums over digits together: the sum of totals[1 + k] * 256**k."""
     value = np.int64(0)
-    for place in range(len(totals) - 1, 0, -1):
-        value = value * 256 + totals[place]
+    for digit in range(len(totals) - 1, 0, -1):
+        value = value * 256 + totals[digit]
     return value
 
 
@@ -146,8 +146,8 @@ def _l1_in_digits(
                         padded[row:], padded.shape[1], plane, width, steps, digits, totals
                     )
                     for offset in range(min(rows, last - first - row)):
-                        found = totals[offset]
-                        value = denominators[position] * found[0] - 2 * _weigh(found)
+                        of_image = totals[offset]
+                        value = denominators[position] * of_image[0] - 2 * _weigh(of_image)
                         if start == 0:
                             value += remainder_sums[position]
                             result[first + row + offset, position] = value
@@ -158,8 +158,8 @@ def _l1_in_digits(
 @njit(nogil=True, cache=True)
 def _sum_bytes(values: npt.NDArray[np.uint8]) -> np.int64:
     total = np.uint32(0)
-    for place in range(len(values)):
-        total = np.uint32(total + np.uint32(values[place]))
+    for pixel in range(len(values)):
+        total = np.uint32(total + np.uint32(values[pixel]))
     return np.int64(total)
 
 
@@ -269,8 +269,8 @@ def dot_products(
 @njit(nogil=True, cache=True)
 def _sum_squares(values: npt.NDArray[Any]) -> np.int64:
     total = np.uint32(0)  # of at most 2**16 bytes
-    for place in range(len(values)):
-        value = np.uint32(values[place])
+    for pixel in range(len(values)):
+        value = np.uint32(values[pixel])
         total = np.uint32(total + np.uint32(value * value))
     return np.int64(total)
 
@@ -359,7 +359,7 @@ def differences(
                 )
 
     in_ranges(threads, len(blocks), compare)
-    for found in (absolute, squared):
-        upper = np.triu(found)
-        found[:] = upper + np.triu(found, 1).T
+    for sums in (absolute, squared):
+        upper = np.triu(sums)
+        sums[:] = upper + np.triu(sums, 1).T
     return absolute, squared

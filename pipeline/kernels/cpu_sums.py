@@ -169,18 +169,18 @@ def _count_two(*_: Any) -> None:
 @overload(_count_two)
 def _choose_count_two(a, b, table):  # type: ignore[no-untyped-def]  # noqa: ARG001
     def count_bytes(a, b, table):  # type: ignore[no-untyped-def]
-        whole = len(a) // 8 * 8
-        words, others = a[:whole].view(np.uint64), b[:whole].view(np.uint64)
+        in_words = len(a) // 8 * 8
+        words, others = a[:in_words].view(np.uint64), b[:in_words].view(np.uint64)
         row = np.uint64(0)
         for at in range(len(words)):
             word, other = words[at], others[at]
             if word | other != np.uint64(0):  # where it is, sixteen pixels are 0
-                for place in range(8):
-                    shift, start = np.uint64(8 * place), row + np.uint64(256 * place)
+                for byte in range(8):
+                    shift, start = np.uint64(8 * byte), row + np.uint64(256 * byte)
                     table[start + ((word >> shift) & np.uint64(255))] += np.uint16(1)
                     table[start + ((other >> shift) & np.uint64(255))] += np.uint16(1)
             row += np.uint64(8 * 256)
-        for pixel in range(whole, len(a)):
+        for pixel in range(in_words, len(a)):
             start = np.uint64(256 * pixel)
             table[start + np.uint64(a[pixel])] += np.uint16(1)
             table[start + np.uint64(b[pixel])] += np.uint16(1)

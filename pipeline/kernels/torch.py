@@ -54,15 +54,15 @@ def _batch_bytes(device: torch.device) -> int:
 
 
 def _batches(images: npt.NDArray[Any], device: str) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the images in batches on the device, each with its place."""
+    """Yield the images in batches on the device, each with its slice."""
     target = torch.device(device)
     step = max(1, _batch_bytes(target) // max(_WIDENED * images.shape[1], 1))
-    places = [slice(a, min(a + step, len(images))) for a in range(0, len(images), step)]
+    slices = [slice(a, min(a + step, len(images))) for a in range(0, len(images), step)]
     if target.type == "cuda":
-        yield from _copied_ahead(images, places, target)
+        yield from _copied_ahead(images, slices, target)
         return
-    for place in places:
-        yield place, _as_tensor(images[place]).to(target)
+    for part in slices:
+        yield part, _as_tensor(images[part]).to(target)
 
 
 def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -70,36 +70,36 @@ def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 
 
 def _copied_ahead(
-    images: npt.NDArray[Any], places: list[slice], device: torch.device
+    images: npt.NDArray[Any], slices: list[slice], device: torch.device
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Copy the next batch to a CUDA device while the one before it is worked on."""
-    if not places:
+    if not slices:
         return
     copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    shape = (places[0].stop, images.shape[1])
+    shape = (slices[0].stop, images.shape[1])
     kind = torch.from_numpy(np.empty(0, images.dtype)).dtype
-    pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in places[:2]]
-    copied: Any = [torch.cuda.Event() for _ in places[:2]]  # type: ignore[no-untyped-call]
+    pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in slices[:2]]
+    copied: Any = [torch.cuda.Event() for _ in slices[:2]]  # type: ignore[no-untyped-call]
 
     def send(number: int) -> torch.Tensor:
-        place, turn = places[number], number % 2
+        part, turn = slices[number], number % 2
         copied[turn].synchronize()  # the buffer's last copy has left it
-        buffer = pinned[turn][: place.stop - place.start]
-        np.copyto(buffer.numpy(), images[place])
+        buffer = pinned[turn][: part.stop - part.start]
+        np.copyto(buffer.numpy(), images[part])
         with torch.cuda.stream(copies):
             batch = buffer.to(device, non_blocking=True)
             copied[turn].record(copies)
         return batch
 
     following = send(0)
-    for number, place in enumerate(places):
+    for number, part in enumerate(slices):
         batch, turn = following, number % 2
         current = torch.cuda.current_stream(device)
         current.wait_event(copied[turn])
         batch.record_stream(current)  # its memory is not used again before the work is done
-        if number + 1 < len(places):
+        if number + 1 < len(slices):
             following = send(number + 1)
-        yield place, batch
+        yield part, batch
 
 
 def class_sums(
@@ -115,15 +115,15 @@ def class_sums(
     sums = torch.zeros((2, classes + 1, images.shape[1]), dtype=torch.int64, device=device)
     rows = np.where(positions < 0, classes, positions).astype(np.int64)
     index = torch.from_numpy(rows).to(device)
-    for place, batch in _batches(images, device):
+    for where, batch in _batches(images, device):
         pixels = batch.to(torch.int64)
-        sums[0].index_add_(0, index[place], pixels)
-        sums[1].index_add_(0, index[place], pixels.square_())
+        sums[0].index_add_(0, index[where], pixels)
+        sums[1].index_add_(0, index[where], pixels.square_())
     counts = np.bincount(rows, minlength=classes + 1).astype(np.int64)
-    found = (*sums[:, :classes].cpu().numpy(), counts[:classes])
+    added = (*sums[:, :classes].cpu().numpy(), counts[:classes])
     if into is None:
-        return found
-    for target, part in zip(into, found, strict=True):
+        return added
+    for target, part in zip(into, added, strict=True):
         target += part
     return into
 
@@ -139,13 +139,13 @@ def histograms(
 ) -> npt.NDArray[np.uint32]:
     """Count the values of each pixel in each class; see `backends.Histograms`."""
     pixels = images.shape[1]
-    # one place more takes the values that are left out
+    # one count more takes the values that are left out
     counts = torch.zeros(classes * pixels * 256 + 1, dtype=torch.int64, device=device)
     index = _as_tensor(np.asarray(positions, np.int64)).to(device)
     column = torch.arange(pixels, device=device)
     wanted = None if high is None else _as_tensor(high).to(device).to(torch.int64)
-    for place, batch in _batches(images, device):
-        rows, values = index[place, None], batch.to(torch.int64)
+    for part, batch in _batches(images, device):
+        rows, values = index[part, None], batch.to(torch.int64)
         counted = (rows >= 0).expand_as(values)
         if wanted is not None:
             counted = counted & ((values >> 8) == wanted[rows[:, 0].clamp(min=0)])
@@ -154,10 +154,10 @@ def histograms(
             values = values >> 8
         where = torch.where(counted, (rows * pixels + column) * 256 + values, len(counts) - 1)
         counts += torch.bincount(where.reshape(-1), minlength=len(counts))
-    found: npt.NDArray[Any] = counts[:-1].reshape(classes, pixels, 256).cpu().numpy()
+    added: npt.NDArray[Any] = counts[:-1].reshape(classes, pixels, 256).cpu().numpy()
     if into is None:
-        return found.astype(np.uint32)
-    into += found.astype(np.uint32)
+        return added.astype(np.uint32)
+    into += added.astype(np.uint32)
     return into
 
 
@@ -207,11 +207,11 @@ def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array
     result = torch.empty(shape, dtype=torch.int64, device=prototypes.device)
     kind = prototypes.numerators.dtype
     total = torch.int64 if kind is torch.int32 else kind
-    for place, batch in _batches(images, prototypes.device):
+    for part, batch in _batches(images, prototypes.device):
         pixels = batch.to(kind)
         for position, n in enumerate(prototypes.denominators):
             differences = (pixels * n).sub_(prototypes.numerators[position]).abs_()
-            result[place, position] = differences.sum(dim=1, dtype=total).to(torch.int64)
+            result[part, position] = differences.sum(dim=1, dtype=total).to(torch.int64)
     return np.asarray(result.cpu().numpy())
 
 
@@ -219,21 +219,21 @@ def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64
     """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
     limbs = prototypes.limbs
     result = torch.empty((len(images), len(limbs)), dtype=torch.int64, device=limbs.device)
-    for place, batch in _batches(images, prototypes.device):
+    for part, batch in _batches(images, prototypes.device):
         pixels = batch.to(limbs.dtype)
         if limbs.dtype is torch.float64:
-            result[place] = (pixels @ limbs.T).to(torch.int64)
+            result[part] = (pixels @ limbs.T).to(torch.int64)
         else:  # CUDA has no integer matrix product
             for row, limb in enumerate(limbs):
-                result[place, row] = (pixels * limb).sum(dim=1)
-    found: Int64Array = result.cpu().numpy()
+                result[part, row] = (pixels * limb).sum(dim=1)
+    products: Int64Array = result.cpu().numpy()
     classes = len(limbs) // 2
-    return np.ascontiguousarray(found[:, :classes]), np.ascontiguousarray(found[:, classes:])
+    return np.ascontiguousarray(products[:, :classes]), np.ascontiguousarray(products[:, classes:])
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
     """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
     result = torch.empty(len(images), dtype=torch.int64, device=device)
-    for place, batch in _batches(images, device):
-        result[place] = batch.to(torch.int64).square_().sum(dim=1)
+    for part, batch in _batches(images, device):
+        result[part] = batch.to(torch.int64).square_().sum(dim=1)
     return np.asarray(result.cpu().numpy())

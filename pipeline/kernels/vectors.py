@@ -141,8 +141,8 @@ def _pointer(context: Any, builder: Builder, kind: Any, array: Value) -> Value:
 
 
 def _load(builder: Builder, start: Value, offset: Value) -> Value:
-    place = builder.bitcast(builder.gep(start, [offset]), _BYTES.as_pointer())
-    return builder.load(place, align=1)
+    address = builder.bitcast(builder.gep(start, [offset]), _BYTES.as_pointer())
+    return builder.load(address, align=1)
 
 
 def _total(builder: Builder, lanes: Value) -> Value:
@@ -155,14 +155,14 @@ def _each(builder: Builder, count: int, stride: Value, offset: Value) -> list[Va
     return [builder.add(offset, builder.mul(stride, _INT64(row))) for row in range(count)]
 
 
-def _add_to(builder: Builder, place: Value, function: Any, a: Value, b: Value) -> None:
-    builder.store(function(builder, builder.load(place), a, b), place)
+def _add_to(builder: Builder, target: Value, function: Any, a: Value, b: Value) -> None:
+    builder.store(function(builder, builder.load(target), a, b), target)
 
 
 def _sweep(context: Any, builder: Builder, signature: Any, arguments: Any, step: Any) -> Value:
     """Run `step(use, pixels, planes, sums)` for each row at each step, and store the totals.
 
-    `sums` are the places of the row's lanes, one for each plane; LLVM keeps them in registers.
+    `sums` are the addresses of the row's lanes, one for each plane; LLVM keeps them in registers.
     """
     images, stride, planes, plane_stride, steps, _, out = arguments
     kinds, count = signature.args, 1 + signature.args[5].count
@@ -170,16 +170,16 @@ def _sweep(context: Any, builder: Builder, signature: Any, arguments: Any, step:
     image = _pointer(context, builder, kinds[0], images)
     plane = _pointer(context, builder, kinds[2], planes)
     sums = [[cgutils.alloca_once(builder, _LANES) for _ in range(count)] for _ in range(ROWS)]
-    for place in (place for row in sums for place in row):
-        builder.store(_ZERO, place)
+    for lanes in (lanes for row in sums for lanes in row):
+        builder.store(_ZERO, lanes)
     with cgutils.for_range(builder, steps, intp=_INT64) as loop:
         offset = builder.mul(loop.index, _INT64(WIDTH))
         loaded = [_load(builder, plane, at) for at in _each(builder, count, plane_stride, offset)]
-        for row, place in zip(sums, _each(builder, ROWS, stride, offset), strict=True):
-            step(use, _load(builder, image, place), loaded, row)
+        for row, at in zip(sums, _each(builder, ROWS, stride, offset), strict=True):
+            step(use, _load(builder, image, at), loaded, row)
     results = context.make_array(kinds[6])(context, builder, out).data
-    for number, place in enumerate(place for row in sums for place in row):
-        total = _total(builder, builder.load(place))
+    for number, lanes in enumerate(lanes for row in sums for lanes in row):
+        total = _total(builder, builder.load(lanes))
         builder.store(total, builder.gep(results, [_INT64(number)]))
     return context.get_dummy_value()
 
@@ -210,8 +210,8 @@ def add_differences(  # type: ignore[no-untyped-def]
             quotient, *digits = planes
             _add_to(builder, sums[0], use.differences, pixels, quotient)
             above = builder.zext(builder.icmp_unsigned(">", pixels, quotient), _BYTES)
-            for place, digit in zip(sums[1:], digits, strict=True):
-                _add_to(builder, place, use.products, above, digit)
+            for lanes, digit in zip(sums[1:], digits, strict=True):
+                _add_to(builder, lanes, use.products, above, digit)
 
         return _sweep(context, builder, signature, arguments, step)
 
@@ -231,8 +231,8 @@ def add_products(  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         def step(use, pixels, planes, sums):  # type: ignore[no-untyped-def]
             signed = [builder.xor(planes[0], _SIGN), *planes[1:]]
-            for place, digit in zip(sums, signed, strict=True):
-                _add_to(builder, place, use.products, pixels, digit)
+            for lanes, digit in zip(sums, signed, strict=True):
+                _add_to(builder, lanes, use.products, pixels, digit)
 
         return _sweep(context, builder, signature, arguments, step)
 

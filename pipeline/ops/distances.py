@@ -141,8 +141,8 @@ def distances_block(
     def measure(first: int, last: int) -> None:
         for start in range(first, last, step):
             part = slice(start, min(start + step, last))
-            for place, metric in enumerate(metrics):
-                result[place, part] = _measure(flat[part], reference, metric)
+            for index, metric in enumerate(metrics):
+                result[index, part] = _measure(flat[part], reference, metric)
 
     in_ranges(threads, len(images), measure)
     return result
@@ -236,8 +236,8 @@ def distances(
     pick(prototypes, DENOMINATOR)
     check_shapes(images, prototypes)
     image = lazy[IMAGE.name]
-    whole = dict.fromkeys(prototypes[NUMERATOR.name].dims, -1)
-    fractions = prototypes[[NUMERATOR.name, DENOMINATOR.name]].chunk(whole)
+    one_chunk = dict.fromkeys(prototypes[NUMERATOR.name].dims, -1)
+    fractions = prototypes[[NUMERATOR.name, DENOMINATOR.name]].chunk(one_chunk)
     axes = "yxk"[: image.ndim - 1]
     values = da.blockwise(
         _distances_from_arrays, "msc", image.data, "s" + axes,

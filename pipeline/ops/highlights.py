@@ -3,7 +3,8 @@
 Of each metric and class the most typical images, the hardest that were right and the most
 confidently wrong ones; how margins are distributed; where two metrics disagree. What is kept does
 not grow with the number of samples, and does not depend on how they are cut into tables or in which
-order these come: equals are ranked by split and sample.
+order these come: equals are ranked by split and sample. And which classes are alike on average: how
+far the prototypes of a run are from each other.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection
-from pipeline.core.exact import Float64Array
+from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.schema import METRIC, SAMPLE
+from pipeline.kernels.cpu_distances import differences
 
 KEPT = 4  # samples of each kind and class
 DISAGREEMENTS = 12  # samples that one metric has right and the other one wrong, of each kind
 BINS = 2**14  # of margins, over 0 to 1; a power of two, so that the bin of a margin is exact
 KINDS = ("typical", "hardest", "wrong")
 OUTCOMES = ("both", "first", "second", "neither")
+
+CLOSEST = 30  # pairs that are named
+MAX_MATRIX = 64  # classes of which every distance is kept
+MAX_CLASSES = 4_000
+MAX_WORK = 2 * 10**10  # differences of two pixels; some seconds
 
 _VALUES = ("predicted", "distance", "margin", "label_distance")
 
@@ -64,7 +71,7 @@ class _Best:
         group, key
             [candidate]; what each is ranked among, and by; NaN is never kept.
         where
-            [candidate]; its place among the samples of the table.
+            [candidate]; its index among the samples of the table.
         part
             The number of the table.
         columns
@@ -101,13 +108,13 @@ class _Best:
         """Return columns: the samples group by group, best first. What is not known is None."""
         self._rank()
         rows = self._kept
-        found: dict[str, Any] = {name: rows[name].tolist() for name in ("sample", "part", "row")}
-        found["split"] = [splits[code] for code in rows["split"].tolist()]
-        found["label"] = rows["label"].tolist()
+        columns: dict[str, Any] = {name: rows[name].tolist() for name in ("sample", "part", "row")}
+        columns["split"] = [splits[code] for code in rows["split"].tolist()]
+        columns["label"] = rows["label"].tolist()
         for name in _VALUES:
             values = rows[name][:, 0] if rows[name].shape[1] == 1 else rows[name]
-            found[name] = _plain(values)
-        return found
+            columns[name] = _plain(values)
+        return columns
 
 
 def _plain(values: npt.NDArray[Any]) -> list[Any]:
@@ -189,8 +196,8 @@ class Highlights:
         ):
             best[kind].offer(label[where], key, where, part, columns, [metric])
         for row, where in enumerate((hits, misses)):
-            found = margin[where]
-            bins = (found[~np.isnan(found)] * BINS).astype(np.int64)
+            of_kind = margin[where]
+            bins = (of_kind[~np.isnan(of_kind)] * BINS).astype(np.int64)
             self._margins[metric, row] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
 
     def _compare(
@@ -216,7 +223,7 @@ class Highlights:
         """Return what was found, as `highlights.json` has it.
 
         `samples`, for each metric and kind: columns of label, predicted (positions among the
-        classes), split, sample, distance, margin, label_distance, and `part` and `row`, the place
+        classes), split, sample, distance, margin, label_distance, and `part` and `row`, the index
         in the prediction tables; class by class, the first of a class first. `margins`, for each
         metric: how many that were right and wrong have a margin in each bin of 1 / `bins`, without
         the empty bins at the end. `agreement`, of two metrics: per class how many were right by
@@ -245,3 +252,97 @@ class Highlights:
 def _trimmed(counts: npt.NDArray[np.int64]) -> list[int]:
     occupied = np.flatnonzero(counts)
     return list(counts[: occupied[-1] + 1 if len(occupied) else 0].tolist())
+
+
+def prototype_distances(prototypes: Float64Array, threads: int = 1) -> dict[str, Float64Array]:
+    """Measure prototypes against each other.
+
+    Parameters
+    ----------
+    prototypes
+        [class, pixel]; in units of full scale.
+    threads
+        How many cores to use.
+
+    Returns
+    -------
+    `l1`, the mean of absolute differences, and `l2`, the root of the mean of squared ones: both
+    [class, class], from 0 to 1.
+    """
+    absolute, squared = differences(prototypes, threads)
+    pixels = prototypes.shape[1]
+    return {"l1": absolute / pixels, "l2": np.sqrt(squared / pixels)}
+
+
+def closest_classes(
+    numerators: Int64Array,
+    denominators: Int64Array,
+    full_scale: int,
+    metrics: Sequence[str],
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Return which classes have prototypes that are close to each other.
+
+    Parameters
+    ----------
+    numerators, denominators
+        [class, ...] and [class]; the exact prototypes. A denominator of 0 is a class without one.
+    full_scale
+        The pixel value that counts as 1.
+    metrics
+        `l1`, `l2`.
+    threads
+        How many cores to use.
+
+    Returns
+    -------
+    `skipped`, why nothing was measured, or None; and for each metric `pairs`, the closest pairs as
+    [class, class, distance]; of each class its `nearest` other one and the `distance` to it, None
+    where there is none; and `matrix`, all distances, where classes are few, else None. Classes are
+    positions.
+    """
+    present = np.flatnonzero(denominators > 0)
+    reason = _too_much(len(present), numerators[0].size)
+    result: dict[str, Any] = {"skipped": reason}
+    if reason:
+        return result
+    flat = numerators.reshape(len(numerators), -1)[present]
+    images = flat / (denominators[present, None] * float(full_scale))
+    distances = prototype_distances(images, threads)
+    return result | {m: _similarity(distances[m], present, len(numerators)) for m in metrics}
+
+
+def _too_much(classes: int, pixels: int) -> str | None:
+    """Say why prototypes are not compared, where that would take too long."""
+    work = classes * (classes - 1) // 2 * pixels
+    if classes <= MAX_CLASSES and work <= MAX_WORK:
+        return None
+    return (
+        f"{classes:,} prototypes of {pixels:,} pixels were not compared with each other: that "
+        f"takes {work:.1g} differences, and is done for up to {MAX_CLASSES:,} classes and "
+        f"{MAX_WORK:.0e} differences"
+    )
+
+
+def _similarity(
+    distances: Float64Array, present: npt.NDArray[np.int64], classes: int
+) -> dict[str, Any]:
+    count = len(present)
+    first, second = np.triu_indices(count, 1)
+    values = distances[first, second]
+    order = np.argsort(values, kind="stable")[:CLOSEST]
+    pairs = [[int(present[first[at]]), int(present[second[at]]), float(values[at])] for at in order]
+    nearest: list[int | None] = [None] * classes
+    lowest: list[float | None] = [None] * classes
+    if count > 1:
+        others = distances + np.diag(np.full(count, np.inf))
+        for position, other in zip(present.tolist(), others.argmin(axis=1).tolist(), strict=True):
+            nearest[position] = int(present[other])
+        for position, value in zip(present.tolist(), others.min(axis=1).tolist(), strict=True):
+            lowest[position] = value
+    matrix = None
+    if classes <= MAX_MATRIX:
+        every: npt.NDArray[Any] = np.full((classes, classes), None, object)
+        every[np.ix_(present, present)] = distances
+        matrix = every.tolist()
+    return {"pairs": pairs, "nearest": nearest, "distance": lowest, "matrix": matrix}

@@ -21,15 +21,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.arguments import checked
-from pipeline.core.classes import ClassSelection, select_classes
+from pipeline.core.classes import select_classes
 from pipeline.core.exact import Int64Array, check_count_bound
 from pipeline.core.schema import COUNT, IMAGE, PIXEL_SUM, SAMPLE
 from pipeline.kernels import backends
+from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.prototypes import (
     class_names_of,
     class_sums,
     each_block,
-    flat_images,
     label_prototypes,
     label_sums,
     lazy_images,
@@ -41,14 +41,7 @@ BINS = 256
 Counts = npt.NDArray[np.uint32]
 
 
-def histograms_block(
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    selection: ClassSelection,
-    device: str,
-    first: int = 0,
-    threads: int = 1,
-) -> Counts:
+def histograms_block(use: Kernels, images: Pixels, positions: Int64Array, classes: int) -> Counts:
     """Count the values of each pixel in one block of images, class by class.
 
     Parameters as for `class_sums_block`.
@@ -57,19 +50,11 @@ def histograms_block(
     -------
     [class, pixel, 256]; of 16-bit pixels the counts of high bytes.
     """
-    positions = selection.positions(labels, first)
-    use = backends.load(device, threads)
-    return use.histograms(flat_images(images), positions, len(selection.codes))
+    return use.histograms(images, positions, classes)
 
 
 def low_histograms_block(
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    high: npt.NDArray[np.uint8],
-    selection: ClassSelection,
-    device: str,
-    first: int = 0,
-    threads: int = 1,
+    use: Kernels, images: Pixels, positions: Int64Array, classes: int, high: npt.NDArray[np.uint8]
 ) -> Counts:
     """Count the low bytes of 16-bit values that have the high byte of a middle value.
 
@@ -82,9 +67,7 @@ def low_histograms_block(
     -------
     [2, class, pixel, 256]; for the lower and for the upper middle value.
     """
-    positions = selection.positions(labels, first)
-    use, flat = backends.load(device, threads), flat_images(images)
-    return np.stack([use.histograms(flat, positions, len(high[0]), part) for part in high])
+    return np.stack([use.histograms(images, positions, classes, part) for part in high])
 
 
 def images_counted(counts: Counts) -> Int64Array:
@@ -130,8 +113,8 @@ def select_bytes(
     one = isinstance(counts, np.ndarray) and counts.ndim == 3
     tables = (counts, counts) if one else counts
     select = backends.load("cpu").select_ranks
-    found = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
-    return np.stack([value for value, _ in found]), np.stack([rest for _, rest in found])
+    selected = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
+    return np.stack([value for value, _ in selected]), np.stack([rest for _, rest in selected])
 
 
 def median_numerators(high: Any, low: Any = None) -> Int64Array:
@@ -172,8 +155,7 @@ def class_medians(
     check_count_bound(image.sizes[SAMPLE])
     classes_pixels = len(selection.codes), int(np.prod(image.shape[1:]))
     sizes = dict(zip("cpv", (*classes_pixels, BINS), strict=True))
-    settings = {"selection": selection, "device": device}
-    blocks = each_block(histograms_block, "cpv", sizes, lazy, np.uint32, **settings)
+    blocks = each_block(histograms_block, sizes, lazy, selection, np.uint32, device)
     counts = add_up(blocks).to_delayed().item()  # made once for all that follows
     high, rest = dask.delayed(first_bytes, nout=2)(counts)
     if image.dtype == np.uint8:
@@ -187,13 +169,13 @@ def class_medians(
     else:
         wanted = da.from_delayed(high, (2, *classes_pixels), np.uint8)
         both = {"h": 2, **sizes}
-        more = each_block(low_histograms_block, "hcpv", both, lazy, np.uint32, wanted, **settings)
+        more = each_block(low_histograms_block, both, lazy, selection, np.uint32, device, wanted)
         low, _ = dask.delayed(select_bytes, nout=2)(add_up(more), rest)
         numerator = dask.delayed(median_numerators)(high, low)
         sums = class_sums(images, classes, device)
     # counted here too, so that the medians alone need no sums
-    found = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
-    sums[COUNT.name] = sums[COUNT.name].copy(data=found)
+    number = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
+    sums[COUNT.name] = sums[COUNT.name].copy(data=number)
     return label_medians(sums, da.from_delayed(numerator, classes_pixels, np.int64))
 
 

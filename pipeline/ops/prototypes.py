@@ -3,12 +3,12 @@
 A prototype is an exact fraction, an integer image over one positive integer: the mean of a
 class is its pixel sums over its number of images. Sums of integers come out the same in any
 order, so chunks are summed where they lie and added up in a tree. The sums of squares that are
-taken in the same pass give the standard deviation of every pixel. See `median` for medians.
+taken in the same pass give the standard deviation of every pixel. See `medians` for medians.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import dask.array as da
@@ -43,45 +43,36 @@ from pipeline.core.schema import (
     pick,
 )
 from pipeline.kernels import backends
+from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.reduction import add_up
 
 PrototypeKind = Literal["mean", "median"]
+BlockFunction = Callable[..., npt.NDArray[Any]]
+"""Called with kernels, images [sample, pixel], positions [sample] and the number of classes."""
 
 
 def class_sums_block(
-    images: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    selection: ClassSelection,
-    device: str,
-    first: int = 0,
-    threads: int = 1,
+    use: Kernels, images: Pixels, positions: Int64Array, classes: int
 ) -> Int64Array:
     """Sum one block of images by class.
 
     Parameters
     ----------
+    use
+        The kernels of a device.
     images
-        [sample, ...]; pixels.
-    labels
-        [sample]; codes.
-    selection
-        The classes to sum.
-    device
-        As for `backends.load`.
-    first
-        The sample index of the first image, for messages.
-    threads
-        How many cores to use.
+        [sample, pixel].
+    positions
+        [sample]; the position of each label among the classes, -1 to leave the image out.
+    classes
+        How many there are.
 
     Returns
     -------
     [class, 2 * pixel + 1]; the sums of pixels, those of squares, and in the last column the
     number of images. In one array, so that one addition adds up all.
     """
-    flat = flat_images(images)
-    positions = selection.positions(labels, first)
-    use = backends.load(device, threads)
-    sums, squares, counts = use.class_sums(flat, positions, len(selection.codes))
+    sums, squares, counts = use.class_sums(images, positions, classes)
     return np.concatenate([sums, squares, counts[:, None]], axis=1)
 
 
@@ -156,46 +147,45 @@ def class_sums(
     lazy = lazy_images(images)
     image = lazy[IMAGE.name]
     check_sum_bound(image.sizes[SAMPLE], image.dtype)
-    width = 2 * int(np.prod(image.shape[1:])) + 1
-    blocks = each_block(
-        class_sums_block, "cp", {"c": len(selection.codes), "p": width}, lazy, np.int64,
-        selection=selection, device=device,
-    )  # fmt: skip
+    sizes = {"c": len(selection.codes), "p": 2 * int(np.prod(image.shape[1:])) + 1}
+    blocks = each_block(class_sums_block, sizes, lazy, selection, np.int64, device)
     return label_sums(add_up(blocks), selection, lazy)
 
 
 def each_block(
-    function: Any,
-    axes: str,
+    function: BlockFunction,
     sizes: Mapping[str, int],
     lazy: xr.Dataset,
+    selection: ClassSelection,
     dtype: Any,
+    device: str,
     extra: da.Array | None = None,
-    **settings: Any,
 ) -> da.Array:
     """Call a function for each block of images, and stack what it returns along a first axis.
 
     Parameters
     ----------
     function
-        Called with images, labels, the settings and `first`, the index of the first sample;
-        with `extra` too where that is given, whole.
-    axes, sizes
-        A letter for each axis of a result, and their lengths; not `s`, `y`, `x` or `k`.
+        Called as `class_sums_block` is; with `extra` too where that is given, whole.
+    sizes
+        A letter for each axis of a result, and its length; not `s`, `y`, `x` or `k`.
     lazy
         As `lazy_images` returns.
+    selection
+        The classes.
     dtype
         Of a result.
+    device
+        As for `backends.load`.
     extra
-        An array whose axes are the first of `axes`.
-    settings
-        Further arguments of the function.
+        An array whose axes are the first of a result.
 
     Returns
     -------
     [block, ...]; one step for each block of images.
     """
     image, label = lazy[IMAGE.name], lazy[LABEL.name]
+    axes = "".join(sizes)
     chunks = image.chunksizes[SAMPLE]
     starts = da.from_array(np.cumsum([0, *chunks[:-1]]), chunks=1)
     given = "" if extra is None else axes[: extra.ndim]
@@ -204,17 +194,25 @@ def each_block(
     return da.blockwise(
         _call_block, "s" + axes, image.data, "s" + "yxk"[: image.ndim - 1], label.data, "s",
         starts, "s", *more, function=function, align_arrays=False, adjust_chunks={"s": 1},
-        new_axes={axis: size for axis, size in sizes.items() if axis not in given},
-        dtype=dtype, meta=np.empty((0,) * (1 + len(axes)), dtype), **settings,
+        new_axes={axis: size for axis, size in sizes.items() if axis not in given}, dtype=dtype,
+        meta=np.empty((0,) * (1 + len(axes)), dtype), selection=selection, device=device,
     )  # fmt: skip
 
 
 def _call_block(
-    images: Any, labels: Any, start: Any, *extra: Any, function: Any, **settings: Any
+    images: Any,
+    labels: Any,
+    start: Any,
+    *extra: Any,
+    function: BlockFunction,
+    selection: ClassSelection,
+    device: str,
 ) -> Any:
     while isinstance(images, list):  # one block along each axis of pixels
         images = images[0]
-    return function(images, labels, *extra, first=int(start[0]), **settings)[None]
+    positions = selection.positions(labels, first=int(start[0]))
+    use = backends.load(device)
+    return function(use, flat_images(images), positions, len(selection.codes), *extra)[None]
 
 
 def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr.Dataset:
@@ -232,14 +230,14 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     image = images[IMAGE.name]
     dims, shape = image.dims[1:], image.shape[1:]
     pixels = int(np.prod(shape))
-    whole = (len(selection.codes), *shape)
+    sizes = (len(selection.codes), *shape)
     return xr.Dataset(
         {
             PIXEL_SUM.name: (
-                (CLASS, *dims), packed[:, :pixels].reshape(whole), PIXEL_SUM.attributes,
+                (CLASS, *dims), packed[:, :pixels].reshape(sizes), PIXEL_SUM.attributes,
             ),
             PIXEL_SQUARE_SUM.name: (
-                (CLASS, *dims), packed[:, pixels:-1].reshape(whole), PIXEL_SQUARE_SUM.attributes,
+                (CLASS, *dims), packed[:, pixels:-1].reshape(sizes), PIXEL_SQUARE_SUM.attributes,
             ),
             COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
         },

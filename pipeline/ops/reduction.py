@@ -40,7 +40,7 @@ def add_up(blocks: da.Array) -> da.Array:
     [...]; the sum, of the same dtype.
     """
     size = int(np.prod(blocks.shape[1:])) * blocks.dtype.itemsize
-    found: da.Array = da.reduction(
+    total: da.Array = da.reduction(
         blocks,
         chunk=_as_it_is,
         combine=_add,
@@ -52,7 +52,7 @@ def add_up(blocks: da.Array) -> da.Array:
         dtype=blocks.dtype,
         meta=np.empty((0,) * (blocks.ndim - 1), blocks.dtype),
     )
-    return found
+    return total
 
 
 def _as_it_is(block: npt.NDArray[Any], **_: Any) -> npt.NDArray[Any]:

@@ -17,11 +17,11 @@ from pipeline.core.paths import locate
 from pipeline.core.urls import shown
 from pipeline.report.opened import open_run
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
-from pipeline.storage import image_store, manifest, run_arrays, tables
+from pipeline.storage import image_store, manifest, run_files, tables
 from pipeline.storage.atomic import require_file
-from pipeline.storage.completeness import require_files_of, require_tables
 from pipeline.storage.folders import exists, is_folder, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table
+from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import (
     DIGESTED,
     METRICS_FILE,
@@ -146,7 +146,7 @@ def kind_or_refuse(path: Path) -> str:
 
 def likely_kind(path: Path) -> str:
     """Guess what a folder without a manifest was meant to be, for the error that says so."""
-    of_run = (METRICS_FILE, PREDICTIONS, run_arrays.PROTOTYPES)
+    of_run = (METRICS_FILE, PREDICTIONS, run_files.PROTOTYPES)
     return manifest.RUN if any(exists(path / name) for name in of_run) else manifest.IMAGES
 
 
@@ -171,17 +171,17 @@ def digest(
     folder = locate(path, storage_options)
     if kind_or_refuse(folder) == manifest.IMAGES:
         recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
-        found: dict[str, str | None] = {"images": digest_images(folder)}
+        computed: dict[str, str | None] = {"images": digest_images(folder)}
     else:
         recorded = open_run(folder).manifest["digests"]
-        found = digest_run(folder).as_dict()
-    for name, value in found.items():
+        computed = digest_run(folder).as_dict()
+    for name, value in computed.items():
         if recorded[name] != value:
             raise DamagedError(
                 f"{folder}: {name} have digest {value}, the manifest recorded {recorded[name]}; "
                 "they were changed after they were written: make it anew"
             )
-    return found
+    return computed
 
 
 def digest_run(path: Path) -> RunDigests:
@@ -193,15 +193,15 @@ def digest_run(path: Path) -> RunDigests:
     for index, part in enumerate(content["partitions"]):
         predictions.update(tables.read_part(part_path(path, index), DIGESTED))
         if written:
-            block = run_arrays.read_distances(
-                path / run_arrays.DISTANCES, part["start"], part["stop"]
+            block = run_files.read_distances(
+                path / run_files.DISTANCES, part["start"], part["stop"]
             )
             distances.update(distance_columns(block, metrics))
-    found = run_arrays.open_prototypes(
-        path / run_arrays.PROTOTYPES, content["digests"]["prototypes"]
+    opened = run_files.open_prototypes(
+        path / run_files.PROTOTYPES, content["digests"]["prototypes"]
     )
     return RunDigests(
-        prototypes_digest(found),
+        prototypes_digest(opened),
         distances.result(header) if written else None,
         predictions.result(header),
     )

@@ -53,22 +53,22 @@ def distances(explanation: Explanation, metric: str, *, ax: Axes | None = None) 
     if own in ranked[NEAREST:]:
         shown.append(own)
     ax = style.axes_of_size(ax, 5, 0.7 + style.LINE_INCHES * len(shown))
-    for place, at in enumerate(shown):
+    for row, at in enumerate(shown):
         marks = []
         colour, strength = style.MUTED, 0.45
-        if place == 0:
+        if row == 0:
             marks.append("predicted")
             colour, strength = (style.ACCENT if own is None else style.WRONG), 1.0
         if at == own:
             rank = ranked.index(at) + 1
-            marks.append("label" if place < NEAREST else f"label, rank {rank:,}")
+            marks.append("label" if row < NEAREST else f"label, rank {rank:,}")
             colour, strength = style.RIGHT, 1.0
-        ax.barh(place, values[at], style.BAR, color=colour, alpha=strength)
+        ax.barh(row, values[at], style.BAR, color=colour, alpha=strength)
         note = f" {values[at]:.4f}" + (f"  {', '.join(marks)}" if marks else "")
         style.write(
             ax,
             float(values[at]),
-            place,
+            row,
             note,
             va="center",
             color=style.INK if marks else style.MUTED,
@@ -130,8 +130,8 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
     )  # fmt: skip
     above, between, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_images(above, explanation)
-    places = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
-    for ax, metric in zip(places, explanation.metrics, strict=True):
+    axes = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
+    for ax, metric in zip(axes, explanation.metrics, strict=True):
         distances(explanation, metric, ax=ax)
     used = min(CELL * len(range(*columns.indices(image.shape[1]))) / WIDTH, 0.99)
     ax = below.add_subplot(below.add_gridspec(1, 2, width_ratios=[used, 1 - used])[0])
@@ -154,20 +154,20 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
     signed = [image.astype(np.float64) - explanation.prototypes[name] for name in chosen]
     largest = max((float(np.abs(np.nan_to_num(part)).max()) for part in signed), default=0.0)
     limit = largest / full_scale or 1.0
-    places = figure.subplots(2, 1 + PROTOTYPES)
-    image_plots.image(image, full_scale, title="the image", ax=places[0, 0])
+    axes = figure.subplots(2, 1 + PROTOTYPES)
+    image_plots.image(image, full_scale, title="the image", ax=axes[0, 0])
     for column, (name, marks) in enumerate(chosen.items(), start=1):
         prototype = explanation.prototypes[name]
         title = f"{style.one_line(name, 20)}: {marks}"
-        image_plots.image(prototype, full_scale, title=title, ax=places[0, column])
-        image_plots.difference(image, prototype, full_scale, limit=limit, ax=places[1, column])
-    for ax in places.flat:
+        image_plots.image(prototype, full_scale, title=title, ax=axes[0, column])
+        image_plots.difference(image, prototype, full_scale, limit=limit, ax=axes[1, column])
+    for ax in axes.flat:
         ax.set_anchor("NW")
-    for ax in [places[1, 0], *places[:, 1 + len(chosen) :].flat]:
+    for ax in [axes[1, 0], *axes[:, 1 + len(chosen) :].flat]:
         ax.set_axis_off()
-    places[1, 0].text(
+    axes[1, 0].text(
         0, 1, "where the image has more\nthan the prototype, and less,\nin units of full scale",
-        va="top", color=style.INK, fontsize=8, transform=places[1, 0].transAxes,
+        va="top", color=style.INK, fontsize=8, transform=axes[1, 0].transAxes,
     )  # fmt: skip
 
 
@@ -175,10 +175,10 @@ def chosen_classes(explanation: Explanation, metric: str) -> dict[str, str]:
     """Return what each class to draw is, by name: the nearest by a metric, and the label."""
     names = [explanation.class_names[position] for position in explanation.ranked(metric)]
     ranks = ["predicted", "second nearest", "third nearest"]
-    found = dict(zip(names[:PROTOTYPES], ranks, strict=False))
+    chosen = dict(zip(names[:PROTOTYPES], ranks, strict=False))
     label = explanation.label_name
     if label is None or label not in explanation.prototypes:
-        return found
-    if label not in found and len(found) == PROTOTYPES:
-        found.popitem()
-    return found | {label: f"{found[label]}, label" if label in found else "label"}
+        return chosen
+    if label not in chosen and len(chosen) == PROTOTYPES:
+        chosen.popitem()
+    return chosen | {label: f"{chosen[label]}, label" if label in chosen else "label"}

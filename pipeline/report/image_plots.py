@@ -136,11 +136,11 @@ def _draw_gallery(
     if room > 0:
         unit = max(unit, rows * (height + gap) / room)
     caption_height = math.ceil(SMALL * LINE * unit)
-    whole, places = mosaic(pictures, columns, gap, caption=caption_height)
-    for caption, (middle, below) in zip(captions, places, strict=True):
+    grid, below_each = mosaic(pictures, columns, gap, caption=caption_height)
+    for caption, (middle, below) in zip(captions, below_each, strict=True):
         text = one_line(caption, max(letters, 2))
         write_inside(ax, middle - 0.5, below - 0.5 + 2 * unit, text, SMALL, va="top")
-    ax.imshow(np.asarray(whole), interpolation="nearest")
+    ax.imshow(np.asarray(grid), interpolation="nearest")
     bare(ax)
     return ax
 
@@ -166,12 +166,12 @@ def prototypes(
     """
     if what not in (PROTOTYPE.name, SPREAD.name):
         raise InputError(f"what={what!r}, expected 'prototype' or 'std'")
-    found = run.prototypes if isinstance(run, Run) else run
-    drawn = pick(found, SPREAD if what == SPREAD.name else PROTOTYPE)
-    if "full_scale" not in found.attrs:
+    dataset = run.prototypes if isinstance(run, Run) else run
+    drawn = pick(dataset, SPREAD if what == SPREAD.name else PROTOTYPE)
+    if "full_scale" not in dataset.attrs:
         raise InputError("prototypes without full_scale, expected what pipeline.prototypes returns")
-    full_scale = float(found.attrs["full_scale"]) / (2 if what == SPREAD.name else 1)
-    names = [str(name) for name in found[CLASS].values]
+    full_scale = float(dataset.attrs["full_scale"]) / (2 if what == SPREAD.name else 1)
+    names = [str(name) for name in dataset[CLASS].values]
     return gallery(list(drawn.values), names, full_scale, ax=ax)
 
 

@@ -20,10 +20,10 @@ from pipeline.core.paths import locate, options_of
 from pipeline.core.schema import PROTOTYPE
 from pipeline.core.urls import shown
 from pipeline.report.pictures import as_data, draw_prototypes
-from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
-from pipeline.storage.completeness import require_files_of, require_parts, require_tables
 from pipeline.storage.image_store import open_images
+from pipeline.storage.recorded_files import require_files_of, require_parts, require_tables
 from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, REPORT_FILE, part_names
 from pipeline.storage.sample_tables import SAMPLES
 
@@ -194,12 +194,12 @@ class Run:
         return self._read(HIGHLIGHTS_FILE)
 
     def _read(self, name: str) -> dict[str, Any]:
-        self._require_parts()  # what is said of them would not fit
+        self._require_parts()  # their figures would not fit other parts
         manifest.require_files(self.path, self.manifest, [name])
         return dict(read_json(self.path / name))
 
     def require_complete(self) -> None:
-        """Check that all files that the manifest vouches for are there; see `completeness`.
+        """Check that all files that the manifest names are there; see `recorded_files`.
 
         Raises
         ------
@@ -223,10 +223,10 @@ class Run:
         DamagedError
             Where files of theirs are missing or were changed.
         """
-        return run_arrays.open_prototypes(
-            self._folder / run_arrays.PROTOTYPES,
+        return run_files.open_prototypes(
+            self._folder / run_files.PROTOTYPES,
             self.manifest["digests"]["prototypes"],
-            self._arrays(run_arrays.PROTOTYPES),
+            self._arrays(run_files.PROTOTYPES),
         )
 
     @property
@@ -243,8 +243,8 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return run_arrays.open_distances(
-            self._folder / run_arrays.DISTANCES, digest, self._arrays(run_arrays.DISTANCES)
+        return run_files.open_distances(
+            self._folder / run_files.DISTANCES, digest, self._arrays(run_files.DISTANCES)
         )
 
     def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
@@ -280,12 +280,12 @@ class Run:
         return locate(self.manifest["images"]["path"], options)
 
     def _repr_html_(self) -> str:
-        content, found = self.manifest, self.prototypes
+        content, prototypes = self.manifest, self.prototypes
         settings = content["settings"]
         known = [
             ("folder", shown(self.path)),
             ("images", content["images"]["path"]),
-            ("prototypes", f"{found.attrs['prototypes']} of '{settings['fit']}'"),
+            ("prototypes", f"{prototypes.attrs['prototypes']} of '{settings['fit']}'"),
             ("measured", ", ".join(f"'{split}'" for split in settings["evaluate"])),
             ("classes", f"{len(content['class_names']):,}"),
             ("digest", f"sha256:{content['digests']['run']}"),
@@ -296,9 +296,9 @@ class Run:
         ]
         shares = _table(["metric", "images", "accuracy", "balanced accuracy"], rows)
         text = _facts(f"pixsim run {content['name']}", known) + shares
-        if len(content["class_names"]) > MAX_DRAWN or found[PROTOTYPE.name].nbytes > MAX_BYTES:
+        if len(content["class_names"]) > MAX_DRAWN or prototypes[PROTOTYPE.name].nbytes > MAX_BYTES:
             return text
-        return text + _picture(draw_prototypes(found), "the prototype of each class")
+        return text + _picture(draw_prototypes(prototypes), "the prototype of each class")
 
 
 def _share(value: float | None) -> str:

@@ -39,7 +39,7 @@ def write_report(
     run
         The folder of the run, or its URL.
     output
-        The file to write; default: `report.html` in the folder, where the manifest vouches for it.
+        The file to write; default: `report.html` in the folder, whose digest the manifest has.
     storage_options
         fsspec's options for the URLs of the run and of its image set; default: credentials from
         the environment.
@@ -72,7 +72,7 @@ def write_report(
 
 
 def add_report(run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the report into a run's folder that is held; return its manifest with the report in.
+    """Write the report into a run's locked folder; return its manifest with the report in.
 
     Parameters
     ----------
@@ -99,10 +99,10 @@ def render_report(run: Run, content: Mapping[str, Any] | None = None) -> str:
     """
     known = dict(content or run.manifest)
     shown = replace(run, unwritten=known)
-    found = Findings(known, shown.metrics, shown.highlights)
-    place = locate(known["images"]["path"], run.storage_options or options_of(run.path))
-    images, missing = open_image_set(place, known["images"]["digest"])
-    page = Page(run.path, found, images, missing)
+    findings = Findings(known, shown.metrics, shown.highlights)
+    path = locate(known["images"]["path"], run.storage_options or options_of(run.path))
+    images, missing = open_image_set(path, known["images"]["digest"])
+    page = Page(run.path, findings, images, missing)
     template = make_environment().get_template("report.html.j2")
     script, style = part_of("report.js"), part_of("report.css")
     return template.render(

@@ -58,8 +58,8 @@ class Findings:
 
     def accuracy(self, name: str, metric: str) -> float | None:
         """The accuracy of a class, None where it has no images."""
-        found: float | None = self.metrics[metric]["per_class"][name]["accuracy"]
-        return found
+        share: float | None = self.metrics[metric]["per_class"][name]["accuracy"]
+        return share
 
     def counts(self, metric: str) -> npt.NDArray[np.int64]:
         """[label, predicted]; the confusion counts of a metric."""
@@ -95,9 +95,9 @@ def _quoted(names: Sequence[str]) -> str:
     return " and ".join(f"‘{one_line(name)}’" for name in names)
 
 
-def asked(found: Findings) -> str:
+def asked(findings: Findings) -> str:
     """Return what was asked, in one sentence."""
-    settings, kind = found.content["settings"], found.content["settings"]["prototypes"]
+    settings, kind = findings.content["settings"], findings.content["settings"]["prototypes"]
     return (
         f"How far does the simplest possible model get? Each class is represented by one image, "
         f"the {kind} of its images in {_quoted([settings['fit']])}, and each image in "
@@ -105,61 +105,63 @@ def asked(found: Findings) -> str:
     )
 
 
-def answer(found: Findings) -> str:
+def answer(findings: Findings) -> str:
     """Return the answer in one sentence."""
-    main = found.metrics[found.main]
+    main = findings.metrics[findings.main]
     if main["accuracy"] is None:
         return "None of the measured images has a label, so there is no accuracy to tell."
     others = [
-        f"{percent(found.metrics[name]['accuracy'])} by {name}"
-        for name in found.measures
-        if name != found.main
+        f"{percent(findings.metrics[name]['accuracy'])} by {name}"
+        for name in findings.measures
+        if name != findings.main
     ]
     also = f" ({' and '.join(others)})" if others else ""
+    classes = number(len(findings.names), "class", "classes")
     return (
         f"It is right for {percent(main['accuracy'])} of {number(main['count'], 'image')} by "
-        f"{found.main}{also}; guessing among {number(len(found.names), 'class', 'classes')} would "
-        f"be right for {percent(1 / len(found.names), 1 if len(found.names) < 200 else 2)}."
+        f"{findings.main}{also}; guessing among {classes} would "
+        f"be right for {percent(1 / len(findings.names), 1 if len(findings.names) < 200 else 2)}."
     )
 
 
-def explained_metrics(found: Findings) -> list[tuple[str, str]]:
+def explained_metrics(findings: Findings) -> list[tuple[str, str]]:
     """Return the metrics, and what each measures between two images."""
-    return [(name, _MEANING.get(name, "")) for name in found.measures]
+    return [(name, _MEANING.get(name, "")) for name in findings.measures]
 
 
-def accuracies(found: Findings) -> dict[str, Any]:
+def accuracies(findings: Findings) -> dict[str, Any]:
     """Return rows of the classes that are shown: name, images, and a share for each metric."""
 
     def row(at: int) -> dict[str, Any]:
-        name = found.names[at]
+        name = findings.names[at]
         return {
             "name": name,
-            "count": found.metrics[found.main]["per_class"][name]["count"],
-            "shares": [(metric, found.accuracy(name, metric)) for metric in found.measures],
+            "count": findings.metrics[findings.main]["per_class"][name]["count"],
+            "shares": [(metric, findings.accuracy(name, metric)) for metric in findings.measures],
         }  # fmt: skip
 
-    shown = [row(at) for at in found.shown]
-    split = len(found.ranked) > MANY
-    empty = len(found.names) - len(found.ranked)
+    metrics, main = findings.metrics, findings.main
+    shown = [row(at) for at in findings.shown]
+    split = len(findings.ranked) > MANY
+    empty = len(findings.names) - len(findings.ranked)
     return {
         "groups": [
             (f"The {EXTREMES} most accurate classes", shown[:EXTREMES]),
             (f"The {EXTREMES} least accurate classes", shown[EXTREMES:]),
         ] if split else [("", shown)],
-        "chance": 1 / len(found.names),
+        "chance": 1 / len(findings.names),
         "empty": empty,
-        "balanced": [(name, found.metrics[name]["balanced_accuracy"]) for name in found.measures],
+        "balanced": [(name, metrics[name]["balanced_accuracy"]) for name in findings.measures],
         "splits": [
-            (split, values[found.main]["count"], [values[m]["accuracy"] for m in found.measures])
-            for split, values in found.metrics.get("splits", {}).items()
+            (split, values[main]["count"], [values[m]["accuracy"] for m in findings.measures])
+            for split, values in metrics.get("splits", {}).items()
         ],
     }  # fmt: skip
 
 
-def mistakes(found: Findings) -> list[dict[str, Any]]:
+def mistakes(findings: Findings) -> list[dict[str, Any]]:
     """Return the most frequent mistakes: label, predicted, how often, and the share."""
-    counts = found.counts(found.main)
+    counts = findings.counts(findings.main)
     totals = counts.sum(axis=1)
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
@@ -169,62 +171,62 @@ def mistakes(found: Findings) -> list[dict[str, Any]]:
         label, predicted = divmod(at, len(counts))
         if wrong[label, predicted]:
             rows.append({
-                "label": found.names[label], "predicted": found.names[predicted],
+                "label": findings.names[label], "predicted": findings.names[predicted],
                 "count": int(wrong[label, predicted]),
                 "share": int(wrong[label, predicted]) / int(totals[label]),
             })  # fmt: skip
     return rows
 
 
-def closest(found: Findings) -> dict[str, Any]:
+def closest(findings: Findings) -> dict[str, Any]:
     """Return the closest pairs of prototypes, and how many images were mistaken between them."""
-    known = found.highlights["prototypes"]
+    known = findings.highlights["prototypes"]
     if known["skipped"]:
         return {"skipped": known["skipped"], "pairs": []}
-    counts = found.counts(found.main)
-    pairs = known[found.main]["pairs"][:PAIRS]
+    counts = findings.counts(findings.main)
+    pairs = known[findings.main]["pairs"][:PAIRS]
     longest = max((distance for *_, distance in pairs), default=1.0) or 1.0
     return {
         "skipped": None,
         "pairs": [
             {
-                "names": (found.names[one], found.names[other]), "positions": (one, other),
+                "names": (findings.names[one], findings.names[other]), "positions": (one, other),
                 "distance": distance, "width": distance / longest,
                 "mistaken": int(counts[one, other] + counts[other, one]),
             }
             for one, other, distance in pairs
         ],
-        "all": len(found.names) * (len(found.names) - 1) // 2,
+        "all": len(findings.names) * (len(findings.names) - 1) // 2,
     }  # fmt: skip
 
 
-def class_table(found: Findings) -> list[dict[str, Any]]:
+def class_table(findings: Findings) -> list[dict[str, Any]]:
     """Return a row for each class, for the searchable table."""
-    counts = found.counts(found.main)
+    counts = findings.counts(findings.main)
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     confused = wrong.argmax(axis=1)
-    close = found.highlights["prototypes"].get(found.main) or {}
+    close = findings.highlights["prototypes"].get(findings.main) or {}
     nearest = close.get("nearest") or [None] * len(counts)
     rows = []
-    for at, name in enumerate(found.names):
+    for at, name in enumerate(findings.names):
         most = int(wrong[at, confused[at]])
         rows.append({
             "name": name,
-            "count": found.metrics[found.main]["per_class"][name]["count"],
-            "shares": [found.accuracy(name, metric) for metric in found.measures],
-            "nearest": "" if nearest[at] is None else found.names[nearest[at]],
+            "count": findings.metrics[findings.main]["per_class"][name]["count"],
+            "shares": [findings.accuracy(name, metric) for metric in findings.measures],
+            "nearest": "" if nearest[at] is None else findings.names[nearest[at]],
             "distance": None if nearest[at] is None else close["distance"][at],
-            "confused": found.names[confused[at]] if most else "",
+            "confused": findings.names[confused[at]] if most else "",
             "times": most,
         })  # fmt: skip
     return rows
 
 
-def margins(found: Findings, bars: int = 60) -> dict[str, Any] | None:
+def margins(findings: Findings, bars: int = 60) -> dict[str, Any] | None:
     """Return the distribution of margins in some bins, and how it parts right from wrong."""
-    known = found.highlights["margins"]
-    fine, mine = known["bins"], known[found.main]
+    known = findings.highlights["margins"]
+    fine, mine = known["bins"], known[findings.main]
     width = max(len(mine["right"]), len(mine["wrong"]))
     right, wrong = (np.array(mine[k] + [0] * (width - len(mine[k]))) for k in ("right", "wrong"))
     total = int(right.sum() + wrong.sum())
@@ -249,23 +251,24 @@ def margins(found: Findings, bars: int = 60) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def agreement(found: Findings) -> dict[str, Any] | None:
+def agreement(findings: Findings) -> dict[str, Any] | None:
     """Return how two metrics agree, in all and where they differ most; None of a single one."""
-    known = found.highlights["agreement"]
+    known = findings.highlights["agreement"]
     if known is None:
         return None
-    first, second = found.measures
+    first, second = findings.measures
     counts = np.array([known["counts"][k] for k in ("both", "first", "second", "neither")])
     total = int(counts.sum())
-    whole = counts.sum(axis=1).tolist()
+    totals = counts.sum(axis=1).tolist()
     gain = counts[2] - counts[1]
     order = np.argsort(-np.abs(gain), kind="stable")[:6]
     return {
         "first": first, "second": second, "total": total,
-        "cells": [(count, count / max(total, 1)) for count in whole],
+        "cells": [(count, count / max(total, 1)) for count in totals],
         "classes": [
             {
-                "name": found.names[at], "first": int(counts[1, at]), "second": int(counts[2, at]),
+                "name": findings.names[at],
+                "first": int(counts[1, at]), "second": int(counts[2, at]),
                 "better": second if gain[at] > 0 else first,
             }
             for at in order.tolist() if gain[at]
@@ -278,9 +281,9 @@ def columns_to_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def provenance(found: Findings) -> list[tuple[str, str]]:
+def provenance(findings: Findings) -> list[tuple[str, str]]:
     """Return how a run was computed: names and values."""
-    content = found.content
+    content = findings.content
     settings, effort = content["settings"], content
     given = {
         key: settings[key]

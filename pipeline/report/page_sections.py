@@ -19,8 +19,8 @@ from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
 from pipeline.report.shown_samples import Key, SampleReader, read_distances
-from pipeline.storage import run_arrays
-from pipeline.storage.run_files import part_name
+from pipeline.storage import run_files
+from pipeline.storage.tables import part_name
 
 EACH = 8  # images of a class in the grid of samples
 _GROUPS = 8  # disagreements that are shown, of each kind at most
@@ -36,19 +36,19 @@ class Page:
 
     Parameters
     ----------
-    path, found
+    path, findings
         The folder of the run, and what it has written.
     images, missing
         Its image set, or None and why it cannot be shown.
     """
 
     def __init__(
-        self, path: Path, found: Findings, images: SampleReader | None, missing: str
+        self, path: Path, findings: Findings, images: SampleReader | None, missing: str
     ) -> None:
-        self._path, self._found, self._images, self._missing = path, found, images, missing
-        self._names = found.names
-        digest = found.content["digests"]["prototypes"]
-        shown = run_arrays.open_prototypes(path / run_arrays.PROTOTYPES, digest)
+        self._path, self._findings, self._images, self._missing = path, findings, images, missing
+        self._names = findings.names
+        digest = findings.content["digests"]["prototypes"]
+        shown = run_files.open_prototypes(path / run_files.PROTOTYPES, digest)
         self._prototypes = shown
         self._full_scale = float(shown.attrs["full_scale"])
         self._anchors: dict[Key, str] = {}
@@ -56,40 +56,40 @@ class Page:
 
     def context(self) -> dict[str, Any]:
         """Return everything that the template shows."""
-        found = self._found
-        order = plots.confusion_order(found.counts(found.main))
+        findings = self._findings
+        order = plots.confusion_order(findings.counts(findings.main))
         by_class, differing = self._chosen()
         pictures, distances = self._read([*_all(by_class), *differing])
         samples = self._samples(by_class, pictures, distances)
-        agreement = say.agreement(found)
+        agreement = say.agreement(findings)
         if agreement is not None:
             agreement["groups"] = self._differing(differing, pictures, distances)
         return {
-            "name": found.content["name"],
-            "asked": say.asked(found), "answer": say.answer(found),
-            "meanings": say.explained_metrics(found),
-            "main": found.main, "measures": found.measures, "classes": len(self._names),
-            "settings": found.content["settings"], "finished": found.content["finished"],
+            "name": findings.content["name"],
+            "asked": say.asked(findings), "answer": say.answer(findings),
+            "meanings": say.explained_metrics(findings),
+            "main": findings.main, "measures": findings.measures, "classes": len(self._names),
+            "settings": findings.content["settings"], "finished": findings.content["finished"],
             "facts": self._facts(),
-            "accuracies": say.accuracies(found),
+            "accuracies": say.accuracies(findings),
             "prototypes": self._gallery(),
-            "confusion": self._confusion(order), "mistakes": say.mistakes(found),
+            "confusion": self._confusion(order), "mistakes": say.mistakes(findings),
             "closest": self._closest(order),
             "samples": samples, "kinds": say.KINDS, "missing": self._missing,
             "margins": self._margins(),
             "agreement": agreement,
             "data": self._data(),
-            "provenance": say.provenance(found),
-            "table": say.class_table(found),
+            "provenance": say.provenance(findings),
+            "table": say.class_table(findings),
             "rows": self._listed(),
             "many": len(self._names) > say.MANY,
         }  # fmt: skip
 
     def _facts(self) -> list[tuple[str, str]]:
-        found, main = self._found, self._found.metrics[self._found.main]
+        findings, main = self._findings, self._findings.metrics[self._findings.main]
         return [
-            *((f"right by {name}", say.percent(found.metrics[name]["accuracy"]))
-              for name in found.measures),
+            *((f"right by {name}", say.percent(findings.metrics[name]["accuracy"]))
+              for name in findings.measures),
             ("by guessing", say.percent(1 / len(self._names), 1 if len(self._names) < 200 else 2)),
             ("images measured", f"{main['count']:,}"),
             ("classes", f"{len(self._names):,}"),
@@ -97,9 +97,9 @@ class Page:
 
     def _chosen(self) -> tuple[dict[int, dict[str, list[dict[str, Any]]]], list[dict[str, Any]]]:
         """Return the samples that are shown, of each class and kind; and where metrics differ."""
-        highlights, main = self._found.highlights, self._found.main
+        highlights, main = self._findings.highlights, self._findings.main
         by_class: dict[int, dict[str, list[dict[str, Any]]]] = {
-            at: {kind: [] for kind in say.KINDS} for at in self._found.shown
+            at: {kind: [] for kind in say.KINDS} for at in self._findings.shown
         }
         for kind in say.KINDS:
             for row in say.columns_to_rows(highlights["samples"][main][kind]):
@@ -114,7 +114,7 @@ class Page:
         """Read the images of samples, and their distances where the run has them."""
         wanted = {(row["split"], row["sample"]): row["part"] for row in rows}
         distances = read_distances(
-            self._path, self._found.content, [(part, key) for key, part in wanted.items()]
+            self._path, self._findings.content, [(part, key) for key, part in wanted.items()]
         )
         if self._images is None:
             return {}, distances
@@ -128,18 +128,18 @@ class Page:
 
     def _card(
         self, row: Mapping[str, Any], pictures: Mapping[Key, Any], distances: Mapping[Key, Any],
-        metric: str, place: int | None = None,
+        metric: str, index: int | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Return what is shown of one sample; `place` is that of the metric in its values."""
+        """Return what is shown of one sample; `index` is that of the metric in its values."""
         key = row["split"], row["sample"]
 
         def value(name: str) -> Any:
-            return row[name] if place is None else row[name][place]
+            return row[name] if index is None else row[name][index]
 
         predicted, label = value("predicted"), row["label"]
         known = {predicted: value("distance"), label: value("label_distance")}
         if key in distances:
-            mine = distances[key][self._found.measures.index(metric)]
+            mine = distances[key][self._findings.measures.index(metric)]
             near = np.argsort(mine, kind="stable")[: say.NEAREST].tolist()
             known = {at: float(mine[at]) for at in [*near, label] if not np.isnan(mine[at])}
         longest = max((d for d in known.values() if d is not None), default=1.0) or 1.0
@@ -175,10 +175,10 @@ class Page:
         self, by_class: Mapping[int, Mapping[str, Any]], pictures: Mapping[Key, Any],
         distances: Mapping[Key, Any],
     ) -> list[dict[str, Any]]:  # fmt: skip
-        main = self._found.main
+        main = self._findings.main
         return [
             {
-                "name": self._names[at], "accuracy": self._found.accuracy(self._names[at], main),
+                "name": self._names[at], "accuracy": self._findings.accuracy(self._names[at], main),
                 "kinds": {
                     kind: [self._card(row, pictures, distances, main) for row in rows]
                     for kind, rows in kinds.items()
@@ -192,13 +192,13 @@ class Page:
         distances: Mapping[Key, Any],
     ) -> list[tuple[str, list[Any]]]:  # fmt: skip
         """Return pairs of cards, by both metrics, of what only one of them has right."""
-        groups: dict[str, list[Any]] = {name: [] for name in self._found.measures}
+        groups: dict[str, list[Any]] = {name: [] for name in self._findings.measures}
         for row in rows:
             cards = [
-                self._card(row, pictures, distances, metric, place)
-                for place, metric in enumerate(self._found.measures)
+                self._card(row, pictures, distances, metric, index)
+                for index, metric in enumerate(self._findings.measures)
             ]
-            right = self._found.measures[0 if cards[0]["right"] else 1]
+            right = self._findings.measures[0 if cards[0]["right"] else 1]
             if len(groups[right]) < _GROUPS:
                 groups[right].append(cards)
         return list(groups.items())
@@ -210,32 +210,32 @@ class Page:
 
     def _gallery(self) -> list[dict[str, Any]]:
         """Return prototypes and how much pixels vary, of the classes that are shown."""
-        chosen = self._found.shown
+        chosen = self._findings.shown
         part = self._prototypes.isel({CLASS: chosen})
         means, spreads = part[PROTOTYPE.name].values, part[SPREAD.name].values
         widest = float(np.nanmax(spreads, initial=0.0)) or 1.0
         return [
             {
                 "name": self._names[at],
-                "count": int(part[COUNT.name].values[place]),
-                "mean": thumbnail(means[place], self._full_scale),
-                "spread": thumbnail(spreads[place], widest),
+                "count": int(part[COUNT.name].values[index]),
+                "mean": thumbnail(means[index], self._full_scale),
+                "spread": thumbnail(spreads[index], widest),
             }
-            for place, at in enumerate(chosen)
+            for index, at in enumerate(chosen)
         ]
 
     def _confusion(self, order: list[int]) -> Markup:
-        found, classes = self._found, len(self._names)
+        findings, classes = self._findings, len(self._names)
         side = _side(classes)
         return chart(
-            lambda ax: plots.confusion(found.metrics, found.main, order=order, ax=ax),
+            lambda ax: plots.confusion(findings.metrics, findings.main, order=order, ax=ax),
             (1.1 * side + 0.9, side), "confusion",
-            f"Heat map of {classes:,} labels against predicted classes by {found.main}; the most "
-            "frequent mistakes are in the table beside it",
+            f"Heat map of {classes:,} labels against predicted classes by {findings.main}; the "
+            "most frequent mistakes are in the table beside it",
         )  # fmt: skip
 
     def _closest(self, order: list[int]) -> dict[str, Any]:
-        known, found = say.closest(self._found), self._found
+        known, findings = say.closest(self._findings), self._findings
         known["chart"] = None
         wanted = sorted({at for pair in known["pairs"] for at in pair["positions"]})
         images = self._prototypes[PROTOTYPE.name].isel({CLASS: wanted}).values
@@ -244,7 +244,9 @@ class Page:
         }
         for pair in known["pairs"]:
             pair["pictures"] = [small[at] for at in pair["positions"]]
-        matrix = None if known["skipped"] else found.highlights["prototypes"][found.main]["matrix"]
+        matrix = (
+            None if known["skipped"] else findings.highlights["prototypes"][findings.main]["matrix"]
+        )
         if matrix is not None and 2 < len(matrix) <= plots.MAX_NAMES:
             side = _side(len(matrix))
             values = np.array(matrix, np.float64)
@@ -252,17 +254,17 @@ class Page:
                 lambda ax: plots.class_distances(values, self._names, order=order, ax=ax),
                 (1.1 * side + 0.9, side), "closest",
                 f"Heat map of the distances between the prototypes of {len(matrix)} classes by "
-                f"{found.main}; the closest pairs are in the table beside it",
+                f"{findings.main}; the closest pairs are in the table beside it",
             )  # fmt: skip
         return known
 
     def _margins(self) -> dict[str, Any] | None:
-        known = say.margins(self._found)
+        known = say.margins(self._findings)
         if known is not None:
             edges, right, wrong = known["edges"], known["right"], known["wrong"]
             known["chart"] = chart(
                 lambda ax: plots.margins(edges, right, wrong, ax=ax), (5.0, 2.7), "margins",
-                f"Distribution of margins by {self._found.main}, right against wrong: "
+                f"Distribution of margins by {self._findings.main}, right against wrong: "
                 f"{int(right.sum()):,} right and {int(wrong.sum()):,} wrong images",
             )  # fmt: skip
         return known
@@ -273,8 +275,8 @@ class Page:
             return {"there": False}
         content = self._images.content
         names, splits = content["class_names"], content["splits"]
-        codes = [names.index(self._names[at]) for at in self._found.shown]
-        fit = self._found.content["settings"]["fit"]
+        codes = [names.index(self._names[at]) for at in self._findings.shown]
+        fit = self._findings.content["settings"]["fit"]
         strips = []
         for code, images in self._images.first(fit, codes, EACH).items():
             if images:

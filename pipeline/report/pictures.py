@@ -88,14 +88,14 @@ def mosaic(
     height = max(picture.height for picture in pictures)
     step = height + gap + caption
     rows = -(-len(pictures) // columns)
-    whole = Image.new(mode, (columns * (width + gap) - gap, rows * step - gap))
+    grid = Image.new(mode, (columns * (width + gap) - gap, rows * step - gap))
     captions = []
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         left, below = column * (width + gap), row * step + height
-        whole.paste(picture, (left + (width - picture.width) // 2, below - picture.height))
+        grid.paste(picture, (left + (width - picture.width) // 2, below - picture.height))
         captions.append((left + width / 2, below))
-    return whole, captions
+    return grid, captions
 
 
 def image_grid(
@@ -105,12 +105,12 @@ def image_grid(
     font = ImageFont.load_default(FONT_SIZE)
     pictures = [to_picture(image, full_scale) for image in images]
     across = min(columns, len(pictures))
-    grid, places = mosaic(pictures, across, GAP, caption=CAPTION, least_width=CELL)
+    grid, below_each = mosaic(pictures, across, GAP, caption=CAPTION, least_width=CELL)
     canvas = Image.new("RGB", (grid.width + 2 * GAP, grid.height + 2 * GAP), _PAPER)
     canvas.paste(grid, (GAP, GAP), grid)
     draw = ImageDraw.Draw(canvas)
     width = max(CELL, *(picture.width for picture in pictures))
-    for caption, (middle, below) in zip(captions, places, strict=True):
+    for caption, (middle, below) in zip(captions, below_each, strict=True):
         text = shorten(caption, width, font)
         left = GAP + middle - font.getlength(text) / 2
         draw.text((left, GAP + below + 1), text, fill=_INK, font=font)
@@ -157,8 +157,8 @@ def strip(images: Sequence[npt.NDArray[Any]], full_scale: float) -> tuple[str, i
     for picture in small:
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     gap = max(1, small[0].width // 14)
-    whole, _ = mosaic(small, len(small), gap, mode=small[0].mode + "A")
-    return as_data(whole), whole.width, whole.height
+    grid, _ = mosaic(small, len(small), gap, mode=small[0].mode + "A")
+    return as_data(grid), grid.width, grid.height
 
 
 def as_data(picture: Image.Image, *, lossless: bool = False) -> str:

@@ -126,7 +126,7 @@ def write(ax: Axes, x: float, y: float, text: str, **settings: Any) -> Text:
 def write_inside(
     ax: Axes, x: float, y: float, text: str, size: float, color: str = INK, va: str = "center"
 ) -> Text:
-    """Write a text in the middle of a place within the axes, which the layout need not measure.
+    """Write a text centred within the axes, which the layout need not measure.
 
     There may be thousands of them, and measuring each takes longer than drawing all.
     """

@@ -63,11 +63,11 @@ def confusion(
     ax
         Where to draw; default: a new figure.
     """
-    found = style.metric_of(metrics, metric, "confusion")
-    counts = np.asarray(found["counts"], np.int64)
+    entry = style.metric_of(metrics, metric, "confusion")
+    counts = np.asarray(entry["counts"], np.int64)
     chosen = _order(order, len(counts))
     counts = counts[np.ix_(chosen, chosen)]
-    names = [found["class_names"][position] for position in chosen]
+    names = [entry["class_names"][position] for position in chosen]
     texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
     norm = PowerNorm(0.5, 0, 1)
     ax = _heat_map(row_shares(counts), names, texts, "share of the class", norm, ax)
@@ -206,14 +206,14 @@ def accuracy(
     if len(ranked) > MAX_BARS:
         shown = [*ranked[: MAX_BARS // 2], None, *ranked[-MAX_BARS // 2 :]]
     ax = style.axes_of_size(ax, 5.5, 0.9 + style.LINE_INCHES * len(shown))
-    for place, name in enumerate(shown):
+    for row, name in enumerate(shown):
         if name is None:
             between = f"{len(ranked) - MAX_BARS:,} classes between these"
-            style.write(ax, 0.01, place, between, va="center", color=MUTED)
+            style.write(ax, 0.01, row, between, va="center", color=MUTED)
             continue
-        ax.barh(place, known[name], style.BAR, color=RIGHT)
+        ax.barh(row, known[name], style.BAR, color=RIGHT)
         note = f" {known[name]:.3f} of {per_class[name]['count']:,}"
-        style.write(ax, known[name], place, note, va="center", color=MUTED)
+        style.write(ax, known[name], row, note, va="center", color=MUTED)
     style.name_bars(ax, ["" if name is None else name for name in shown])
     chance = 1 / max(len(per_class), 1)
     ax.axvline(chance, color=INK, linewidth=style.THIN, linestyle=(0, (4, 3)))
@@ -330,23 +330,21 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = N
         Where to draw; default: a new figure.
     """
     names = list(next(iter(counts.values()), {}))
-    if not names or any(set(found) != set(names) for found in counts.values()):
+    if not names or any(set(by_class) != set(names) for by_class in counts.values()):
         raise InputError("counts of other classes in each split, expected the same, one at least")
     if len(names) > MAX_BARS:
         return _count_lines(counts, len(names), ax)
     ax = style.axes_of_size(ax, 5.5, 0.8 + len(names) * max(style.LINE_INCHES, 0.17 * len(counts)))
     thickness = style.BAR / len(counts)
-    largest = max(max(found.values()) for found in counts.values())
-    for number, (split, found) in enumerate(counts.items()):
+    largest = max(max(by_class.values()) for by_class in counts.values())
+    for number, (split, by_class) in enumerate(counts.items()):
         shift = (number - (len(counts) - 1) / 2) * thickness
-        places = np.arange(len(names)) + shift
-        values = [found[name] for name in names]
+        positions = np.arange(len(names)) + shift
+        values = [by_class[name] for name in names]
         colour = SPLIT_COLOURS[number % len(SPLIT_COLOURS)]
-        ax.barh(places, values, thickness, color=colour, label=style.one_line(split))
-        for place, value in zip(places.tolist(), values, strict=True):
-            style.write(
-                ax, value, place, f" {value:,}", va="center", color=MUTED, fontsize=SMALL - 1
-            )
+        ax.barh(positions, values, thickness, color=colour, label=style.one_line(split))
+        for y, value in zip(positions.tolist(), values, strict=True):
+            style.write(ax, value, y, f" {value:,}", va="center", color=MUTED, fontsize=SMALL - 1)
     style.name_bars(ax, names)
     ax.set_xlim(0, 1.15 * largest or 1)
     return _name_splits(ax)
@@ -354,8 +352,8 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = N
 
 def _count_lines(counts: Mapping[str, Mapping[str, int]], number: int, ax: Axes | None) -> Axes:
     ax = style.axes_of_size(ax, 5.5, 2.8)
-    for at, (split, found) in enumerate(counts.items()):
-        values = sorted(found.values(), reverse=True)
+    for at, (split, by_class) in enumerate(counts.items()):
+        values = sorted(by_class.values(), reverse=True)
         colour = SPLIT_COLOURS[at % len(SPLIT_COLOURS)]
         ax.stairs(values, np.arange(number + 1), baseline=None, color=colour, linewidth=1.4,
                   label=style.one_line(split))  # fmt: skip

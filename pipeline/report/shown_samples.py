@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pipeline.core.errors import DamagedError, PixsimError, RemoteError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import DISTANCE, SAMPLE
-from pipeline.storage import manifest, run_arrays
-from pipeline.storage.completeness import require_tables
-from pipeline.storage.finished_images import read_checked
+from pipeline.storage import manifest, run_files
+from pipeline.storage.image_content import read_checked
+from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES, sources_of
 from pipeline.storage.store_array import StoreArray
 
@@ -51,7 +51,7 @@ class SampleReader:
             Where they are not there, or not those that the run saw.
         """
         splits = self.content["splits"]
-        found: dict[Key, npt.NDArray[Any]] = {}
+        pictures: dict[Key, npt.NDArray[Any]] = {}
         keys = sorted({key for key in wanted if key[0] in splits})
         for (split, _), group in groupby(
             keys, lambda key: (key[0], key[1] // splits[key[0]]["chunk"])
@@ -60,8 +60,8 @@ class SampleReader:
             start, stop = samples[0], samples[-1] + 1
             digest = self.content["digest"]
             images, _ = read_checked(self.path, digest, split, start, stop)
-            found |= {(split, sample): images[sample - start].copy() for sample in samples}
-        return found
+            pictures |= {(split, sample): images[sample - start].copy() for sample in samples}
+        return pictures
 
     def first(self, split: str, wanted: Sequence[int], each: int) -> dict[int, list[Any]]:
         """Return the first images of some classes, by code, as far as the first chunk has them."""
@@ -70,7 +70,7 @@ class SampleReader:
         stop = min(info["chunk"], info["count"])
         images, labels = read_checked(self.path, digest, split, 0, stop)
         chosen = {code: np.flatnonzero(labels == code)[:each] for code in wanted}
-        return {code: [images[at] for at in places] for code, places in chosen.items()}
+        return {code: [images[at] for at in samples] for code, samples in chosen.items()}
 
     def sources(self, wanted: Iterable[Key]) -> dict[Key, str]:
         """Return where samples came from, where the image set is small enough to look it up."""
@@ -112,26 +112,26 @@ def read_distances(
     """
     if content["digests"]["distances"] is None:
         return {}
-    store = path / run_arrays.DISTANCES
+    store = path / run_files.DISTANCES
     splits = content["settings"]["evaluate"]
     distance = StoreArray(store, DISTANCE.name, 1)
-    found = {}
+    distances = {}
     for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
         part = content["partitions"][number]
         bounds = part["start"], part["stop"]
-        codes = StoreArray(store, run_arrays.SPLIT).samples(*bounds)
+        codes = StoreArray(store, run_files.SPLIT).samples(*bounds)
         samples = StoreArray(store, SAMPLE).samples(*bounds)
         keys = [key for _, key in group]
         row = 8 * distance.shape[0] * distance.shape[2]
-        whole = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
+        block = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None
         for split, sample in keys:
             at = np.flatnonzero((codes == splits.index(split)) & (samples == sample))
             if len(at) != 1:
                 raise DamagedError(f"{store}: has no sample {sample} of '{split}'")
-            place = int(at[0])
-            if whole is not None:
-                found[split, sample] = whole[:, place].copy()
+            row_in_part = int(at[0])
+            if block is not None:
+                distances[split, sample] = block[:, row_in_part].copy()
             else:
-                start = bounds[0] + place
-                found[split, sample] = distance.samples(start, start + 1)[:, 0]
-    return found
+                start = bounds[0] + row_in_part
+                distances[split, sample] = distance.samples(start, start + 1)[:, 0]
+    return distances

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.paths import is_remote, remote_errors
 from pipeline.core.urls import is_url, shown
 from pipeline.sources.notes import File
@@ -65,7 +66,7 @@ def unreadable(error: BaseException) -> Problem:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else None
     if isinstance(error, FileNotFoundError):
         reason = "no such file"
-    return Problem(UNREADABLE, reason or " ".join(str(error).split()) or type(error).__name__)
+    return Problem(UNREADABLE, reason or one_line(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:
@@ -82,10 +83,7 @@ def failed(path: Path, error: BaseException) -> SourceError:
 def _problem_of(error: OSError, root: Path) -> Problem:
     """Return the problem of a sample whose local file below `root` cannot be read.
 
-    Raises
-    ------
-    SourceError
-        Where the fault is not that of this file.
+    Where the fault is not that of this file, raise `SourceError`.
     """
     gone = error.errno == errno.ENOENT and not root.exists()
     if gone or error.errno not in _OF_ONE_FILE:
@@ -269,13 +267,7 @@ def _part(data: bytes, item: Wanted, start: int, limit: int) -> bytes | Problem:
 
 @dataclass(frozen=True)
 class FileFetcher:
-    """Reads image files; the key of a row is a path below its root, or a URL.
-
-    Attributes
-    ----------
-    roots
-        The folders that `File.root` counts.
-    """
+    """Reads image files: the key of a row is a path below one of the `roots`, or a URL."""
 
     roots: tuple[Path, ...]
 

@@ -6,6 +6,7 @@ checks them.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torchvision import datasets
 from pipeline.core.blocks import WRONG_SIZE, Block, Problem
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, ShapeError, SourceError
+from pipeline.core.messages import one_line
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders, by_pillow
@@ -50,10 +52,6 @@ _FIRST_TRIED = 100
 _opened: OpenCache[str, OpenedSplit] = OpenCache()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 @contextmanager
 def _network() -> Iterator[None]:
     """Let no silent network hang the job, and say in one line why a download failed."""
@@ -62,7 +60,7 @@ def _network() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
         # torchvision lists every mirror that it tried; the last one's answer says it
         reason = reason[-_REASON_CHARACTERS:].partition("got: ")[2] or reason[:_REASON_CHARACTERS]
         raise SourceError(f"no download: {reason}") from None
@@ -172,7 +170,7 @@ class TorchvisionSource:
         try:
             return _opened.get(key, lambda: self._reopen(split, recorded), json_digest(recorded))
         except OPEN_ERRORS as error:
-            raise SourceError(f"{self.name}: cannot be opened again: {_one_line(error)}") from None
+            raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
 
     def _reopen(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
         """Open a split in this process, and make sure that it holds what was recorded."""
@@ -272,7 +270,7 @@ def _open_splits(
         except InputError:
             raise
         except OPEN_ERRORS as error:
-            reasons.append(f"{root}: {_one_line(error)[:_REASON_CHARACTERS]}")
+            reasons.append(f"{root}: {one_line(error)[:_REASON_CHARACTERS]}")
     why = "; ".join(reasons) or "no folder was given"
     if download and TABLE[name].downloads and roots:
         try:
@@ -302,10 +300,11 @@ def _make_source(
         survey.add(sorted(codes), f"{name}/{split}")
     names = _class_names(opened)
     labelling = Labelling(names) if names else survey.labelling()
+    recorded = {option: value for option, value in options.items() if option != "root"}
     provenance: dict[str, Any] = {
         "kind": "torchvision",
         "name": name,
-        "options": {key: _plain(value) for key, value in options.items() if key != "root"},
+        "options": json.loads(json.dumps(recorded, default=str)),
         "splits": contents,
     }
     if conversion.describe():
@@ -317,15 +316,6 @@ def _make_source(
     return TorchvisionSource(
         name, root, arguments, infos, labelling, max(scales), provenance, conversion, decoders
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _info(

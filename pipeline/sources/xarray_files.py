@@ -31,7 +31,7 @@ from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type
 from pipeline.sources.open_cache import OpenCache
 from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
 from pipeline.storage.folders import details_below, is_folder
-from pipeline.storage.zarr_stores import PlaceStore
+from pipeline.storage.store_array import RemoteStore
 
 ROOT = "/"
 FILLS = ("_FillValue", "missing_value")
@@ -172,7 +172,7 @@ def _open_with(opener: Callable[..., Any], path: Path, **options: Any) -> Any:
     if not _is_zarr(path):
         return opener(open_binary(path) if is_remote(path) else path, **options)
     if is_remote(path):
-        return opener(PlaceStore(path, read_only=True), engine="zarr", **options)
+        return opener(RemoteStore(path, read_only=True), engine="zarr", **options)
     # the folder itself says what is there, sooner than a gathered list that may be absent
     return opener(path, engine="zarr", consolidated=False, **options)
 

@@ -5,8 +5,8 @@ may write one file at once, and names its process; what a killed writer leaves i
 and swept away when the folder is resumed or finished.
 
 What a manifest names reaches the disk before the manifest does. Shards and tables are written
-without waiting for the disk, and `flush_named` flushes all of them at once before a record vouches
-for them: so writing, reading and computing overlap, and the disk orders the writes. A file lasts
+without waiting for the disk, and `flush_named` flushes all of them at once before a record names
+them: so writing, reading and computing overlap, and the disk orders the writes. A file lasts
 once its bytes are flushed, and every folder that leads to it. Of 10 GB of shards most is on the
 disk by then; the rest takes about a millisecond a file on one thread, a fraction of that on
 several. A worker on another machine that shares the folder by network has sent what it wrote when

@@ -1,16 +1,23 @@
 """Bytes of files and objects: read whole or by ranges, put in one request, told apart unread.
 
 One policy retries what fails for a while: whole operations, `TRIES` times, with pauses that double
-and differ by chance, so that many workers do not come back at once. The clients below try once:
-s3fs and botocore have five tries each, and with five of ours one read asked a server that was down
-125 times, for 200 s. Those of Google and Azure retry with jitter themselves and cannot be told not
+and differ by chance, so that many workers do not come back at once. Where one operation is many
+requests, only those that failed are made again. The clients below try once: s3fs and botocore have
+five tries each, and with five of ours one read asked a server that was down 125 times, for 200 s;
+now 8 times, for 25 s. Those of Google and Azure retry with jitter themselves and cannot be told not
 to; there nothing is retried here.
 
-Zarr's `ObjectStore` on obstore 0.12 was measured against this way (s3fs 2026.9, moto's S3 server on
-the same machine, 88 images of 8 x 8 pixels in 11 shards): MEASURED
-It is not used all the same: `storage_options` are fsspec's, with profiles and credentials that
-obstore does not know, and `memory://`, `sftp://`, `https://` and all sources stay with fsspec, so
-it would be a second way of everything here and not a shorter one.
+Zarr's `ObjectStore` on obstore 0.12 was measured against this way with s3fs 2026.9, on moto's S3
+server in the same process: an ingest of 88 images of 8 x 8 pixels in 11 shards, and a run on them.
+
+| | requests | time | time where one request in ten fails |
+| --- | --- | --- | --- |
+| here | 394 + 675 | 3.2 + 4.5 s | 17 + 34 s |
+| obstore | 378 + 669 | 1.0 + 2.1 s | 11 + 18 s |
+
+It is faster, and as good in failures. It is not used since it would be a second way and not a
+shorter one: `storage_options` are fsspec's, with profiles and credentials that obstore does not
+know, and `memory://`, `sftp://`, `https://` and all sources stay with fsspec.
 """
 
 from __future__ import annotations
@@ -97,20 +104,12 @@ class Version(NamedTuple):
     """What tells a file from another one of the same name, without reading it.
 
     Whatever is kept of a file, opened or read, is kept for its version, not for its path alone.
-
-    Attributes
-    ----------
-    size
-        Its bytes; -1 where a server does not say.
-    tag
-        When it was changed; of a remote file what its store says of the version.
-    inode
-        Of a local file what differs even where a file of the same size and time replaced it; it
-        means nothing on another machine.
     """
 
-    size: int
-    tag: str
+    size: int  # -1 where a server does not say
+    tag: str  # when it was changed; of a remote file what its store says of the version
+    # of a local file what differs even where another of the same size and time replaced it; it
+    # means nothing on another machine
     inode: tuple[int, ...] = ()
 
     @property
@@ -144,7 +143,6 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def file_size(path: Path) -> int:
-    """Return the bytes of a file."""
     return int(_info(path)["size"]) if is_remote(path) else path.stat().st_size
 
 
@@ -158,7 +156,6 @@ def read_bytes(path: Path, start: int | None = None, stop: int | None = None) ->
 
 
 def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
-    """Read bytes of a remote file in one request."""
     files, name = file_system_of(path)
     if start is None and stop is None and path.protocol in ("s3", "s3a"):
         start = 0  # else s3fs asks for the size first

@@ -1,39 +1,44 @@
-"""Who may fill a folder, and with which plan: it is begun, resumed, recognised or refused."""
+"""Who may fill a folder, and with which plan: it is begun, resumed, recognised or refused.
+
+Tasks hold no lock, and one may come late: a worker that was thought dead wakes up, dask runs a task
+twice, a cluster starts an array job again. By then the folder may be finished, or be filled by
+another plan, and what the task writes would replace what a manifest names. So the command that
+fills a folder issues a token before its tasks begin, a small file that names the plan and the
+stage, and revokes it once the last has ended. Every task requires it before it begins, and again
+right before it writes, which costs one small read each time.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.digests import json_digest
-from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, hide_in
-from pipeline.core.paths import is_remote
+from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError, hide_in
+from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.atomic import (
-    PARTIAL_SUFFIX,
-    read_json,
-    require_writable,
-    sweep,
-    write_json,
-)
-from pipeline.storage.folders import exists, files_below, is_folder, list_folder
+from pipeline.storage.atomic import PARTIAL_SUFFIX, read_json, require_writable, sweep, write_json
+from pipeline.storage.folders import exists, files_below, is_folder, list_folder, remove_file
 from pipeline.storage.locks import Say, held, is_lock
 from pipeline.storage.manifest import (
     COPY,
     DECODERS,
     IMAGES,
     MANIFEST,
+    PLAN,
     WORK,
     as_recorded_at_first,
     clear,
+    find_manifest,
     lost,
     now,
-    read_manifest,
 )
 
+FENCE_FILE = "token.json"
 _SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
 
 
@@ -79,25 +84,9 @@ def claimed(
 ) -> Iterator[dict[str, Any] | None]:
     """Hold a folder to fill it, and begin or resume it; or recognise it.
 
-    Nothing is written to a folder that is refused. One that is finished is not held.
-
-    Parameters
-    ----------
-    path, kind, plan, successor, resume
-        As `recognise` takes them.
-    say
-        Told of the lock of a dead process; see `locks.held`.
-
-    Yields
-    ------
-    As `start` returns.
-
-    Raises
-    ------
-    ConflictError
-        As `start`.
-    InUseError
-        Where another process holds it.
+    Takes what `recognise` does, and `say`, called about the lock of a dead process; yields what
+    `start` returns. Nothing is written to a folder that is refused. One that is finished is not
+    locked. `InUseError` says that another process holds it.
     """
     done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
@@ -127,37 +116,24 @@ def start(
     *,
     resume: bool = True,
 ) -> dict[str, Any] | None:
-    """Begin, resume or recognise a folder that is held; see `claimed`.
+    """Begin or resume a folder that is held, or return the manifest as `recognise` does.
 
-    Parameters
-    ----------
-    path, kind, plan, successor, resume
-        As `recognise` takes them.
-
-    Returns
-    -------
-    The manifest where the folder holds the finished result of the same plan; else None, and
-    the folder is ready to be filled.
-
-    Raises
-    ------
-    ConflictError
-        Where the folder holds anything else. It is left as it is.
+    Where nothing is returned the folder is ready to be filled.
     """
     done = recognise(path, kind, plan, successor, resume=resume)
     if done is not None:
         clear(path)
         return done
-    record, mine = path / WORK / "plan.json", identity(plan)
-    if exists(record):
+    begun, mine = _begun(path), identity(plan)
+    if begun is not None:
         sweep(path, only_dead=True)
-        begun = _read_record(record, path)
         if begun["identity"] == mine:
             return None
         if successor is not None:
             successor.clear(path, begun)
     content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
-    write_json(record, content | ({} if successor is None else {"origin": successor.origin}))
+    origin = {} if successor is None else {"origin": successor.origin}
+    write_json(path / PLAN, content | origin)
     return None
 
 
@@ -180,7 +156,7 @@ def recognise(
     plan
         What decides the content; compared with what the folder holds already.
     successor
-        Tells whether this plan may take the place of another that was not finished.
+        Tells whether this plan may replace another that was not finished.
     resume
         Whether the folder may hold the same, finished or begun.
 
@@ -191,27 +167,39 @@ def recognise(
     Raises
     ------
     ConflictError
-        Where the folder holds anything else.
+        Where the folder holds anything else. It is left as it is.
     """
     if not resume:
         require_unused(path)
     mine = identity(plan)
-    if exists(path / MANIFEST):
-        done = read_manifest(path, kind)
+    done = find_manifest(path, kind)
+    if done is not None:
         if done.get("identity") == mine:
             return done
         raise ConflictError(conflict(path, kind, plan, done.get("plan", {})))
-    record = path / WORK / "plan.json"
-    if exists(record):
-        begun = _read_record(record, path)
-        same = begun["identity"] == mine and begun["kind"] == kind
-        if same:
+    begun = _begun(path)
+    if begun is None:
+        if _is_free(path, kind):
             return None
-        if begun["kind"] != kind or successor is None or not successor.follows(begun):
-            raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
-    elif not _is_free(path, kind):
         return recognise(path, kind, plan, successor, resume=resume)
-    return None
+    same_kind = begun["kind"] == kind
+    if same_kind and (begun["identity"] == mine or (successor and successor.follows(begun))):
+        return None
+    raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
+
+
+def _begun(path: Path) -> dict[str, Any] | None:
+    """Return the record of a folder that was begun and is not finished, where there is one."""
+    try:
+        begun = dict(read_json(path / PLAN))
+        _ = begun["identity"], begun["kind"]
+    except ABSENT:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path / PLAN}: cannot be read ({error}); remove {path} and run the command again"
+        ) from error
+    return begun
 
 
 def _is_free(path: Path, kind: str) -> bool:
@@ -222,7 +210,7 @@ def _is_free(path: Path, kind: str) -> bool:
     was_finished = exists(path / COPY)
     if not was_finished and (not exists(path) or _is_untouched(path)):
         return True
-    if exists(path / MANIFEST) or exists(path / WORK / "plan.json"):
+    if exists(path / MANIFEST) or exists(path / PLAN):
         return False
     if was_finished:
         raise IncompleteError(lost(path, kind))
@@ -235,27 +223,22 @@ def _is_free(path: Path, kind: str) -> bool:
 def could_hold(path: Path, kind: str) -> bool:
     """Tell whether a folder is finished; refuse one in which no plan of a kind can be made.
 
-    Raises
-    ------
-    ConflictError
-        As `recognise`, whatever the plan is.
+    Raises `ConflictError` as `recognise` does, whatever the plan is.
     """
     if exists(path / MANIFEST):
         return True
-    record = path / WORK / "plan.json"
-    if not exists(record):
+    begun = _begun(path)
+    if begun is None:
         return not _is_free(path, kind) and could_hold(path, kind)
-    if _read_record(record, path)["kind"] != kind:
+    if begun["kind"] != kind:
         raise ConflictError(conflict(path, kind, {}, {}))
     return False
 
 
 def plan_there(path: Path, kind: str) -> dict[str, Any]:
     """Return the plan of what a folder holds, finished or begun; nothing where there is none."""
-    if exists(path / MANIFEST):
-        return dict(read_manifest(path, kind).get("plan", {}))
-    record = path / WORK / "plan.json"
-    return dict(_read_record(record, path).get("plan", {})) if exists(record) else {}
+    record = find_manifest(path, kind) or _begun(path) or {}
+    return dict(record.get("plan", {}))
 
 
 def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
@@ -267,22 +250,11 @@ def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
 
 
 def require_place(path: Path, *, lock: bool = False) -> None:
-    """Refuse a folder that is not finished and cannot be filled, before anything is done for it.
+    """Raise `StoreError` where a folder is not finished and cannot be written to.
 
-    Parameters
-    ----------
-    path
-        The folder.
-    lock
-        Whether a remote one is locked for a moment, since only a write tells there; else it is not
-        looked at.
-
-    Raises
-    ------
-    StoreError
-        Where it cannot be written to.
-    InUseError
-        Where another process holds a remote one.
+    Done before any work is done for it. A remote one is not looked at, since only a write tells
+    there, unless `lock` asks to lock it for a moment; `InUseError` says that another process holds
+    it.
     """
     if is_remote(path):
         if lock and not exists(path / MANIFEST):
@@ -291,7 +263,7 @@ def require_place(path: Path, *, lock: bool = False) -> None:
         return
     with suppress(OSError):  # what cannot be looked at cannot be written to either
         if exists(path / MANIFEST) or (exists(path) and not is_folder(path)):
-            return  # it is finished, or something else, which is told elsewhere
+            return  # it is finished, or something else, which is refused elsewhere
     require_writable(path)
 
 
@@ -319,31 +291,15 @@ def require_unused(path: Path) -> None:
 def read_plan(path: Path, kind: str) -> dict[str, Any]:
     """Return the record of a folder that was begun and is not finished.
 
-    Raises
-    ------
-    IncompleteError
-        Where it was not begun.
-    ConflictError
-        Where it is finished.
+    Raises `IncompleteError` where it was not begun, and `ConflictError` where it is finished.
     """
-    record = path / WORK / "plan.json"
     if exists(path / MANIFEST):
         raise ConflictError(f"{shown(path)}: this {kind} is finished, there is nothing left to do")
-    if not exists(record):
+    begun = _begun(path)
+    if begun is None:
         raise IncompleteError(
             f"{shown(path)}: was not begun, expected a planned {kind}; plan it first"
         )
-    return _read_record(record, path)
-
-
-def _read_record(record: Path, path: Path) -> dict[str, Any]:
-    try:
-        begun = dict(read_json(record))
-        _ = begun["identity"], begun["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{record}: cannot be read ({error}); remove {path} and run the command again"
-        ) from error
     return begun
 
 
@@ -384,7 +340,7 @@ def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
                 return [key, *inner], both[0], both[1]
     first, second = repr(was), repr(now_is)
     pairs = enumerate(zip(first, second, strict=False))
-    alike = next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+    alike = next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
     start = max(0, alike - _CONTEXT) if max(len(first), len(second)) > _SHOWN else 0
     return [], _cut(first, start), _cut(second, start)
 
@@ -392,3 +348,44 @@ def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
 def _cut(text: str, start: int) -> str:
     shown = text[start : start + _SHOWN]
     return ("..." if start else "") + shown + ("..." if start + _SHOWN < len(text) else "")
+
+
+@dataclass(frozen=True)
+class Token:
+    """What lets the tasks of one stage of a plan write; small enough to travel in each of them."""
+
+    folder: Path  # where the command that fills a folder keeps what it works with
+    identity: str  # of the plan
+    stage: str  # what the tasks do
+
+    @property
+    def _content(self) -> dict[str, str]:
+        return {"identity": self.identity, "stage": self.stage}
+
+    def issue(self) -> None:
+        """Let tasks write from now on; those of any other stage or plan no longer may."""
+        write_json(self.folder / FENCE_FILE, self._content)
+
+    def revoke(self) -> None:
+        """Let no task write any more."""
+        remove_file(self.folder / FENCE_FILE)
+
+    @contextmanager
+    def issued(self) -> Iterator[None]:
+        """Let tasks write for a while."""
+        self.issue()
+        yield
+        self.revoke()
+
+    def require(self) -> None:
+        """Raise `StoreError` unless this stage of this plan may write."""
+        try:
+            content = read_json(self.folder / FENCE_FILE)
+        except (*ABSENT, ValueError):
+            content = None
+        if content != self._content:
+            raise StoreError(
+                f"{shown(self.folder.parent)}: holds no array or table that this task may write "
+                f"('{self.stage}'): it is finished by now, or filled by another command; nothing "
+                "was written, begin with that command's first step where it is not finished"
+            )

@@ -112,16 +112,16 @@ def _leaves_out(files: Any) -> bool:
 
 def _search(files: Any, root: str) -> dict[str, Any]:
     """Return what lies below a folder, listed folder by folder; a failure is a failure."""
-    found, folders, seen = {}, [root], {root}
+    listed, folders, seen = {}, [root], {root}
     while folders:
         for details in files.ls(folders.pop(), detail=True):
             name = details["name"].rstrip("/")
             if details["type"] != "directory":
-                found[details["name"]] = details
+                listed[details["name"]] = details
             elif name not in seen:  # an object store may list the folder itself
                 seen.add(name)
                 folders.append(details["name"])
-    return found
+    return listed
 
 
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -148,8 +148,8 @@ def matching(pattern: str, options: Mapping[str, Any] | None = None) -> list[str
     parts = [part.replace("?", "[?]") if protocol in WEB else part for part in root.split("/")]
     fixed = next((n for n, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
     list_ = partial(tried, pattern, files.ls, detail=True)
-    found = set(_matches(list_, "/".join(parts[:fixed]), parts[fixed:]))
-    names = (files.unstrip_protocol(name).partition("://")[2] for name in found)
+    matches = set(_matches(list_, "/".join(parts[:fixed]), parts[fixed:]))
+    names = (files.unstrip_protocol(name).partition("://")[2] for name in matches)
     # written as the pattern is: "s3a" stays "s3a"
     start = "/" if rest.startswith("/") else ""
     return sorted(f"{protocol}://{start}{name.lstrip('/')}" for name in names)

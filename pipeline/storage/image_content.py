@@ -1,9 +1,20 @@
-"""What an image set holds, whatever its shards: its partitions, and the digest of its samples."""
+"""What an image set holds, whatever its shards: its partitions, and the digest of its samples.
+
+A chunk that does not pass its checksum is noticed by any reader. A complete file that belongs
+elsewhere, such as two shards that changed places, is noticed by `read_checked`: each shard must
+have the fingerprint that the manifest has for it, which costs a few bytes a chunk.
+
+While samples are appended, the last shard of a split is written again with new samples behind those
+that the manifest counts. Its fingerprint is another one then; what decides is the digest of the
+samples that it should hold.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.digests import json_digest, sample_records
+from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.storage import image_store, manifest
@@ -56,7 +68,7 @@ def summarise(
     Parameters
     ----------
     header
-        `class_names`, `full_scale` and, of packed images, `encoding`.
+        `class_names`, `full_scale` and, of quantized images, `encoding`.
     templates
         Split -> what it holds.
     records
@@ -86,17 +98,17 @@ def summarise(
 
 def cut(records: Iterable[npt.NDArray[Any]], size: int) -> Iterator[npt.NDArray[Any]]:
     """Cut a stream of records into pieces of `size`; the last may be shorter."""
-    held: list[npt.NDArray[Any]] = []
+    kept: list[npt.NDArray[Any]] = []
     count = 0
     for piece in records:
-        held.append(piece)
+        kept.append(piece)
         count += len(piece)
         while count >= size:
-            whole = np.concatenate(held)
-            yield whole[:size]
-            held, count = [whole[size:]], count - size
+            joined = np.concatenate(kept)
+            yield joined[:size]
+            kept, count = [joined[size:]], count - size
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(kept)
 
 
 def read_records(path: Path, partition: Partition) -> npt.NDArray[Any]:
@@ -117,7 +129,64 @@ def partition_table(
 def digest_images(path: Path) -> str:
     """Read a whole image set and return the digest of what it holds now."""
     content = manifest.read_manifest(path, manifest.IMAGES)
-    found = StoreDigest(content)
+    digest = StoreDigest(content)
     for partition in partition_table(content):
-        found.update(partition.split, read_records(path, partition))
-    return found.result()
+        digest.update(partition.split, read_records(path, partition))
+    return digest.result()
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a manifest says: of each partition, and of the files of each array."""
+
+    table: PartitionTable
+    digests: tuple[str, ...]
+    expected: Mapping[str, tuple[str, ...]]
+
+
+@lru_cache(maxsize=4)
+def _recorded(path: Path, digest: str) -> _Recorded:
+    """Read the manifest, once for all tasks of a process."""
+    content = manifest.read_manifest(path, manifest.IMAGES)
+    if content["digest"] != digest:
+        raise ConflictError(
+            f"{path}: holds other images (digest {content['digest']}) than when the job began "
+            f"({digest}); run the job on what it holds now, to another place"
+        )
+    return _Recorded(
+        partition_table(content),
+        tuple(part["digest"] for part in content["partitions"]),
+        {name: tuple(marks) for name, marks in content["arrays"].items()},
+    )
+
+
+def read_checked(
+    path: Path, digest: str, split: str, start: int, stop: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Read images `start` to `stop` of a finished image set with this digest, and their labels.
+
+    Raises
+    ------
+    DamagedError
+        Where a shard is missing or damaged, or is not the one that the manifest knows.
+    ConflictError
+        Where the image set has another digest by now.
+    """
+    recorded = _recorded(path, digest)
+    try:
+        return image_store.read_images(path, split, start, stop, recorded.expected)
+    except OtherFileError:
+        if not _holds_its_samples(path, recorded, split, start, stop):
+            raise
+        return image_store.read_images(path, split, start, stop)
+
+
+def _holds_its_samples(path: Path, recorded: _Recorded, split: str, start: int, stop: int) -> bool:
+    """Tell whether the partitions with these samples hold what they should."""
+    numbers = recorded.table.indices(split)
+    size = recorded.table[numbers[0]].count
+    for number in numbers[start // size : (stop - 1) // size + 1]:
+        records = read_records(path, recorded.table[number])
+        if records_digest(records) != recorded.digests[number]:
+            return False
+    return True

@@ -8,7 +8,7 @@
 - `samples.parquet` and `manifest.json` beside the groups.
 
 The sample index is the position along `sample` and is not stored: as a coordinate it would be
-read whole at every opening, one file per shard. `open_images` adds it.
+read at every opening, one file per shard. `open_images` adds it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class SplitTemplate:
 
 
 def pixel_dims(shape: Sequence[int]) -> tuple[str, ...]:
-    """Return the dimension names of one image of `shape`."""
     return PIXEL_DIMS if len(shape) == 2 else (*PIXEL_DIMS, CHANNEL)
 
 
@@ -83,50 +82,30 @@ def create_images(
     splits: Mapping[str, SplitTemplate],
     encoding: Mapping[str, Any] | None = None,
 ) -> None:
-    """Create the empty arrays of an image set; what exists already is kept.
+    """Create the empty arrays of an image set, or raise `SchemaError`; what exists is kept.
 
-    Parameters
-    ----------
-    path
-        The folder of the store.
-    attributes
-        Those of the root and of each group.
-    splits
-        What each split will hold.
-    encoding
-        CF `scale_factor` and `add_offset` of packed images.
-
-    Raises
-    ------
-    SchemaError
-        Where a split's images are of another shape or type than a store can hold.
+    `attributes` are those of the root and of each group, `encoding` is CF's `scale_factor` and
+    `add_offset` of quantized images.
     """
     for name, template in splits.items():
         _check_pixels(name, template.shape, template.dtype)
     create_group(path, attributes)
     for split, template in splits.items():
         create_group(path, attributes, split)
-        chunk, shard = template.layout.chunk, template.layout.shard
-        dims = pixel_dims(template.shape)
+        count, shape, layout = template.count, template.shape, template.layout
+        dims = pixel_dims(shape)
         images = ArrayTemplate(
-            (SAMPLE, *dims),
-            (template.count, *template.shape),
-            template.dtype,
-            chunks=(chunk, *template.shape),
-            shards=(shard, *template.shape),
+            (SAMPLE, *dims), (count, *shape), template.dtype,
+            chunks=(layout.chunk, *shape),
+            shards=(layout.shard, *shape),
             attributes=IMAGE.attributes | {"coordinates": LABEL.name} | dict(encoding or {}),
-        )
+        )  # fmt: skip
         labels = ArrayTemplate(
-            LABEL.dims,
-            (template.count,),
-            "int32",
-            chunks=(shard,),
-            fill_value=-1,
-            attributes=LABEL.attributes,
+            LABEL.dims, (count,), "int32", (layout.shard,), None, -1, LABEL.attributes
         )
         create_array(path, f"{split}/{IMAGE.name}", images)
         create_array(path, f"{split}/{LABEL.name}", labels)
-        for dim, size in zip(dims, template.shape, strict=True):
+        for dim, size in zip(dims, shape, strict=True):
             write_array(path, f"{split}/{dim}", (dim,), np.arange(size, dtype=np.int32), {})
 
 
@@ -147,13 +126,10 @@ def write_images(
     labels: npt.NDArray[np.int32],
     total: int | None = None,
 ) -> tuple[str, str]:
-    """Write one whole shard: images `start` to `start + len(images)` of a split.
+    """Write one whole shard; return the fingerprints of the files of images and of labels.
 
-    `total` is how many images the split will have, where its arrays are about to grow.
-
-    Returns
-    -------
-    The fingerprints of the files of images and of labels.
+    It begins at image `start` of a split. `total` is how many images the split will have, where its
+    arrays are about to grow.
     """
     return (
         write_shard(path, f"{split}/{IMAGE.name}", 0, start, images, total),
@@ -181,12 +157,8 @@ def read_images(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Read images `start` to `stop` of a split and their labels.
 
-    `expected` has the fingerprints of the files of its arrays, where these are to be checked.
-
-    Raises
-    ------
-    DamagedError
-        Where a shard is missing, does not pass its checksum, or is not the expected one.
+    `expected` has the fingerprints of the files of its arrays, where these are to be checked. A
+    shard that is missing, damaged, or not the expected one is a `DamagedError`.
     """
     known = expected or {}
     images, labels = (
@@ -199,20 +171,12 @@ def read_images(
 def by_array(
     splits: Iterable[str], written: Iterable[tuple[str, Iterable[str]]]
 ) -> dict[str, list[str]]:
-    """Gather the fingerprints of written shards by array.
-
-    Parameters
-    ----------
-    splits
-        All splits.
-    written
-        The split of each shard, in order, and what `write_images` returned.
-    """
-    found: dict[str, list[str]] = {name: [] for split in splits for name in array_names(split)}
+    """Gather by array what `write_images` returned for each shard of a split, in order."""
+    gathered: dict[str, list[str]] = {name: [] for split in splits for name in array_names(split)}
     for split, marks in written:
         for name, mark in zip(array_names(split), marks, strict=True):
-            found[name].append(mark)
-    return found
+            gathered[name].append(mark)
+    return gathered
 
 
 def array_names(split: str) -> tuple[str, str]:
@@ -251,8 +215,7 @@ def open_images(
     require_split(manifest, split, path)
     # metadata of another array may fit the files as well, and give them another meaning
     require_files(path, manifest, [f"{name}/zarr.json" for name in array_names(split)])
-    count = manifest["splits"][split]["count"]
-    shard = manifest["splits"][split]["shard"]
+    count, shard = (manifest["splits"][split][key] for key in ("count", "shard"))
     image, label = (  # samples beyond the manifest's are being added, and not there yet
         StoreArray(path, name, expected=tuple(manifest["arrays"][name][: count // shard])).lazy(
             manifest["digest"]

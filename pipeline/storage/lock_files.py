@@ -1,26 +1,33 @@
-"""The few files that a lock is made of: made by one process only, read, moved, removed.
+"""The few files that a lock is made of, and who holds it, as its file says.
 
-Locally a file is written aside and linked to its name, which fails where there is one, on network
-file systems too; in an object store it is put on the condition that there is none.
+Each is made by one process only: locally it is written aside and linked to its name, which fails
+where there is one, on network file systems too; in an object store it is put on the condition that
+there is none.
 """
 
 from __future__ import annotations
 
 import errno
+import getpass
 import hashlib
 import json
 import os
 import re
+import secrets
+import socket
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
+from pipeline.core.errors import printable
 from pipeline.core.paths import is_remote
 from pipeline.storage.atomic import aside_of, storage_errors
 from pipeline.storage.blobs import has_conditions, put_bytes, put_new, read_bytes
 from pipeline.storage.folders import remove_file
+from pipeline.storage.processes import Process, this_process
 
 LOCK = ".lock"
 SETTLE_SECONDS = 2.0
@@ -28,46 +35,7 @@ _COUNT = "{:012d}\n"
 _TOKEN = re.compile("[0-9a-f]{16}")
 _NOTE = re.compile(r"\.lock\.([0-9a-f]{16})(\.beat)?")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-class Slots(Protocol):
-    """The files of the lock of one folder, by their names."""
-
-    @property
-    def remote(self) -> bool: ...
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Make a file where there is none; tell whether this call made it."""
-        ...
-
-    def read(self, name: str) -> bytes | None:
-        """Return the first line of a file, or None where there is none."""
-        ...
-
-    def move(self, name: str, target: str) -> None:
-        """Give a file another name, that of another file, which is gone then."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, where there is one."""
-        ...
-
-    def beat(self, token: str, count: int) -> bool:
-        """Show that the holder lives; tell whether `.lock` is still its own."""
-        ...
-
-    def pulse(self, token: str, /) -> bytes:
-        """Return what changes with every beat of a holder."""
-        ...
-
-    def drop(self, token: str) -> None:
-        """Remove what beats of a holder left, beside its lock."""
-        ...
-
-
-def slots_of(path: Path) -> Slots:
-    """Return the files of the lock of a folder, local or remote."""
-    return _RemoteSlots(path) if is_remote(path) else _LocalSlots(path)
+_LONGEST_BEAT = 600.0
 
 
 def token_of(data: bytes) -> str:
@@ -82,16 +50,116 @@ def token_of(data: bytes) -> str:
 
 def note_of(name: str) -> str:
     """Return the token of the lock that a file beside it belongs to, or "" where it is none."""
-    found = _NOTE.fullmatch(name)
-    return found[1] if found else ""
+    match = _NOTE.fullmatch(name)
+    return match[1] if match else ""
 
 
 @dataclass(frozen=True)
-class _LocalSlots:
-    """In a folder; the beat is a count behind the first line, so a beat makes no file."""
+class Holder:
+    """Who holds a lock, as its file says."""
+
+    token: str  # no two holders have equal ones
+    what: str  # the process does with the folder
+    host: str
+    user: str
+    process: Process
+    since: str  # in UTC, by its own clock
+    beat: float  # seconds between two heartbeats
+    leaves: bool = False  # it is just giving the lock back
+
+    def __str__(self) -> str:
+        return printable(f"process {self.process.number} of {self.user} on {self.host}")
+
+    @property
+    def age(self) -> str:
+        """How long it holds, as far as the clocks of its machine and this one agree."""
+        try:
+            seconds = (datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds()
+        except (ValueError, TypeError):
+            return "an unknown time"
+        for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+            if seconds >= 2 * size:
+                return f"{seconds // size:.0f} {unit}"
+        return f"{max(int(seconds), 0)} s"
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def holder_of(data: bytes) -> Holder:
+    """Return who wrote a lock; an unknown one where it cannot be read."""
+    token = token_of(data)
+    try:
+        content = json.loads(data.partition(b"\n")[0])
+        process = Process(**content["process"])
+        holder = Holder(**content | {"process": process})
+        texts = (holder.what, holder.host, holder.user, holder.since, process.machine)
+        numbers = (process.number, process.started)
+        if (
+            holder.token == token
+            and all(isinstance(text, str) for text in texts)
+            and all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers)
+            and 0 < holder.beat <= _LONGEST_BEAT
+        ):
+            return holder
+    except (ValueError, TypeError, KeyError):
+        pass
+    return Holder(token, "unknown", "an unknown host", "unknown", Process("", 0, 0), "", 0.0)
+
+
+def new_holder(what: str, beat: float, leaves: bool = False) -> Holder:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"  # a container may know none
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    token = secrets.token_hex(8)
+    return Holder(token, what, socket.gethostname(), user, this_process(), since, beat, leaves)
+
+
+@dataclass
+class Slots(ABC):
+    """The files of the lock of one folder, by their names."""
 
     path: Path
-    remote: bool = False
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Make a file where there is none; tell whether this call made it."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the first line of a file, or None where there is none."""
+        try:
+            return read_bytes(self.path / name).partition(b"\n")[0]
+        except FileNotFoundError:
+            return None
+
+    @abstractmethod
+    def move(self, name: str, target: str) -> None:
+        """Give a file another name, that of another file, which is gone then."""
+
+    def remove(self, name: str) -> None:
+        remove_file(self.path / name)
+
+    @abstractmethod
+    def beat(self, token: str, count: int) -> bool:
+        """Show that the holder lives; tell whether `.lock` is still its own."""
+
+    @abstractmethod
+    def pulse(self, token: str, /) -> bytes:
+        """Return what changes with every heartbeat of a holder."""
+
+    @abstractmethod
+    def drop(self, token: str) -> None:
+        """Remove what heartbeats of a holder left beside its lock."""
+
+
+def slots_of(path: Path) -> Slots:
+    return _RemoteSlots(path) if is_remote(path) else _LocalSlots(path)
+
+
+class _LocalSlots(Slots):
+    """In a folder; the heartbeat is a count behind the first line, so it makes no file."""
 
     def create(self, name: str, data: bytes) -> bool:
         target = self.path / name
@@ -114,17 +182,8 @@ class _LocalSlots:
                 aside.unlink(missing_ok=True)
         return True
 
-    def read(self, name: str) -> bytes | None:
-        try:
-            return (self.path / name).read_bytes().partition(b"\n")[0]
-        except FileNotFoundError:
-            return None
-
     def move(self, name: str, target: str) -> None:
         (self.path / name).replace(self.path / target)
-
-    def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
 
     def beat(self, token: str, count: int) -> bool:
         try:
@@ -165,11 +224,9 @@ def _create_here(target: Path, content: bytes) -> bool:
 
 
 @dataclass
-class _RemoteSlots:
-    """Behind a URL; the beat is an object of its own, so it never writes over another's lock."""
+class _RemoteSlots(Slots):
+    """Behind a URL; the heartbeat is an object of its own, so it never overwrites a lock."""
 
-    path: Path
-    remote: bool = True
     _knows_conditions: bool = field(default=False, repr=False)
 
     def create(self, name: str, data: bytes) -> bool:
@@ -191,22 +248,13 @@ class _RemoteSlots:
     def _is(self, name: str, data: bytes) -> bool:
         return self.read(name) == data.partition(b"\n")[0]
 
-    def read(self, name: str) -> bytes | None:
-        try:
-            return read_bytes(self.path / name).partition(b"\n")[0]
-        except FileNotFoundError:
-            return None
-
     def move(self, name: str, target: str) -> None:
         put_bytes(self.path / target, read_bytes(self.path / name).partition(b"\n")[0] + b"\n")
         self.remove(name)
 
-    def remove(self, name: str) -> None:
-        remove_file(self.path / name)
-
     def beat(self, token: str, count: int) -> bool:
-        found = self.read(LOCK)
-        if found is None or token_of(found) != token:
+        line = self.read(LOCK)
+        if line is None or token_of(line) != token:
             return False
         put_bytes(self._beat_of(token), _COUNT.format(count).encode())
         return True

@@ -15,12 +15,12 @@ stores). The last of such a chain is the holder, and nobody else may then replac
 lock back is the same move. So no process ever removes a lock on the word of what it read before.
 
 Where the store behind a URL has no conditional writes, a lock is written, waited for, and read
-back: of two that come in the same second the last one wins, and the other is told; if one of them
-was held up for longer than that, both go on until the next beat.
+back: of two that come in the same second the last one wins, and the other sees that; if one of them
+was suspended for longer than that, both go on until the next heartbeat.
 
-A process that was held up for longer than its lock lasted (suspended, or cut off from the
-storage) finds at its next beat, and before it finishes a folder, that the lock is another's, and
-stops. What both wrote until then is the same: whole files, of equal bytes.
+A process that was suspended, or cut off from the storage, for longer than its lock lasted sees at
+its next heartbeat, and before it finishes a folder, that the lock is another's, and stops. What
+both wrote until then is the same: complete files, of equal bytes.
 """
 
 from __future__ import annotations
@@ -34,11 +34,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import InUseError, printable
+from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.storage.atomic import require_writable
 from pipeline.storage.folders import list_folder
-from pipeline.storage.lock_files import LOCK, Slots, note_of, slots_of, token_of
-from pipeline.storage.lock_holders import Holder, holder_of, new_holder
+from pipeline.storage.lock_files import (
+    LOCK,
+    Holder,
+    Slots,
+    holder_of,
+    new_holder,
+    note_of,
+    slots_of,
+    token_of,
+)
 
 BEAT_SECONDS = 10.0
 REMOTE_BEAT_SECONDS = 20.0
@@ -57,7 +66,7 @@ def _say_nothing(message: str) -> None:
 
 @contextmanager
 def held(path: Path, what: str, say: Say = _say_nothing, *, wait: bool = True) -> Iterator[Lock]:
-    """Hold a folder, made where it is missing, and nobody else with it.
+    """Hold a folder, made where it is missing, as the only process.
 
     Parameters
     ----------
@@ -66,10 +75,10 @@ def held(path: Path, what: str, say: Say = _say_nothing, *, wait: bool = True) -
     what
         What is done with it, such as `run`.
     say
-        Told that a dead holder's lock was taken over, and of waiting to see whether one is dead.
+        Told of a dead holder's lock that was taken over, and of watching whether one is dead.
     wait
-        Whether to watch a holder on another machine until it beats or proves dead; else it is
-        taken to live.
+        Whether to watch a holder on another machine until it shows that it lives or proves dead;
+        else it is taken to live.
 
     Raises
     ------
@@ -98,8 +107,7 @@ def check(path: Path) -> None:
     InUseError
         Where another process took it over.
     """
-    lock = _held.get(_key(path))
-    if lock is not None and lock.process == os.getpid():
+    for lock in _own(path):
         lock.check()
 
 
@@ -109,8 +117,7 @@ def put_away(path: Path) -> None:
     Nobody goes by these notes: the `.lock` of this process leads to none of them. Done when a
     folder is finished, since it takes a listing.
     """
-    lock = _held.get(_key(path))
-    if lock is not None and lock.process == os.getpid():
+    for lock in _own(path):
         lock.put_away()
 
 
@@ -126,27 +133,23 @@ _held: dict[str, Lock] = {}
 
 
 def _key(path: Path) -> str:
-    return str(path.absolute()) if isinstance(path, Path) else str(path)
+    return str(path) if is_remote(path) else str(path.absolute())
+
+
+def _own(path: Path) -> list[Lock]:
+    """Return the lock by which this process holds a folder, where it does."""
+    lock = _held.get(_key(path))
+    return [lock] if lock is not None and lock.process == os.getpid() else []
 
 
 @dataclass
 class Lock:
-    """A folder that this process holds; see `held`.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    holder
-        Who holds it.
-    process
-        The number of the process that holds it; a fork of it does not.
-    """
+    """A folder that this process holds; see `held`."""
 
     path: Path
     holder: Holder
     _slots: Slots = field(repr=False)
-    process: int = field(default_factory=os.getpid)
+    process: int = field(default_factory=os.getpid)  # a fork of it does not hold the folder
 
     def __post_init__(self) -> None:
         self._done = threading.Event()
@@ -229,18 +232,18 @@ def _after(holder: Holder) -> str:
 
 def _chain(slots: Slots) -> list[Holder]:
     """Return who held the lock one after the other, the last one being who holds it now."""
-    found: list[Holder] = []
+    holders: list[Holder] = []
     name = LOCK
     # no process makes it longer than a few
-    while len(found) < _MOST_TRIES and (data := slots.read(name)) is not None:
-        found.append(holder_of(data))
-        name = _after(found[-1])
-    return found
+    while len(holders) < _MOST_TRIES and (data := slots.read(name)) is not None:
+        holders.append(holder_of(data))
+        name = _after(holders[-1])
+    return holders
 
 
 def _acquire(path: Path, what: str, say: Say, wait: bool) -> Lock:
     slots = slots_of(path)
-    me = new_holder(what, REMOTE_BEAT_SECONDS if slots.remote else BEAT_SECONDS)
+    me = new_holder(what, REMOTE_BEAT_SECONDS if is_remote(path) else BEAT_SECONDS)
     try:
         return _take(path, slots, me, say, wait)
     except InUseError:
@@ -317,7 +320,7 @@ def _is_dead(path: Path, slots: Slots, holder: Holder, say: Say, wait: bool) -> 
 
 def _beats(path: Path, slots: Slots, holder: Holder, say: Say) -> bool:
     """Watch a holder on another machine; tell whether it lives."""
-    pause = holder.beat or (REMOTE_BEAT_SECONDS if slots.remote else BEAT_SECONDS)
+    pause = holder.beat or (REMOTE_BEAT_SECONDS if is_remote(path) else BEAT_SECONDS)
     limit = BEATS_MISSED * pause
     say(f"{shown(path)} is locked by {holder}; watching for up to {limit:.0f} s whether it lives")
     before, start = slots.pulse(holder.token), time.monotonic()

@@ -4,10 +4,10 @@ A folder under construction holds `.work/plan.json`: what is being made, so that
 command resumes it and another one is refused. When everything is there, `manifest.json` is
 written, last; only then is the folder an image set or a run.
 
-The manifest vouches for every other file: it has the SHA-256 of each document and table (`files`),
+The manifest identifies every other file: it has the SHA-256 of each document and table (`files`),
 and the fingerprints of the files of each array (`arrays`, see `shards.fingerprint`), whose chunks
 have checksums of their own. It ends with a checksum of itself, and has a copy, `.manifest.json`,
-written before it: what a damaged folder held can be told, and made again.
+written before it: what was in a damaged folder is known, and made again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -27,13 +27,7 @@ from pipeline.core.digests import json_digest
 from pipeline.core.errors import DamagedError, IncompleteError, StoreError, hide_in
 from pipeline.core.paths import ABSENT, is_remote
 from pipeline.core.urls import shown
-from pipeline.storage.atomic import (
-    flush,
-    flush_named,
-    read_json,
-    sweep,
-    write_json,
-)
+from pipeline.storage.atomic import flush, flush_named, read_json, sweep, write_json
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.folders import exists, is_folder, remove_tree
 from pipeline.storage.locks import check, put_away
@@ -44,6 +38,7 @@ RUN = "pixsim run"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
+PLAN = f"{WORK}/plan.json"
 APPEND, ADDED = ".append", "store"
 DECODERS = "decoders"
 RESIZE_METHOD = "Pillow resize, bilinear, antialiased"
@@ -67,13 +62,13 @@ def versions() -> Mapping[str, str]:
 
     They are read once: that takes longer than all else in a manifest.
     """
-    found = {"python": platform.python_version(), "platform": sys.platform}
+    known = {"python": platform.python_version(), "platform": sys.platform}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            known[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            known[name] = "not installed"
+    return known
 
 
 def now() -> str:
@@ -84,13 +79,24 @@ def now() -> str:
 def kind_of(path: Path) -> str | None:
     """Return `IMAGES` or `RUN` where `path` holds a finished one, else None.
 
-    A manifest that cannot be read is an error: that says nothing of what the place holds.
+    A manifest that cannot be read is an error: that says nothing of what the folder is.
     """
     try:
         kind = read_json(path / MANIFEST).get("kind")
     except (*ABSENT, ValueError, AttributeError):
         return None
     return kind if kind in (IMAGES, RUN) else None
+
+
+def find_manifest(path: Path, kind: str) -> dict[str, Any] | None:
+    """Read the manifest of an image set or run; None where there is none."""
+    try:
+        content = _read_record_of(path / MANIFEST)
+    except ABSENT:
+        return None
+    if content["kind"] != kind:
+        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
+    return content
 
 
 def read_manifest(path: Path, kind: str) -> dict[str, Any]:
@@ -105,25 +111,24 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     DamagedError
         Where the manifest cannot be read.
     """
+    content = find_manifest(path, kind)
+    if content is not None:
+        return content
     if not is_folder(path):
         raise StoreError(f"{path}: no such folder, expected a {kind}")
-    if not exists(path / MANIFEST):
-        if exists(path / WORK / "plan.json"):
-            raise IncompleteError(
-                f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
-                "run the same command that started it again, it goes on where it stopped"
-            )
-        if exists(path / COPY):
-            raise IncompleteError(lost(path, kind))
-        hint = " (a Zarr store without it may be half written)" if _looks_like_zarr(path) else ""
+    if exists(path / PLAN):
         raise IncompleteError(
-            f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
-            "make it anew with 'pixsim ingest' or 'pixsim run'"
+            f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
+            "run the same command that started it again, it goes on where it stopped"
         )
-    content = _read_record_of(path / MANIFEST)
-    if content["kind"] != kind:
-        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
-    return content
+    if exists(path / COPY):
+        raise IncompleteError(lost(path, kind))
+    is_zarr = exists(path / "zarr.json")
+    hint = " (a Zarr store without it may be half written)" if is_zarr else ""
+    raise IncompleteError(
+        f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
+        "make it anew with 'pixsim ingest' or 'pixsim run'"
+    )
 
 
 def _read_record_of(file: Path) -> dict[str, Any]:
@@ -148,41 +153,32 @@ def _read_record_of(file: Path) -> dict[str, Any]:
 def read_either(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the manifest of a finished folder or, where it is damaged, its copy.
 
-    Returns
-    -------
-    The manifest; and what is wrong with it or with its copy, by file name.
-
-    Raises
-    ------
-    DamagedError, IncompleteError
-        Where both cannot be read.
+    Returns it, and what is wrong with it or with its copy, by file name. Where both cannot be read
+    that is a `DamagedError`.
     """
-    found, wrong = [], {}
+    contents, wrong = [], {}
     for name in (MANIFEST, COPY):
         try:
-            found.append(_read_record_of(path / name))
+            contents.append(_read_record_of(path / name))
         except FileNotFoundError:
             wrong[name] = "is missing"
         except DamagedError as error:
             wrong[name] = str(error).removeprefix(f"{shown(path / name)}: ").partition(";")[0]
-    if not found:
+    if not contents:
         raise DamagedError(
             f"{shown(path)}: neither {MANIFEST} ({wrong[MANIFEST]}) nor its copy {COPY} "
             f"({wrong[COPY]}) can be read; make it anew"
         )
-    if len(found) == 2 and found[0] != found[1]:
+    if len(contents) == 2 and contents[0] != contents[1]:
         wrong[COPY] = f"is not that of {MANIFEST}"
-    return found[0], wrong
+    return contents[0], wrong
 
 
 def lost(path: Path, kind: str) -> str:
+    """Return the message for a finished folder whose manifest is gone, and its copy is not."""
     return (
         f"{shown(path)}: its {MANIFEST} is missing, expected a finished {kind}; {repair_cure(path)}"
     )
-
-
-def _looks_like_zarr(path: Path) -> bool:
-    return exists(path / "zarr.json")
 
 
 def draft(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,19 +192,9 @@ def write_manifest(
 ) -> None:
     """Finish a folder: write its manifest, then drop what was needed to get there.
 
-    Parameters
-    ----------
-    path, kind
-        The folder, and what it is.
-    content
-        What the manifest says, or a draft of it; with `files` and `arrays`.
-    before
-        The manifest that is there already, where the folder grows.
-
-    Raises
-    ------
-    InUseError
-        Where another process took the folder over from this one.
+    `content` is what the manifest says, or a draft of it, with `files` and `arrays`; `before` the
+    manifest that is there already, where the folder grows. `InUseError` says that another process
+    took the folder over from this one.
     """
     check(path)
     sweep(path)
@@ -221,13 +207,9 @@ def clear(path: Path) -> None:
 
     The folder is finished all the same.
     """
-    for remove in (
-        partial(remove_tree, path / WORK),
-        partial(sweep, path),
-        partial(put_away, path),
-    ):
+    for remove, target in ((remove_tree, path / WORK), (sweep, path), (put_away, path)):
         with suppress(OSError):
-            remove()
+            remove(target)
 
 
 def put_manifest(
@@ -235,12 +217,12 @@ def put_manifest(
 ) -> None:
     """Write a whole manifest, closed with its checksum, and its copy before it.
 
-    What it names is on the disk before it is; of that, what the manifest `before` it vouches for
-    lasts already.
+    What it names is on the disk before it is; what the manifest `before` it names as well lasts
+    already.
     """
     flush_named(path, content, before)
-    whole = cast(dict[str, Any], hide_in(dict(content)))
-    signed = whole | {"checksum": json_digest(whole)}
+    plain = cast(dict[str, Any], hide_in(dict(content)))
+    signed = plain | {"checksum": json_digest(plain)}
     write_json(path / COPY, signed)
     write_json(path / MANIFEST, signed)
     if not is_remote(path):
@@ -248,13 +230,6 @@ def put_manifest(
 
 
 def file_hash(file: Path) -> str:
-    """Return the SHA-256 of a file, in hex.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is none.
-    """
     with open_binary(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
 
@@ -265,23 +240,18 @@ def file_hashes(path: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def require_files(path: Path, content: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Check files of a finished folder against its manifest.
+    """Raise `DamagedError` where files of a finished folder are not those of its manifest.
 
-    Where samples are being added to an image set, these files may be those of the grown one
-    already; they are not checked then.
-
-    Raises
-    ------
-    DamagedError
-        Where one of them is missing or was changed.
+    Where samples are being added to an image set, these may be those of the grown one already; they
+    are not checked then.
     """
     for name in names:
         try:
-            found = file_hash(path / name)
+            digest = file_hash(path / name)
         except FileNotFoundError:
-            found = "missing"
-        if found != content["files"].get(name) and not exists(path / APPEND):
-            was = "is missing" if found == "missing" else "was changed after it was written"
+            digest = ""
+        if digest != content["files"].get(name) and not exists(path / APPEND):
+            was = "was changed after it was written" if digest else "is missing"
             raise DamagedError(f"{shown(path / name)}: {was}; {repair_cure(path)}")
 
 

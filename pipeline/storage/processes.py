@@ -14,27 +14,17 @@ from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
-_STATE, _STARTED = 0, 19  # places in /proc/PID/stat, behind the name
+_STATE, _STARTED = 0, 19  # fields of /proc/PID/stat, behind the name
 _GONE = ("Z", "X", "x")  # killed, and not yet waited for
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, as it can be told from every other one.
+    """A process, as it differs from every other one."""
 
-    Attributes
-    ----------
-    machine
-        Where its number counts; empty where the system does not tell.
-    number
-        Its process number.
-    started
-        When it was started, in ticks of that machine; 0 where the system does not tell.
-    """
-
-    machine: str
+    machine: str  # where its number counts; empty where the system does not say
     number: int
-    started: int
+    started: int  # in ticks of that machine; 0 where the system does not say
 
     @property
     def mark(self) -> str:
@@ -62,7 +52,7 @@ class Process:
 def machine() -> str:
     """Return what tells this machine, as it was started and as this process sees it, from others.
 
-    Empty where the system does not say: there no process can be told to live or to be gone.
+    Empty where the system does not say: there it is unknown whether a process lives.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -75,7 +65,6 @@ def machine() -> str:
 
 
 def this_process() -> Process:
-    """Return the process that calls."""
     return _process(os.getpid())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ _BAD_HEADER = ("split", "sample", "source", "status", "detail")
 
 
 def part_path(path: Path, index: int) -> Path:
-    """Return where the table of a partition lies while its store is being made."""
-    return path / WORK / "samples" / f"part-{index:06d}.parquet"
+    """Return the table of a partition of a store that is being made."""
+    return path / WORK / "samples" / tables.part_name(index)
 
 
 def write_part(
@@ -49,22 +50,10 @@ def write_part(
     class_names: Sequence[str],
     notes: Mapping[str, str],
 ) -> None:
-    """Write the table of a partition.
+    """Write the table of a partition: of the samples that were read and written as `block`.
 
-    Parameters
-    ----------
-    path
-        The file.
-    partition
-        Which samples.
-    block
-        What was read and written.
-    records
-        [sample]; label and hash of each sample, of dtype `SAMPLE_RECORD`.
-    splits, class_names
-        All names of splits and classes.
-    notes
-        What `part_notes` returns.
+    `records` are label and hash of each sample, of dtype `SAMPLE_RECORD`; `splits` and
+    `class_names` are all there are; `notes` are what `part_notes` returns.
     """
     tables.write_part(path, _columns(partition, block, records, splits, class_names), notes)
 
@@ -74,14 +63,7 @@ def part_notes(
 ) -> dict[str, str]:
     """Return what the table of a partition says of itself.
 
-    Parameters
-    ----------
-    identity
-        Of the plan that the table belongs to.
-    block, records
-        As `write_part` takes them.
-    fingerprints
-        Of the files of images and labels that were written.
+    `identity` is that of the plan, `fingerprints` those of the files of images and labels.
     """
     return {
         "identity": identity,
@@ -101,9 +83,9 @@ def _columns(
     count = partition.count
     sizes = _sizes(block)
     status, details = np.full(count, OK, np.int32), dict(block.remarks)
-    for place, problem in block.problems.items():
-        status[place], details[place] = problem.status, problem.detail
-        sizes[place] = problem.width, problem.height
+    for index, problem in block.problems.items():
+        status[index], details[index] = problem.status, problem.detail
+        sizes[index] = problem.width, problem.height
     texts = sorted(set(details.values()))
     code_of = {text: code for code, text in enumerate(texts)}
     codes = np.full(count, -1, np.int32)
@@ -132,21 +114,11 @@ def _sizes(block: Block) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class Part:
-    """What the table of a partition says of its samples, in order.
+    """What the table of a partition says of its samples, in order."""
 
-    Attributes
-    ----------
-    partition
-        Which samples were planned.
-    records
-        [sample]; label and hash of each.
-    status
-        [sample]; a place in `STATUSES`.
-    """
-
-    partition: Partition
-    records: npt.NDArray[Any]
-    status: npt.NDArray[np.int64]
+    partition: Partition  # the samples that were planned
+    records: npt.NDArray[Any]  # [sample]; label and hash of each
+    status: npt.NDArray[np.int64]  # [sample]; an index into `STATUSES`
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
@@ -155,15 +127,7 @@ class Part:
 
 
 def read_part(path: Path, partition: Partition, whole: bool = False) -> Part:
-    """Read back what the table of a partition says; see `Part`.
-
-    `whole` reads, and so checks, every column of it.
-
-    Raises
-    ------
-    DamagedError
-        Where it is missing or damaged.
-    """
+    """Read back what the table of a partition says; `whole` reads, and so checks, every column."""
     columns = tables.read_part(path, None if whole else ["label", "sha256", "status"])
     records = np.empty(len(columns["label"]), SAMPLE_RECORD)
     records["label"], records["sha256"] = columns["label"], columns["sha256"]
@@ -196,18 +160,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many samples of each split were planned, and how many have which status.
+    """How many samples of each split were planned, and how many have which status."""
 
-    Attributes
-    ----------
-    counts
-        Split -> [status], for every status of `STATUSES`.
-    parts
-        [partition]; samples that can be used.
-    """
-
-    counts: Mapping[str, npt.NDArray[np.int64]]
-    parts: npt.NDArray[np.int64]
+    counts: Mapping[str, npt.NDArray[np.int64]]  # split -> [status], for all of `STATUSES`
+    parts: npt.NDArray[np.int64]  # [partition]; samples that can be used
 
     @property
     def total(self) -> int:
@@ -219,8 +175,8 @@ class Tally:
 
     def by_status(self) -> dict[str, int]:
         """Return how many samples have each status but `ok`, those that occur."""
-        whole = np.sum(list(self.counts.values()), axis=0)
-        return {STATUSES[at]: int(n) for at, n in enumerate(whole) if n and at != OK}
+        counts = np.sum(list(self.counts.values()), axis=0)
+        return {STATUSES[at]: int(n) for at, n in enumerate(counts) if n and at != OK}
 
 
 def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
@@ -233,9 +189,9 @@ def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
     return Tally(counts, good)
 
 
-def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple[Any, ...]]:
+def _bad_rows(path: Path, table: PartitionTable, counted: Tally) -> Iterator[tuple[Any, ...]]:
     for partition in table:
-        if found.parts[partition.index] == partition.count:
+        if counted.parts[partition.index] == partition.count:
             continue
         for row in tables.read_rows(part_path(path, partition.index)):
             if row["status"] != STATUSES[OK]:
@@ -244,7 +200,7 @@ def _bad_rows(path: Path, table: PartitionTable, found: Tally) -> Iterator[tuple
                 )  # fmt: skip
 
 
-def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[tuple[Any, ...]]:
+def write_bad_samples(path: Path, table: PartitionTable, counted: Tally) -> list[tuple[Any, ...]]:
     """Write `bad_samples.csv`, one row a sample that cannot be used; return the first rows."""
     first: list[tuple[Any, ...]] = []
     with (
@@ -253,70 +209,59 @@ def write_bad_samples(path: Path, table: PartitionTable, found: Tally) -> list[t
     ):
         writer = csv.writer(file)
         writer.writerow(_BAD_HEADER)
-        for row in _bad_rows(path, table, found):
+        for row in _bad_rows(path, table, counted):
             writer.writerow(row)
             if len(first) < SHOWN_ROWS:
                 first.append(row)
     return first
 
 
-def refuse_bad_samples(path: Path, table: PartitionTable, found: Tally, allowed: int) -> None:
+def refuse_bad_samples(path: Path, table: PartitionTable, counted: Tally, allowed: int) -> None:
     """Raise `BadSamplesError` where more samples cannot be used than are allowed.
 
     All of them are listed in `bad_samples.csv`, the first in the error.
     """
-    if found.bad <= allowed:
+    if counted.bad <= allowed:
         remove_tree(path / BAD_SAMPLES)  # of an earlier try
         return
-    first = write_bad_samples(path, table, found)
-    kinds = ", ".join(f"{count:,} {status}" for status, count in found.by_status().items())
+    first = write_bad_samples(path, table, counted)
+    kinds = ", ".join(f"{count:,} {status}" for status, count in counted.by_status().items())
     split, sample, source, status, detail = first[0]
     raise BadSamplesError(
-        f"{found.bad:,} of {found.total:,} samples cannot be used ({kinds}), expected at most "
+        f"{counted.bad:,} of {counted.total:,} samples cannot be used ({kinds}), expected at most "
         f"{allowed:,}; the first is '{split}' sample {sample}, {source}: {status}, {detail}; all "
         f"are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many may "
         "be left out, and run again",
         _BAD_HEADER,
         first,
-        found.bad,
+        counted.bad,
     )
 
 
-def write_samples(path: Path, table: PartitionTable, found: Tally) -> None:
+def write_samples(path: Path, table: PartitionTable, counted: Tally) -> None:
     """Put the tables of all partitions together as `samples.parquet`, samples numbered anew."""
-    parts = [part_path(path, index) for index in range(len(table))]
-    if not found.bad:
-        tables.merge_parts(path / SAMPLES, parts)
-        return
-    numbered = [path / WORK / "numbered" / part.name for part in parts]
     after = {name: 0 for name, _, _ in table.splits}
-    for partition, part, target in zip(table, parts, numbered, strict=True):
-        status = tables.read_part(part, ["status"])["status"]
-        good = status == OK
-        numbers = after[partition.split] + np.cumsum(good) - 1
-        after[partition.split] += int(np.count_nonzero(good))
-        columns = {"sample": tables.nullable(numbers, ~good)}
-        tables.rewrite_part(part, target, columns, {"sha256": ~good})
-    tables.merge_parts(path / SAMPLES, numbered)
+
+    def numbered(split: str, rows: tables.Rows) -> Mapping[str, Any]:
+        good = rows.texts("status") == STATUSES[OK]
+        numbers = after[split] + np.cumsum(good) - 1
+        after[split] += int(np.count_nonzero(good))
+        hashes = tables.emptied(rows.table.column("sha256"), ~good)
+        return {"sample": tables.nullable(numbers, ~good), "sha256": hashes}
+
+    parts = ((part_path(path, part.index), partial(numbered, part.split)) for part in table)
+    tables.join(path / SAMPLES, ((part, change if counted.bad else None) for part, change in parts))
 
 
 def sources_of(path: Path, wanted: Set[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """Return where some samples of an image set came from.
-
-    Parameters
-    ----------
-    path
-        The folder of the image set.
-    wanted
-        Split and index of each.
-    """
+    """Return where some samples of an image set, split and index of each, came from."""
     numbers = np.array(sorted({sample for _, sample in wanted}), np.int64)
-    found = {}
+    sources = {}
     for rows in tables.read_groups(path / SAMPLES, ["split", "sample", "source"]):
         near = rows.where(np.isin(rows.integers("sample"), numbers))
         samples = near.integers("sample").tolist()
         keys = zip(near.texts("split").tolist(), samples, strict=True)
         for key, source in zip(keys, near.texts("source").tolist(), strict=True):
             if key in wanted:
-                found[key] = str(source)
-    return found
+                sources[key] = str(source)
+    return sources

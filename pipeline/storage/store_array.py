@@ -1,9 +1,15 @@
-"""An array of a store as dask and NumPy see it: lazy, checked, read without Zarr."""
+"""Opening and reading the arrays of a store: lazily, every file checked, plain ones without Zarr.
+
+Zarr has a store for fsspec's file systems. The one here goes through `blobs`: a request that fails
+for a while is retried, listings are never stale, and no error shows a key. That for local folders
+writes aside, where `atomic.sweep` finds what a killed writer left.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +20,187 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import LocalStore, StorePath
 
-from pipeline.core.errors import DamagedError, OtherFileError
-from pipeline.core.paths import is_remote
-from pipeline.storage import shards
-from pipeline.storage.atomic import storage_errors
-from pipeline.storage.zarr_access import chunk_key, find_rows, open_array
-from pipeline.storage.zarr_stores import FolderStore, PlaceStore
+from pipeline.core.errors import DamagedError, OtherFileError, StoreError
+from pipeline.core.paths import ABSENT, is_remote
+from pipeline.core.urls import shown
+from pipeline.storage import blobs, folders, shards
+from pipeline.storage.atomic import read_json, storage_errors, write_pieces
+
+_CURE = "it was changed after it was written: 'pixsim verify' with --repair makes it again"
+
+
+class FolderStore(LocalStore):
+    """The files below a local folder; written as `atomic.replaced` says."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        write_pieces(self.root / key, [value.as_buffer_like()], lasting=False)
+
+
+class RemoteStore(Store):
+    """The objects below a remote folder; each request runs in a thread."""
+
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
+        self._path = path
+
+    def with_read_only(self, read_only: bool = False) -> RemoteStore:
+        return RemoteStore(self._path, read_only=read_only)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteStore) and other._path == self._path
+
+    def __hash__(self) -> int:
+        return hash(self._path)
+
+    def __str__(self) -> str:
+        return shown(self._path)
+
+    def __repr__(self) -> str:
+        return f"RemoteStore({self})"
+
+    def _at(self, key: str) -> Path:
+        return self._path / key if key else self._path
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        start, stop = _ends(byte_range)
+        try:
+            data = await asyncio.to_thread(blobs.read_bytes, self._at(key), start, stop)
+        except ABSENT:
+            return None
+        return prototype.buffer.from_bytes(data)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(await asyncio.gather(*(self.get(k, prototype, part) for k, part in key_ranges)))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        await asyncio.to_thread(blobs.put_bytes, self._at(key), value.to_bytes())
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+        await asyncio.to_thread(folders.remove_tree, self._at(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        await self.delete(prefix)
+
+    async def exists(self, key: str) -> bool:
+        return await asyncio.to_thread(folders.exists, self._at(key))
+
+    async def getsize(self, key: str) -> int:
+        return await asyncio.to_thread(blobs.file_size, self._at(key))
+
+    async def list(self) -> AsyncIterator[str]:
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        folder = prefix.rpartition("/")[0]
+        below = await asyncio.to_thread(folders.files_below, self._at(folder))
+        for name in below:
+            key = f"{folder}/{name}" if folder else name
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        for name in await asyncio.to_thread(folders.list_folder, self._at(prefix.rstrip("/"))):
+            yield name
+
+
+def _ends(byte_range: ByteRequest | None) -> tuple[int | None, int | None]:
+    """Return where a range of bytes starts (from the end, where negative) and stops."""
+    if isinstance(byte_range, RangeByteRequest):
+        return byte_range.start, byte_range.end
+    if isinstance(byte_range, OffsetByteRequest):
+        return byte_range.offset, None
+    if isinstance(byte_range, SuffixByteRequest):
+        return -byte_range.suffix, None
+    return None, None
+
+
+def zarr_store(path: Path) -> Any:
+    if is_remote(path):
+        return RemoteStore(path)
+    # of a folder that is not there Zarr says so itself
+    return FolderStore(path) if folders.is_folder(path) else path
+
+
+def find_rows(path: Path, name: str, total: int | None = None) -> shards.Rows | None:
+    """Return how to read and write an array without Zarr, or None where that is left to it.
+
+    `total` is its length, where it is about to grow. What cannot be read is an error and not left
+    to Zarr, which would write other bytes, and knows nothing of `total`.
+    """
+    try:
+        metadata = read_json(path / name / "zarr.json")
+    except (*ABSENT, ValueError):
+        return None  # Zarr says what is wrong
+    if total is not None:
+        metadata["shape"][0] = total
+    return shards.find_rows(path / name, metadata)
+
+
+def open_array(path: Path, name: str, mode: Any = "r") -> zarr.Array[Any]:
+    """Open an array with Zarr; `StoreError` without one, `DamagedError` for a broken one."""
+    try:
+        with storage_errors(path):
+            return zarr.open_array(zarr_store(path), path=name, mode=mode, zarr_format=3)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: holds no array '{name}'") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}/{name}: cannot be opened ({error})") from error
+
+
+def chunk_key(array: zarr.Array[Any], axis: int, number: int) -> str:
+    """Return the file name of shard `number` along the only axis that is cut."""
+    numbers = [0] * array.ndim
+    numbers[axis] = number
+    return array.metadata.encode_chunk_key(tuple(numbers))
+
+
+def gathered_metadata(path: Path, name: str, broken: Container[str]) -> dict[str, Any] | None:
+    """Return what the groups above an array have gathered of its metadata; see `consolidate`.
+
+    Documents of the store that are `broken` are not read.
+    """
+    parts = name.split("/")
+    for depth in range(len(parts) - 1, -1, -1):
+        document = "/".join([*parts[:depth], "zarr.json"])
+        if document in broken:
+            continue
+        try:
+            gathered = read_json(path / document)["consolidated_metadata"]["metadata"]
+            return dict(gathered["/".join(parts[depth:])])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a group that has gathered nothing
+    return None
+
+
+def group_attributes(path: Path) -> dict[str, Any]:
+    return dict(zarr.open_group(zarr_store(path), mode="r").attrs)
 
 
 @dataclass(frozen=True)
@@ -30,33 +208,21 @@ class StoreArray:
     """An array of a store, opened when first read; small enough to travel in every task.
 
     Reading a part whose file is missing or empty, or whose checksum is wrong, is an error.
-
-    Attributes
-    ----------
-    path
-        The folder of the store.
-    name
-        The array in it.
-    axis
-        The axis of samples, the only one that is cut into shards.
-    expected
-        The fingerprints of its files, in order along the axis, as they were written; an empty one,
-        or none at all, is not checked.
-    metadata
-        What its `zarr.json` should say, where that file is damaged.
     """
 
-    path: Path
+    path: Path  # the folder of the store
     name: str
-    axis: int = 0
+    axis: int = 0  # that of samples, the only one that is cut into shards
+    # the fingerprints of its files as they were written, in order along the axis; an empty one, or
+    # none at all, is not checked
     expected: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None  # what its `zarr.json` should say, where damaged
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
         if self.metadata is None:
             return open_array(self.path, self.name)
-        files = PlaceStore(self.path) if is_remote(self.path) else FolderStore(self.path)
+        files = RemoteStore(self.path) if is_remote(self.path) else FolderStore(self.path)
         return zarr.Array.from_dict(StorePath(files, self.name), dict(self.metadata))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,9 +267,9 @@ class StoreArray:
             rows = self._rows
             if rows is not None and _is_rows(keys, rows.shape):
                 start, stop, _ = keys[0].indices(rows.shape[0])
-                found: dict[int, str] | None = {} if self.expected else None
-                values = rows.read(start, max(start, stop), found)
-                for number, mark in (found or {}).items():
+                marks: dict[int, str] | None = {} if self.expected else None
+                values = rows.read(start, max(start, stop), marks)
+                for number, mark in (marks or {}).items():
                     self._require(number, mark)
                 return values
             if Ellipsis in keys or len(keys) <= self.axis:
@@ -113,23 +279,17 @@ class StoreArray:
             with storage_errors(self.path):
                 return np.asarray(self._array[key])
         except DamagedError as error:
-            raise type(error)(f"{error}; {self._cure}") from error
+            raise type(error)(f"{error}; {_CURE}") from error
         except (ValueError, RuntimeError) as error:
             raise DamagedError(
-                f"{self.path}/{self.name}: a chunk cannot be read ({error}); {self._cure}"
+                f"{self.path}/{self.name}: a chunk cannot be read ({error}); {_CURE}"
             ) from error
 
-    @property
-    def _cure(self) -> str:
-        return "it was changed after it was written: 'pixsim verify' with --repair makes it again"
-
     def samples(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read samples `start` to `stop`."""
         return self[(slice(None),) * self.axis + (slice(start, stop),)]
 
     @property
     def files(self) -> int:
-        """How many files hold the array."""
         return -(-self.shape[self.axis] // self.shard) if self.ndim else 1
 
     def file(self, number: int) -> str:
@@ -137,34 +297,25 @@ class StoreArray:
         return f"{self.name}/{chunk_key(self._array, self.axis, number)}"
 
     def fingerprint(self, number: int) -> str:
-        """Return the fingerprint of a file as it is now; see `shards.fingerprint`.
-
-        Raises
-        ------
-        DamagedError
-            Where it is missing or cannot be read.
-        """
+        """Return the fingerprint of a file as it is now; see `shards.fingerprint`."""
         array = self._array
         shapes = zip(array.shards or (), array.chunks, strict=False)
         entries = math.prod(outer // inner for outer, inner in shapes) if array.shards else 0
         return shards.fingerprint(self.path / self.file(number), entries)
 
-    def _require(self, number: int, found: str) -> None:
+    def _require(self, number: int, mark: str) -> None:
         """Raise where a file has another fingerprint than expected."""
         wanted = self.expected[number] if number < len(self.expected) else ""
-        if wanted and found != wanted:
+        if wanted and mark != wanted:
             raise OtherFileError(
                 f"{self.path}/{self.file(number)}: is not the file that was written there "
-                f"(its fingerprint is {found}, recorded was {wanted})"
+                f"(its fingerprint is {mark}, recorded was {wanted})"
             )
 
     def lazy(self, token: str) -> xr.Variable:
         """Return the array as a lazy labelled variable, a dask chunk per shard.
 
-        Parameters
-        ----------
-        token
-            Names the content: equal tokens must mean equal values.
+        `token` names the content: equal tokens must mean equal values.
         """
         chunks = list(self.shape)
         chunks[self.axis] = self.shard
@@ -192,10 +343,10 @@ class StoreArray:
             numbers = np.unique(np.where(index < 0, index + length, index) // self.shard).tolist()
         for number in numbers:
             name = chunk_key(array, self.axis, number)
-            place = array.store_path / name
             with storage_errors(self.path):
-                there = sync(place.exists()) and sync(place.store.getsize(place.path))
-            if not there:
+                file = array.store_path / name
+                size = sync(file.exists()) and sync(file.store.getsize(file.path))
+            if not size:
                 raise DamagedError(f"{self.path}/{self.name}/{name}: this shard is missing")
             if self.expected:
                 self._require(number, self.fingerprint(number))
@@ -205,5 +356,5 @@ def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     """Tell whether keys are a range of the first axis and everything of the others."""
     if not keys or not all(isinstance(key, slice) and key.step in (None, 1) for key in keys):
         return False
-    whole = zip(keys[1:], shape[1:], strict=False)
-    return all(key.indices(size) == (0, size, 1) for key, size in whole)
+    others = zip(keys[1:], shape[1:], strict=False)
+    return all(key.indices(size) == (0, size, 1) for key, size in others)

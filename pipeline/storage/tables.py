@@ -1,7 +1,7 @@
 """Parquet tables, with page checksums; the only module that knows pyarrow.
 
-A part is written aside and renamed; the disk may have it later, since one that is torn is found
-out. Its schema metadata says which plan it belongs to and the digest of its rows, so a part
+A part is written aside and renamed; the disk may have it later, since one that is torn is
+noticed. Its schema metadata says which plan it belongs to and the digest of its rows, so a part
 explains itself: a resumed run needs no list of what is done.
 """
 
@@ -28,10 +28,19 @@ from pipeline.storage.blobs import open_binary, read_bytes
 _PREFIX = "pixsim."
 
 
+def part_name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
 def dictionary(codes: npt.NDArray[Any], names: Sequence[str]) -> pa.Array:
     """Return a column of `names[code]`, null where the code is negative."""
     indices = pa.array(codes.astype(np.int32), mask=codes < 0)
     return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
+
+
+def emptied(column: Any, missing: npt.NDArray[np.bool_]) -> Any:
+    """Return a column of a table, null where `missing`."""
+    return pc.if_else(pa.array(missing), pa.scalar(None, column.type), column)
 
 
 def fixed_bytes(values: npt.NDArray[np.void]) -> pa.Array:
@@ -51,20 +60,7 @@ def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str])
     table = pa.table(dict(columns))
     table = table.replace_schema_metadata({_PREFIX + key: text for key, text in notes.items()})
     with replaced(path, lasting=False) as aside:
-        pq.write_table(
-            table,
-            aside,
-            compression="zstd",
-            use_dictionary=_repetitive(table.schema),
-            write_statistics=False,  # no checksum covers them
-            write_page_checksum=True,
-        )
-
-
-def _repetitive(schema: Any) -> list[str]:
-    """Return the columns of texts; numbers are written faster, and smaller, as they are."""
-    number = (pa.types.is_integer, pa.types.is_floating)
-    return [field.name for field in schema if not any(is_(field.type) for is_ in number)]
+        pq.write_table(table, aside, **_settings(table.schema))
 
 
 @contextmanager
@@ -74,10 +70,10 @@ def _opened(path: Path, whole: bool = True) -> Iterator[Any]:
     `whole` says that most of it will be read.
     """
     try:
-        place: Any = path
+        source: Any = path
         if is_remote(path):
-            place = pa.BufferReader(read_bytes(path)) if whole else open_binary(path)
-        with pq.ParquetFile(place, page_checksum_verification=True) as file:
+            source = pa.BufferReader(read_bytes(path)) if whole else open_binary(path)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             yield file
     except RemoteError:
         raise
@@ -94,29 +90,18 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def read_end(path: Path) -> tuple[int, dict[str, str]]:
-    """Return how many rows a part has, and its notes; nothing but its end is read.
-
-    Raises
-    ------
-    DamagedError
-        Where it is missing or torn.
-    """
+    """Return how many rows a part has, and its notes; nothing but its end is read."""
     with _opened(path, whole=False) as file:
-        metadata = file.schema_arrow.metadata or {}
-        found = {key.decode(): text.decode() for key, text in metadata.items()}
-        notes = {k.removeprefix(_PREFIX): v for k, v in found.items() if k.startswith(_PREFIX)}
+        texts = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+        notes = {k.removeprefix(_PREFIX): v for k, v in texts.items() if k.startswith(_PREFIX)}
         return file.metadata.num_rows, notes
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
     """Read columns of a part, checksums verified; dictionary columns as their codes.
 
-    Null is -1 in codes and integers, NaN in floats.
-
-    Raises
-    ------
-    DamagedError
-        Where the file is missing, torn, or a page fails its checksum.
+    Null is -1 in codes and integers, NaN in floats. A part that is missing, torn, or fails a
+    checksum is a `DamagedError`.
     """
     with _opened(path) as file:
         table = file.read(columns=None if columns is None else list(columns))
@@ -140,27 +125,6 @@ def _plain(column: Any) -> npt.NDArray[Any]:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def merge_parts(path: Path, parts: Iterable[Path]) -> int:
-    """Write the rows of all parts, in order, as one table, a row group each; return the rows."""
-    writer: pq.ParquetWriter | None = None
-    rows = 0
-    with replaced(path) as aside:
-        try:
-            for part in parts:
-                with _opened(part) as file:
-                    table = file.read().replace_schema_metadata(None)
-                if writer is None:
-                    writer = _writer(aside, table.schema)
-                writer.write_table(table)
-                rows += table.num_rows
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise StoreError(f"{path}: there is no part to merge")
-    return rows
-
-
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read a part as rows of plain Python values; for the few that a person looks at."""
     with _opened(path) as file:
@@ -174,21 +138,10 @@ def empty_frame(path: Path) -> Any:
 
 
 def read_frame(path: Path, sha256: str, columns: Sequence[str] | None = None) -> Any:
-    """Read a part as a pandas data frame, once every byte is that which was written.
+    """Read columns (default: all) of a part as a pandas data frame.
 
-    Parameters
-    ----------
-    path
-        The part.
-    sha256
-        Of the file, in hex; so equal names of dask's mean equal content.
-    columns
-        Those to read; default: all.
-
-    Raises
-    ------
-    DamagedError
-        Where it is missing, or any byte of it was changed.
+    It is a `DamagedError` where any byte differs from what was written: `sha256` is that of the
+    file, in hex, so equal names of dask's mean equal content.
     """
     cure = "'pixsim verify' with --repair makes it again"
     try:
@@ -199,35 +152,6 @@ def read_frame(path: Path, sha256: str, columns: Sequence[str] | None = None) ->
         raise DamagedError(f"{path}: was changed after it was written; {cure}")
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         return file.read(columns=None if columns is None else list(columns)).to_pandas()
-
-
-def rewrite_part(
-    path: Path,
-    target: Path,
-    columns: Mapping[str, Any],
-    missing: Mapping[str, npt.NDArray[np.bool_]],
-) -> None:
-    """Write the rows of a part to another one, with some columns changed.
-
-    Parameters
-    ----------
-    path, target
-        The part, and the new one.
-    columns
-        Replace those of the same name.
-    missing
-        [row]; where a column becomes null.
-    """
-    with _opened(path) as file:
-        table = file.read()
-    for name, values in columns.items():
-        table = table.set_column(table.column_names.index(name), name, values)
-    for name, wanted in missing.items():
-        column = table.column(name)
-        null = pa.scalar(None, column.type)
-        emptied = pc.if_else(pa.array(wanted), null, column)
-        table = table.set_column(table.column_names.index(name), name, emptied)
-    write_part(target, {name: table.column(name) for name in table.column_names}, {})
 
 
 @dataclass(frozen=True)
@@ -260,31 +184,27 @@ class Rows:
 
 
 def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[Rows]:
-    """Read a table group by group of rows, checksums verified.
-
-    Raises
-    ------
-    DamagedError
-        Where it cannot be read.
-    """
+    """Read a table group by group of rows, checksums verified."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             yield Rows(file.read_row_group(number, None if columns is None else list(columns)))
 
 
+def merge_parts(path: Path, parts: Iterable[Path]) -> int:
+    """Write the rows of all parts, in order, as one table; return how many there are."""
+    return join(path, ((part, None) for part in parts))
+
+
 def join(
     path: Path, parts: Iterable[tuple[Path, Callable[[Rows], Mapping[str, Any]] | None]]
-) -> None:
-    """Write the rows of several tables as one, group by group.
+) -> int:
+    """Write the rows of several tables as one, group by group; return how many there are.
 
-    Parameters
-    ----------
-    path
-        The table to write; it may be one of those that are read.
-    parts
-        Each a table, and what gives new columns in place of those of the same name.
+    `path` may be one of those that are read. Beside each table stands what gives new columns of its
+    rows in place of those of the same name, or None.
     """
-    writer: Any = None
+    writer: pq.ParquetWriter | None = None
+    count = 0
     with replaced(path) as aside:
         try:
             for part, change in parts:
@@ -293,19 +213,24 @@ def join(
                     for name, values in ({} if change is None else change(rows)).items():
                         table = table.set_column(table.column_names.index(name), name, values)
                     if writer is None:
-                        writer = _writer(aside, table.schema)
+                        writer = pq.ParquetWriter(aside, table.schema, **_settings(table.schema))
                     writer.write_table(table.cast(writer.schema))
+                    count += table.num_rows
         finally:
             if writer is not None:
                 writer.close()
+        if writer is None:
+            raise StoreError(f"{path}: there is no part to merge")
+    return count
 
 
-def _writer(path: Path, schema: Any) -> Any:
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=_repetitive(schema),
-        write_statistics=False,
-        write_page_checksum=True,
-    )
+def _settings(schema: Any) -> dict[str, Any]:
+    """Return how tables are written; numbers are written faster, and smaller, as they are."""
+    number = (pa.types.is_integer, pa.types.is_floating)
+    texts = [field.name for field in schema if not any(is_(field.type) for is_ in number)]
+    return {
+        "compression": "zstd",
+        "use_dictionary": texts,
+        "write_statistics": False,  # no checksum covers them
+        "write_page_checksum": True,
+    }

@@ -1,7 +1,6 @@
 """Labelled arrays in chunked files: Zarr v3, whole shards, every chunk checked.
 
-Creating and writing them; `store_array` reads them, `zarr_stores` lets Zarr write to URLs. It adds
-what Zarr leaves to its users:
+Creating and writing them; `store_array` reads them. What Zarr leaves to its users is added here:
 
 - every chunk carries crc32c, and every chunk is written, also when it holds nothing but the
   fill value, so that a black image and a missing file differ;
@@ -18,6 +17,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -34,8 +34,7 @@ from pipeline.core.partitions import CHUNK_BYTES
 from pipeline.storage import shards
 from pipeline.storage.atomic import read_json, storage_errors
 from pipeline.storage.folders import remove_file, remove_tree
-from pipeline.storage.store_array import StoreArray
-from pipeline.storage.zarr_access import chunk_key, find_rows, open_array, zarr_store
+from pipeline.storage.store_array import StoreArray, chunk_key, find_rows, open_array, zarr_store
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -49,8 +48,8 @@ def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> 
         if group:
             _drop_torn(path / group / "zarr.json")
         root = zarr.open_group(zarr_store(path), mode="a", zarr_format=3, use_consolidated=False)
-        place = root.require_group(group) if group else root
-        place.attrs.update(dict(attributes))
+        target = root.require_group(group) if group else root
+        target.attrs.update(dict(attributes))
 
 
 def _drop_torn(document: Path) -> None:
@@ -77,7 +76,6 @@ class ArrayTemplate:
     compressed: bool = True
 
     def as_zarr(self) -> dict[str, Any]:
-        """Return the arguments of `zarr.create_array`."""
         return {
             "shape": self.shape,
             "dtype": self.dtype,
@@ -100,21 +98,13 @@ def create_array(path: Path, name: str, template: ArrayTemplate) -> zarr.Array[A
     wanted = template.as_zarr()
     with storage_errors(path):
         root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
-        found = _find(path, name)
-        if found is not None:
+        with suppress(StoreError, DamagedError):
+            existing = open_array(path, name, "r+")
             blank = zarr.create_array(MemoryStore(), zarr_format=3, **wanted)
-            if _metadata(found) == _metadata(blank):
-                return found
+            if _metadata(existing) == _metadata(blank):
+                return existing
         remove_tree(path / name)
         return root.create_array(name, **wanted)
-
-
-def _find(path: Path, name: str) -> zarr.Array[Any] | None:
-    """Return an array, where there is one that can be opened."""
-    try:
-        return open_array(path, name, "r+")
-    except (StoreError, DamagedError):
-        return None
 
 
 def _metadata(array: zarr.Array[Any]) -> Any:
@@ -122,8 +112,7 @@ def _metadata(array: zarr.Array[Any]) -> Any:
     return json.loads(json.dumps(array.metadata.to_dict()))
 
 
-def _codec(dtype: Any) -> BloscCodec:
-    """Return the codec of an array; see `partitions` for what decided."""
+def _codec(dtype: Any) -> BloscCodec:  # `core.partitions` says what decided
     wide = dtype is not str and np.dtype(dtype).itemsize > 1
     return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle" if wide else "noshuffle")
 
@@ -160,22 +149,9 @@ def write_shard(
     values: npt.NDArray[Any],
     total: int | None = None,
 ) -> str:
-    """Write `values` at `start` along `axis`: exactly one shard, or it is refused.
+    """Write `values` at `start` along `axis`, exactly one shard; return the file's fingerprint.
 
-    Parameters
-    ----------
-    path, name
-        The folder of the store, and the array in it.
-    axis, start
-        The axis of samples, and the first sample.
-    values
-        The shard.
-    total
-        How many samples the array will have, where it is about to grow; see `grow_array`.
-
-    Returns
-    -------
-    The fingerprint of the file; see `shards.fingerprint`.
+    `total` is how many samples the array will have, where it is about to grow; see `grow_array`.
 
     Raises
     ------
@@ -191,7 +167,7 @@ def write_shard(
     array = open_array(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
     _check_whole_shard(path, name, start, values.shape[axis], shard, array.shape[axis])
-    place = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
+    part = (slice(None),) * axis + (slice(start, start + values.shape[axis]),)
     shards.refuse_others(path / name, array.dtype, array.shape, axis, values)
     # Zarr reads an existing shard before it writes the last, shorter one over it; a torn shard
     # of an earlier try must not stop the new one
@@ -199,7 +175,7 @@ def write_shard(
     with storage_errors(path):
         if sync((array.store_path / key).exists()):
             sync((array.store_path / key).delete())
-    _write(array, place, values)
+    _write(array, part, values)
     return StoreArray(path, name, axis).fingerprint(start // shard)
 
 
@@ -220,9 +196,9 @@ def grow_array(path: Path, name: str, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _write(array: zarr.Array[Any], place: Any, values: npt.NDArray[Any]) -> None:
+def _write(array: zarr.Array[Any], part: Any, values: npt.NDArray[Any]) -> None:
     with storage_errors(str(array.store_path)):
-        array.with_config(_WRITE_ALL)[place] = values
+        array.with_config(_WRITE_ALL)[part] = values
 
 
 def consolidate(path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.classes import select_classes
 from pipeline.core.partitions import (
     CHUNK_BYTES,
     Concatenation,
@@ -17,6 +16,7 @@ from pipeline.core.partitions import (
     choose_step,
     pixel_tiles,
 )
+from pipeline.kernels import backends
 from pipeline.ops.medians import histograms_block
 from pipeline.ops.prototypes import class_sums_block
 
@@ -85,11 +85,10 @@ def test_steps_hold_every_sample_once_in_order(counts, step):
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("shape", [(1, 1), (4, 5), (2, 3, 3)])
 def test_the_bytes_of_an_accumulator_are_those_of_what_a_task_makes(classes, shape):
-    images, labels = np.zeros((2, *shape), np.uint8), np.zeros(2, np.int32)
-    selection = select_classes([f"class {code}" for code in range(classes)])
-    sums = class_sums_block(images, labels, selection, "cpu").nbytes
-    counts = histograms_block(images, labels, selection, "cpu").nbytes
     pixels = int(np.prod(shape))
+    block = np.zeros((2, pixels), np.uint8), np.zeros(2, np.int64), classes
+    sums = class_sums_block(backends.load("cpu"), *block).nbytes
+    counts = histograms_block(backends.load("cpu"), *block).nbytes
     assert accumulator_bytes(classes, pixels) == sums
     assert accumulator_bytes(classes, pixels, 1) == sums + counts
     assert accumulator_bytes(classes, pixels, 2) == sums + 2 * counts

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from test_job import make_arrays, make_images, make_settings
+from jobs_for_tests import make_arrays, make_images, make_settings
 
 import pipeline
 from pipeline.core.errors import DamagedError

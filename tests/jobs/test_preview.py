@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_job import make_arrays, make_images, make_settings
+from jobs_for_tests import make_arrays, make_images, make_settings
 
 import pipeline
 from pipeline.core.errors import MemoryLimitError

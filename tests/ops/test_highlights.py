@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from pipeline.core.classes import ClassSelection
-from pipeline.ops.class_similarity import closest_classes, prototype_distances
-from pipeline.ops.highlights import BINS, DISAGREEMENTS, KEPT, Highlights
+from pipeline.ops.highlights import (
+    BINS,
+    DISAGREEMENTS,
+    KEPT,
+    Highlights,
+    closest_classes,
+    prototype_distances,
+)
 
 NAMES = ("a", "b", "c", "d")
 SPLITS = ("test", "more")

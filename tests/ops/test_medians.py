@@ -21,6 +21,7 @@ from strategies import (
 import pipeline
 from pipeline.core.classes import select_classes
 from pipeline.core.errors import LabelError, SchemaError
+from pipeline.kernels import backends
 from pipeline.ops.medians import (
     first_bytes,
     histograms_block,
@@ -30,6 +31,7 @@ from pipeline.ops.medians import (
     middle_ranks,
     select_bytes,
 )
+from pipeline.ops.prototypes import flat_images
 
 
 def oracle_medians(images, labels, classes):
@@ -173,21 +175,19 @@ def test_distances_to_medians_are_those_to_their_halves():
 @given(block=labelled_blocks(max_samples=12), cut=st.integers(0, 12), threads=st.integers(1, 3))
 def test_counts_of_blocks_add_up_to_medians(block, cut, threads):
     images, labels, names = block
-    selection, parts = select_classes(names), [slice(None, cut), slice(cut, None)]
-    counts = sum(
-        histograms_block(images[part], labels[part], selection, "cpu", threads=threads)
-        for part in parts
-    )
+    use, positions = backends.load("cpu", threads), select_classes(names).positions(labels)
+    parts = [
+        (use, flat_images(images[part]), positions[part], len(names))
+        for part in (slice(None, cut), slice(cut, None))
+    ]
+    counts = sum(histograms_block(*part) for part in parts)
     assert counts.dtype == np.uint32
     assert np.array_equal(images_counted(counts), oracle_sums(images, labels, len(names))[2])
     high, rest = first_bytes(counts)
     if images.dtype == np.uint8:
         numerators = median_numerators(high)
     else:
-        more = sum(
-            low_histograms_block(images[part], labels[part], high, selection, "cpu", 0, threads)
-            for part in parts
-        )
+        more = sum(low_histograms_block(*part, high) for part in parts)
         low, _ = select_bytes(more, rest)
         numerators = median_numerators(high, low)
     assert np.array_equal(numerators, flat(oracle_medians(images, labels, len(names))))

@@ -1,6 +1,9 @@
-"""Predictions: the nearest prototype, ties to the lowest code, ranks and margins."""
+"""Predictions: the nearest prototype, ties to the lowest code, ranks, margins and accuracies."""
 
 from __future__ import annotations
+
+import json
+import warnings
 
 import dask
 import numpy as np
@@ -9,12 +12,13 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 from sklearn.neighbors import NearestCentroid
 from strategies import as_dataset, raise_if_computed
 
 import pipeline
 from pipeline.core.errors import LabelError, SchemaError
-from pipeline.ops.predictions import predict_block
+from pipeline.ops.predictions import confusion_counts, predict_block, summarise
 
 NAN = float("nan")
 
@@ -194,3 +198,35 @@ def test_names_of_a_subset_are_those_of_its_codes():
     found = pipeline.predict(tied(class_code=codes, label=("sample", np.array([5], np.int32))))
     assert (found["predicted"].values.item(), found["predicted_name"].values.item()) == (2, "a")
     assert found["label_rank"].values.item() == 2
+
+
+# accuracies, against scikit-learn
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
+def test_counts_and_accuracies_are_those_of_scikit_learn(pairs):
+    labels, predicted = (np.array(column) for column in zip(*pairs, strict=True))
+    counts = confusion_counts(labels, predicted, 4)
+    assert np.array_equal(counts, confusion_matrix(labels, predicted, labels=range(4)))
+    found = summarise(counts, "abcd")
+    assert found["count"] == len(pairs)
+    assert found["accuracy"] == accuracy_score(labels, predicted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes without images, which are left out
+        expected = balanced_accuracy_score(labels, predicted)
+    assert found["balanced_accuracy"] == pytest.approx(expected)
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_is_not_known_does_not_count():
+    counts = confusion_counts(np.array([-1, 0, 1]), np.array([0, -1, 1]), 2)
+    assert counts.tolist() == [[0, 0], [0, 1]]
+
+
+def test_an_accuracy_of_nothing_is_none():
+    found = summarise(np.zeros((2, 2), np.int64), ["a", "b"])
+    assert found["accuracy"] is None
+    assert found["balanced_accuracy"] is None
+    assert found["per_class"]["a"] == {"accuracy": None, "count": 0}
+    half = summarise(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    assert half["balanced_accuracy"] == half["accuracy"] == 0.75

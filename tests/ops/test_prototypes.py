@@ -24,7 +24,8 @@ from strategies import (
 import pipeline
 from pipeline.core.classes import select_classes
 from pipeline.core.errors import EmptyClassError, ExactnessError, LabelError, SchemaError
-from pipeline.ops.prototypes import class_sums_block, label_sums, refuse_empty_classes
+from pipeline.kernels import backends
+from pipeline.ops.prototypes import class_sums_block, flat_images, label_sums, refuse_empty_classes
 
 
 def exact_variance(values):
@@ -64,8 +65,11 @@ def test_sums_means_and_deviations_are_exact_for_any_chunks_and_device(data, blo
 def test_sums_of_blocks_add_up_to_sums_and_prototypes(block, cut, threads):
     images, labels, names = block
     selection = select_classes(names)
-    packed = class_sums_block(images[:cut], labels[:cut], selection, "cpu", 0, threads)
-    packed = packed + class_sums_block(images[cut:], labels[cut:], selection, "cpu", cut, threads)
+    use, positions = backends.load("cpu", threads), selection.positions(labels)
+    packed = sum(
+        class_sums_block(use, flat_images(images[part]), positions[part], len(names))
+        for part in (slice(None, cut), slice(cut, None))
+    )
     sums, squares, counts = oracle_sums(images, labels, len(names))
     assert packed.dtype == np.int64
     expected = np.concatenate([flat(sums), flat(squares), counts[:, None]], axis=1)

@@ -13,7 +13,7 @@ import pipeline
 from pipeline.core.errors import DamagedError, IncompleteError, StoreError
 from pipeline.report.description import describe, digest, folder_bytes, kind_or_refuse
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import manifest, run_arrays
+from pipeline.storage import manifest, run_files
 
 NAMES = ["cat", "dog", "emu"]
 
@@ -121,14 +121,14 @@ def test_images_that_were_written_over_are_found_by_the_digest(images, name):
 
 
 def test_distances_that_were_written_over_are_found_by_the_digest(run):
-    array = zarr.open_array(run / run_arrays.DISTANCES, path="distance", mode="r+")
+    array = zarr.open_array(run / run_files.DISTANCES, path="distance", mode="r+")
     array[0, 0, 0] = 0.5
     with pytest.raises(DamagedError, match="distances have digest"):
         digest(run)
 
 
 def test_prototypes_that_were_written_over_are_found_by_the_digest(run):
-    array = zarr.open_array(run / run_arrays.PROTOTYPES, path="numerator", mode="r+")
+    array = zarr.open_array(run / run_files.PROTOTYPES, path="numerator", mode="r+")
     array[0, 0, 0] += 1
     with pytest.raises(DamagedError, match="prototypes have digest"):
         digest(run)

@@ -16,7 +16,7 @@ from axes_for_tests import (
 from matplotlib.colors import to_hex
 
 from pipeline.core.errors import InputError
-from pipeline.ops.metrics import summarise
+from pipeline.ops.predictions import summarise
 from pipeline.report import plots
 
 

@@ -1,6 +1,6 @@
 """Hostile input, from end to end: every file ends as a status or as one clear error.
 
-The corpus is that of `hostile.py`: 115 image files and some 250 containers (tar archives, NumPy's
+The corpus is that of `hostile`: 160 image files and some 250 containers (tar archives, NumPy's
 files, Parquet, CSV lists, IDX, Zarr stores and NetCDF files of others, job files) with bombs of up
 to 512 MiB; `make test` takes a few of them. Processes ingest the containers by the command line,
 and once more by the API, without the bad samples, where there are some. Nothing else may be
@@ -25,6 +25,7 @@ from dataclasses import asdict
 import hostile
 import pyarrow.parquet as pq
 import pytest
+from hostile import ingesting
 
 import pipeline
 from pipeline.cli import main
@@ -86,7 +87,7 @@ class Corpus:
             "PIXSIM_DATASETS": str(idx),
         }  # fmt: skip
         return subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", hostile.__file__, str(folder)],
+            [sys.executable, "-X", "faulthandler", ingesting.__file__, str(folder)],
             cwd=self.root / "here", env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from forks_for_tests import in_fork
 
 from pipeline.core.errors import SourceError
 from pipeline.sources.open_cache import OpenCache, unchanged
-from pipeline.storage.blobs import version_of
+from pipeline.storage.blobs import version_in, version_of
 
 
 def test_a_key_is_opened_once_until_it_is_closed():
@@ -115,3 +116,29 @@ def refused():
     return pytest.raises(
         SourceError, match=r"x: is another file \(7 bytes\).*run the command again"
     )
+
+
+@pytest.mark.parametrize(
+    ("info", "stamp"),
+    [
+        ({"size": 5, "ETag": '"a"', "LastModified": "today"}, '5 "a"'),
+        ({"size": 5, "mtime": 1.5}, "5 1.5"),
+        ({"size": None, "etag": "x"}, "None x"),
+        ({}, "None "),
+    ],
+)
+def test_a_remote_file_is_known_by_what_its_store_says_of_the_version(info, stamp):
+    assert version_in(info).stamp == stamp
+
+
+def test_one_function_gives_the_version_of_a_file_however_its_status_was_got(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    status = path.stat()
+    assert version_of(path) == version_in(status)
+    assert version_of(path).stamp == f"3 {status.st_mtime_ns}"
+    path.rename(tmp_path / "y")
+    path.write_bytes(b"new")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert version_of(path).stamp == version_in(status).stamp
+    assert version_of(path) != version_in(status)

@@ -27,10 +27,10 @@ from pipeline.core.paths import locate
 from pipeline.sources import sample_index
 from pipeline.sources.idx import IdxSource
 from pipeline.sources.notes import Notes
-from pipeline.sources.open_cache import version_of
 from pipeline.sources.registry import open_source, release
 from pipeline.sources.sample_index import make_rows, writing
 from pipeline.storage import atomic, folders
+from pipeline.storage.blobs import version_of
 
 COUNT = 12
 

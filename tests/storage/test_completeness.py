@@ -13,7 +13,7 @@ import pipeline
 from pipeline.core.errors import DamagedError
 from pipeline.report.shown_samples import open_image_set
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import manifest, run_arrays, tables
+from pipeline.storage import manifest, run_files, tables
 
 SHARD = 8
 TOTAL = 2 * 40
@@ -224,9 +224,9 @@ def test_a_run_that_is_made_anew_in_the_same_folder_has_other_names(made, tmp_pa
 
 
 def test_prototypes_of_equal_means_and_other_deviations_have_other_names(run):
-    path = run / run_arrays.PROTOTYPES
+    path = run / run_files.PROTOTYPES
     one, two = (
-        run_arrays.open_prototypes(path, "digest", {"std": (mark,)})["std"].data.name
+        run_files.open_prototypes(path, "digest", {"std": (mark,)})["std"].data.name
         for mark in "ab"
     )
     assert one != two
@@ -249,5 +249,5 @@ def test_what_a_job_reads_of_its_prototypes_asks_no_cluster(run):
 
     digest = pipeline.open_run(run).manifest["digests"]["prototypes"]
     with dask.config.set(scheduler=no_worker):
-        found = run_arrays.read_fractions(run / run_arrays.PROTOTYPES, digest)
+        found = run_files.read_fractions(run / run_files.PROTOTYPES, digest)
         assert found["numerator"].values.shape == (3, 4, 3)

@@ -23,7 +23,7 @@ from pipeline.execution.checkpoints import Checkpoints
 from pipeline.ingestion import append, compaction, steps, write_partition
 from pipeline.jobs import evaluate_pass
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import fencing, manifest
+from pipeline.storage import claims, manifest
 from pipeline.storage.folders import files_below, remove_tree
 from pipeline.storage.image_content import digest_images
 
@@ -70,7 +70,7 @@ def _second_time(left, require, token):
 def late(request, monkeypatch):
     """Call tasks late: when they begin, or as if they had read what they write by now."""
 
-    require = fencing.Token.require
+    require = claims.Token.require
 
     def call(tasks):
         assert tasks
@@ -79,7 +79,7 @@ def late(request, monkeypatch):
             with monkeypatch.context() as patch:
                 if request.param != "begins late":
                     second = partial(_second_time, left, require)
-                    patch.setattr(fencing.Token, "require", lambda token, call=second: call(token))
+                    patch.setattr(claims.Token, "require", lambda token, call=second: call(token))
                 read = np.zeros((SHARD, 4, 3), np.uint8), np.zeros(SHARD, np.int32)
                 patch.setattr(TASKS["compact"], "_good_rows", lambda *_, read=read: read)
                 if task.__class__ in (TASKS["measure"], TASKS["ingest"]):
@@ -239,8 +239,8 @@ def test_partitions_are_written_after_a_finish_that_asked_for_them(tmp_path):
 
 def test_a_task_asks_storage_a_few_times_only(tmp_path, called, monkeypatch):
     path, _ = ingested(tmp_path / "s")
-    asked, require = [], fencing.Token.require
-    monkeypatch.setattr(fencing.Token, "require", lambda self: asked.append(1) or require(self))
+    asked, require = [], claims.Token.require
+    monkeypatch.setattr(claims.Token, "require", lambda self: asked.append(1) or require(self))
     called["ingest"].clear()
     ingested(tmp_path / "t")
     assert len(asked) == 2 * len(called["ingest"])
@@ -260,19 +260,19 @@ def test_sums_are_not_kept_for_a_pass_that_is_over():
 
 
 def test_a_token_is_of_one_plan_and_stage(tmp_path):
-    token = fencing.Token(tmp_path / ".work", "plan", "write")
+    token = claims.Token(tmp_path / ".work", "plan", "write")
     with pytest.raises(StoreError, match="nothing was written"):
         token.require()
     token.issue()
     token.require()
     others = (
-        fencing.Token(token.folder, "other", "write"),
-        fencing.Token(token.folder, "plan", "finish"),
+        claims.Token(token.folder, "other", "write"),
+        claims.Token(token.folder, "plan", "finish"),
     )
     for other in others:
         with pytest.raises(StoreError, match="filled by another command"):
             other.require()
-    (token.folder / fencing.NAME).write_text("")
+    (token.folder / claims.FENCE_FILE).write_text("")
     with pytest.raises(StoreError):
         token.require()
     token.issue()

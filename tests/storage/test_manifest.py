@@ -141,11 +141,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_start_that_met_a_full_disk_can_be_repeated_as_its_message_says(tmp_path, monkeypatch):
-    def full(self, *_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    opened = Path.open
+
+    def full(self, mode="r", *more, **keywords):
+        if "w" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *more, **keywords)
 
     with monkeypatch.context() as context:
-        context.setattr(Path, "write_text", full)
+        context.setattr(Path, "open", full)
         with pytest.raises(StorageFullError, match="run the same command again"):
             start(tmp_path / "s", IMAGES, PLAN)
     assert start(tmp_path / "s", IMAGES, PLAN) is None
@@ -223,18 +227,18 @@ def test_a_folder_that_another_begins_between_two_looks_is_not_somebody_elses(
     tmp_path, monkeypatch, look
 ):
     path = tmp_path / "s"
-    looked, record = [], path / manifest.WORK / "plan.json"
+    looked, record = [], path / manifest.PLAN
 
     def slow(place):
-        there = exists(place)
         if place == record and not looked:
             looked.append(place)  # not there yet; now another begins, and writes its first array
             start(path, IMAGES, PLAN)
             (path / "zarr.json").write_text("{}")
-        return there
+            raise FileNotFoundError(place)
+        return read(place)
 
-    exists = claims.exists
-    monkeypatch.setattr(claims, "exists", slow)
+    read = claims.read_json
+    monkeypatch.setattr(claims, "read_json", slow)
     assert look(path)
     assert looked == [record]
 

@@ -1,23 +1,28 @@
-"""Whether a finished folder holds the files that its manifest vouches for, without reading them.
+"""The files of a finished folder as its manifest records them: listed, and looked for when opened.
 
-Who opens an image set or a run looks here first: a table that is gone would otherwise be rows that
-are not missed. Listings tell what is missing, empty or too much, and the ends of tables how many
-rows they have. What is damaged inside, `verification` finds, which reads everything.
+Whoever opens an image set or a run checks first that the files are there, without reading them: a
+table that is gone would otherwise be rows that are not missed. Listings tell what is missing, empty
+or too much, and the ends of tables how many rows they have. What is damaged inside,
+`jobs.repair` finds, which reads everything.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import zarr
 
 from pipeline.core.errors import DamagedError
 from pipeline.core.paths import is_remote
 from pipeline.core.urls import shown
 from pipeline.storage import tables
+from pipeline.storage.atomic import storage_errors
 from pipeline.storage.folders import exists, sizes_below
-from pipeline.storage.manifest import APPEND, repair_cure
+from pipeline.storage.manifest import APPEND, file_hashes, repair_cure
+from pipeline.storage.store_array import StoreArray, zarr_store
 
 FOREIGN = "is none of those that were written"
 MISSING = "is missing"
@@ -26,38 +31,64 @@ _CHUNKS = "c"
 Sizes = Mapping[str, int]
 
 
+def list_files(
+    path: Path,
+    known: Mapping[str, Sequence[str]],
+    others: Iterable[str],
+    axes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return what a manifest says of the files of a store: its `files` and `arrays`.
+
+    Parameters
+    ----------
+    path
+        The store, its metadata consolidated.
+    known
+        Array -> the fingerprints of its files, in order, where they are known already.
+    others
+        Other files below `path`.
+    axes
+        Array -> the axis that is cut into files, where it is not the first.
+    """
+    with storage_errors(path):
+        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+        members = sorted(root.members(max_depth=None))
+    documents = ["zarr.json", *(f"{name}/zarr.json" for name, _ in members)]
+    arrays = {}
+    for name in (name for name, node in members if isinstance(node, zarr.Array)):
+        array = StoreArray(path, name, (axes or {}).get(name, 0))
+        marks = known.get(name)
+        arrays[name] = list(map(array.fingerprint, range(array.files)) if marks is None else marks)
+    return {"files": file_hashes(path, [*documents, *others]), "arrays": arrays}
+
+
 def require_files_of(
     path: Path, content: Mapping[str, Any], folder: str = "", optional: Sequence[str] = ()
 ) -> None:
-    """Check that the files of a finished folder, or of one folder in it, are there.
+    """Raise `DamagedError` where files are missing, empty, or of another size than recorded.
 
     Parameters
     ----------
     path, content
-        The folder, and its manifest.
+        A finished folder, and its manifest.
     folder
         A folder in it; default: all of it.
     optional
         Files that may be missing.
-
-    Raises
-    ------
-    DamagedError
-        Where files are missing or empty, or have another size than was recorded.
     """
     sizes = {
         f"{folder}/{name}".lstrip("/"): size
         for name, size in sizes_below(path / folder if folder else path).items()
     }
-    found = _wrong_documents(content, sizes, folder, optional)
-    _require(path, [*found, *_wrong_arrays(content, sizes, folder)])
+    documents = _wrong_documents(content, sizes, folder, optional)
+    _require(path, [*documents, *_wrong_arrays(content, sizes, folder)])
 
 
 def require_parts(path: Path, content: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Check that the tables of a run's partitions are there, all of them and no others.
+    """Raise `DamagedError` unless the tables of a run's partitions are those that were written.
 
-    Their ends are read on a disk; at a URL, where each costs requests, only where the manifest does
-    not have their sizes.
+    One is wrong that is missing, too much, or of another size or number of rows. Their ends are
+    read on a disk; at a URL, where each costs requests, only where the manifest has no sizes.
 
     Parameters
     ----------
@@ -65,12 +96,6 @@ def require_parts(path: Path, content: Mapping[str, Any], names: Sequence[str]) 
         The folder of the run, and its manifest.
     names
         The table of each partition.
-
-    Raises
-    ------
-    DamagedError
-        Where one is missing, has another size or number of rows than was written, or is none of
-        those that were written.
     """
     folder = names[0].rpartition("/")[0]
     sizes = {f"{folder}/{name}": size for name, size in sizes_below(path / folder).items()}
@@ -83,12 +108,12 @@ def require_parts(path: Path, content: Mapping[str, Any], names: Sequence[str]) 
     _require(path, list(wrong.items()))
 
 
-def foreign_parts(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def foreign_parts(files: Iterable[str], names: Sequence[str]) -> list[str]:
     """Return the tables among files that are none of these; what is hidden does not count."""
     known = set(names)
     return [
         name
-        for name in found
+        for name in files
         if name not in known
         and name.endswith(".parquet")
         and not name.rpartition("/")[2].startswith((".", "_"))
@@ -96,13 +121,7 @@ def foreign_parts(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def require_tables(path: Path, content: Mapping[str, Any], samples: str) -> None:
-    """Check that the tables of an image set are there, and that of its samples has all rows.
-
-    Raises
-    ------
-    DamagedError
-        Where it is not so.
-    """
+    """Raise `DamagedError` where tables of an image set are gone, or rows of its samples."""
     names = [name for name in content["files"] if name.endswith(".parquet")]
     wrong = [(name, MISSING) for name in names if not exists(path / name)]
     if samples in names and not wrong:

@@ -1,0 +1,99 @@
+"""Arrays that are ingested, a source that is watched, and what a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.core.errors import SourceError
+from pipeline.ingestion.ingest import ingest
+from pipeline.sources.arrays import from_arrays
+from pipeline.storage import image_store, manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["cat", "dog", "emu"]
+COUNTS = {"test": 9, "train": 30}
+SHARD = 8
+ONE = ClusterSettings(workers=1)
+
+
+def make_arrays(shape=(4, 3), dtype=np.uint8, seed=0):
+    """Make two splits; labels are in order, as a folder gives them, and each class occurs."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, count in COUNTS.items():
+        images = rng.integers(0, np.iinfo(dtype).max, (count, *shape), dtype, endpoint=True)
+        arrays[split] = images, np.sort(np.arange(count, dtype=np.int32) % 3)
+    return arrays
+
+
+class Watched:
+    """A source that remembers what was read, and fails where it is told to."""
+
+    def __init__(self, arrays=None, fails_at=None, names=NAMES):
+        self.inner = from_arrays(arrays or make_arrays(), names)
+        self.class_names = self.inner.class_names
+        self.full_scale = self.inner.full_scale
+        self.provenance = self.inner.provenance
+        self.fails_at = fails_at
+        self.reads = []
+        self.closed = False
+
+    def splits(self):
+        return self.inner.splits()
+
+    def read(self, split, start, stop):
+        if (split, start) == self.fails_at:
+            raise SourceError(f"{split} {start}: the disk made a noise")
+        self.reads.append((split, start))
+        return self.inner.read(split, start, stop)
+
+    def close(self):
+        self.closed = True
+
+
+PARTITIONS = [("test", 0), ("test", 8), *(("train", start) for start in range(0, 30, 8))]
+
+
+def digest_of(path):
+    return manifest.read_manifest(path, manifest.IMAGES)["digest"]
+
+
+def snapshot(folder):
+    """Every file below a folder with what it holds and when it was written."""
+    return {
+        item: (item.read_bytes(), item.stat().st_mtime_ns)
+        for item in folder.rglob("*")
+        if item.is_file()
+    }
+
+
+def shards(path):
+    return {
+        (split, SHARD * int(file.name if name == "label" else file.parent.parent.name), name): file
+        for split in COUNTS
+        for name in ("image", "label")
+        for file in (path / split / name / "c").rglob("*")
+        if file.is_file()
+    }
+
+
+def holds(path, arrays):
+    for split, (images, labels) in arrays.items():
+        found = image_store.open_images(path, split).compute()
+        np.testing.assert_array_equal(found["image"].values, images)
+        np.testing.assert_array_equal(found["label"].values, labels)
+    return True
+
+
+def interrupted(path, fails_at=("train", 16)):
+    """Begin a store whose source fails in the middle; return what was read before."""
+    source = Watched(fails_at=fails_at)
+    with pytest.raises(SourceError, match="made a noise"):
+        ingest(source, path, SHARD, ONE)
+    assert source.closed
+    assert fails_at not in source.reads
+    return source.reads

@@ -1,0 +1,38 @@
+"""Small image sets that tests of storage make."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from pipeline.ingestion.ingest import ingest
+from pipeline.sources.arrays import from_arrays
+
+NAMES = ["cat", "large dog", "é 字"]
+KINDS = {
+    "grey uint8": ((5, 4), np.uint8),
+    "RGB uint8": ((5, 4, 3), np.uint8),
+    "grey uint16": ((3, 6), np.uint16),
+    "RGB uint16": ((2, 3, 3), np.uint16),
+}
+SHARD = 8
+COUNT = 21  # two whole shards and a short one
+
+
+def make_arrays(shape=(5, 4), dtype=np.uint8, count=COUNT, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, np.iinfo(dtype).max, (count, *shape), dtype, endpoint=True)
+    return images, rng.integers(-1, len(NAMES), count).astype(np.int32)
+
+
+def make_store(path, arrays, shard=SHARD, names=NAMES):
+    return ingest(from_arrays(arrays, names), path, shard_samples=shard)
+
+
+def metadata(path, name):
+    return json.loads((path / name / "zarr.json").read_text())
+
+
+def chunk_files(path, name):
+    return sorted(item for item in (path / name / "c").rglob("*") if item.is_file())
