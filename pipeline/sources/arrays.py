@@ -152,15 +152,13 @@ def as_splits(given: object) -> dict[str, tuple[Array, Array]]:
             raise SourceError(f"split {describe(name)}: expected a name as text; {_EXPECTED}")
         images, labels = _pair(name, value)
         pixels = as_array(images, f"split '{name}': images")
-        codes = None if labels is None else _as_labels(labels, f"split '{name}': labels")
-        splits[name] = pixels, np.full(pixels.shape[:1], UNLABELLED) if codes is None else codes
+        if labels is None:
+            labels = np.full(pixels.shape[:1], UNLABELLED)
+        # labels that are masked stay so, and stand for none
+        elif not (np.ma.isMaskedArray(labels) and labels.ndim and np.ma.is_masked(labels)):
+            labels = as_array(labels, f"split '{name}': labels")
+        splits[name] = pixels, labels
     return splits
-
-
-def _as_labels(value: Any, where: str) -> Array:
-    """Return labels as an array; those that are masked stay so, and stand for none."""
-    is_masked = isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
-    return value if is_masked and value.ndim else as_array(value, where)
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
@@ -185,7 +183,8 @@ def as_array(value: Any, where: str) -> Array:
         value = value.data
     if isinstance(value, str | bytes | Mapping) or np.isscalar(value) or value is None:
         raise SourceError(f"{where} are {_kind(value)}, expected an array")
-    if isinstance(value, list | tuple) and _holds_arrays(value):
+    head = value[0] if isinstance(value, list | tuple) and value else None
+    if hasattr(head, "__array__") and not isinstance(head, np.generic):
         value = _stacked(value, where)
     try:
         array = np.asarray(_on_host(value))
@@ -206,11 +205,6 @@ def _on_host(value: Any) -> Any:
     if isinstance(dims, tuple) and {*_DIMS[:3]} <= {*dims} <= {*_DIMS}:
         value = value.transpose(*(dim for dim in _DIMS if dim in dims))
     return value.to_numpy() if hasattr(value, "to_numpy") else value
-
-
-def _holds_arrays(values: Sequence[Any]) -> bool:
-    plain = (str, bytes, list, tuple, np.generic)
-    return bool(values) and hasattr(values[0], "__array__") and not isinstance(values[0], plain)
 
 
 def _stacked(values: Sequence[Any], where: str) -> Array:

@@ -166,14 +166,11 @@ def decide(
         remarks.append(f"{title}: the columns {listed(rest)} are taken as one class each")
         return replace(roles, classes=tuple(rest), remarks=tuple(remarks))
     if rest and not known() >= {plain(name) for name in rest}:
-        raise no_label(title, rest, min(rest, key=lambda name: _variety(sample, name)))
+        cells = {name: set(filter(None, sample.values(name))) for name in rest}
+        wordless = {name: not any(map(str.isalpha, cells[name])) for name in rest}
+        likeliest = min(rest, key=lambda name: (wordless[name], len(cells[name])))
+        raise no_label(title, rest, likeliest)
     return roles
-
-
-def _variety(sample: Sample, name: str) -> tuple[bool, int]:
-    """Return what is least where a column is likeliest one of labels."""
-    values = {value for value in sample.values(name) if value}
-    return all(not value.isalpha() for value in values), len(values)
 
 
 def has_labels(sample: Sample, wanted: Columns) -> bool:

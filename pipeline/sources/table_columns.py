@@ -95,19 +95,14 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except PixsimError:
         raise
-    except pa.ArrowException as error:
-        raise _no_parquet(path, error) from None
-    except OSError as error:
-        if error.errno is None and not is_remote(path):  # not of the system, but of pyarrow
-            raise _no_parquet(path, error) from None
-        raise failed(path, error) from None
-
-
-def _no_parquet(path: Path, error: Exception) -> SourceError:
-    return SourceError(
-        f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or fetch "
-        "it again"
-    )
+    except (pa.ArrowException, OSError) as error:
+        of_pyarrow = isinstance(error, pa.ArrowException) or error.errno is None
+        if isinstance(error, OSError) and (not of_pyarrow or is_remote(path)):
+            raise failed(path, error) from None
+        raise SourceError(
+            f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or "
+            "fetch it again"
+        ) from None
 
 
 def open_parquet(path: Path) -> Any:
