@@ -171,9 +171,12 @@ def refusing(cut_off: Callable[[str], str]) -> Iterator[None]:
         raise reason from None
 
 
-def read_orientation(exif: Image.Exif) -> int:
-    """Return the orientation, 1 to 8; 1 where there is none, or one that means nothing."""
-    value = exif.get(ExifTags.Base.Orientation, 1)
+def read_orientation(load: Callable[[], Image.Exif]) -> int:
+    """Return the orientation in metadata, 1 to 8; 1 where there is none, or one without meaning."""
+    try:
+        value = load().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # what is wrong in metadata does not spoil the picture
+        return 1
     return value if isinstance(value, int) and value in ORIENTATIONS else 1
 
 
@@ -213,22 +216,14 @@ def open_pillow(
     several
         Whether there are more frames than this one.
     """
-    orientation = _orientation(image)
+    # metadata cost time, so they are only read where there are some
+    has_some = any(name in image.info for name in _METADATA)
+    orientation = read_orientation(image.getexif) if has_some else 1
     wide = image.mode in WIDE_GREYS
     channels = 1 if wide or image.mode in GREYS else 3
     header = make_header(image.size, channels, "uint16" if wide else "uint8", orientation)
     pixels = load or (lambda: as_grey_or_colour(image, channels))
     return Opened(header, lambda: turned(pixels(), orientation), several)
-
-
-def _orientation(image: ImageFile.ImageFile) -> int:
-    """Return the orientation; metadata costs time, so it is only read where there is some."""
-    if not any(name in image.info for name in _METADATA):
-        return 1
-    try:
-        return read_orientation(image.getexif())
-    except Exception:  # what is wrong in metadata does not spoil the picture
-        return 1
 
 
 def as_grey_or_colour(image: Image.Image, channels: int) -> npt.NDArray[Any]:

@@ -100,7 +100,7 @@ def open_png(data: bytes, max_pixels: int) -> Opened:
     start = _read_start(data)
     check_pixels(start.width, start.height, max_pixels)
     chunks = _collect(data, start)
-    orientation = _orientation(chunks.exif)
+    orientation = read_orientation(lambda: _exif(chunks.exif))
     channels = 1 if start.colour in (_GREY, _GREY_ALPHA) else 3
     dtype = "uint16" if start.depth == 16 else "uint8"
     header = make_header((start.width, start.height), channels, dtype, orientation)
@@ -171,15 +171,11 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-def _orientation(content: bytes) -> int:
-    if not content:
-        return 1
+def _exif(content: bytes) -> Image.Exif:
     exif = Image.Exif()
-    try:
+    if content:
         exif.load(b"Exif\0\0" + content)
-    except Exception:  # what is wrong in metadata does not spoil the picture
-        return 1
-    return read_orientation(exif)
+    return exif
 
 
 def _pixels(chunks: _Chunks, header: Header) -> npt.NDArray[Any]:

@@ -64,7 +64,11 @@ def open_tiff(data: bytes, max_pixels: int) -> Opened:
     size = tags[_TAG.ImageWidth], tags[_TAG.ImageLength]
     check_pixels(*size, max_pixels)
     image = None if _is_plain(tags) else _open_by_pillow(page, tags)
-    _check_parts(tags, len(data), max_pixels)
+    surplus = _check_parts(tags, len(data), max_pixels)
+    if surplus and image is None and _is_kept_by_pillow(tags):
+        image = _open_by_pillow(
+            page, tags
+        )  # which lays them over the others; so it was always read
     turn = tags.get(_TAG.Orientation, 1)
     turn = turn if turn in ORIENTATIONS else 1
     wide = max(_bits(tags)) > 8
@@ -163,8 +167,14 @@ def _is_kept_by_pillow(tags: Tags) -> bool:
     return max(_bits(tags)) <= most
 
 
-def _check_parts(tags: Tags, size: int, max_pixels: int) -> None:
-    """Raise `RefusedError` where strips or tiles are missing, which Pillow leaves black."""
+def _check_parts(tags: Tags, size: int, max_pixels: int) -> bool:
+    """Return whether there are more strips or tiles than the image needs.
+
+    Raises
+    ------
+    RefusedError
+        Where some are missing, which Pillow leaves black.
+    """
     width, height = tags[_TAG.ImageWidth], tags[_TAG.ImageLength]
     if _TAG.TileOffsets in tags and _TAG.StripOffsets not in tags:
         across, down = tags[_TAG.TileWidth], tags[_TAG.TileLength]
@@ -192,6 +202,7 @@ def _check_parts(tags: Tags, size: int, max_pixels: int) -> None:
             width,
             height,
         )
+    return bool(len(offsets) > expected)
 
 
 def _open_by_pillow(page: bytes, tags: Tags) -> TiffImagePlugin.TiffImageFile:

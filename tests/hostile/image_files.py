@@ -12,6 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from hostile.making import (
@@ -244,6 +245,9 @@ def unusual() -> Iterator[Hostile]:
     for kind in ("PNG", "WEBP", "TIFF", "GIF", "AVIF"):
         many = saved(frames[0], kind, save_all=True, append_images=frames[1:])
         yield Hostile(f"{kind.lower()}-frames", many, (OK,))
+    wide = io.BytesIO()
+    tifffile.imwrite(wide, picture(dtype="uint16"), photometric="rgb", compression="zlib")
+    yield Hostile("tiff-16-bit-3", wide.getvalue(), (OK,))
     floats = Image.fromarray(picture(channels=1).astype(np.float32))
     yield Hostile("tiff-float", saved(floats, "TIFF"), (UNREADABLE,))
     whole = Image.fromarray(picture(channels=1).astype(np.int32))

@@ -207,3 +207,11 @@ def test_a_tiff_leads_nowhere_beyond_its_first_page(monkeypatch):
         for following in (8, 2**31, 3):
             data = small_tiff(grey.tobytes(), 32, 24, following=following)
             assert np.array_equal(pixels_of(data), grey)
+
+
+def test_surplus_tiles_are_read_as_pillow_reads_them():
+    data = tiff_of_array(picture(), photometric="rgb", tile=(16, 16))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        position = file.pages.first.tags["ImageWidth"].valueoffset
+    narrow = patched(data, position, struct.pack("<H", 7))
+    assert np.array_equal(pixels_of(narrow), by_pillow(narrow, "RGB"))
