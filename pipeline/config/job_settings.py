@@ -29,11 +29,9 @@ from pipeline.config.image_settings import ImageSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError
-from pipeline.core.messages import describe
-from pipeline.core.paths import is_path_like, locate, options_of
+from pipeline.core.errors import ConfigError, describe
+from pipeline.core.paths import is_path_like, locate, options_of, shown
 from pipeline.core.schema import METRICS
-from pipeline.core.urls import shown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 

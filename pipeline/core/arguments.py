@@ -16,8 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, Unpack
 
 import numpy as np
 
-from pipeline.core.errors import SchemaError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import SchemaError, nearest
 from pipeline.core.paths import is_path_like, locate
 
 P = ParamSpec("P")
