@@ -78,6 +78,10 @@ def file_system(path: Path) -> Any:
     return trying_once(cast(Any, path).fs)
 
 
+# one for all threads of a process, by its options: fsspec itself keeps one for each thread
+_clients: dict[tuple[Any, ...], Any] = {}
+
+
 def trying_once(files: Any) -> Any:
     """Return a file system like another that tries each request once, and is of this process.
 
@@ -87,11 +91,16 @@ def trying_once(files: Any) -> Any:
     if "s3" in files.protocol:
         given = options.get("config_kwargs") or {}
         config = {"retries": {"total_max_attempts": 1}, **given}
-        files = type(files)(*files.storage_args, **{**options, "config_kwargs": config})
-        files.retries = 1
-    elif files.async_impl and files._pid != os.getpid():
-        files = type(files)(*files.storage_args, **options)
-    return files
+        options = {**options, "config_kwargs": config}
+    elif not files.async_impl or files._pid == os.getpid():
+        return files
+    key = (os.getpid(), type(files), repr((files.storage_args, sorted(options.items()))))
+    if key not in _clients:
+        client = type(files)(*files.storage_args, **options, skip_instance_cache=True)
+        if "s3" in files.protocol:
+            client.retries = 1
+        _clients.setdefault(key, client)
+    return _clients[key]
 
 
 def file_system_of(path: Path) -> tuple[Any, str]:

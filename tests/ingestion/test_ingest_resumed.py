@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,7 +36,6 @@ from pipeline.core.errors import (
 )
 from pipeline.ingestion.ingest import finish_ingest, ingest, ingest_partitions, plan_ingest
 from pipeline.storage import image_store, manifest
-from pipeline.storage import shards as shards_module
 from pipeline.storage.image_content import digest_images
 from pipeline.storage.lock_files import LOCK
 from pipeline.storage.locks import held
@@ -240,15 +240,16 @@ def test_a_full_disk_in_the_middle_is_named_and_the_resume_completes(
     tmp_path, undisturbed, monkeypatch, array
 ):
     path = tmp_path / "s"
-    write = shards_module._write
+    opened = Path.open
 
-    def full(file, data):
-        if f"train/{array}/c.2." in str(file.name):  # put aside in the folder of the array
+    def full(file, mode="r", *more, **keywords):
+        # put aside in the folder of the array
+        if "w" in mode and f"train/{array}/c.2." in str(file):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(file, data)
+        return opened(file, mode, *more, **keywords)
 
     with monkeypatch.context() as context:
-        context.setattr(shards_module, "_write", full)
+        context.setattr(Path, "open", full)
         with pytest.raises(StorageFullError, match="free some space") as caught:
             ingest(Watched(), path, SHARD, ONE)
     assert str(path) in str(caught.value)

@@ -103,9 +103,9 @@ def test_labels_and_images_of_a_shard_are_not_cast(tmp_path):
 
 @pytest.mark.parametrize("wrong", [np.ones((2, 3)), np.ones((2, 3), np.int32), np.ones(3, int)])
 def test_sums_are_not_cast(tmp_path, wrong):
-    kept = Checkpoints(tmp_path, "this pass", (2, 3), 1)
+    kept = Checkpoints(tmp_path, "this pass", (2, 3), 4, 1)
     with pytest.raises(StoreError, match="holds int64"):
-        kept.save("a", ((0, 1),), wrong)
+        kept.save("a", wrong)
 
 
 class Labels:

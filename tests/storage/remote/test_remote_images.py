@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import numpy as np
@@ -43,6 +44,20 @@ def test_a_forked_process_has_connections_of_its_own(remote, local):
 
     in_fork(child)
     assert folders.list_folder(path) == names
+
+
+def test_threads_share_connections_that_retry_nothing_themselves(remote):
+    path = paths.locate(remote.url("a"), remote.options)
+    with ThreadPoolExecutor(4) as pool:
+        clients = list(pool.map(blobs.file_system, [path / str(n) for n in range(40)]))
+    assert len(set(map(id, clients))) == 1
+    assert clients[0].retries == 1
+    blobs.put_bytes(path, b"1")
+    config = clients[0].s3.meta.config
+    assert config.retries["total_max_attempts"] == 1
+    given = {**remote.options, "config_kwargs": {"retries": {"max_attempts": 2}}}
+    other = blobs.file_system(paths.locate(remote.url("a"), given))
+    assert other.config_kwargs["retries"] == {"max_attempts": 2}
 
 
 def test_an_image_set_in_a_bucket_is_the_one_on_a_disk(remote, local):
