@@ -286,14 +286,7 @@ def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSetting
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
-    path = locate(path)
-    content = load_mapping(path, key="images")
-    images = content.get("images")
-    content["images"] = with_overrides(
-        {"source": images} if isinstance(images, str) else images, overrides
-    )
-    content.setdefault("name", path.stem)
-    return make_job(content, where=str(path)).images
+    return load_job(path, [f"images.{text}" for text in overrides]).images
 
 
 def with_overrides(content: Any, overrides: Iterable[str]) -> Any:

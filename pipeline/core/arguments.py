@@ -59,11 +59,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
 def _fitted(function: Callable[..., Any], name: str, value: Any, hint: Any) -> Any:
     """Return an argument as its annotation has it, or refuse it."""
-    found = _fit(value, hint)
-    if found is _NO:
+    fitted = _fit(value, hint)
+    if fitted is _NO:
         given = f"{function.__name__}(): '{name}' is {_describe(value)}"
         raise SchemaError(f"{given}, expected {_spell(hint)}")
-    return found
+    return fitted
 
 
 @functools.cache
