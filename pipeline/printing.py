@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pipeline
-from pipeline.core.errors import BadSamplesError, printable
-from pipeline.core.messages import format_bytes
+from pipeline.core.errors import BadSamplesError, format_bytes, printable
 
 MAX_ROWS = 20
 

@@ -24,8 +24,7 @@ from pydantic import (
 from pipeline.config.settings import LocalPath, Settings, as_bytes
 from pipeline.config.yaml_files import first_problem, load_mapping, refuse_unknown
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError
-from pipeline.core.messages import describe, nearest
+from pipeline.core.errors import ConfigError, describe, nearest
 from pipeline.core.paths import at_home
 
 FOLDER = Path("workflows", "clusters")

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 
 KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
 _ROLES = {

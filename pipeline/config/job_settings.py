@@ -29,11 +29,9 @@ from pipeline.config.image_settings import ImageSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError
-from pipeline.core.messages import describe
-from pipeline.core.paths import is_path_like, locate, options_of
+from pipeline.core.errors import ConfigError, describe
+from pipeline.core.paths import is_path_like, locate, options_of, shown
 from pipeline.core.schema import METRICS
-from pipeline.core.urls import shown
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 
@@ -288,14 +286,7 @@ def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSetting
     ConfigError
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
-    path = locate(path)
-    content = load_mapping(path, key="images")
-    images = content.get("images")
-    content["images"] = with_overrides(
-        {"source": images} if isinstance(images, str) else images, overrides
-    )
-    content.setdefault("name", path.stem)
-    return make_job(content, where=str(path)).images
+    return load_job(path, [f"images.{text}" for text in overrides]).images
 
 
 def with_overrides(content: Any, overrides: Iterable[str]) -> Any:

@@ -18,8 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 
-from pipeline.core.errors import ConfigError
-from pipeline.core.messages import describe, nearest
+from pipeline.core.errors import ConfigError, describe, nearest
 
 # what lies under these keys may hold keys and passwords
 _SECRETIVE = {"storage_options", "options", "dask"}

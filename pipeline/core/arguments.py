@@ -16,8 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, Unpack
 
 import numpy as np
 
-from pipeline.core.errors import SchemaError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import SchemaError, nearest
 from pipeline.core.paths import is_path_like, locate
 
 P = ParamSpec("P")
@@ -60,11 +59,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
 def _fitted(function: Callable[..., Any], name: str, value: Any, hint: Any) -> Any:
     """Return an argument as its annotation has it, or refuse it."""
-    found = _fit(value, hint)
-    if found is _NO:
+    fitted = _fit(value, hint)
+    if fitted is _NO:
         given = f"{function.__name__}(): '{name}' is {_describe(value)}"
         raise SchemaError(f"{given}, expected {_spell(hint)}")
-    return found
+    return fitted
 
 
 @functools.cache

@@ -23,7 +23,7 @@ class Problem:
     status
         `UNREADABLE`, `TRUNCATED`, `WRONG_SIZE`, `TOO_LARGE` or `LABEL_UNKNOWN`.
     detail
-        What was found, what was expected, and what to do about it, in a few words.
+        What there is, what was expected, and what to do about it, in a few words.
     width, height
         Of the image as its file says, 0 where that is not known.
     """

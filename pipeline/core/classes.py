@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import LabelError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import LabelError, nearest
 from pipeline.core.schema import UNLABELLED
 
 

@@ -1,4 +1,4 @@
-"""The exceptions of pixsim.
+"""The exceptions of pixsim, and the words of their messages.
 
 Each is also a standard exception, so that a caller may catch `ValueError` or `OSError` without
 knowing this module. A message says which value was met, what was expected and what to do about
@@ -9,8 +9,10 @@ stopped (3), or another process holds the folder (4).
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
@@ -67,6 +69,54 @@ def printable(text: str) -> str:
     """Return `text` as it may be printed: control characters spelled out, secrets hidden."""
     shown = hide(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where a known name is near, else the list of names."""
+    names = [str(item) for item in known]
+    folded = {item.casefold(): item for item in names}
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if matches:
+        return f"did you mean '{folded[matches[0]]}'?"
+    return f"known are {', '.join(names)}"
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest unit of which there is one."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,.0f} B"
+
+
+def _make_short() -> reprlib.Repr:
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    short.maxlevel = 3
+    return short
+
+
+_short = _make_short()
+
+
+def describe(value: object) -> str:
+    """Return a value and its type, in few words."""
+    if value is None:
+        return "nothing"
+    lines = _short.repr(value).splitlines()  # of an array there are several
+    return f"{' '.join(line.strip() for line in lines)} ({type(value).__name__})"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return names for a message; of many only the first ones, and how many more there are."""
+    several = list(names)
+    more = f" and {len(several) - most:,} more" if len(several) > most else ""
+    return ", ".join(several[:most]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class PixsimError(Exception):

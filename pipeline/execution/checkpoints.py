@@ -32,7 +32,7 @@ import numpy.typing as npt
 from pipeline.core.errors import DamagedError, StoreError
 from pipeline.core.exact import Int64Array
 from pipeline.core.partitions import ceil_div
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.execution import signals
 from pipeline.storage.atomic import replaced
 from pipeline.storage.blobs import open_binary

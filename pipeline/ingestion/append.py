@@ -21,9 +21,8 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ConflictError, ShapeError
 from pipeline.core.partitions import ceil_div
-from pipeline.core.paths import is_remote
+from pipeline.core.paths import is_remote, shown
 from pipeline.core.schema import UNLABELLED
-from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.duplicates import stored_records

@@ -17,7 +17,7 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.image_settings import ImageSettings
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.images.decoders import difference

@@ -15,10 +15,14 @@ from typing import Any, cast
 
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
-from pipeline.core.errors import ConfigError, ConflictError, JobInterruptedError, SourceError
-from pipeline.core.messages import describe
-from pipeline.core.paths import is_path_like, locate
-from pipeline.core.urls import shown
+from pipeline.core.errors import (
+    ConfigError,
+    ConflictError,
+    JobInterruptedError,
+    SourceError,
+    describe,
+)
+from pipeline.core.paths import is_path_like, locate, shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
 from pipeline.sources.catalog import load_catalog

@@ -22,8 +22,7 @@ from typing import Any
 import numpy.typing as npt
 
 from pipeline.core.errors import DamagedError, IncompleteError, InUseError, SourceError, hide_in
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoders import to_resume

@@ -25,9 +25,9 @@ from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.arguments import checked
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
+from pipeline.core.paths import shown
 from pipeline.core.schema import COUNT, DENOMINATOR, NUMERATOR
 from pipeline.core.threads import read_ahead
-from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.ingest import prepare_images

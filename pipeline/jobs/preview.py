@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.partitions import ceil_div, image_bytes
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.ingestion.plan import expected_content, plan_source, require_memory
 from pipeline.ingestion.request import find_images, store_path
 from pipeline.jobs.fit_pass import SUMS, kept_files

@@ -33,9 +33,8 @@ from pipeline.core.errors import (
     StoreError,
 )
 from pipeline.core.partitions import image_bytes
-from pipeline.core.paths import locate
+from pipeline.core.paths import locate, shown
 from pipeline.core.schema import DISTANCE
-from pipeline.core.urls import shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.execution.workers import require_room

@@ -23,7 +23,7 @@ from pipeline.config.image_settings import ImageSettings
 from pipeline.core.blocks import Block
 from pipeline.core.digests import sample_hashes
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.images.decoders import difference, installed

@@ -220,7 +220,7 @@ class Highlights:
         self._differing.offer(group, surest, where, part, columns, [0, 1])
 
     def result(self) -> dict[str, Any]:
-        """Return what was found, as `highlights.json` has it.
+        """Return all of it, as `highlights.json` has it.
 
         `samples`, for each metric and kind: columns of label, predicted (positions among the
         classes), split, sample, distance, margin, label_distance, and `part` and `row`, the index

@@ -13,8 +13,7 @@ from pipeline.core.arguments import checked
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, InputError, StoreError
 from pipeline.core.partitions import image_bytes
-from pipeline.core.paths import locate
-from pipeline.core.urls import shown
+from pipeline.core.paths import locate, shown
 from pipeline.report.opened import open_run
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.storage import image_store, manifest, run_files, tables

@@ -16,9 +16,8 @@ from PIL import Image
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import StoreError, printable
-from pipeline.core.paths import locate, options_of
+from pipeline.core.paths import locate, options_of, shown
 from pipeline.core.schema import PROTOTYPE
-from pipeline.core.urls import shown
 from pipeline.report.pictures import as_data, draw_prototypes
 from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.messages import format_bytes
+from pipeline.core.errors import format_bytes
 from pipeline.report.plot_style import one_line
 
 EXTREMES = 10  # of many classes the best and the worst that are shown

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.errors import SourceError
-from pipeline.core.messages import listed, nearest
+from pipeline.core.errors import SourceError, listed, nearest
 from pipeline.sources.file_names import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it

@@ -15,8 +15,14 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import Block
 from pipeline.core.digests import array_digest
-from pipeline.core.errors import ConfigError, LabelError, ShapeError, SourceError
-from pipeline.core.messages import describe, one_line
+from pipeline.core.errors import (
+    ConfigError,
+    LabelError,
+    ShapeError,
+    SourceError,
+    describe,
+    one_line,
+)
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.array_pixels import (
     as_images,

@@ -17,8 +17,7 @@ import numpy as np
 
 from pipeline.config.job_settings import Environment, load_environment
 from pipeline.config.yaml_files import load_yaml
-from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError, nearest
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.idx import IdxSource, check_file
 from pipeline.sources.protocol import Source

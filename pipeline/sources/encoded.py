@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem
 from pipeline.core.digests import json_digest, sample_hashes
-from pipeline.core.errors import LabelError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import LabelError, SourceError, nearest
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
-from pipeline.core.errors import PixsimError, RemoteError, SourceError
-from pipeline.core.messages import one_line
-from pipeline.core.paths import is_remote, remote_errors
-from pipeline.core.urls import is_url, shown
+from pipeline.core.errors import PixsimError, RemoteError, SourceError, one_line
+from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import unchanged
 from pipeline.sources.sample_index import Rows

@@ -20,7 +20,7 @@ from typing import Any
 from braceexpand import alphabet, braceexpand
 
 from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.urls import is_url, shown
+from pipeline.core.paths import is_url, shown
 from pipeline.storage.folders import is_folder, list_folder, matching
 
 # of files that `decoding` reads; what one holds is known by its content

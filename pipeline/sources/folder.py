@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK, UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
 from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.errors import SourceError
-from pipeline.core.messages import listed
+from pipeline.core.errors import SourceError, listed
 from pipeline.sources.file_names import (
     READ_TABLES,
     SPLIT_OF_WORD,

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import LabelError, ShapeError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.schema import UNLABELLED
 
 MOST_CLASSES = 10**6  # without names; one more is more likely an error than a class

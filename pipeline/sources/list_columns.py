@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import ConfigError, LabelError, SourceError
-from pipeline.core.messages import listed
+from pipeline.core.errors import ConfigError, LabelError, SourceError, listed
 from pipeline.sources.file_names import is_image, split_word
 from pipeline.sources.table_columns import (
     LABEL_COLUMNS,

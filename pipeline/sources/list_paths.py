@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.blocks import OK, UNREADABLE
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import not_regular, unreadable
 from pipeline.sources.file_names import (
     IMAGE_SUFFIXES,

@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from pipeline.core.blocks import OK
 from pipeline.core.errors import LabelError, SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
 from pipeline.sources.file_names import as_text, flattened, split_of, split_word
 from pipeline.sources.list_columns import (

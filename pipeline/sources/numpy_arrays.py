@@ -22,10 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from pipeline.core.errors import InputError, RemoteError, SourceError
-from pipeline.core.messages import one_line
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.errors import InputError, RemoteError, SourceError, one_line
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps
 from pipeline.sources.open_cache import borrowed, close_streams, unchanged

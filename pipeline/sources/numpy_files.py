@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.core.errors import SourceError
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.sources.array_names import (
     IMAGE,
     LABEL,

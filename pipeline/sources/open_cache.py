@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.core.errors import SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.storage.blobs import Version, version_of
 
 Key = TypeVar("Key", bound=Hashable)

@@ -20,8 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.blocks import UNREADABLE, Problem
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
     describe,

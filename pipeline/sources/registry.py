@@ -13,10 +13,8 @@ from typing import Any, cast
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError, SourceError
-from pipeline.core.messages import nearest
-from pipeline.core.paths import is_remote, locate
-from pipeline.core.urls import shown
+from pipeline.core.errors import ConfigError, SourceError, nearest
+from pipeline.core.paths import is_remote, locate, shown
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset

@@ -13,12 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.core.messages import listed as listed
-from pipeline.core.messages import nearest, one_line
-from pipeline.core.paths import is_remote
+from pipeline.core.errors import (
+    ConfigError,
+    LabelError,
+    PixsimError,
+    SourceError,
+    nearest,
+    one_line,
+)
+from pipeline.core.errors import listed as listed
+from pipeline.core.paths import is_remote, shown
 from pipeline.core.schema import UNLABELLED
-from pipeline.core.urls import shown
 from pipeline.sources.fetch import failed
 from pipeline.sources.labels import canonical, decoded_text
 from pipeline.storage.blobs import open_binary

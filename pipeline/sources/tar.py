@@ -21,8 +21,7 @@ from typing import Any, cast
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
 from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
     describe,

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.sources.fetch import failed, listed_version
 from pipeline.sources.file_names import is_hidden, is_image, suffix_of
 from pipeline.storage.blobs import open_binary

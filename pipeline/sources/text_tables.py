@@ -26,9 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pipeline.core.errors import ConfigError, PixsimError, SourceError
-from pipeline.core.messages import one_line
-from pipeline.core.urls import shown
+from pipeline.core.errors import ConfigError, PixsimError, SourceError, one_line
+from pipeline.core.paths import shown
 from pipeline.sources.fetch import failed
 from pipeline.storage.blobs import open_binary
 

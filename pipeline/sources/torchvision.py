@@ -21,8 +21,7 @@ from torchvision import datasets
 
 from pipeline.core.blocks import WRONG_SIZE, Block, Problem
 from pipeline.core.digests import json_digest
-from pipeline.core.errors import InputError, ShapeError, SourceError
-from pipeline.core.messages import one_line
+from pipeline.core.errors import InputError, ShapeError, SourceError, one_line
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders, by_pillow

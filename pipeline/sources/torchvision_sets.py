@@ -23,8 +23,7 @@ from torchvision import datasets
 
 from pipeline.core.blocks import TOO_LARGE
 from pipeline.core.digests import array_digest
-from pipeline.core.errors import ConfigError, InputError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import ConfigError, InputError, SourceError, nearest
 from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
 from pipeline.storage.blobs import version_in
 

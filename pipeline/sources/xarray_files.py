@@ -23,8 +23,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.digests import json_digest
-from pipeline.core.errors import InputError, RemoteError, SourceError
-from pipeline.core.messages import one_line
+from pipeline.core.errors import InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote
 from pipeline.sources.array_parts import described
 from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type

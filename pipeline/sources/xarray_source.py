@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pipeline.core.errors import LabelError, ShapeError, SourceError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
+from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
-from pipeline.core.urls import shown
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
 from pipeline.sources.array_parts import (
     Part,

@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DamagedError, StorageFullError, StoreError, hide_in
-from pipeline.core.paths import is_remote, remote_errors
+from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.core.threads import in_ranges
-from pipeline.core.urls import is_url, shown
 from pipeline.storage.blobs import put_bytes, put_file, read_bytes
 from pipeline.storage.folders import walk
 from pipeline.storage.processes import Process, this_process

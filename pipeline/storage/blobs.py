@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, cast
 
 from pipeline.core.errors import PixsimError, RemoteError
-from pipeline.core.paths import REFUSED_NAMES, T, is_remote, remote_errors
-from pipeline.core.urls import shown
+from pipeline.core.paths import REFUSED_NAMES, T, is_remote, remote_errors, shown
 
 TRIES = 8
 FIRST_PAUSE_SECONDS = 0.2

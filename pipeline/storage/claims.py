@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError, hide_in
-from pipeline.core.paths import ABSENT, is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage.atomic import PARTIAL_SUFFIX, read_json, require_writable, sweep, write_json
 from pipeline.storage.folders import exists, files_below, is_folder, list_folder, remove_file
 from pipeline.storage.locks import Say, held, is_lock

@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.paths import is_remote, remote_errors
+from pipeline.core.paths import WEB, is_remote, remote_errors
 from pipeline.core.threads import in_ranges
-from pipeline.core.urls import WEB
 from pipeline.storage.blobs import file_system_of, put_bytes, tried, trying_once
 
 _THREADS = 8

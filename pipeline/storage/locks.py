@@ -34,8 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import InUseError, printable
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.storage.atomic import require_writable
 from pipeline.storage.folders import list_folder
 from pipeline.storage.lock_files import (

@@ -25,8 +25,7 @@ from typing import Any, cast
 
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import DamagedError, IncompleteError, StoreError, hide_in
-from pipeline.core.paths import ABSENT, is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage.atomic import flush, flush_named, read_json, sweep, write_json
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.folders import exists, is_folder, remove_tree

@@ -16,8 +16,7 @@ from typing import Any
 import zarr
 
 from pipeline.core.errors import DamagedError
-from pipeline.core.paths import is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import is_remote, shown
 from pipeline.storage import tables
 from pipeline.storage.atomic import storage_errors
 from pipeline.storage.folders import exists, sizes_below

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from numcodecs import Blosc
 
 from pipeline.core.errors import DamagedError, StoreError
-from pipeline.core.urls import shown
+from pipeline.core.paths import shown
 from pipeline.storage.atomic import write_pieces
 from pipeline.storage.blobs import RangeReader, open_ranges
 

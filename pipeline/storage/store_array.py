@@ -32,8 +32,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, StorePath
 
 from pipeline.core.errors import DamagedError, OtherFileError, StoreError
-from pipeline.core.paths import ABSENT, is_remote
-from pipeline.core.urls import shown
+from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage import blobs, folders, shards
 from pipeline.storage.atomic import read_json, storage_errors, write_pieces
 

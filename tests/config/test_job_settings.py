@@ -16,8 +16,7 @@ from pipeline.config.job_settings import (
     make_images,
     make_job,
 )
-from pipeline.core.errors import ConfigError
-from pipeline.core.messages import nearest
+from pipeline.core.errors import ConfigError, nearest
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.yml"))
 MINIMAL = {"name": "study", "images": "digits"}

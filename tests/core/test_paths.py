@@ -16,8 +16,7 @@ from upath import UPath
 
 from pipeline.core import errors, paths
 from pipeline.core.errors import ConfigError, RemoteError, StoreError
-from pipeline.core.paths import locate
-from pipeline.core.urls import shown
+from pipeline.core.paths import locate, shown
 from pipeline.storage import (
     atomic,
 )
