@@ -277,8 +277,11 @@ import resource, sys
 import pipeline
 from pipeline.cli import main
 images, output = sys.argv[1:]
+def run(output):
+    return main(["run", "job.yml", "--set", f"images={images}", f"output={output}"])
+assert run(f"{output} before") == 0  # numba has compiled and cached all its loops
 resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
-sys.exit(main(["run", "job.yml", "--set", f"images={images}", f"output={output}"]))
+sys.exit(run(output))
 """
 
 
