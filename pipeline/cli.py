@@ -43,7 +43,7 @@ app = App(
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class IngestOptions:
+class IngestPieces:
     """What of an ingest is done, and in which pieces.
 
     Attributes
@@ -78,7 +78,7 @@ class JobOptions:
     cluster: str | None = None
 
 
-_WHOLE_INGEST, _AS_IN_THE_FILE = IngestOptions(), JobOptions()
+_WHOLE_INGEST, _AS_IN_THE_FILE = IngestPieces(), JobOptions()
 
 
 @app.command
@@ -101,7 +101,7 @@ def ingest(
     /,
     *,
     output: Output = None,
-    options: IngestOptions = _WHOLE_INGEST,
+    options: IngestPieces = _WHOLE_INGEST,
     cluster: str | None = None,
     profile: Path | None = None,
     override: Override = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pipeline.sources.xarray_files import ROOT, Group
+from pipeline.sources.xarray_files import ROOT, StoredGroup
 from pipeline.sources.xarray_source import make_source
 
 COUNT = 23
@@ -16,7 +16,7 @@ NAMES = ("cat", "dog", "emu")
 
 
 @dataclass(frozen=True)
-class MemoryGroup(Group):
+class MemoryGroup(StoredGroup):
     held: xr.Dataset
 
     def dataset(self):

@@ -105,7 +105,7 @@ def _blocks(task: _Task, shape: tuple[int, ...] | None = None) -> da.Array:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenCluster:
     """A cluster that is open: `compute` takes a dask collection and returns its value.
 
     `client` is dask's; None where threads of this process do the work.
@@ -124,11 +124,11 @@ class Executor:
     finished needs none. `offered` is what its workers will be; None where only they can tell.
     """
 
-    def __init__(self, open_cluster: Callable[[], Opened], offered: Workers | None) -> None:
+    def __init__(self, open_cluster: Callable[[], OpenCluster], offered: Workers | None) -> None:
         self._open_cluster, self.offered = open_cluster, offered
 
     @cached_property
-    def opened(self) -> Opened:
+    def opened(self) -> OpenCluster:
         return self._open_cluster()
 
     @property
@@ -257,7 +257,7 @@ def deferred_executor(
 @contextmanager
 def _opened(
     chosen: ClusterSettings, client: Any, listener: Reporter, profile: Path | None
-) -> Iterator[Opened]:
+) -> Iterator[OpenCluster]:
     """Open a cluster, or use a client that is there; what could be refused was."""
     if client is not None:
         with profiled(client, profile, listener):
@@ -266,7 +266,7 @@ def _opened(
         workers = local_workers(chosen)
         count = workers.tasks
         compute = partial(compute_here, workers=count, grace=chosen.grace)
-        yield Opened(f"{count} thread{'' if count == 1 else 's'}", compute, workers)
+        yield OpenCluster(f"{count} thread{'' if count == 1 else 's'}", compute, workers)
     else:
         with open_client(chosen, listener) as (opened, workers):
             link = dashboard_link(opened, chosen)
@@ -276,11 +276,11 @@ def _opened(
                 yield _on_workers(opened, workers, chosen)
 
 
-def _on_workers(client: Any, workers: Workers, settings: ClusterSettings) -> Opened:
+def _on_workers(client: Any, workers: Workers, settings: ClusterSettings) -> OpenCluster:
     names = {"local": "this machine", "gpus": "GPUs of this machine", "slurm": "Slurm"}
     where = names.get(settings.kind) or settings.address or client.scheduler.address
     count = workers.processes
-    return Opened(
+    return OpenCluster(
         f"{count} dask worker{'' if count == 1 else 's'} on {where}",
         partial(compute_there, client, grace=settings.grace),
         workers,

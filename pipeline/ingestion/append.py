@@ -234,7 +234,7 @@ def _commit(path: Path, aside: Path, growth: Growth, fingerprints: Mapping[str, 
     commit(path, content, partial(stored_records, path), base)
 
 
-def _renumbered(rows: tables.Rows, growth: Growth) -> dict[str, Any]:
+def _renumbered(rows: tables.TableRows, growth: Growth) -> dict[str, Any]:
     """Return the columns of new samples as they are in the grown image set."""
     numbers, labels = rows.integers("sample"), rows.integers("label")
     before = np.array([growth.before(split) for split in rows.texts("split")], np.int64)

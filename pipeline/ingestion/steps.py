@@ -87,7 +87,10 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
             raise
         plan = stack.enter_context(work.planned(executor, scratch=path / manifest.WORK))
         # another process may have had it in the meantime
-        if claims.start(path, manifest.IMAGES, plan.content, Successor(plan, reporter)) is not None:
+        if (
+            claims.start(path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter))
+            is not None
+        ):
             yield None
             return
         ready = _empty_store(plan, path)
@@ -99,7 +102,7 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
 def _compare(work: Request, executor: Executor, reporter: Reporter) -> None:
     """Refuse a plan that is not that of what a folder holds; nothing is written there."""
     with work.planned(executor) as plan:
-        claims.recognise(work.path, manifest.IMAGES, plan.content, Successor(plan, reporter))
+        claims.recognise(work.path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter))
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
@@ -125,7 +128,7 @@ def with_listing_in(source: EncodedSource, folder: Path) -> EncodedSource:
 
 
 @dataclass(frozen=True)
-class Successor:
+class PlanSuccessor:
     """Lets a plan take the place of another one of the same source that was not finished.
 
     So what a failed ingest tells to change can be changed: files are corrected, removed or

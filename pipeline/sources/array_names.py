@@ -54,7 +54,7 @@ class Role(NamedTuple):
     sure: bool = True
 
 
-class Header(NamedTuple):
+class ArrayHeader(NamedTuple):
     """What an array is, by its header."""
 
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class Header(NamedTuple):
         return f"{self.shape} {self.dtype}"
 
 
-Headers = Mapping[str, Header | None]
+Headers = Mapping[str, ArrayHeader | None]
 
 
 def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | None:
@@ -187,11 +187,11 @@ def choose(
     return choice
 
 
-def _is_text(header: Header | None) -> bool:
+def _is_text(header: ArrayHeader | None) -> bool:
     return header is None or (len(header.shape) == 1 and header.dtype.kind in "SUO")
 
 
-def _is_labels(header: Header | None, count: int) -> bool:
+def _is_labels(header: ArrayHeader | None, count: int) -> bool:
     """Tell whether an array may be the labels of as many images."""
     return header is None or (header.shape[:1] == (count,) and len(header.shape) < 3)
 
@@ -214,7 +214,7 @@ def _candidates(roles: Mapping[str, Role], arrays: Headers) -> tuple[list[str], 
     bare = [n for n, r in roles.items() if r.kind == IMAGE and n not in images]
     labels = [name for name, role in roles.items() if role.kind == LABEL]
     if not images:
-        images = [n for n in bare if len((arrays[n] or Header((), np.dtype("u1"))).shape) > 1]
+        images = [n for n in bare if len((arrays[n] or ArrayHeader((), np.dtype("u1"))).shape) > 1]
     if not (images and labels):  # x_mean may be anything
         images = [name for name in images if roles[name].sure]
         labels = [name for name in labels if roles[name].sure]

@@ -76,7 +76,7 @@ class Stored(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class ArrayPart:
     """Images of a split that lie together, and their labels; None where there are none.
 
     `channels_first` tells whether the images are stored as [sample, channel, y, x].
@@ -108,7 +108,7 @@ class Part:
                 array.close()
 
 
-Parts = Mapping[str, Sequence[Part]]
+Parts = Mapping[str, Sequence[ArrayPart]]
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class PartedSource:
             before += part.shape[0]
         return _joined(blocks)
 
-    def _read_part(self, part: Part, start: int, stop: int) -> Block:
+    def _read_part(self, part: ArrayPart, start: int, stop: int) -> Block:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         if part.labels is not None:
             labels = without(part.labels.read(start, stop), self.fills)
@@ -201,7 +201,7 @@ def described(path: Path, version: Version) -> dict[str, Any]:
     return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
 
 
-def all_parts(parts: Parts) -> list[Part]:
+def all_parts(parts: Parts) -> list[ArrayPart]:
     return [part for several in parts.values() for part in several]
 
 
@@ -250,7 +250,7 @@ def survey_parts(
     return survey.labelling()
 
 
-def label_blocks(part: Part) -> Iterator[tuple[int, Array]]:
+def label_blocks(part: ArrayPart) -> Iterator[tuple[int, Array]]:
     """Read all labels of a part, each block with the number of its first sample."""
     if part.labels is not None:
         for start, stop in _ranges(part.labels.shape, part.labels.dtype):

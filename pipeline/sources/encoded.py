@@ -28,7 +28,7 @@ from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
-from pipeline.sources.sample_index import Rows
+from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.manifest import DECODERS
 
 MAX_BYTES = 2**28
@@ -44,7 +44,7 @@ class Fetcher(Protocol):
     """Gets the bytes of samples; small, and travels to worker processes."""
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         ...
@@ -277,7 +277,7 @@ def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Pro
 
 
 def _labels(
-    rows: Rows, class_names: tuple[str, ...], integers: bool
+    rows: ListingRows, class_names: tuple[str, ...], integers: bool
 ) -> tuple[Any, dict[int, Problem]]:
     """Return the codes of rows, and what is known to be wrong from the listing alone."""
     known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
@@ -295,7 +295,7 @@ def _labels(
 
 
 def _fetched(
-    fetcher: Fetcher, folder: Path, rows: Rows, problems: Mapping[int, Problem], limit: int
+    fetcher: Fetcher, folder: Path, rows: ListingRows, problems: Mapping[int, Problem], limit: int
 ) -> Iterator[tuple[int, bytes | Problem]]:
     """Yield the bytes of the rows that have no problem yet, and are not too large."""
     wanted = []

@@ -24,7 +24,7 @@ from pipeline.core.errors import PixsimError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import unchanged
-from pipeline.sources.sample_index import Rows
+from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.blobs import Version, file_system, tried, version_of
 
 FILES_AT_ONCE = 32
@@ -270,7 +270,7 @@ class FileFetcher:
     roots: tuple[Path, ...]
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 

@@ -25,7 +25,7 @@ from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
 from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
-from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, decide
+from pipeline.sources.folder_layout import SEPARATOR, Folders, PathGroup, decide
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
 from pipeline.storage.blobs import file_system, tried, version_in
@@ -60,7 +60,7 @@ class Tree:
         `kind` is that of the source; `notes` take what is left out and what is decided; `doubts`
         says whether to refuse what is implausible.
         """
-        self.groups: list[Group] = []
+        self.groups: list[PathGroup] = []
         self._kind = kind
         self._notes = notes
         self._doubts = doubts
@@ -90,7 +90,7 @@ class Tree:
                 known.places += 1
                 known.title += f", {title}" if len(known.title) < 100 else ""
                 return number
-        self.groups.append(Group(split, given, strip, title))
+        self.groups.append(PathGroup(split, given, strip, title))
         return len(self.groups) - 1
 
     def add(self, member: Member) -> None:

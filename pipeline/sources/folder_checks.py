@@ -25,7 +25,13 @@ from pipeline.sources.file_names import (
     table_suffix,
     words_of,
 )
-from pipeline.sources.folder_layout import SEPARATOR, Folders, Group, Layout, names_no_classes
+from pipeline.sources.folder_layout import (
+    SEPARATOR,
+    FolderLayout,
+    Folders,
+    PathGroup,
+    names_no_classes,
+)
 from pipeline.sources.notes import Notes, counted
 
 # folders that hold nothing else are no classes
@@ -54,7 +60,7 @@ _BARE = "which takes the images without labels"
 _SHOWN = 3
 
 
-def refuse_no_images(group: Group, kind: str, notes: Notes) -> None:
+def refuse_no_images(group: PathGroup, kind: str, notes: Notes) -> None:
     """Raise `SourceError` for a place without images, with what is there."""
     rest = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
@@ -73,7 +79,7 @@ class Doubts:
     """Asks whether layouts are plausible; the database has a table `classes` beside the folders."""
 
     def __init__(
-        self, database: sqlite3.Connection, folders: Folders, kind: str, groups: Sequence[Group]
+        self, database: sqlite3.Connection, folders: Folders, kind: str, groups: Sequence[PathGroup]
     ) -> None:
         self._database, self._folders, self._kind = database, folders, kind
         self._groups = groups
@@ -215,7 +221,7 @@ class Doubts:
                 f"give classes the same names in all splits, or {_TABLE}",
             )
 
-    def _check_lost(self, number: int, group: Group) -> None:
+    def _check_lost(self, number: int, group: PathGroup) -> None:
         """Refuse classes and splits all of whose files are left out."""
         for folder, suffixes in self._lost(number, group.layout):
             name = as_text(folder.strip(SEPARATOR).replace(SEPARATOR, b"/"))
@@ -226,7 +232,7 @@ class Doubts:
                 title=group.title,
             )
 
-    def _lost(self, number: int, layout: Layout) -> Iterator[tuple[bytes, Counter[str]]]:
+    def _lost(self, number: int, layout: FolderLayout) -> Iterator[tuple[bytes, Counter[str]]]:
         """Yield folders of classes without images, and of which suffixes their files are."""
         rows = self._database.execute(
             "SELECT folder, suffix, files FROM left WHERE grp = ? ORDER BY folder", (number,)
@@ -239,7 +245,7 @@ class Doubts:
                     suffixes[suffix] += files
                 yield home, suffixes
 
-    def _is_data(self, layout: Layout, folder: bytes, suffix: str) -> bool:
+    def _is_data(self, layout: FolderLayout, folder: bytes, suffix: str) -> bool:
         """Tell whether a file is none that a class may consist of."""
         if layout.homes is not None and suffix in _PACKED:
             return not splits_in(folder[len(layout.prefix) : -1])

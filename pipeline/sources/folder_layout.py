@@ -35,7 +35,7 @@ _MOST_NAMES = 100_000
 
 
 @dataclass
-class Group:
+class PathGroup:
     """Places of one layout.
 
     `split` is that of their images where folders do not tell; where it is `given` the folders are
@@ -48,7 +48,7 @@ class Group:
     strip: bool
     title: str
     places: int = 1
-    layout: Layout = field(init=False)
+    layout: FolderLayout = field(init=False)
 
     @property
     def expected(self) -> str:
@@ -132,7 +132,7 @@ def _range(group: int, prefix: bytes) -> tuple[str, tuple[object, ...]]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """How the paths of a group are read.
 
     `prefix` are the folders that hold all images, which say nothing. `homes` are the folders of
@@ -174,13 +174,13 @@ class Layout:
         return "CLASS/FILE" if self.homes is None else "SPLIT/CLASS/FILE"
 
 
-def decide(folders: Folders, number: int, group: Group) -> Layout:
+def decide(folders: Folders, number: int, group: PathGroup) -> FolderLayout:
     """Decide what the folders of a group mean."""
     prefix = _leading(folders, number, group)
     top = folders.below(number, prefix)
     if group.given or not _are_splits(folders, number, prefix, top.names):
         unlabelled = frozenset() if top.names else frozenset([group.split])
-        return Layout(prefix, None, unlabelled, group.split)
+        return FolderLayout(prefix, None, unlabelled, group.split)
     homes: dict[bytes, int] = {}
     bare, holding = set(), []
     for name in top.names:
@@ -189,10 +189,10 @@ def decide(folders: Folders, number: int, group: Group) -> Layout:
         if below.names or splits_in(name):
             homes[name], labelled = _classes_below(folders, number, prefix, name)
             bare |= set() if labelled else {as_text(name)}
-    return Layout(prefix, homes, frozenset(bare), as_text(min(holding or homes)))
+    return FolderLayout(prefix, homes, frozenset(bare), as_text(min(holding or homes)))
 
 
-def _leading(folders: Folders, number: int, group: Group) -> bytes:
+def _leading(folders: Folders, number: int, group: PathGroup) -> bytes:
     """Return the folders that hold all images and say nothing of them."""
     prefix, depths = b"", folders.depths(number)
     usual = max(depths, key=lambda depth: depths[depth]) if depths else 0

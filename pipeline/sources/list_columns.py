@@ -74,7 +74,7 @@ class Roles:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TableHead:
     """The columns of a table, and the texts of its first rows, [row][column].
 
     `title` is what to call the table, `cure` what else helps where no column is known.
@@ -131,7 +131,7 @@ def _is_path(text: str) -> bool:
 
 
 def decide(
-    sample: Sample, wanted: Columns, split_given: bool, known: Callable[[], frozenset[str]]
+    sample: TableHead, wanted: Columns, split_given: bool, known: Callable[[], frozenset[str]]
 ) -> Roles:
     """Return which columns are what, or raise `ConfigError`.
 
@@ -172,7 +172,7 @@ def decide(
     return roles
 
 
-def has_labels(sample: Sample, wanted: Columns) -> bool:
+def has_labels(sample: TableHead, wanted: Columns) -> bool:
     """Tell whether a table has a column of labels, or one for each class."""
     if wanted.get("label"):
         return plain(str(wanted["label"])) in map(plain, sample.names)
@@ -181,7 +181,7 @@ def has_labels(sample: Sample, wanted: Columns) -> bool:
     return bool(candidates(sample.names, LABEL_COLUMNS)) or _is_one_hot(sample, rest)
 
 
-def _path(sample: Sample, wanted: Columns) -> str:
+def _path(sample: TableHead, wanted: Columns) -> str:
     path = choose("path", sample.names, PATH_COLUMNS, wanted, sample.title)
     if path is None:
         raise _no_path(sample)
@@ -194,7 +194,7 @@ def _path(sample: Sample, wanted: Columns) -> str:
     return path
 
 
-def _no_path(sample: Sample) -> ConfigError:
+def _no_path(sample: TableHead) -> ConfigError:
     names, title = sample.names, sample.title
     pixels = [name for name in names if _PIXELS.fullmatch(plain(name))]
     if len(pixels) >= _LEAST_PIXELS or "pixels" in map(plain, names):
@@ -226,7 +226,7 @@ def split_candidates(names: Sequence[str]) -> list[str]:
     return [n for n in names if plain(n) in _FLAGS] + candidates(names, _SPLIT_COLUMNS)
 
 
-def split_column(sample: Sample, wanted: Columns) -> tuple[str | None, Flag | None, list[str]]:
+def split_column(sample: TableHead, wanted: Columns) -> tuple[str | None, Flag | None, list[str]]:
     """Return the column of splits, what true and false are in it, and what to say of it."""
     column = choose("split", sample.names, SPLIT_COLUMNS, wanted, sample.title)
     if column is not None or "split" in wanted:
@@ -242,7 +242,7 @@ def split_column(sample: Sample, wanted: Columns) -> tuple[str | None, Flag | No
     return None, None, []
 
 
-def _is_one_hot(sample: Sample, names: Sequence[str]) -> bool:
+def _is_one_hot(sample: TableHead, names: Sequence[str]) -> bool:
     values = [value.lower() for name in names for value in sample.values(name)]
     return len(names) > 1 and bool(values) and all(v in (*_YES, *_NO) for v in values)
 

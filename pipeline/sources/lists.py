@@ -24,7 +24,7 @@ from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
 from pipeline.sources.file_names import as_text, flattened, split_of, split_word
 from pipeline.sources.list_columns import (
     Roles,
-    Sample,
+    TableHead,
     classes_of,
     decide,
     has_labels,
@@ -218,13 +218,13 @@ class _Table(NamedTuple):
     `batches` yields the columns that have a role, some thousand rows at a time.
     """
 
-    sample: Sample
+    sample: TableHead
     batches: Callable[[Roles], Iterator[Any]]
     remarks: Sequence[str] = ()
 
 
-def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sample:
-    return Sample(shown(path), names, [[_as_field(row.get(n)) for n in names] for row in rows])
+def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> TableHead:
+    return TableHead(shown(path), names, [[_as_field(row.get(n)) for n in names] for row in rows])
 
 
 def _as_field(value: Any) -> str:
@@ -286,5 +286,5 @@ def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFin
     cure = ", or write names of columns as the first line if it has none" * header
     taken = ", ".join(f"'{name}'" for name in names)
     remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
-    sample = Sample(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
+    sample = TableHead(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
     return _Table(sample, batches, remarks)

@@ -22,14 +22,14 @@ from pipeline.sources.array_names import (
     IMAGE,
     LABEL,
     NAMES,
-    Header,
+    ArrayHeader,
     Role,
     choose,
     label_spellings,
     role_of,
 )
 from pipeline.sources.array_parts import (
-    Part,
+    ArrayPart,
     PartedSource,
     all_parts,
     check_parts,
@@ -106,7 +106,7 @@ def open_numpy(
     )
 
 
-def _provenance(part: Part) -> dict[str, Any]:
+def _provenance(part: ArrayPart) -> dict[str, Any]:
     images, labels = cast(StoredArray, part.images), cast(StoredArray | None, part.labels)
     return {
         "file": images.path.name,
@@ -121,7 +121,7 @@ class _Reader:
 
     default: str
     variables: Mapping[str, str]
-    parts: dict[str, list[Part]] = field(default_factory=dict)
+    parts: dict[str, list[ArrayPart]] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
 
     def add_archive(self, path: Path, split: str | None) -> None:
@@ -182,7 +182,7 @@ class _Reader:
             self.notes.remarks.append(
                 f"{images.title}: channels first, as its shape {images.shape} shows"
             )
-        self.parts.setdefault(split, []).append(Part(images, labels, first))
+        self.parts.setdefault(split, []).append(ArrayPart(images, labels, first))
 
     def _add_names(self, array: StoredArray) -> None:
         size = math.prod(array.shape) * array.dtype.itemsize
@@ -198,13 +198,13 @@ class _Reader:
         self.notes.class_names = names
 
 
-def _headers(archive: Archive) -> dict[str, Header | None]:
+def _headers(archive: Archive) -> dict[str, ArrayHeader | None]:
     """Return what each array of an archive is; None for one that cannot be read."""
-    headers: dict[str, Header | None] = dict.fromkeys(archive.names)
+    headers: dict[str, ArrayHeader | None] = dict.fromkeys(archive.names)
     for name in archive.names:
         with suppress(Exception):  # of one that is used it comes again
             array = archive.open(name)
-            headers[name] = Header(array.shape, array.dtype)
+            headers[name] = ArrayHeader(array.shape, array.dtype)
     return headers
 
 

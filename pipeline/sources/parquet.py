@@ -34,7 +34,7 @@ from pipeline.sources.fetch import (
 from pipeline.sources.file_names import files_in, flattened
 from pipeline.sources.list_columns import (
     Flag,
-    Sample,
+    TableHead,
     split_candidates,
     split_column,
     split_names,
@@ -42,7 +42,7 @@ from pipeline.sources.list_columns import (
 )
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows, parted
+from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows, parted
 from pipeline.sources.table_columns import (
     LABEL_COLUMNS,
     Agreement,
@@ -248,7 +248,7 @@ def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str |
         first = next(file.iter_batches(_SAMPLED_ROWS, columns=some, use_threads=False), None)
         values = [] if first is None else first.to_pylist()
         rows = [["" if n not in row else str(row[n]) for n in names] for row in values]
-    name, flag, remarks = split_column(Sample(title, names, rows), columns)
+    name, flag, remarks = split_column(TableHead(title, names, rows), columns)
     notes.remarks += remarks
     return name, flag
 
@@ -345,7 +345,7 @@ class ParquetFetcher:
     column: str | None = None
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         with listed_files(self.roots, files) as table:

@@ -50,7 +50,7 @@ _DEFAULTS = {"file": 0, "key": b"", "offset": 0, "size": -1, "status": OK, "stam
 
 
 @dataclass(frozen=True)
-class Rows:
+class ListingRows:
     """Rows of a listing, as columns: a list each."""
 
     origin: list[str]
@@ -258,7 +258,7 @@ def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
     return content, version
 
 
-def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
+def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
     """Read rows `start` to `stop` of a split of a listing; only the row groups that overlap.
 
     Raises
@@ -283,13 +283,13 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> Rows:
     return _as_rows(table.slice(start - first * ROWS_PER_GROUP, stop - start))
 
 
-def _as_rows(table: Any) -> Rows:
-    return Rows(**{name: table[name].to_pylist() for name in SCHEMA.names})
+def _as_rows(table: Any) -> ListingRows:
+    return ListingRows(**{name: table[name].to_pylist() for name in SCHEMA.names})
 
 
-def take(rows: Rows, indices: Sequence[int]) -> Rows:
+def take(rows: ListingRows, indices: Sequence[int]) -> ListingRows:
     """Return some of the rows."""
-    return Rows(**{name: [getattr(rows, name)[i] for i in indices] for name in SCHEMA.names})
+    return ListingRows(**{name: [getattr(rows, name)[i] for i in indices] for name in SCHEMA.names})
 
 
 def close(folder: Path) -> None:

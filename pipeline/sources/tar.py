@@ -35,13 +35,13 @@ from pipeline.sources.file_names import as_text, files_in, flattened, split_of, 
 from pipeline.sources.folder import Member, Tree
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Rows, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows
 from pipeline.sources.tar_members import READ_BYTES, Entry, Unpacked, compression_of, walk
 from pipeline.sources.webdataset import (
     Fields,
+    KeyedSample,
     Keys,
-    Sample,
-    Tally,
+    LeftOut,
     fields_of,
     image_of,
     is_labelled,
@@ -147,7 +147,7 @@ class TarReader:
     def _sample_batches(
         self, compressions: Sequence[bytes], notes: Notes
     ) -> Iterator[tuple[str, Any]]:
-        tally = Tally(notes)
+        tally = LeftOut(notes)
         for file, (split, _, path) in enumerate(self._archives):
             rows: list[tuple[Any, ...]] = []
             keys = Keys(path.name)
@@ -163,7 +163,9 @@ class TarReader:
             yield split, _as_rows(rows, file, compressions[file])
         tally.finish(self.fields)
 
-    def _sample_row(self, sample: Sample, archive: str, tally: Tally) -> tuple[Any, ...] | None:
+    def _sample_row(
+        self, sample: KeyedSample, archive: str, tally: LeftOut
+    ) -> tuple[Any, ...] | None:
         """Return origin, offset, size, label, status and detail; None where there is no image."""
         image = image_of(sample, self.fields, archive)
         if image is None:
@@ -230,7 +232,7 @@ class TarFetcher:
     roots: tuple[Path, ...]
 
     def fetch(
-        self, rows: Rows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 

@@ -32,7 +32,7 @@ _SORT = "pack the shard again with its members sorted by name ('tar --sort=name'
 
 
 @dataclass
-class Sample:
+class KeyedSample:
     """The members of one key: its images, and the contents of the others, by field."""
 
     key: bytes
@@ -90,7 +90,7 @@ def _split(name: bytes) -> tuple[bytes, str]:
     return folder + slash + stem, as_text(rest).lower()
 
 
-def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[Sample]:
+def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[KeyedSample]:
     """Put together the neighbouring entries of one key.
 
     Parameters
@@ -105,13 +105,13 @@ def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[S
     SourceError
         Where a key has a field twice, or very many.
     """
-    sample: Sample | None = None
+    sample: KeyedSample | None = None
     for entry in entries:
         key, name = _split(entry.name)
         if sample is None or sample.key != key or not entry.name:
             if sample is not None:
                 yield sample
-            sample = Sample(key)
+            sample = KeyedSample(key)
         if title and (name in sample.images or name in sample.labels):
             raise SourceError(
                 f"{title}: has two members '{as_text(key)}.{name}', expected one; unpack it, where "
@@ -127,7 +127,7 @@ def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[S
         yield sample
 
 
-def _collision(sample: Sample, names: Sequence[str], what: str, title: str) -> SourceError:
+def _collision(sample: KeyedSample, names: Sequence[str], what: str, title: str) -> SourceError:
     """Return the error of a key with several images or labels: of one sample, or of several."""
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     suffixes = Counter(name.rpartition(".")[2] for name in sample.labels)
@@ -141,7 +141,7 @@ def _collision(sample: Sample, names: Sequence[str], what: str, title: str) -> S
     )
 
 
-def image_of(sample: Sample, fields: Fields, title: str) -> Entry | None:
+def image_of(sample: KeyedSample, fields: Fields, title: str) -> Entry | None:
     """Return the image of a sample, if it has one.
 
     Raises
@@ -155,7 +155,7 @@ def image_of(sample: Sample, fields: Fields, title: str) -> Entry | None:
     return None if name is None else sample.images[name]
 
 
-def _only(names: list[str], sample: Sample, what: str, title: str) -> str | None:
+def _only(names: list[str], sample: KeyedSample, what: str, title: str) -> str | None:
     """Return the one field without a dot, else the only one; None where there is none."""
     plain = [name for name in names if "." not in name]
     candidates = plain or names
@@ -164,7 +164,7 @@ def _only(names: list[str], sample: Sample, what: str, title: str) -> str | None
     return candidates[0] if candidates else None
 
 
-def label_of(sample: Sample, fields: Fields, title: str) -> tuple[str | None, str | None]:
+def label_of(sample: KeyedSample, fields: Fields, title: str) -> tuple[str | None, str | None]:
     """Return the label of a sample, or what is wrong with it.
 
     Raises
@@ -189,12 +189,12 @@ def label_of(sample: Sample, fields: Fields, title: str) -> tuple[str | None, st
     return text, None
 
 
-def _field(sample: Sample, suffix: str, title: str) -> str | None:
+def _field(sample: KeyedSample, suffix: str, title: str) -> str | None:
     names = [name for name in sample.labels if name.rpartition(".")[2] == suffix]
     return _only(names, sample, "label", title)
 
 
-def _label_named(sample: Sample, label: str, title: str) -> tuple[str | None, str | None]:
+def _label_named(sample: KeyedSample, label: str, title: str) -> tuple[str | None, str | None]:
     member, _, key = label.partition(".")
     if member.lower() == "json" and key:
         name = _field(sample, "json", title)
@@ -206,7 +206,7 @@ def _label_named(sample: Sample, label: str, title: str) -> tuple[str | None, st
 
 
 def _json_label(
-    sample: Sample, name: str, keys: Sequence[str], title: str
+    sample: KeyedSample, name: str, keys: Sequence[str], title: str
 ) -> tuple[str | None, str | None]:
     try:
         content = json.loads(sample.labels[name])
@@ -232,7 +232,7 @@ def _json_label(
     return as_text(text.encode("utf-8", "surrogatepass")), None
 
 
-def _contradiction(sample: Sample, both: str, title: str) -> SourceError:
+def _contradiction(sample: KeyedSample, both: str, title: str) -> SourceError:
     return SourceError(
         f"{title}: the labels of '{as_text(sample.key)}' contradict each other: {both}; say which "
         "one counts with columns.label=cls or columns.label=json.KEY"
@@ -251,7 +251,7 @@ def _differ(text: str, other: str) -> bool:
     return text != other and len(numbers) != 1 and len(set(numbers)) != 1
 
 
-def is_labelled(sample: Sample) -> bool:
+def is_labelled(sample: KeyedSample) -> bool:
     """Tell whether a sample has an image and a label beside it."""
     if not sample.images:
         return False
@@ -265,7 +265,7 @@ def is_labelled(sample: Sample) -> bool:
     return False
 
 
-class Tally:
+class LeftOut:
     """Counts what is left out of the samples of webdataset."""
 
     def __init__(self, notes: Notes) -> None:
@@ -282,7 +282,7 @@ class Tally:
             else:
                 self._notes.ignore(member)
 
-    def without_image(self, sample: Sample) -> None:
+    def without_image(self, sample: KeyedSample) -> None:
         for name in [*sample.labels, *sample.images]:
             self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
         self._first = self._first or as_text(sample.key)

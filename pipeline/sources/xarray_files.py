@@ -67,7 +67,7 @@ def reading(title: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Group:
+class StoredGroup:
     """A group of a store or file, of which `stamp` records the state; see `find_group`."""
 
     path: Path
@@ -121,9 +121,9 @@ class Group:
 _opened: OpenCache[tuple[Path, str], xr.Dataset] = OpenCache(xr.Dataset.close)
 
 
-def find_group(path: Path, name: str = ROOT) -> Group:
+def find_group(path: Path, name: str = ROOT) -> StoredGroup:
     """Return a group of a store or file as it is now."""
-    return Group(path, name, _stamp(path, name))
+    return StoredGroup(path, name, _stamp(path, name))
 
 
 def _stamp(path: Path, name: str) -> str:

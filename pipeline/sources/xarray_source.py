@@ -20,7 +20,7 @@ from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
 from pipeline.sources.array_parts import (
-    Part,
+    ArrayPart,
     PartedSource,
     Parts,
     all_parts,
@@ -37,8 +37,8 @@ from pipeline.sources.xarray_files import (
     FILLS,
     PACKED,
     ROOT,
-    Group,
     Meaning,
+    StoredGroup,
     find_group,
     groups_in,
     meaning_of,
@@ -68,7 +68,7 @@ class StoredVariable:
     order; `meaning` says what stored values mean.
     """
 
-    group: Group
+    group: StoredGroup
     variable: str
     title: str
     dims: tuple[str, ...]
@@ -133,7 +133,7 @@ def open_labelled(
     split
         The split of a store or file of None without groups.
     """
-    groups: dict[str, list[Group]] = {}
+    groups: dict[str, list[StoredGroup]] = {}
     for name, several in paths.items():
         for path in several:
             for part, group in _splits_in(path, name, split, variables or {}).items():
@@ -141,7 +141,9 @@ def open_labelled(
     return make_source(groups, variables or {}, dims or {}, class_names)
 
 
-def _splits_in(path: Path, name: str | None, default: str, variables: Names) -> dict[str, Group]:
+def _splits_in(
+    path: Path, name: str | None, default: str, variables: Names
+) -> dict[str, StoredGroup]:
     """Return the group of each split of a store or file: all, or the one of that name."""
     with reading(shown(path)):
         groups = groups_in(path)
@@ -163,7 +165,7 @@ def _splits_in(path: Path, name: str | None, default: str, variables: Names) -> 
 
 
 def make_source(
-    groups: Mapping[str, Sequence[Group]],
+    groups: Mapping[str, Sequence[StoredGroup]],
     variables: Names,
     dims: Names,
     class_names: Sequence[str] | None,
@@ -206,11 +208,11 @@ def make_source(
     )
 
 
-def _variables(part: Part) -> tuple[StoredVariable, StoredVariable | None]:
+def _variables(part: ArrayPart) -> tuple[StoredVariable, StoredVariable | None]:
     return cast(StoredVariable, part.images), cast(StoredVariable | None, part.labels)
 
 
-def _provenance(part: Part) -> dict[str, Any]:
+def _provenance(part: ArrayPart) -> dict[str, Any]:
     images, labels = _variables(part)
     return {
         **images.group.describe(),
@@ -223,7 +225,7 @@ def _provenance(part: Part) -> dict[str, Any]:
 # names -------------------------------------------------------------------------------------------
 
 
-def _make_part(group: Group, variables: Names, dims: Names, notes: Notes) -> Part:
+def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) -> ArrayPart:
     """Find out what things are called in a group."""
     dataset, title = group.dataset(), group.title
     image = _find_image(dataset, variables)
@@ -259,7 +261,7 @@ def _make_part(group: Group, variables: Names, dims: Names, notes: Notes) -> Par
         as_label = Meaning(dtype, decoding=packed)
         where = f"{title}: {label}"
         labels = StoredVariable(group, label, where, names, stored.shape, as_label, is_label=True)
-    return Part(images, labels)
+    return ArrayPart(images, labels)
 
 
 def _find_image(dataset: xr.Dataset, variables: Names) -> str | None:

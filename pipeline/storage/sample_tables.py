@@ -113,7 +113,7 @@ def _sizes(block: Block) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True)
-class Part:
+class SamplesPart:
     """What the table of a partition says of its samples, in order."""
 
     partition: Partition  # the samples that were planned
@@ -126,12 +126,12 @@ class Part:
         return np.equal(self.status, OK)
 
 
-def read_part(path: Path, partition: Partition, whole: bool = False) -> Part:
+def read_part(path: Path, partition: Partition, whole: bool = False) -> SamplesPart:
     """Read back what the table of a partition says; `whole` reads, and so checks, every column."""
     columns = tables.read_part(path, None if whole else ["label", "sha256", "status"])
     records = np.empty(len(columns["label"]), SAMPLE_RECORD)
     records["label"], records["sha256"] = columns["label"], columns["sha256"]
-    return Part(partition, records, columns["status"])
+    return SamplesPart(partition, records, columns["status"])
 
 
 class Parts:
@@ -139,17 +139,17 @@ class Parts:
 
     def __init__(self, path: Path, table: PartitionTable) -> None:
         self._path, self._table = path, table
-        self._kept: dict[int, Part] = {}
+        self._kept: dict[int, SamplesPart] = {}
         self._keeps = sum(count for _, count, _ in table.splits) <= KEPT_SAMPLES
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[SamplesPart]:
         return (self._read(index) for index in range(len(self._table)))
 
-    def of_split(self, split: str) -> Iterator[Part]:
+    def of_split(self, split: str) -> Iterator[SamplesPart]:
         """Return the tables of one split, in order."""
         return (self._read(index) for index in self._table.indices(split))
 
-    def _read(self, index: int) -> Part:
+    def _read(self, index: int) -> SamplesPart:
         part = self._kept.get(index)
         if part is None:
             part = read_part(part_path(self._path, index), self._table[index])
@@ -179,7 +179,7 @@ class Tally:
         return {STATUSES[at]: int(n) for at, n in enumerate(counts) if n and at != OK}
 
 
-def tally(parts: Iterable[Part], table: PartitionTable) -> Tally:
+def tally(parts: Iterable[SamplesPart], table: PartitionTable) -> Tally:
     """Count the samples of a store that is being made by split and status."""
     counts = {name: np.zeros(len(STATUSES), np.int64) for name, _, _ in table.splits}
     good = np.zeros(len(table), np.int64)
@@ -242,7 +242,7 @@ def write_samples(path: Path, table: PartitionTable, counted: Tally) -> None:
     """Put the tables of all partitions together as `samples.parquet`, samples numbered anew."""
     after = {name: 0 for name, _, _ in table.splits}
 
-    def numbered(split: str, rows: tables.Rows) -> Mapping[str, Any]:
+    def numbered(split: str, rows: tables.TableRows) -> Mapping[str, Any]:
         good = rows.texts("status") == STATUSES[OK]
         numbers = after[split] + np.cumsum(good) - 1
         after[split] += int(np.count_nonzero(good))

@@ -51,7 +51,7 @@ class ChunkError(Exception):
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowArray:
     """An array that is cut along its first axis only."""
 
     path: Path  # its folder
@@ -283,7 +283,7 @@ def _decode(data: bytes, target: npt.NDArray[Any]) -> None:
         raise ChunkError(str(error)) from None
 
 
-def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:
+def find_rows(path: Path, metadata: Mapping[str, Any]) -> RowArray | None:
     """Return how to read the array at `path` from its `zarr.json`; None where Zarr must do it."""
     shape = tuple(metadata["shape"])
     outer = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
@@ -312,7 +312,7 @@ def find_rows(path: Path, metadata: Mapping[str, Any]) -> Rows | None:
     dtype = np.dtype(metadata["data_type"])
     blosc = codecs[1]["configuration"]
     codec = Blosc(blosc["cname"], blosc["clevel"], _SHUFFLES[blosc["shuffle"]], blosc["blocksize"])
-    return Rows(path, shape, dtype, inner[0], outer[0], sharded, codec)
+    return RowArray(path, shape, dtype, inner[0], outer[0], sharded, codec)
 
 
 def _are(codecs: Sequence[Mapping[str, Any]], *names: str) -> bool:

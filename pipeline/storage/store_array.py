@@ -147,7 +147,7 @@ def zarr_store(path: Path) -> Any:
     return FolderStore(path) if folders.is_folder(path) else path
 
 
-def find_rows(path: Path, name: str, total: int | None = None) -> shards.Rows | None:
+def find_rows(path: Path, name: str, total: int | None = None) -> shards.RowArray | None:
     """Return how to read and write an array without Zarr, or None where that is left to it.
 
     `total` is its length, where it is about to grow. What cannot be read is an error and not left
@@ -255,7 +255,7 @@ class StoreArray:
         return (self._array.shards or self._array.chunks)[self.axis]
 
     @cached_property
-    def _rows(self) -> shards.Rows | None:
+    def _rows(self) -> shards.RowArray | None:
         if self.metadata is not None:
             return shards.find_rows(self.path / self.name, self.metadata)
         return find_rows(self.path, self.name)

@@ -155,14 +155,14 @@ def read_frame(path: Path, sha256: str, columns: Sequence[str] | None = None) ->
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """Some rows of a table, by column."""
 
     table: Any
 
-    def where(self, wanted: npt.NDArray[np.bool_]) -> Rows:
+    def where(self, wanted: npt.NDArray[np.bool_]) -> TableRows:
         """Return those rows that are wanted, [row]."""
-        return Rows(self.table.filter(pa.array(wanted)))
+        return TableRows(self.table.filter(pa.array(wanted)))
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column of texts, [row], null as None."""
@@ -183,11 +183,11 @@ class Rows:
         return _plain(column)
 
 
-def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[TableRows]:
     """Read a table group by group of rows, checksums verified."""
     with _opened(path) as file:
         for number in range(file.num_row_groups):
-            yield Rows(file.read_row_group(number, None if columns is None else list(columns)))
+            yield TableRows(file.read_row_group(number, None if columns is None else list(columns)))
 
 
 def merge_parts(path: Path, parts: Iterable[Path]) -> int:
@@ -196,7 +196,7 @@ def merge_parts(path: Path, parts: Iterable[Path]) -> int:
 
 
 def join(
-    path: Path, parts: Iterable[tuple[Path, Callable[[Rows], Mapping[str, Any]] | None]]
+    path: Path, parts: Iterable[tuple[Path, Callable[[TableRows], Mapping[str, Any]] | None]]
 ) -> int:
     """Write the rows of several tables as one, group by group; return how many there are.
 

@@ -23,7 +23,7 @@ import numpy as np
 import pipeline
 from benchmarks.child import peak_memory
 from pipeline.core.partitions import Layout
-from pipeline.execution.executor import Executor, Opened
+from pipeline.execution.executor import Executor, OpenCluster
 from pipeline.execution.progress import SilentReporter
 from pipeline.execution.workers import Workers
 from pipeline.jobs import fit_pass, job
@@ -131,7 +131,7 @@ def plan_all(client: distributed.Client, images: Path, output: Path) -> tuple[Jo
         found.collections.append(collection)
         hand_over(client, collection)
 
-    executor = Executor(lambda: Opened("a scheduler", compute, WORKERS, client), WORKERS)
+    executor = Executor(lambda: OpenCluster("a scheduler", compute, WORKERS, client), WORKERS)
     for begin in (
         lambda: fit_pass.fit(plan, executor, reporter),
         lambda: job._evaluate(plan, executor, reporter, ""),
