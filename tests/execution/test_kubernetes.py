@@ -183,7 +183,7 @@ def test_the_job_runs_pixsim_on_files_of_its_config_map():
     environment = {item["name"]: item["value"] for item in container["env"]}
     asked = {
         str(bound.arguments["job"]),
-        bound.arguments["cluster"],
+        bound.arguments["options"].cluster,
         environment["DASK_KUBERNETES__CUSTOM_CLUSTER_SPEC"],
     }
     # the command that makes the config map, in the comment
