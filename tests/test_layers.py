@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -110,14 +111,22 @@ def test_no_modules_of_a_room_import_each_other_in_a_circle(room):
     TopologicalSorter(graph).prepare()
 
 
+def test_the_description_of_the_rooms_names_what_is_there():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*ORDER]
+    named = re.findall(rf"`((?:{'|'.join(ORDER)})\.\w+)", text)
+    assert named
+    assert {*named} <= {*modules()}
+
+
 def test_no_module_and_no_function_is_too_long_to_read():
-    for name, path in modules().items():
+    for path in [*modules().values(), *Path(__file__).parent.rglob("*.py")]:
         text = path.read_text()
-        assert text.count("\n") <= LONGEST_MODULE, name
+        assert text.count("\n") <= LONGEST_MODULE, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = node.end_lineno - node.lineno + 1
-                assert lines <= LONGEST_FUNCTION, f"{name}: {node.name}"
+                assert lines <= LONGEST_FUNCTION, f"{path}: {node.name}"
 
 
 def test_the_command_line_goes_through_the_public_names():
