@@ -39,6 +39,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def door(*arguments: P.args, **keywords: P.kwargs) -> T:
+        _refuse_unknown(function, signature, keywords)
         bound = signature.bind(*arguments, **keywords)
         for name, value in bound.arguments.items():
             hint = _hints(function).get(name, Any)
@@ -46,15 +47,31 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             if kind is inspect.Parameter.VAR_KEYWORD and typing.get_origin(hint) is Unpack:
                 known = typing.get_type_hints(typing.get_args(hint)[0])
                 for key, one in value.items():
-                    if key not in known:
-                        what = f"{function.__name__}() got an unexpected keyword argument '{key}'"
-                        raise TypeError(f"{what}; {nearest(key, [*signature.parameters, *known])}")
                     value[key] = _fitted(function, key, one, known[key])
             elif kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
                 bound.arguments[name] = _fitted(function, name, value, hint)
         return function(*bound.args, **bound.kwargs)
 
     return door
+
+
+def _refuse_unknown(
+    function: Callable[..., Any], signature: inspect.Signature, keywords: Mapping[str, Any]
+) -> None:
+    """Raise `TypeError` for a keyword that a function does not take, with the nearest it does."""
+    known: list[str] = []
+    for name, parameter in signature.parameters.items():
+        hint = _hints(function).get(name, Any)
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            known.append(name)
+        elif typing.get_origin(hint) is not Unpack:
+            return
+        else:
+            known += typing.get_type_hints(typing.get_args(hint)[0])
+    for key in keywords:
+        if key not in known:
+            what = f"{function.__name__}() got an unexpected keyword argument '{key}'"
+            raise TypeError(f"{what}; {nearest(key, known)}")
 
 
 def _fitted(function: Callable[..., Any], name: str, value: Any, hint: Any) -> Any:

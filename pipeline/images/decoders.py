@@ -78,7 +78,7 @@ def recorded(provenance: Mapping[str, Any]) -> Decoders | None:
 
 
 def to_resume(provenance: Mapping[str, Any]) -> Decoders | None:
-    """Return what must decode the rest of a store that was begun.
+    """Return what must decode the rest of a store that was begun of image files.
 
     None where that is not recorded, or was Pillow or torchvision, which older versions of pixsim
     decoded JPEG with: it is resumed all the same, and its provenance names no decoder then.

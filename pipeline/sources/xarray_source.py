@@ -230,10 +230,10 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
     dataset, title = group.dataset(), group.title
     image = _find_image(dataset, variables)
     if image is None:
-        holds = [
+        holds = sorted(
             f"{name} ({', '.join(map(str, variable.dims))}) {variable.dtype}"
             for name, variable in dataset.variables.items()
-        ]
+        )
         raise SourceError(
             f"{title}: has no variable '{variables.get('image', IMAGE.name)}', expected one with 3 "
             f"or 4 dimensions; it holds {', '.join(holds) or 'no variable'}; name it: variables: "

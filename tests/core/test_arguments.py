@@ -180,6 +180,8 @@ def test_a_door_leaves_defaults_and_keywords_alone():
         function(1, c=3)
     with pytest.raises(TypeError, match="missing"):
         function()
+    with pytest.raises(TypeError, match=r"function\(\) got .*'resst'; did you mean 'rest'\?"):
+        function(1, resst=3)
 
 
 # arrays ----------------------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
+from pipeline.cli import main
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, WRONG_SIZE
 from pipeline.core.errors import ConfigError
 from pipeline.images.conversion import Conversion
@@ -94,3 +98,19 @@ def test_what_decodes_its_files_is_recorded_and_required(folder):
     other = dataclasses.replace(source, decoders=Decoders("Pillow 1.0", "Pillow 1.0"))
     with pytest.raises(ConfigError, match=r"decoded by Pillow 1\.0, as this ingest was begun"):
         other.read("train", 0, 1)
+
+
+@pytest.mark.parametrize("step", [None, "1"])
+def test_what_decodes_the_rest_of_an_ingest_is_what_it_was_begun_with(
+    folder, tmp_path, monkeypatch, capsys, step
+):
+    monkeypatch.chdir(tmp_path)
+    images = {"source": "torchvision:ImageFolder", "options": {"root": str(folder[0])}, "shard": 2}
+    Path("job.yml").write_text(json.dumps({"images": {**images, "store": "s.zarr"}}))
+    assert main(["ingest", "job.yml", "--only", "plan"]) == 0
+    assert main(["ingest", "job.yml", "--only", "0"]) == 0
+    plan = Path("s.zarr/.work/plan.json")
+    assert f"Pillow {PIL.__version__}" in plan.read_text()
+    plan.write_text(plan.read_text().replace(f"Pillow {PIL.__version__}", "Pillow 1.0"))
+    assert main(["ingest", "job.yml", *([] if step is None else ["--only", step])]) == 2
+    assert "decoded by Pillow 1.0" in capsys.readouterr().err
