@@ -88,8 +88,17 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function)
 
 
+def _resolved(hint: Any) -> Any:
+    """Return what an alias stands for that a `type` statement made: numpy's are such from 2.5 on."""
+    while hasattr(alias := typing.get_origin(hint) or hint, "__value__"):
+        inner = typing.get_args(hint)
+        hint = alias.__value__[inner] if inner else alias.__value__
+    return hint
+
+
 def _fit(value: Any, hint: Any) -> Any:
     """Return a value as a hint has it, or `_NO`."""
+    hint = _resolved(hint)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return value
@@ -159,6 +168,7 @@ def _fit_kind(value: Any, kind: Any) -> Any:
 
 def _spell(hint: Any) -> str:
     """Return what a hint says, in words: `Dataset`, `str or None`."""
+    hint = _resolved(hint)
     inner = typing.get_args(hint)
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_spell(part) for part in inner))
