@@ -89,7 +89,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _resolved(hint: Any) -> Any:
-    """Return what an alias stands for that a `type` statement made: numpy's are such from 2.5 on."""
+    """Return what an alias of a `type` statement stands for; those of numpy 2.5 are such."""
     while hasattr(alias := typing.get_origin(hint) or hint, "__value__"):
         inner = typing.get_args(hint)
         hint = alias.__value__[inner] if inner else alias.__value__
