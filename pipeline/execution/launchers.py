@@ -218,8 +218,8 @@ def _recording_jobs(jobs: Any, refusals: list[str]) -> Any:
             try:
                 await super().start()
             except (OSError, RuntimeError, ValueError) as error:
-                _, found, answer = str(error).partition("stderr:")
-                refusals.append(" ".join(answer.split())[:_LONGEST] if found else _short(error))
+                _, marked, answer = str(error).partition("stderr:")
+                refusals.append(" ".join(answer.split())[:_LONGEST] if marked else _short(error))
                 self.status = importlib.import_module("distributed").Status.running
 
     return Job

@@ -78,12 +78,15 @@ def recorded(provenance: Mapping[str, Any]) -> Decoders | None:
 
 
 def to_resume(provenance: Mapping[str, Any]) -> Decoders | None:
-    """Return what must decode the rest of a store that was begun of image files.
+    """Return what must decode the rest of a store that was begun.
 
     None where that is not recorded, or was Pillow or torchvision, which older versions of pixsim
-    decoded JPEG with: it is resumed all the same, and its provenance names no decoder then.
+    decoded JPEG with: it is resumed all the same, and its provenance names no decoder then. What
+    torchvision opens, Pillow decodes in every version.
     """
     decoders = recorded(provenance)
+    if provenance.get("kind") == "torchvision":
+        return decoders
     return decoders if decoders and decoders.jpeg.startswith(IMAGECODECS) else None
 
 

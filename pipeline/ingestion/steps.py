@@ -25,7 +25,7 @@ from pipeline.core.errors import DamagedError, IncompleteError, InUseError, Sour
 from pipeline.core.paths import is_remote, shown
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.images.decoders import recorded, to_resume
+from pipeline.images.decoders import to_resume
 from pipeline.ingestion.compaction import compact, forget_compaction, good_templates, is_compacted
 from pipeline.ingestion.duplicates import DUPLICATES, tables_of, write_duplicates
 from pipeline.ingestion.plan import IngestPlan, ingest_token
@@ -108,9 +108,7 @@ def _compare(work: Request, executor: Executor, reporter: Reporter) -> None:
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
     """Make the arrays of a store, and its listing readable by all tasks."""
     source = plan.source
-    begun = claims.read_plan(path, manifest.IMAGES)["plan"]["source"]
-    # what torchvision opens, Pillow decodes in every version
-    decoders = (to_resume if isinstance(source, EncodedSource) else recorded)(begun)
+    decoders = to_resume(claims.read_plan(path, manifest.IMAGES)["plan"]["source"])
     if decoders is not None:
         decoders.require()
     if isinstance(source, EncodedSource):

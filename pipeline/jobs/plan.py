@@ -215,9 +215,9 @@ def plan_job(
 
 
 def _refuse_what_does_not_fit(
-    found: Footprint, workers: Workers, settings: JobSettings, load: Load
+    peaks: Footprint, workers: Workers, settings: JobSettings, load: Load
 ) -> None:
-    needed = found.worker
+    needed = peaks.worker
     if needed <= workers.memory:
         return
     cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
@@ -228,8 +228,8 @@ def _refuse_what_does_not_fit(
         if load.classes > 1:
             cures.append("take fewer classes")
     raise MemoryLimitError(
-        f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {found.fit / 1e9:.3g}, "
-        f"distances {found.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "
+        f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {peaks.fit / 1e9:.3g}, "
+        f"distances {peaks.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "
         f"what it may take; {', or '.join(cures)}"
     )
 

@@ -16,7 +16,7 @@ from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError, SourceError, nearest
 from pipeline.core.paths import is_remote, locate, shown
 from pipeline.images.conversion import Conversion
-from pipeline.images.decoders import installed, recorded, to_resume
+from pipeline.images.decoders import installed, to_resume
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
 from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
@@ -143,10 +143,11 @@ def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
         Its provenance in a plan that was begun: what that recorded is taken, also where that is
         nothing; default: those of this process.
     """
+    required = installed() if begun is None else to_resume(begun)
     if isinstance(source, EncodedSource):
-        return source.decoded_by(installed() if begun is None else to_resume(begun))
-    if getattr(source, "decoders", None) is not None and recorded(begun or {}) is not None:
-        return cast(Source, replace(cast(Any, source), decoders=recorded(begun or {})))
+        return source.decoded_by(required)
+    if begun and required is not None and hasattr(source, "decoders"):
+        return cast(Source, replace(cast(Any, source), decoders=required))
     return source
 
 

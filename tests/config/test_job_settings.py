@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import ValidationError
+from settings_for_tests import EVERY_KEY, refused, write
 
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config.job_settings import (
@@ -20,39 +21,6 @@ from pipeline.core.errors import ConfigError, nearest
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.yml"))
 MINIMAL = {"name": "study", "images": "digits"}
-
-EVERY_KEY = """\
-name: study
-images: some/store.zarr
-classes: [cat, dog]
-fit: training
-evaluate: [validation, test]
-prototypes: mean
-metrics: [l2]
-device: torch:cpu
-distances: skip
-report: false
-allow_empty_classes: true
-cluster:
-  kind: local
-  workers: 3
-  threads_per_worker: 2
-  memory: 2 GB
-output: /results/study
-"""
-
-
-def write(folder, text, name="job.yml"):
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(*arguments, **keywords):
-    """Return the message with which `load_job` refuses these arguments."""
-    with pytest.raises(ConfigError) as caught:
-        load_job(*arguments, **keywords)
-    return str(caught.value)
 
 
 # what is accepted ------------------------------------------------------------------------------

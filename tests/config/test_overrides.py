@@ -5,43 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from settings_for_tests import EVERY_KEY, refused, write
 
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.job_settings import load_job, make_images
-from pipeline.core.errors import ConfigError
-
-EVERY_KEY = """\
-name: study
-images: some/store.zarr
-classes: [cat, dog]
-fit: training
-evaluate: [validation, test]
-prototypes: mean
-metrics: [l2]
-device: torch:cpu
-distances: skip
-report: false
-allow_empty_classes: true
-cluster:
-  kind: local
-  workers: 3
-  threads_per_worker: 2
-  memory: 2 GB
-output: /results/study
-"""
-
-
-def write(folder, text, name="job.yml"):
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(*arguments, **keywords):
-    """Return the message with which `load_job` refuses these arguments."""
-    with pytest.raises(ConfigError) as caught:
-        load_job(*arguments, **keywords)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

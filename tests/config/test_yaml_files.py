@@ -8,25 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from settings_for_tests import refused, write
 
 from pipeline.config import yaml_files
-from pipeline.config.job_settings import load_job
 from pipeline.config.yaml_files import load_mapping, load_yaml, parse_yaml
 from pipeline.core.errors import ConfigError
-
-
-def write(folder, text, name="job.yml"):
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refused(*arguments, **keywords):
-    """Return the message with which `load_job` refuses these arguments."""
-    with pytest.raises(ConfigError) as caught:
-        load_job(*arguments, **keywords)
-    return str(caught.value)
-
 
 # what values mean ------------------------------------------------------------------------------
 

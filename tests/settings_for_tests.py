@@ -1,0 +1,41 @@
+"""A job file with every key, and what `load_job` says of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config.job_settings import load_job
+from pipeline.core.errors import ConfigError
+
+EVERY_KEY = """\
+name: study
+images: some/store.zarr
+classes: [cat, dog]
+fit: training
+evaluate: [validation, test]
+prototypes: mean
+metrics: [l2]
+device: torch:cpu
+distances: skip
+report: false
+allow_empty_classes: true
+cluster:
+  kind: local
+  workers: 3
+  threads_per_worker: 2
+  memory: 2 GB
+output: /results/study
+"""
+
+
+def write(folder, text, name="job.yml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(*arguments, **keywords):
+    """Return the message with which `load_job` refuses these arguments."""
+    with pytest.raises(ConfigError) as caught:
+        load_job(*arguments, **keywords)
+    return str(caught.value)
