@@ -7,13 +7,12 @@ are changed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import Block
 from pipeline.core.digests import array_digest
 from pipeline.core.errors import (
     ConfigError,
@@ -24,22 +23,11 @@ from pipeline.core.errors import (
     one_line,
 )
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.array_pixels import (
-    as_images,
-    as_pixels,
-    block_of,
-    check_alike,
-    check_shapes,
-    has_lone_channel,
-    pixel_type,
-    refuse_pixels,
-    scale_of,
-)
-from pipeline.sources.labels import Labelling, Survey
-from pipeline.sources.protocol import SplitInfo
+from pipeline.sources.array_pixels import as_images, check_shapes, has_lone_channel, scale_of
+from pipeline.sources.array_source import ArrayPart, ArraySource, check_parts, survey_parts
+from pipeline.sources.labels import Labelling
 
 Array = npt.NDArray[Any]
-Arrays = Mapping[str, tuple[Array, Array]]
 
 _EXPECTED = "expected a mapping such as {'train': (images, labels)}, arrays of equal length"
 _ROLES = (("image", "images"), ("label", "labels"))
@@ -47,37 +35,29 @@ _DIMS = ("sample", "y", "x", "channel")
 
 
 @dataclass(frozen=True)
-class ArraySource:
-    """Splits given as arrays.
+class MemoryArray:
+    """Images or labels of a split that are in memory; see `array_source.Stored`."""
 
-    `arrays` are for each split its images, [sample, y, x] or [sample, y, x, channel], uint8,
-    uint16, bool or floats, and its labels, [sample], integer codes. `class_names` is the name of
-    each code, `full_scale` the pixel value that counts as 1.
-    """
-
-    arrays: Arrays
-    class_names: tuple[str, ...]
-    full_scale: int
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    title: str
+    values: Array
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether no image has a label, so that there are no classes."""
-        return not self.class_names
+    def name(self) -> str:
+        return self.title
 
-    def splits(self) -> dict[str, SplitInfo]:
-        return {
-            name: SplitInfo(len(images), images.shape[1:], pixel_type(images.dtype) or "")
-            for name, (images, _) in self.arrays.items()
-        }
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
 
-    def read(self, split: str, start: int, stop: int) -> Block:
-        images, labels = (array[start:stop] for array in self.arrays[split])
-        origins = [f"{split}[{index}]" for index in range(start, stop)]
-        return block_of(as_pixels(images), labels.astype(np.int32), origins)
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    def read(self, start: int, stop: int) -> Array:
+        return self.values[start:stop]
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Close nothing: the array is the caller's."""
 
 
 def from_arrays(
@@ -111,30 +91,31 @@ def from_arrays(
         classes.
     """
     given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
-    for name, (images, labels) in given.items():
-        first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype, True)
-        if pixel_type(images.dtype) is None:
-            refuse_pixels(f"split '{name}'", images.dtype, [images])
-        given[name] = as_images(images, first), labels
-    check_alike({f"split '{name}'": images.dtype for name, (images, _) in given.items()})
-    if has_lone_channel(images.shape[1:] for images, _ in given.values()):
-        given = {n: (i.reshape(i.shape[:3]), labels) for n, (i, labels) in given.items()}
-    survey = Survey("the labels", class_names)
-    for name, (_, labels) in given.items():
-        survey.add(labels, f"split '{name}'")
-    labelling = survey.labelling()
-    coded = {
-        name: (images, _coded(labelling, labels, f"split '{name}'"))
-        for name, (images, labels) in given.items()
-    }
-    if full_scale is None:
-        full_scale = max((scale_of(images.dtype) for images, _ in given.values()), default=1)
     if not isinstance(provenance, Mapping | None):
         raise ConfigError(f"provenance: {describe(provenance)}, expected a mapping of plain values")
+    parts = {name: [_part(name, *pair)] for name, pair in given.items()}
+    check_parts(parts)
+    labelling = survey_parts(parts, class_names)
+    flat = has_lone_channel(part.shape[1:] for (part,) in parts.values())
+    coded = {}
+    for name, (images, labels) in given.items():
+        images = as_images(images, parts[name][0].channels_first)
+        images = images.reshape(images.shape[:3]) if flat else images
+        coded[name] = images, _coded(labelling, labels, f"split '{name}'")
+    if full_scale is None:
+        full_scale = max((scale_of(images.dtype) for images, _ in coded.values()), default=1)
     if provenance is None:
         digests = {k: [array_digest(a) for a in pair] for k, pair in coded.items()}
         provenance = {"kind": "arrays", "sha256": digests}
-    return ArraySource(coded, labelling.class_names, full_scale, dict(provenance))
+    parts = {name: [_part(name, *pair)] for name, pair in coded.items()}
+    return ArraySource(parts, Labelling(labelling.class_names), full_scale, dict(provenance))
+
+
+def _part(split: str, images: Array, labels: Array) -> ArrayPart:
+    """Return the images and labels of a split as a part, or raise where they do not fit."""
+    title = f"split '{split}'"
+    first = check_shapes(title, images.shape, labels.shape, labels.dtype, True)
+    return ArrayPart(MemoryArray(title, images), MemoryArray(title, labels), first, origin=split)
 
 
 def _coded(labelling: Labelling, labels: Array, where: str) -> Array:

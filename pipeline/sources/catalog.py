@@ -17,11 +17,12 @@ import numpy as np
 
 from pipeline.config.job_settings import Environment, load_environment
 from pipeline.config.yaml_files import load_yaml
-from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError, nearest
+from pipeline.core.errors import ConfigError, DatasetNotFoundError, ShapeError, SourceError, nearest
+from pipeline.sources.array_files import open_idx
+from pipeline.sources.array_source import ArrayPart, ArraySource
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.idx import IdxSource, check_file
+from pipeline.sources.labels import Labelling
 from pipeline.sources.protocol import Source
-from pipeline.storage.blobs import version_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")
@@ -196,16 +197,33 @@ def open_dataset(name: str, download: bool = True) -> Source:
     return _open_idx(entry, folder)
 
 
-def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
+def _open_idx(entry: CatalogEntry, folder: Path) -> ArraySource:
     paths = {name: find_file(folder, name) or folder / name for name in _files(entry)}
-    stamps = {path: version_of(path).stamp for path in paths.values()}
-    for name in [name for name in paths if name in entry.checksums]:
-        check_file(paths[name], entry.checksums[name])
+    checksums = {path: entry.checksums[n] for n, path in paths.items() if n in entry.checksums}
     files = {
         split: (paths[values["images"]], paths[values["labels"]])
         for split, values in entry.splits.items()
     }
-    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)
+    return idx_source(files, entry.class_names, entry.provenance, checksums)
+
+
+def idx_source(
+    files: Mapping[str, tuple[Path, Path]],
+    class_names: tuple[str, ...],
+    provenance: Mapping[str, Any],
+    checksums: Mapping[Path, str] | None = None,
+) -> ArraySource:
+    """Return a source of pairs of IDX files, images and labels, which are checked first."""
+    parts = {}
+    for split, paths in files.items():
+        images, labels = (open_idx(path, (checksums or {}).get(path, "")) for path in paths)
+        if len(images.shape) not in (3, 4) or labels.shape != images.shape[:1]:
+            raise ShapeError(
+                f"{images.path} has shape {images.shape} and {labels.title} {labels.shape}; "
+                "expected (images, y, x) and one label for each image"
+            )
+        parts[split] = [ArrayPart(images, labels)]
+    return ArraySource(parts, Labelling(class_names), 255, provenance)
 
 
 def _download(entry: CatalogEntry) -> Path:

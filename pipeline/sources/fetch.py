@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
-from pipeline.core.errors import PixsimError, RemoteError, SourceError, one_line
+from pipeline.core.errors import PixsimError, RemoteError, SourceError
 from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
-from pipeline.sources.open_cache import unchanged
+from pipeline.sources.open_cache import reason_of, unchanged
 from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.blobs import Version, file_system, tried, version_of
 
@@ -61,10 +61,7 @@ def not_regular(mode: int) -> Problem:
 
 def unreadable(error: BaseException) -> Problem:
     """Return the problem of a file that one of the errors of file systems is about."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-    if isinstance(error, FileNotFoundError):
-        reason = "no such file"
-    return Problem(UNREADABLE, reason or one_line(error))
+    return Problem(UNREADABLE, reason_of(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:
@@ -72,9 +69,9 @@ def failed(path: Path, error: BaseException) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return SourceError(f"{shown(path)}: is not there; correct the name or fetch it")
     cure = "check the network and the storage options" if is_remote(path) else "make it readable"
-    reason = unreadable(error).detail
     return SourceError(
-        f"{shown(path)}: cannot be read ({reason}); {cure}, and run the same command again"
+        f"{shown(path)}: cannot be read ({reason_of(error)}); {cure}, and run the same command "
+        "again"
     )
 
 
@@ -357,24 +354,9 @@ def listed_files(
         def listed_file(number: int) -> tuple[Path, Hashable]:
             root, name, *stamp = files[number]
             path = roots[root] / name
-            return path, stack.enter_context(_unchanged(path, *stamp))
+            return path, stack.enter_context(unchanged(path, *stamp))
 
         yield listed_file
-
-
-@contextmanager
-def _unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
-    try:
-        with unchanged(path, stamp) as version:
-            yield version
-    except PixsimError:
-        raise
-    except OSError as error:
-        # without the cause: its own text may hold keys
-        raise SourceError(
-            f"{shown(path)}: cannot be read: {unreadable(error).detail}; put it back, and run the "
-            "same command again"
-        ) from None
 
 
 def title_of(path: Path) -> str:

@@ -18,6 +18,14 @@ from typing import Any, cast
 
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import shown
+from pipeline.sources.array_files import (
+    ARCHIVE_SUFFIX,
+    ARRAY_SUFFIX,
+    Archive,
+    StoredArray,
+    open_archive,
+    open_array,
+)
 from pipeline.sources.array_names import (
     IMAGE,
     LABEL,
@@ -28,26 +36,18 @@ from pipeline.sources.array_names import (
     label_spellings,
     role_of,
 )
-from pipeline.sources.array_parts import (
+from pipeline.sources.array_pixels import check_shapes, scale_of
+from pipeline.sources.array_source import (
     ArrayPart,
-    PartedSource,
+    ArraySource,
     all_parts,
     check_parts,
     remarks_on,
     survey_parts,
 )
-from pipeline.sources.array_pixels import check_shapes, scale_of
 from pipeline.sources.file_names import files_in
 from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes
-from pipeline.sources.numpy_arrays import (
-    ARCHIVE_SUFFIX,
-    ARRAY_SUFFIX,
-    Archive,
-    StoredArray,
-    open_archive,
-    open_array,
-)
 from pipeline.storage.folders import exists
 
 _SUFFIXES = (ARCHIVE_SUFFIX, ARRAY_SUFFIX)
@@ -60,7 +60,7 @@ def open_numpy(
     class_names: Sequence[str] | None = None,
     split: str = "train",
     variables: Mapping[str, str] | None = None,
-) -> PartedSource:
+) -> ArraySource:
     """Open images in `.npz` and `.npy` files.
 
     An archive holds `SPLIT_images` and `SPLIT_labels`, or `x_SPLIT` and `y_SPLIT` as Keras has it,
@@ -97,7 +97,7 @@ def open_numpy(
     everything = all_parts(reader.parts)
     arrays = {name: [_provenance(part) for part in parts] for name, parts in reader.parts.items()}
     kinds = {item["file"].lower().rpartition(".")[2] for items in arrays.values() for item in items}
-    return PartedSource(
+    return ArraySource(
         reader.parts,
         labelling,
         max(scale_of(part.images.dtype) for part in everything),

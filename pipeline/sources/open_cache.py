@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.storage.blobs import Version, version_of
 
@@ -45,19 +45,35 @@ def unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
     Raises
     ------
     SourceError
-        Where another file has taken its place, before or meanwhile.
+        Where another file has taken its place, before or meanwhile; or where it cannot be read.
     """
     version: Hashable = stamp
-    if not stamp or not is_remote(path):  # which costs a request
-        now = version_of(path)
-        _require(path, now, stamp or now.stamp)
-        version, stamp = now, now.stamp
     try:
-        yield version
-    except Exception:
-        _require(path, version_of(path), stamp)  # whatever failed, failed of that
+        if not stamp or not is_remote(path):  # which costs a request
+            now = version_of(path)
+            _require(path, now, stamp or now.stamp)
+            version, stamp = now, now.stamp
+        try:
+            yield version
+        except Exception:
+            _require(path, version_of(path), stamp)  # whatever failed, failed of that
+            raise
+        _require(path, version_of(path), stamp)
+    except PixsimError:
         raise
-    _require(path, version_of(path), stamp)
+    except OSError as error:
+        # without the cause: its own text may hold keys
+        raise SourceError(
+            f"{shown(path)}: cannot be read: {reason_of(error)}; put it back, and run the "
+            "same command again"
+        ) from None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a file cannot be read, as one of the errors of file systems says it."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)
 
 
 def _require(path: Path, version: Version, stamp: str) -> None:

@@ -19,18 +19,17 @@ from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
-from pipeline.sources.array_parts import (
+from pipeline.sources.array_pixels import scale_of
+from pipeline.sources.array_source import (
     ArrayPart,
-    PartedSource,
+    ArraySource,
     Parts,
     all_parts,
     check_parts,
-    label_blocks,
     remarks_on,
     survey_parts,
     without,
 )
-from pipeline.sources.array_pixels import Gaps, scale_of
 from pipeline.sources.labels import Labelling, check_form
 from pipeline.sources.notes import Notes
 from pipeline.sources.xarray_files import (
@@ -85,10 +84,6 @@ class StoredVariable:
         return self.meaning.dtype
 
     @property
-    def gaps(self) -> Gaps:
-        return self.meaning.gaps
-
-    @property
     def stored(self) -> xr.Variable:
         return self.group.dataset().variables[self.variable]
 
@@ -113,7 +108,7 @@ def open_labelled(
     dims: Names | None = None,
     class_names: Sequence[str] | None = None,
     split: str = "train",
-) -> PartedSource:
+) -> ArraySource:
     """Open Zarr stores and NetCDF files.
 
     A chunk that a Zarr store lacks is read as its fill value, as Zarr defines it.
@@ -169,7 +164,7 @@ def make_source(
     variables: Names,
     dims: Names,
     class_names: Sequence[str] | None,
-) -> PartedSource:
+) -> ArraySource:
     """Make a source of the groups of each split; other parameters as of `open_labelled`."""
     notes = Notes()
     parts = {
@@ -197,7 +192,7 @@ def make_source(
             name: [_provenance(part) for part in several] for name, several in parts.items()
         },
     }
-    return PartedSource(
+    return ArraySource(
         parts,
         labelling,
         max(given or [scale_of(image.dtype) for image in images]),
@@ -261,7 +256,7 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
         as_label = Meaning(dtype, decoding=packed)
         where = f"{title}: {label}"
         labels = StoredVariable(group, label, where, names, stored.shape, as_label, is_label=True)
-    return ArrayPart(images, labels)
+    return ArrayPart(images, labels, gaps=meaning.gaps)
 
 
 def _find_image(dataset: xr.Dataset, variables: Names) -> str | None:
@@ -356,7 +351,7 @@ def _find_labelling(
     codes = {value: code for code, value in enumerate(flags.values())}
     labelling = Labelling(names, {UNLABELLED: UNLABELLED, **codes})
     for part in everything:
-        for start, block in label_blocks(part):
+        for start, block in part.label_blocks():
             labelling.apply(without(block, fills), part.label_title, start)
     return labelling, fills
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ChecksumError, LabelError, ShapeError, SourceError
+from pipeline.sources.array_files import check_file, open_idx
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.idx import IdxSource, check_file, read_header
+from pipeline.sources.catalog import idx_source
 
 NAMES = ("cat", "dog", "emu")
 COUNT = 50
@@ -34,6 +35,10 @@ def idx_bytes(array, kind=0x08):
     return bytes([0, 0, kind, array.ndim]) + sizes + array.tobytes()
 
 
+def idx_files(folder):
+    return {"train": (folder / "images", folder / "labels")}
+
+
 @pytest.fixture(params=["plain", "gzip"])
 def idx(request, tmp_path):
     """An IDX source of one split, its arrays, and a function that packs bytes as it is packed."""
@@ -41,7 +46,7 @@ def idx(request, tmp_path):
     pack = gzip.compress if request.param == "gzip" else bytes
     (tmp_path / "images").write_bytes(pack(idx_bytes(images)))
     (tmp_path / "labels").write_bytes(pack(idx_bytes(labels)))
-    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
+    source = idx_source(idx_files(tmp_path), NAMES, {})
     yield source, images, labels, pack
     source.close()
 
@@ -115,7 +120,7 @@ def test_idx_images_with_channels_are_read(tmp_path):
     images, labels = make_arrays(shape=(4, 5, 3))
     (tmp_path / "images").write_bytes(idx_bytes(images))
     (tmp_path / "labels").write_bytes(idx_bytes(labels))
-    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
+    source = idx_source(idx_files(tmp_path), NAMES, {})
     assert source.splits()["train"].shape == (4, 5, 3)
     same_block(source.read("train", 7, 9), images, labels, 7, 9)
     source.close()
@@ -123,11 +128,10 @@ def test_idx_images_with_channels_are_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_a_truncated_idx_file_is_named_and_gives_no_image(idx, tmp_path, name):
-    source, *_ = idx
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     with pytest.raises(SourceError, match=rf"{name}: .*truncated"):
-        source.read("train", 0, COUNT)
+        idx_source(idx_files(tmp_path), NAMES, {}).read("train", 0, COUNT)
 
 
 def test_a_truncated_file_that_was_fetched_again_is_read_anew(idx, tmp_path):
@@ -135,14 +139,14 @@ def test_a_truncated_file_that_was_fetched_again_is_read_anew(idx, tmp_path):
     path = tmp_path / "images"
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
-    for start in range(0, COUNT, 10):
-        try:
-            source.read("train", start, start + 10)
-        except SourceError:
-            break
+    with pytest.raises(SourceError, match="images: "):
+        idx_source(idx_files(tmp_path), NAMES, {}).read("train", 0, COUNT)
     (tmp_path / "fetched").write_bytes(good)
     (tmp_path / "fetched").replace(path)
-    same_block(source.read("train", start, start + 10), images, labels, start, start + 10)
+    with pytest.raises(SourceError, match="images: is another file"):
+        source.read("train", 10, 20)
+    source = idx_source(idx_files(tmp_path), NAMES, {})
+    same_block(source.read("train", 10, 20), images, labels, 10, 20)
 
 
 def test_a_flipped_bit_in_the_middle_of_a_gzipped_file_is_an_error_before_its_end(tmp_path):
@@ -168,21 +172,22 @@ def test_what_does_not_begin_as_idx_is_refused_with_what_it_begins_with(idx, tmp
     *_, pack = idx
     (tmp_path / "images").write_bytes(pack(start))
     with pytest.raises(SourceError, match=rf"images: begins with {why}"):
-        read_header(tmp_path / "images")
+        open_idx(tmp_path / "images")
 
 
 def test_a_header_that_ends_too_soon_is_refused(idx, tmp_path):
     *_, pack = idx
     (tmp_path / "images").write_bytes(pack(b"\x00\x00\x08\x03" + bytes(7)))
     with pytest.raises(SourceError, match="header"):
-        read_header(tmp_path / "images")
+        open_idx(tmp_path / "images")
 
 
 def test_a_missing_idx_file_is_named(idx, tmp_path):
     source, *_ = idx
     (tmp_path / "images").unlink()
-    with pytest.raises(SourceError, match="images: cannot be opened"):
-        source.splits()
+    for read in (lambda: open_idx(tmp_path / "images"), lambda: source.read("train", 0, 1)):
+        with pytest.raises(SourceError, match="images: cannot be read: no such file"):
+            read()
 
 
 @pytest.mark.parametrize("labels", [make_arrays(49)[1], make_arrays(51)[1], make_arrays(50)[0]])
@@ -190,9 +195,8 @@ def test_another_number_of_labels_than_of_images_is_refused_with_both(tmp_path, 
     images, _ = make_arrays()
     (tmp_path / "images").write_bytes(idx_bytes(images))
     (tmp_path / "labels").write_bytes(idx_bytes(labels))
-    source = IdxSource({"train": (tmp_path / "images", tmp_path / "labels")}, NAMES)
     with pytest.raises(ShapeError) as caught:
-        source.splits()
+        idx_source(idx_files(tmp_path), NAMES, {})
     assert str(images.shape) in str(caught.value)
     assert str(labels.shape) in str(caught.value)
 

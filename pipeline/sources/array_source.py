@@ -1,8 +1,8 @@
-"""Sources whose splits are stored arrays in parts: files, or groups of stores, one after the other.
+"""Sources of arrays, wherever they lie: in memory, in files, or in groups of stores.
 
 Whoever stores them gives the shape and type of each array, and reads ranges of it (`Stored`). The
-rest is the same for all: the samples of a split are counted through, labels become codes, the parts
-of a split must fit together, and the user sees where labels come from.
+rest is the same for all: a split is one part or several in a row, whose samples are counted
+through; labels become codes; parts must fit together; the user sees where labels come from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.array_pixels import (
+    NO_GAPS,
     Gaps,
     as_images,
     as_pixels,
@@ -61,11 +62,6 @@ class Stored(Protocol):
         """Of the values that `read` returns."""
         ...
 
-    @property
-    def gaps(self) -> Gaps:
-        """What stands for missing pixels."""
-        ...
-
     def read(self, start: int, stop: int) -> Array:
         """Read samples `start` to `stop`."""
         ...
@@ -79,12 +75,15 @@ class Stored(Protocol):
 class ArrayPart:
     """Images of a split that lie together, and their labels; None where there are none.
 
-    `channels_first` tells whether the images are stored as [sample, channel, y, x].
+    `channels_first` tells whether the images are stored as [sample, channel, y, x]; `gaps` what
+    stands for missing pixels; `origin` what the origins of the images begin with, if not its title.
     """
 
     images: Stored
     labels: Stored | None
     channels_first: bool = False
+    gaps: Gaps = NO_GAPS
+    origin: str = ""
 
     @property
     def title(self) -> str:
@@ -102,6 +101,12 @@ class ArrayPart:
     def read_pixels(self, start: int, stop: int) -> Array:
         return as_pixels(as_images(self.images.read(start, stop), self.channels_first))
 
+    def label_blocks(self) -> Iterator[tuple[int, Array]]:
+        """Read all labels, each block with the number of its first sample."""
+        if self.labels is not None:
+            for start, stop in _ranges(self.labels.shape, self.labels.dtype):
+                yield start, self.labels.read(start, stop)
+
     def close(self) -> None:
         for array in (self.images, self.labels):
             if array is not None:
@@ -112,8 +117,8 @@ Parts = Mapping[str, Sequence[ArrayPart]]
 
 
 @dataclass(frozen=True)
-class PartedSource:
-    """Splits of arrays in parts, in their order.
+class ArraySource:
+    """Splits of arrays, each of one part or several, in their order.
 
     `full_scale` is the pixel value that counts as 1; `encoding` the `scale_factor` and `add_offset`
     of packed integers, by the CF conventions; `fills` are stored labels that stand for none, and
@@ -168,11 +173,11 @@ class PartedSource:
         if part.labels is not None:
             labels = without(part.labels.read(start, stop), self.fills)
             codes = self.labelling.apply(labels, part.label_title, start)
-        origins = [f"{part.title}[{index}]" for index in range(start, stop)]
+        origins = [f"{part.origin or part.title}[{index}]" for index in range(start, stop)]
         pixels = part.read_pixels(start, stop)
         if self.drops_channel and pixels.ndim > 3:
             pixels = pixels.reshape(pixels.shape[:3])
-        return block_of(pixels, codes, origins, part.images.gaps)
+        return block_of(pixels, codes, origins, part.gaps)
 
     def close(self) -> None:
         for part in all_parts(self.parts):
@@ -225,7 +230,8 @@ def check_parts(parts: Parts) -> None:
             dtype = part.images.dtype
             if pixel_type(dtype) is None:
                 blocks = (part.read_pixels(*span) for span in _ranges(part.shape, dtype))
-                refuse_pixels(f"{part.title} (split '{split}')", dtype, blocks)
+                where = part.title if part.origin else f"{part.title} (split '{split}')"
+                refuse_pixels(where, dtype, blocks)
             if part.shape[1:] != first.shape[1:] or dtype.name != first.images.dtype.name:
                 raise ShapeError(
                     f"{part.title}: images of shape {part.shape[1:]} and {dtype}, expected "
@@ -240,21 +246,14 @@ def survey_parts(
     """Look at all labels of all splits once, and decide the classes; `fills` stand for none."""
     everything = all_parts(parts)
     titles = [part.label_title for part in everything if part.labels is not None]
-    survey = Survey(", ".join(titles[:_SHOWN]) or everything[0].title, class_names)
+    survey = Survey(", ".join(titles[:_SHOWN]) or "the labels", class_names)
     for several in parts.values():
         before = 0
         for part in several:
-            for start, block in label_blocks(part):
+            for start, block in part.label_blocks():
                 survey.add(without(block, fills), part.label_title, before + start)
             before += part.shape[0]
     return survey.labelling()
-
-
-def label_blocks(part: ArrayPart) -> Iterator[tuple[int, Array]]:
-    """Read all labels of a part, each block with the number of its first sample."""
-    if part.labels is not None:
-        for start, stop in _ranges(part.labels.shape, part.labels.dtype):
-            yield start, part.labels.read(start, stop)
 
 
 def _ranges(shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
