@@ -7,38 +7,62 @@ through; labels become codes; parts must fit together; the user sees where label
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import Block, Problem
-from pipeline.core.errors import ShapeError
+from pipeline.core.blocks import UNREADABLE, Block, Problem
+from pipeline.core.errors import ShapeError, SourceError
+from pipeline.core.exact import largest_pixel
 from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.array_pixels import (
-    NO_GAPS,
-    Gaps,
-    as_images,
-    as_pixels,
-    block_of,
-    check_alike,
-    has_lone_channel,
-    pixel_type,
-    refuse_pixels,
-)
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
 from pipeline.storage.blobs import Version
 
 _BLOCK_BYTES = 2**24
+_FLOAT_BYTES = 8
 _SHOWN = 3
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What stands for missing pixels, besides numbers that are not finite.
+
+    Each of `values` does, and what is below `lowest` or above `highest`; `reason` tells what says
+    so, and what to do where it is wrong.
+    """
+
+    values: tuple[Any, ...] = ()
+    lowest: Any = None
+    highest: Any = None
+    reason: str = ""
+
+    def find(self, images: Array) -> npt.NDArray[np.bool_] | None:
+        """Return which pixels are missing, None where it is none."""
+        is_float = images.dtype.kind == "f"
+        bounded = self.lowest is not None or self.highest is not None
+        if not images.size or not (is_float or self.values or bounded):
+            return None
+        low, high = images.min(), images.max()  # NaN, if there is one; masks only where needed
+        odd = is_float and not (np.isfinite(low) and np.isfinite(high))
+        masks = [~np.isfinite(images)] if odd else []
+        masks += [images == value for value in self.values if odd or low <= value <= high]
+        for bound, wrong in ((self.lowest, np.less), (self.highest, np.greater)):
+            if bound is not None and (odd or wrong(low, bound) or wrong(high, bound)):
+                masks.append(wrong(images, bound))
+        missing = np.logical_or.reduce(masks) if masks else None
+        return missing if missing is not None and missing.any() else None
+
+
+NO_GAPS = Gaps(reason="replace such values")
 
 
 class Stored(Protocol):
@@ -47,12 +71,10 @@ class Stored(Protocol):
     @property
     def title(self) -> str:
         """How it is named in messages, and in the origins of its images."""
-        ...
 
     @property
     def name(self) -> str:
         """What it is, and what it is called: `array 'y_train'`."""
-        ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -60,15 +82,12 @@ class Stored(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values that `read` returns."""
-        ...
 
     def read(self, start: int, stop: int) -> Array:
         """Read samples `start` to `stop`."""
-        ...
 
     def close(self) -> None:
         """Close what reading left open in this process."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -90,10 +109,6 @@ class ArrayPart:
         return self.images.title
 
     @property
-    def label_title(self) -> str:
-        return self.title if self.labels is None else self.labels.title
-
-    @property
     def shape(self) -> tuple[int, ...]:
         count, *sides = self.images.shape
         return (count, *sides[1:], sides[0]) if self.channels_first else (count, *sides)
@@ -101,11 +116,11 @@ class ArrayPart:
     def read_pixels(self, start: int, stop: int) -> Array:
         return as_pixels(as_images(self.images.read(start, stop), self.channels_first))
 
-    def label_blocks(self) -> Iterator[tuple[int, Array]]:
-        """Read all labels, each block with the number of its first sample."""
+    def label_blocks(self, fills: frozenset[Any]) -> Iterator[tuple[Array, str, int]]:
+        """Read all labels in blocks, each with its title and the number of its first sample."""
         if self.labels is not None:
             for start, stop in _ranges(self.labels.shape, self.labels.dtype):
-                yield start, self.labels.read(start, stop)
+                yield _without(self.labels.read(start, stop), fills), self.labels.title, start
 
     def close(self) -> None:
         for array in (self.images, self.labels):
@@ -171,8 +186,8 @@ class ArraySource:
     def _read_part(self, part: ArrayPart, start: int, stop: int) -> Block:
         codes = np.full(stop - start, UNLABELLED, np.int32)
         if part.labels is not None:
-            labels = without(part.labels.read(start, stop), self.fills)
-            codes = self.labelling.apply(labels, part.label_title, start)
+            labels = _without(part.labels.read(start, stop), self.fills)
+            codes = self.labelling.apply(labels, part.labels.title, start)
         origins = [f"{part.origin or part.title}[{index}]" for index in range(start, stop)]
         pixels = part.read_pixels(start, stop)
         if self.drops_channel and pixels.ndim > 3:
@@ -210,7 +225,7 @@ def all_parts(parts: Parts) -> list[ArrayPart]:
     return [part for several in parts.values() for part in several]
 
 
-def without(labels: Array, unlabelled: frozenset[Any]) -> Array:
+def _without(labels: Array, unlabelled: frozenset[Any]) -> Array:
     """Return labels with -1, or "", for those that stand for none."""
     is_text = labels.dtype.kind in "USOT"
     fills = [v for v in unlabelled if isinstance(v, str) == is_text]
@@ -244,14 +259,13 @@ def survey_parts(
     parts: Parts, class_names: Sequence[str] | None, fills: frozenset[Any] = frozenset()
 ) -> Labelling:
     """Look at all labels of all splits once, and decide the classes; `fills` stand for none."""
-    everything = all_parts(parts)
-    titles = [part.label_title for part in everything if part.labels is not None]
+    titles = [part.labels.title for part in all_parts(parts) if part.labels is not None]
     survey = Survey(", ".join(titles[:_SHOWN]) or "the labels", class_names)
     for several in parts.values():
         before = 0
         for part in several:
-            for start, block in part.label_blocks():
-                survey.add(without(block, fills), part.label_title, before + start)
+            for labels, title, start in part.label_blocks(fills):
+                survey.add(labels, title, before + start)
             before += part.shape[0]
     return survey.labelling()
 
@@ -275,3 +289,98 @@ def remarks_on(parts: Parts, labelling: Labelling, notes: Notes) -> tuple[str, .
     elif len(bare) < len(everything):
         notes.remarks.append("no image has a label")
     return lines_of(vars(notes), len(parts), len(labelling.class_names))
+
+
+# pixels ------------------------------------------------------------------------------------------
+
+
+def pixel_type(dtype: np.dtype[Any]) -> str | None:
+    """Return the type in which images of `dtype` are given, None where they cannot be used.
+
+    Truth values are given as 0 and 1, 16-bit floats as 32-bit ones; bytes in native order.
+    """
+    if dtype.kind == "b":
+        return "uint8"
+    if dtype.kind == "f" and dtype.itemsize <= _FLOAT_BYTES:
+        return "float64" if dtype.itemsize == _FLOAT_BYTES else "float32"
+    return dtype.name if dtype.name in ("uint8", "uint16") else None
+
+
+def as_pixels(images: Array) -> Array:
+    """Return images in the type that `pixel_type` says."""
+    return images.astype(pixel_type(images.dtype) or images.dtype, copy=False)
+
+
+def scale_of(dtype: np.dtype[Any]) -> int:
+    """Return the pixel value that counts as 1 in images of `dtype`, unless one is given."""
+    return largest_pixel(dtype) if dtype.kind == "u" else 1
+
+
+def refuse_pixels(where: str, dtype: np.dtype[Any], blocks: Iterable[Array]) -> NoReturn:
+    """Raise `SourceError` for images of a type that cannot be used; `blocks` are their values."""
+    if dtype.kind not in "iu":
+        raise SourceError(
+            f"{where}: images of {dtype}, expected uint8, uint16, bool, float16, float32 or "
+            'float64; convert them, as with .astype("float32")'
+        )
+    ranges = [(int(block.min()), int(block.max())) for block in blocks if block.size]
+    lowest = min((low for low, _ in ranges), default=0)
+    highest = max((high for _, high in ranges), default=0)
+    fitting = next((t for t in ("uint8", "uint16") if highest <= np.iinfo(t).max), None)
+    cure = f'the values fit .astype("{fitting}")'
+    if fitting is None or lowest < 0:
+        cure = 'scale the values to 0 to 65535 and use .astype("uint16"), or .astype("float64")'
+    raise SourceError(
+        f"{where}: images of {dtype} with values {lowest} to {highest}, expected uint8, uint16, "
+        f"bool or floats; {cure}"
+    )
+
+
+def check_alike(kinds: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise `SourceError` where the pixels of two arrays do not mean the same.
+
+    `kinds` is the type of the images by the name of the array. 8 and 16 bits are distinguished
+    when the set is planned: a depth, or a full scale that both have, brings them together.
+    """
+    first = next(iter(kinds), "")
+    for name, other in kinds.items():
+        if other.kind != kinds[first].kind:
+            raise SourceError(
+                f"{first} has images of {kinds[first]} and {name} of {other}, whose values do not "
+                f"mean the same; convert them to one type, as with (images / {scale_of(other)})"
+                '.astype("float32") or .astype("uint8")'
+            )
+
+
+def block_of(
+    images: Array, codes: npt.NDArray[np.int32], origins: Sequence[str], gaps: Gaps = NO_GAPS
+) -> Block:
+    """Return a block of which the images with missing pixels are bad samples."""
+    missing = gaps.find(images)
+    if missing is None:
+        return Block(images, codes, origins)
+    images, codes = images.copy(), codes.copy()
+    counts = missing.reshape(len(images), -1).sum(axis=1)
+    problems = {}
+    for index in np.flatnonzero(counts).tolist():
+        first = np.unravel_index(int(np.argmax(missing[index])), missing.shape[1:])
+        where, value = ", ".join(str(int(i)) for i in first), images[index][first].item()
+        problems[index] = Problem(
+            UNREADABLE,
+            f"has {counts[index]} of {missing[index].size} pixels missing: pixel ({where}) is "
+            f"{value}; {gaps.reason}, or leave such images out with max_bad",
+        )
+    images[list(problems)], codes[list(problems)] = 0, UNLABELLED
+    return Block(images, codes, origins, problems)
+
+
+def as_images(images: Array, channels_first: bool) -> Array:
+    """Return images with their channels last."""
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1)) if channels_first else images
+
+
+def has_lone_channel(shapes: Iterable[Sequence[int]]) -> bool:
+    """Tell whether some images are [y, x] and others [y, x, 1], which is then dropped."""
+    several = list(shapes)
+    deep = [shape for shape in several if len(shape) == 3]
+    return {len(shape) for shape in several} == {2, 3} and all(shape[2] == 1 for shape in deep)

@@ -1,11 +1,12 @@
 """Images and labels that callers hand over: NumPy arrays, and what plainly stands for them.
 
 Lists, tensors, lazy and labelled arrays are converted, and nothing else: neither values nor types
-are changed.
+are changed. Which layouts images may have, without names of dimensions, is decided here as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +24,23 @@ from pipeline.core.errors import (
     one_line,
 )
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.array_pixels import as_images, check_shapes, has_lone_channel, scale_of
-from pipeline.sources.array_source import ArrayPart, ArraySource, check_parts, survey_parts
-from pipeline.sources.labels import Labelling
+from pipeline.sources.array_source import (
+    ArrayPart,
+    ArraySource,
+    as_images,
+    check_parts,
+    has_lone_channel,
+    scale_of,
+    survey_parts,
+)
+from pipeline.sources.labels import Labelling, check_form
 
 Array = npt.NDArray[Any]
 
 _EXPECTED = "expected a mapping such as {'train': (images, labels)}, arrays of equal length"
 _ROLES = (("image", "images"), ("label", "labels"))
 _DIMS = ("sample", "y", "x", "channel")
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,79 @@ def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
     if are_codes and labels.size == len(labels) and not np.ma.isMaskedArray(labels):
         return labels.reshape(-1)
     return labelling.apply(labels, where)
+
+
+# layout ------------------------------------------------------------------------------------------
+
+
+def check_shapes(
+    where: str,
+    images: tuple[int, ...],
+    labels: tuple[int, ...] | None,
+    dtype: np.dtype[Any],
+    asked_last: bool = False,
+) -> bool:
+    """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many.
+
+    Returns whether the images are stored with their channels first; where that may be either,
+    they come last if callers are `asked` to give them so, else it is an error.
+    """
+    if labels is not None and labels[:1] == images[:1] != ():
+        check_form(where, images[0], labels, dtype)
+    first = has_channels_first(where, images, asked_last)
+    if labels is not None:
+        check_form(where, images[0], labels, dtype)
+    return first
+
+
+def has_channels_first(where: str, shape: Sequence[int], asked_last: bool = False) -> bool:
+    """Tell whether images without named dimensions are [sample, channel, y, x].
+
+    That is plain where 1, 3 or 4 stands second and not last. Where few stand last, or fewer than
+    rows and columns, they are [sample, y, x, channel]. What is ambiguous raises `ShapeError`.
+    """
+    of_shape, expected = f"{where}: images of shape {tuple(shape)}", "expected (sample, y, x) or"
+    if len(shape) == 2:
+        raise ShapeError(
+            f"{of_shape}, which are flat: {shape[1]} values each; {expected} "
+            f"(sample, y, x, channel); {_unflattened(shape[1])}"
+        )
+    if len(shape) not in (3, 4):
+        raise ShapeError(f"{of_shape}, {expected} (sample, y, x, channel)")
+    if len(shape) == 3:
+        return False
+    second, middle, last = shape[1:]
+    if last in (*_CHANNELS, 2):
+        either = second in _CHANNELS and last in _CHANNELS and middle == last != second
+        if either and not asked_last:
+            raise _either(of_shape)
+        return False
+    if second in _CHANNELS:
+        return True
+    if last < min(second, middle):
+        return False
+    if second == middle == last:
+        raise ShapeError(
+            f"{of_shape}, which are 3-D: as many layers as rows and columns; {expected} "
+            f"(sample, y, x, channel); choose one layer, such as images[:, {second // 2}]"
+        )
+    raise _either(of_shape)
+
+
+def _either(of_shape: str) -> ShapeError:
+    return ShapeError(
+        f"{of_shape} are 3-D, or may have their channels first or last; expected (sample, y, x, "
+        "channel) with fewer channels than rows and columns; turn them: np.moveaxis(images, 1, "
+        "-1), or choose one layer: images[:, 0]"
+    )
+
+
+def _unflattened(size: int) -> str:
+    for channels, shape in ((1, "(-1, {0}, {0})"), (3, "(-1, 3, {0}, {0})")):
+        side = math.isqrt(size // channels)
+        if channels * side * side == size:
+            return f"give them their shape: images.reshape{shape.format(side)}"
+    return "give them their shape: images.reshape(-1, HEIGHT, WIDTH)"
 
 
 # what stands for arrays --------------------------------------------------------------------------

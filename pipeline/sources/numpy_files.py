@@ -36,15 +36,16 @@ from pipeline.sources.array_names import (
     label_spellings,
     role_of,
 )
-from pipeline.sources.array_pixels import check_shapes, scale_of
 from pipeline.sources.array_source import (
     ArrayPart,
     ArraySource,
     all_parts,
     check_parts,
     remarks_on,
+    scale_of,
     survey_parts,
 )
+from pipeline.sources.arrays import check_shapes
 from pipeline.sources.file_names import files_in
 from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes

@@ -26,7 +26,7 @@ from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
 from pipeline.sources.protocol import Source
-from pipeline.sources.quantize import converted, pack_floats, pack_measured
+from pipeline.sources.quantize import Packing, converted, pack_floats
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import tar_reader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
@@ -81,11 +81,10 @@ def open_source(
     conversion = make_conversion(settings)
     if kind in _ENCODED:
         return _open_encoded(kind, settings, conversion, listing, scratch)
-    wanted = conversion if conversion.describe() else None
     if kind == "torchvision":  # its images may be of all sizes
-        return _open_torchvision(settings, wanted)
+        return _open_torchvision(settings, conversion)
     source = _open_arrays(kind, settings)
-    return source if wanted is None else converted(source, wanted)
+    return converted(source, conversion) if conversion.describe() else source
 
 
 def release(source: Source) -> None:
@@ -101,22 +100,12 @@ def packed(
     mapped: Mapped | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return a source of integers: floats are packed.
+    """Return a source of integers: floats are packed into the range that the settings say.
 
-    Parameters
-    ----------
-    source, settings
-        What was opened, and from what.
-    mapped
-        Calls a function for each number below a count, as `Executor.map` does: it measures the
-        range, unless that is given; without it the range is assumed to be 0 to 1.
-    recorded
-        The provenance of the same source, packed: its range is used.
-
-    Raises
-    ------
-    ConfigError
-        Where a range is given, and there are no floats, of what is not recorded.
+    Where they do not, `recorded` does: the provenance of the same source, packed before. Else the
+    range is measured by `mapped`, which calls a function for each number below a count, as
+    `Executor.map` does; without it the range is assumed to be 0 to 1. `ConfigError` where a range
+    is given, and there are no floats, of what is not recorded.
     """
     types = sorted({info.dtype for info in source.splits().values()})
     if not any(name.startswith("float") for name in types):
@@ -126,7 +115,8 @@ def packed(
             )
         return source
     if recorded is not None and recorded.get("packing", {}).get("measured"):
-        return pack_measured(source, *recorded["packing"]["range"])
+        lowest, highest = recorded["packing"]["range"]
+        return pack_floats(source, Packing(lowest, highest, measured=True))
     if mapped is None:
         return pack_floats(source, settings.value_range or (0.0, 1.0))
     return pack_floats(source, settings.value_range, mapped)
@@ -135,13 +125,8 @@ def packed(
 def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
     """Return a source with the libraries that decode its image files, where it has such.
 
-    Parameters
-    ----------
-    source
-        What was opened.
-    begun
-        Its provenance in a plan that was begun: what that recorded is taken, also where that is
-        nothing; default: those of this process.
+    They are those of this process; or, where a plan was `begun` of it, those that its provenance
+    recorded then, also where that is nothing.
     """
     required = installed() if begun is None else to_resume(begun)
     if isinstance(source, EncodedSource):
@@ -158,13 +143,7 @@ def make_conversion(settings: ImageSettings) -> Conversion:
 
 
 def find_kind(settings: ImageSettings) -> str:
-    """Tell how to read a source from its name and content.
-
-    Raises
-    ------
-    ConfigError
-        Where nothing is there, or nothing that can be read.
-    """
+    """Tell how to read a source from its name and content; `ConfigError` where it cannot be."""
     if settings.source is not None and settings.source.startswith(TORCHVISION):
         return "torchvision"
     if catalog_name(settings) is not None:
@@ -175,8 +154,7 @@ def find_kind(settings: ImageSettings) -> str:
     if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
         return "tar"
     if suffix == ".parquet":
-        columns = dict(settings.columns)
-        return "parquet" if holds_images(first, columns) else "list"
+        return "parquet" if holds_images(first, dict(settings.columns)) else "list"
     if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
         if exists(first):
             return _KIND_OF_SUFFIX[suffix]
@@ -333,17 +311,11 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     return cast(Source, reader.open_labelled(places_of(settings), *names))
 
 
-def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) -> Source:
+def _open_torchvision(settings: ImageSettings, conversion: Conversion) -> Source:
     reader = importlib.import_module("pipeline.sources.torchvision")
-    name = str(settings.source).removeprefix(TORCHVISION)
-    roots = _torchvision_roots(name)
+    name, environment = str(settings.source).removeprefix(TORCHVISION), load_environment()
+    downloads, sets = environment.data / "downloads" / name.lower(), environment.datasets
+    roots = [*([sets / name, sets / name.lower(), sets] if sets else []), downloads]
+    roots = [root.absolute() for root in roots]
     opened = reader.open_torchvision(name, roots, settings.options, conversion=conversion)
     return cast(Source, opened)
-
-
-def _torchvision_roots(name: str) -> list[Path]:
-    """Return the folders below which torchvision may find the files of a data set."""
-    environment = load_environment()
-    downloads, sets = environment.data / "downloads" / name.lower(), environment.datasets
-    roots = [] if sets is None else [sets / name, sets / name.lower(), sets]
-    return [root.absolute() for root in (*roots, downloads)]

@@ -26,8 +26,7 @@ from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders, by_pillow
 from pipeline.images.headers import RefusedError, check_fits
-from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
-from pipeline.sources.array_source import ArraySource
+from pipeline.sources.array_source import ArraySource, as_pixels, pixel_type, scale_of
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.open_cache import OpenCache

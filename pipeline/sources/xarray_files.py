@@ -25,8 +25,7 @@ import xarray as xr
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote
-from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type
-from pipeline.sources.array_source import described
+from pipeline.sources.array_source import NO_GAPS, Gaps, described, pixel_type
 from pipeline.sources.open_cache import OpenCache
 from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
 from pipeline.storage.folders import details_below, is_folder

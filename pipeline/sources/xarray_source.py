@@ -19,7 +19,6 @@ from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
-from pipeline.sources.array_pixels import scale_of
 from pipeline.sources.array_source import (
     ArrayPart,
     ArraySource,
@@ -27,8 +26,8 @@ from pipeline.sources.array_source import (
     all_parts,
     check_parts,
     remarks_on,
+    scale_of,
     survey_parts,
-    without,
 )
 from pipeline.sources.labels import Labelling, check_form
 from pipeline.sources.notes import Notes
@@ -351,8 +350,8 @@ def _find_labelling(
     codes = {value: code for code, value in enumerate(flags.values())}
     labelling = Labelling(names, {UNLABELLED: UNLABELLED, **codes})
     for part in everything:
-        for start, block in part.label_blocks():
-            labelling.apply(without(block, fills), part.label_title, start)
+        for block in part.label_blocks(fills):
+            labelling.apply(*block)
     return labelling, fills
 
 
