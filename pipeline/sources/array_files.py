@@ -14,7 +14,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +28,17 @@ from numpy.lib import format as npy_format
 from pipeline.core.errors import ChecksumError, InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.array_source import described
-from pipeline.sources.open_cache import borrowed, close_streams, unchanged
+from pipeline.sources.open_cache import (
+    READ_BYTES,
+    borrowed,
+    close_streams,
+    read_forward,
+    read_fully,
+    unchanged,
+)
 from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
-_READ_BYTES = 2**20
 _HEADER_BYTES = 2**14
 _LOCAL_HEADER = struct.Struct("<26xHH")
 _END = struct.Struct("<10xH10x")
@@ -108,54 +114,25 @@ class StoredArray:
                 mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
                 return np.array(mapped[start:stop], order="C")
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
-            span = self.offset + start * row, (stop - start) * row
-            data = (self._unpacked if self.packed else self._bytes)(*span, version)
+            begin, end = self.offset + start * row, self.offset + stop * row
+            if self.packed:
+                key, to_end = (self.path, self.member), stop == self.shape[0]
+                data = read_forward(key, (begin, end), self._open_packed, version, to_end)
+            else:
+                open_it = partial(open_binary, self.path)
+                with borrowed((self.path, None), 0, open_it, version) as cursor:
+                    cursor.stream.seek(begin)  # position stays 0: this stream can go back
+                    data = read_fully(cursor.stream, end - begin)
             return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
-
-    def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
-        with borrowed((self.path, None), 0, lambda: open_binary(self.path), version) as cursor:
-            cursor.stream.seek(offset)  # position stays 0: this stream can go back
-            return self._complete(_read_exactly(cursor.stream, size), size)
-
-    def _unpacked(self, offset: int, size: int, version: Hashable) -> bytes:
-        with borrowed((self.path, self.member), offset, self._open_packed, version) as cursor:
-            while cursor.position < offset:
-                skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
-                cursor.position += len(self._complete(skipped, 1))
-            data = self._complete(_read_exactly(cursor.stream, size), size)
-            cursor.position += size
-            if offset + size == self.offset + math.prod(self.shape) * self.dtype.itemsize:
-                cursor.position += len(cursor.stream.read(1))  # compares the checksum, at the end
-            return data
 
     def _open_packed(self) -> Any:
         if self.member is None:
             return gzip.open(self.path)
         return _open_member(self.path, f"{self.member}{ARRAY_SUFFIX}")
 
-    def _complete(self, data: bytes, least: int) -> bytes:
-        if len(data) < least:
-            raise SourceError(
-                f"{self.title}: ends too soon, {least - len(data)} bytes before what its header "
-                "says; the file is truncated: fetch it again"
-            )
-        return data
-
     def close(self) -> None:
         """Close the streams of its file that are idle in this process."""
         close_streams({self.path})
-
-
-def _read_exactly(stream: Any, size: int) -> bytes:
-    """Read `size` bytes in pieces, or what there is: a stream may give fewer at a time."""
-    pieces, missing = [], size
-    while missing:
-        piece = stream.read(min(missing, _READ_BYTES))
-        if not piece:
-            break
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
 
 
 def _read_header(
@@ -165,7 +142,7 @@ def _read_header(
 
     `size` is that of the entire file or member, with which the header must agree.
     """
-    buffer = io.BytesIO(_read_exactly(stream, _HEADER_BYTES))
+    buffer = io.BytesIO(read_fully(stream, min(size, _HEADER_BYTES)))
     version = npy_format.read_magic(buffer)
     if version not in ((1, 0), (2, 0)):
         raise SourceError(f"{title}: has .npy format {version}, expected (1, 0) or (2, 0)")
@@ -216,11 +193,6 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
 
     It is a magic number, big-endian sizes, then bytes. Where there is a `checksum`, that is
     compared first; see `check_file`.
-
-    Raises
-    ------
-    SourceError
-        Where it is no such file, or another than its checksum says.
     """
     with _reading(path), unchanged(path):
         now = version_of(path)
@@ -248,15 +220,10 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
 
 
 def check_file(path: Path, checksum: str) -> None:
-    """Compare the unpacked content of a file with `ALGORITHM:HEX`.
+    """Compare the unpacked content of a file with `ALGORITHM:HEX`, or raise `ChecksumError`.
 
     `packed-md5:HEX` is compared with the file as it is, for sets whose publishers list only that;
     where such a file is unpacked, there is nothing to compare.
-
-    Raises
-    ------
-    ChecksumError
-        Where it differs, or the file ends too soon.
     """
     algorithm, _, expected = checksum.partition(":")
     packed = algorithm.startswith("packed-")
@@ -317,7 +284,7 @@ class Archive:
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""
         with self._archive.open(name + ARRAY_SUFFIX) as stream:
-            while stream.read(_READ_BYTES):
+            while stream.read(READ_BYTES):
                 pass
 
 

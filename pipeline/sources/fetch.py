@@ -177,22 +177,14 @@ def read_remote(
     """Read ranges of remote files, several at once; those that follow each other in one request.
 
     Yields the `row` of each, and its bytes or what is wrong with it. A file whose end is not known
-    is read up to one byte more than `limit`.
-
-    Raises
-    ------
-    RemoteError
-        Where requests fail for another reason than that there is no such file.
-    SourceError
-        Where there is no such file, and the files are `archives`, of many samples each.
+    is read up to one byte more than `limit`. `RemoteError` where requests fail for another reason
+    than that there is no such file; `SourceError` where there is none, and the files are
+    `archives`, of many samples each.
     """
-    requests = []
-    for item in wanted:
-        if item.start == item.stop:  # no range of a request can say so
-            yield item.row, b""
-        else:
-            requests.append(item)
-    for load in _loads(_stretches(requests)):
+    requests = [*wanted]
+    # no range of a request can say that nothing is wanted
+    yield from ((item.row, b"") for item in requests if item.start == item.stop)
+    for load in _loads(_stretches(item for item in requests if item.start != item.stop)):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:
@@ -271,10 +263,7 @@ class FileFetcher:
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
-        Raises
-        ------
-        SourceError
-            Where not one file is at fault but the folder or the server.
+        `SourceError` where not one file is at fault but the folder or the server.
         """
         remote: list[tuple[Any, Wanted]] = []
         folders = [b"" if is_remote(root) else os.fsencode(root) for root in self.roots]

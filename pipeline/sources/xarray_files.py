@@ -10,7 +10,6 @@ those outside `valid_range`, are missing pixels.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from pipeline.core.paths import is_remote
 from pipeline.sources.array_source import NO_GAPS, Gaps, described, pixel_type
 from pipeline.sources.open_cache import OpenCache
 from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
-from pipeline.storage.folders import details_below, is_folder
+from pipeline.storage.folders import details_below, is_folder, walk
 from pipeline.storage.store_array import RemoteStore
 
 ROOT = "/"
@@ -182,10 +181,9 @@ def _files_below(folder: Path) -> Iterator[tuple[str, int, str]]:
         for name, details in sorted(details_below(folder).items()):
             yield f"{slash}{name}", details["size"], version_in(details).tag
         return
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = Path(top) / name
+        for path in (top / name for name in sorted(names)):
             status = path.stat()
             yield path.relative_to(folder).as_posix(), status.st_size, str(status.st_mtime_ns)
 

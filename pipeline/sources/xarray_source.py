@@ -6,7 +6,7 @@ lazily, in the order (sample, y, x[, channel]). See `xarray_files` for what valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -176,26 +176,21 @@ def make_source(
     images = [_variables(part)[0] for part in all_parts(parts)]
     first = images[0]
     for image in images:
-        if image.meaning.encoding != first.meaning.encoding:
+        packed, other = first.meaning.encoding, image.meaning.encoding
+        if packed != other:
             raise SourceError(
-                f"{first.title}: is packed with {first.meaning.encoding or 'nothing'}, "
-                f"{image.title} with {image.meaning.encoding or 'nothing'}; pack all splits alike, "
-                "or decode them with xarray"
+                f"{first.title}: is packed with {packed or 'nothing'}, {image.title} with "
+                f"{other or 'nothing'}; pack all splits alike, or decode them with xarray"
             )
     labelling, fills = _find_labelling(parts, class_names)
     scales = [image.group.dataset().attrs.get("full_scale") for image in images]
     given = [int(scale) for scale in scales if isinstance(scale, int | np.integer)]
-    provenance = {
-        "kind": "xarray",
-        "splits": {
-            name: [_provenance(part) for part in several] for name, several in parts.items()
-        },
-    }
+    splits = {name: [_provenance(part) for part in several] for name, several in parts.items()}
     return ArraySource(
         parts,
         labelling,
         max(given or [scale_of(image.dtype) for image in images]),
-        provenance,
+        {"kind": "xarray", "splits": splits},
         first.meaning.encoding,
         fills,
         remarks_on(parts, labelling, notes),
@@ -224,14 +219,10 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
     dataset, title = group.dataset(), group.title
     image = _find_image(dataset, variables)
     if image is None:
-        holds = sorted(
-            f"{name} ({', '.join(map(str, variable.dims))}) {variable.dtype}"
-            for name, variable in dataset.variables.items()
-        )
+        holds = ", ".join(sorted(_spelled(dataset, dataset.variables))) or "no variable"
         raise SourceError(
             f"{title}: has no variable '{variables.get('image', IMAGE.name)}', expected one with 3 "
-            f"or 4 dimensions; it holds {', '.join(holds) or 'no variable'}; name it: variables: "
-            "{image: NAME}"
+            f"or 4 dimensions; it holds {holds}; name it: variables: {{image: NAME}}"
         )
     pixels = dataset.variables[image]
     names = _find_dims(title, pixels, dims)
@@ -240,22 +231,27 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
     is_zarr_2 = "filters" in pixels.encoding and "serializer" not in pixels.encoding
     meaning = meaning_of(title, image, pixels, is_zarr_2)
     shape = tuple(pixels.sizes[dim] for dim in names)
-    unused = [
-        f"{name} ({', '.join(map(str, v.dims))}) {v.dtype}"
-        for name, v in dataset.variables.items()
-        if str(name) not in {image, label, *names} and names[0] in v.dims
-    ]
+    used = {image, label, *names}
+    unused = [n for n, v in dataset.variables.items() if n not in used and names[0] in v.dims]
     if unused:
-        notes.remarks.append(f"{title}: left out {', '.join(unused)}")
+        notes.remarks.append(f"{title}: left out {', '.join(_spelled(dataset, unused))}")
     images, labels = StoredVariable(group, image, title, names, shape, meaning), None
     if label is not None:
-        stored = dataset.variables[label]
+        stored, where = dataset.variables[label], f"{title}: {label}"
         packed = stored.attrs if PACKED & set(stored.attrs) else {}
-        dtype = _TEXT if stored.dtype.kind in "OT" else stored.dtype
-        as_label = Meaning(dtype, decoding=packed)
-        where = f"{title}: {label}"
+        as_label = Meaning(_label_type(stored), decoding=packed)
         labels = StoredVariable(group, label, where, names, stored.shape, as_label, is_label=True)
     return ArrayPart(images, labels, gaps=meaning.gaps)
+
+
+def _spelled(dataset: xr.Dataset, names: Iterable[Hashable]) -> list[str]:
+    """Return variables with their dimensions and types, for messages."""
+    variables = {name: dataset.variables[name] for name in names}
+    return [f"{n} ({', '.join(map(str, v.dims))}) {v.dtype}" for n, v in variables.items()]
+
+
+def _label_type(variable: xr.Variable) -> np.dtype[Any]:
+    return _TEXT if variable.dtype.kind in "OT" else variable.dtype
 
 
 def _find_image(dataset: xr.Dataset, variables: Names) -> str | None:
@@ -309,16 +305,11 @@ def _find_label(title: str, dataset: xr.Dataset, sample: str, variables: Names) 
                 f"{title}: {wanted} has the dimensions {labels.dims}, expected one label for each "
                 f"image, ({sample},)"
             )
-        dtype = _TEXT if labels.dtype.kind in "OT" else labels.dtype
-        check_form(f"{title}: {wanted}", dataset.sizes[sample], labels.shape, dtype)
+        shape = labels.shape
+        check_form(f"{title}: {wanted}", dataset.sizes[sample], shape, _label_type(labels))
         return wanted
-    fitting = [
-        name
-        for name in along
-        if name in dataset.data_vars
-        and dataset.variables[name].ndim == 1
-        and (dataset.variables[name].dtype.kind in "biuUSOT" or name in usual)
-    ]
+    flat = {n: v for n, v in dataset.data_vars.items() if n in along and v.ndim == 1}
+    fitting = [str(n) for n, v in flat.items() if v.dtype.kind in "biuUSOT" or n in usual]
     if fitting or "label" in variables:
         raise SourceError(
             f"{title}: has no variable '{wanted}' for labels; {nearest(wanted, fitting)}; name it: "
