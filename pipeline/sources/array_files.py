@@ -27,11 +27,11 @@ from numpy.lib import format as npy_format
 
 from pipeline.core.errors import ChecksumError, InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
-from pipeline.sources.array_source import described
 from pipeline.sources.open_cache import (
     READ_BYTES,
     borrowed,
     close_streams,
+    described,
     read_forward,
     read_fully,
     unchanged,

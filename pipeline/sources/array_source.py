@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -18,12 +17,10 @@ import numpy.typing as npt
 from pipeline.core.blocks import UNREADABLE, Block, Problem
 from pipeline.core.errors import ShapeError, SourceError
 from pipeline.core.exact import largest_pixel
-from pipeline.core.paths import is_remote
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
-from pipeline.storage.blobs import Version
 
 _BLOCK_BYTES = 2**24
 _FLOAT_BYTES = 8
@@ -214,11 +211,6 @@ def _joined(blocks: Sequence[Block]) -> Block:
         [origin for block in blocks for origin in block.origins],
         problems,
     )
-
-
-def described(path: Path, version: Version) -> dict[str, Any]:
-    """Return what tells another file of the same name and size apart, for the provenance."""
-    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
 
 
 def all_parts(parts: Parts) -> list[ArrayPart]:

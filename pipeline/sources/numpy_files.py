@@ -66,21 +66,14 @@ def open_numpy(
 
     An archive holds `SPLIT_images` and `SPLIT_labels`, or `x_SPLIT` and `y_SPLIT` as Keras has it,
     or arrays of other usual names (see `array_names`), and optionally `class_names`. A `.npy` file
-    holds the images of one split, named like `train_images.npy`; its labels lie beside it as
+    holds the images of one split, named like `train_images.npy`; its labels are beside it as
     `train_labels.npy`, or are given with it. A file `class_names.npy` may be among those given.
 
-    Parameters
-    ----------
-    paths
-        For each split its files, or folders of them, in order; for None those whose names, or the
-        names in which, tell of the splits.
-    class_names
-        The name of each label code; default: those in the archive, else the distinct texts, sorted,
-        else the codes themselves.
-    split
-        The split of files of None whose names tell of none.
-    variables
-        What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
+    `paths` are for each split its files, or folders of them, in order; for None those whose names,
+    or the names in which, say what the splits are, else they are `split`. `class_names` are by
+    default those in the archive, else the distinct texts, sorted, else the codes themselves.
+    `variables` say what `image` and `label` are called, if not as usual; `{split}` in it stands for
+    the split.
     """
     reader = _Reader(split, variables or {})
     for name, files in files_in(paths, _SUFFIXES).items():

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -74,6 +75,19 @@ def _require(path: Path, version: Version, stamp: str) -> None:
             f"{shown(path)}: is another file{size} than when it was opened; run the command again "
             "to read this one, or bring back the one before"
         )
+
+
+def described(path: Path, version: Version) -> dict[str, Any]:
+    """Return what tells another file of the same name and size apart, for the provenance."""
+    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
+
+
+def files_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """Return the SHA-256 of the names, sizes and tags of files, which changes when one does."""
+    digest = hashlib.sha256()
+    for name, size, tag in files:
+        digest.update(f"{name}\0{size}\0{tag}\n".encode())
+    return digest.hexdigest()
 
 
 # the cache ---------------------------------------------------------------------------------------

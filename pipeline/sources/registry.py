@@ -148,7 +148,7 @@ def find_kind(settings: ImageSettings) -> str:
         return "torchvision"
     if catalog_name(settings) is not None:
         return "catalog"
-    first = next(iter(places_of(settings).values()))[0]
+    first = next(iter(paths_by_split(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = _suffix(first)
     if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
@@ -248,8 +248,8 @@ def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
     return False
 
 
-def places_of(settings: ImageSettings) -> dict[str | None, list[Path]]:
-    """Return the paths of each split; None where the source is to tell of the splits."""
+def paths_by_split(settings: ImageSettings) -> dict[str | None, list[Path]]:
+    """Return the paths of each split; of None those that say themselves what the splits are."""
     given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
     options = settings.storage_options
     return {
@@ -265,7 +265,7 @@ def _open_encoded(
     listing: Path | None,
     scratch: Path | None,
 ) -> EncodedSource:
-    paths, split, columns = places_of(settings), settings.split, dict(settings.columns)
+    paths, split, columns = paths_by_split(settings), settings.split, dict(settings.columns)
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
@@ -304,11 +304,11 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
         return open_dataset(catalog_name(settings) or "")
     if kind == "numpy":
         return open_numpy(
-            places_of(settings), settings.class_names, settings.split, settings.variables
+            paths_by_split(settings), settings.class_names, settings.split, settings.variables
         )
     reader = importlib.import_module("pipeline.sources.xarray_source")
     names = settings.variables, settings.dims, settings.class_names, settings.split
-    return cast(Source, reader.open_labelled(places_of(settings), *names))
+    return cast(Source, reader.open_labelled(paths_by_split(settings), *names))
 
 
 def _open_torchvision(settings: ImageSettings, conversion: Conversion) -> Source:

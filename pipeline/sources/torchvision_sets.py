@@ -25,6 +25,7 @@ from pipeline.core.blocks import TOO_LARGE
 from pipeline.core.digests import array_digest
 from pipeline.core.errors import ConfigError, InputError, SourceError, nearest
 from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
+from pipeline.sources.open_cache import files_digest
 from pipeline.storage.blobs import version_in
 
 # what classes raise at files that are missing or damaged, or at values of arguments
@@ -316,12 +317,9 @@ def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], se
     if split.data is not None:
         digests = [array_digest(split.data), array_digest(targets)]
         return {"count": count, "sha256": digests}, occurring
-    files = hashlib.sha256()
-    for path in split.files or ():
-        version = version_in(os.stat(path))  # noqa: PTH116 (of text)
-        line = f"{os.path.relpath(path, root)}\0{version.size}\0{version.tag}\n"
-        files.update(line.encode())
-    sums = {"files_sha256": files.hexdigest(), "targets_sha256": array_digest(targets)}
+    versions = ((path, version_in(os.stat(path))) for path in split.files or ())  # noqa: PTH116
+    digest = files_digest((os.path.relpath(p, root), v.size, v.tag) for p, v in versions)
+    sums = {"files_sha256": digest, "targets_sha256": array_digest(targets)}
     return {"count": count, **sums}, occurring
 
 

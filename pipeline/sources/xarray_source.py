@@ -112,20 +112,11 @@ def open_labelled(
 
     A chunk that a Zarr store lacks is read as its fill value, as Zarr defines it.
 
-    Parameters
-    ----------
-    paths
-        For each split its stores or files, in order; for None those whose groups are the splits.
-    variables
-        What `image` and `label` are called. Where there is no such variable, the only one with 3
-        or 4 dimensions is the image.
-    dims
-        What `sample`, `y`, `x` and `channel` are called.
-    class_names
-        The name of each label code; default: the attribute `class_names`, else the labels'
-        `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
-    split
-        The split of a store or file of None without groups.
+    `paths` are for each split its stores or files, in order; for None those whose groups are the
+    splits, or that without groups are `split`. `variables` say what `image` and `label` are called
+    (default: the only variable with 3 or 4 dimensions is the image), `dims` what `sample`, `y`, `x`
+    and `channel` are. `class_names` are by default the attribute `class_names`, else the labels'
+    `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     """
     groups: dict[str, list[StoredGroup]] = {}
     for name, several in paths.items():
