@@ -69,12 +69,6 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _open_member(path: Path, name: str) -> Any:
-    """Open a member of a zip archive; the file is closed with its last stream."""
-    with zipfile.ZipFile(open_binary(path) if is_remote(path) else path) as archive:
-        return archive.open(name)
-
-
 def _is_gzip(path: Path) -> bool:
     with open_binary(path) as file:
         return file.read(2) == _GZIP
@@ -109,7 +103,7 @@ class StoredArray:
 
     def read(self, start: int, stop: int) -> Array:
         """Read entries `start` to `stop` of the first dimension."""
-        with _reading(self.path), unchanged(self.path, self.stamp) as version:
+        with unchanged(self.path, self.stamp) as version, _reading(self.path):
             if self.fortran and len(self.shape) > 1:
                 mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
                 return np.array(mapped[start:stop], order="C")
@@ -128,7 +122,9 @@ class StoredArray:
     def _open_packed(self) -> Any:
         if self.member is None:
             return gzip.open(self.path)
-        return _open_member(self.path, f"{self.member}{ARRAY_SUFFIX}")
+        file = open_binary(self.path) if is_remote(self.path) else self.path
+        with zipfile.ZipFile(file) as archive:  # which closes the file with its last stream
+            return archive.open(f"{self.member}{ARRAY_SUFFIX}")
 
     def close(self) -> None:
         """Close the streams of its file that are idle in this process."""
@@ -194,7 +190,7 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
     It is a magic number, big-endian sizes, then bytes. Where there is a `checksum`, that is
     compared first; see `check_file`.
     """
-    with _reading(path), unchanged(path):
+    with unchanged(path), _reading(path):
         now = version_of(path)
         if checksum:
             check_file(path, checksum)

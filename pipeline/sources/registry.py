@@ -78,7 +78,8 @@ def open_source(
     """
     settings = make_images(images)
     kind = settings.kind or find_kind(settings)
-    conversion = make_conversion(settings)
+    size = settings.resize, settings.crop, settings.pad
+    conversion = Conversion(*size, settings.mode, settings.max_pixels, settings.depth)
     if kind in _ENCODED:
         return _open_encoded(kind, settings, conversion, listing, scratch)
     if kind == "torchvision":  # its images may be of all sizes
@@ -134,12 +135,6 @@ def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
     if begun and required is not None and hasattr(source, "decoders"):
         return cast(Source, replace(cast(Any, source), decoders=required))
     return source
-
-
-def make_conversion(settings: ImageSettings) -> Conversion:
-    """Return how a job brings its images to one shape."""
-    size = settings.resize, settings.crop, settings.pad
-    return Conversion(*size, settings.mode, settings.max_pixels, settings.depth)
 
 
 def find_kind(settings: ImageSettings) -> str:
@@ -302,13 +297,11 @@ def _make_scratch(base: Path | None) -> Path:
 def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "catalog":
         return open_dataset(catalog_name(settings) or "")
+    paths, names = paths_by_split(settings), (settings.class_names, settings.split)
     if kind == "numpy":
-        return open_numpy(
-            paths_by_split(settings), settings.class_names, settings.split, settings.variables
-        )
+        return open_numpy(paths, *names, settings.variables)
     reader = importlib.import_module("pipeline.sources.xarray_source")
-    names = settings.variables, settings.dims, settings.class_names, settings.split
-    return cast(Source, reader.open_labelled(paths_by_split(settings), *names))
+    return cast(Source, reader.open_labelled(paths, settings.variables, settings.dims, *names))
 
 
 def _open_torchvision(settings: ImageSettings, conversion: Conversion) -> Source:

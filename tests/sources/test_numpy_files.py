@@ -296,13 +296,13 @@ def test_partitions_in_order_inflate_a_member_once(tmp_path, monkeypatch):
     write_large(tmp_path / "a.npz", zipfile.ZIP_DEFLATED, 40, 8)
     source = read_npz(tmp_path / "a.npz")
     opened = []
-    plain = array_files._open_member
+    plain = array_files.StoredArray._open_packed
 
     def counted(*arguments):
         opened.append(arguments)
         return plain(*arguments)
 
-    monkeypatch.setattr(array_files, "_open_member", counted)
+    monkeypatch.setattr(array_files.StoredArray, "_open_packed", counted)
     for start in range(0, 40, 4):
         source.read("train", start, start + 4)
     assert len(opened) == 2  # images and labels
