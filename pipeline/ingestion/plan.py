@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.blocks import Source
 from pipeline.core.errors import ConfigError, LabelError, ShapeError, SourceError
 from pipeline.core.partitions import Layout, PartitionTable, choose_layout, image_bytes
 from pipeline.execution.workers import Workers, require_room
-from pipeline.sources.protocol import Source
 from pipeline.storage import claims, image_store, manifest
 from pipeline.storage.claims import Token
 from pipeline.storage.sample_tables import SAMPLES

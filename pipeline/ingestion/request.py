@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
+from pipeline.core.blocks import Source, is_source
 from pipeline.core.errors import (
     ConfigError,
     ConflictError,
@@ -26,7 +27,6 @@ from pipeline.core.paths import is_path_like, locate, shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
 from pipeline.sources.catalog import load_catalog
-from pipeline.sources.protocol import Source, is_source
 from pipeline.sources.registry import (
     CATALOG,
     TORCHVISION,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem
+from pipeline.core.blocks import LABEL_UNKNOWN, Block, Problem, Source
 from pipeline.core.digests import SAMPLE_RECORD, sample_records
 from pipeline.core.errors import DamagedError, LabelError, ShapeError
 from pipeline.core.partitions import Partition, PartitionTable
@@ -21,7 +21,6 @@ from pipeline.execution.progress import Reporter
 from pipeline.ingestion.compaction import is_compacted
 from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.sources.encoded import EncodedSource
-from pipeline.sources.protocol import Source
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
 from pipeline.storage.sample_tables import part_notes, part_path, read_part, write_part

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.image_settings import ImageSettings
-from pipeline.core.blocks import Block
+from pipeline.core.blocks import Block, Source, SplitInfo
 from pipeline.core.digests import sample_hashes
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.paths import shown
@@ -34,7 +34,6 @@ from pipeline.ingestion.request import reopened_settings
 from pipeline.ingestion.steps import listing_path, with_listing_in
 from pipeline.ingestion.write_partition import write_partitions
 from pipeline.sources.encoded import EncodedSource
-from pipeline.sources.protocol import Source, SplitInfo
 from pipeline.sources.registry import open_source, packed, release
 from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file

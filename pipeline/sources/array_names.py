@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from pipeline.core.errors import SourceError, listed, nearest
+from pipeline.sources.array_source import Stored
 from pipeline.sources.file_names import SPLIT_WORDS
 
 # each word of images with those of the labels that usually go with it
@@ -54,17 +53,7 @@ class Role(NamedTuple):
     sure: bool = True
 
 
-class ArrayHeader(NamedTuple):
-    """What an array is, by its header."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __str__(self) -> str:
-        return f"{self.shape} {self.dtype}"
-
-
-Headers = Mapping[str, ArrayHeader | None]
+Headers = Mapping[str, Stored | None]  # None where a header cannot be read
 
 
 def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | None:
@@ -187,11 +176,11 @@ def choose(
     return choice
 
 
-def _is_text(header: ArrayHeader | None) -> bool:
+def _is_text(header: Stored | None) -> bool:
     return header is None or (len(header.shape) == 1 and header.dtype.kind in "SUO")
 
 
-def _is_labels(header: ArrayHeader | None, count: int) -> bool:
+def _is_labels(header: Stored | None, count: int) -> bool:
     """Tell whether an array may be the labels of as many images."""
     return header is None or (header.shape[:1] == (count,) and len(header.shape) < 3)
 
@@ -214,7 +203,7 @@ def _candidates(roles: Mapping[str, Role], arrays: Headers) -> tuple[list[str], 
     bare = [n for n, r in roles.items() if r.kind == IMAGE and n not in images]
     labels = [name for name, role in roles.items() if role.kind == LABEL]
     if not images:
-        images = [n for n in bare if len((arrays[n] or ArrayHeader((), np.dtype("u1"))).shape) > 1]
+        images = [n for n in bare if (header := arrays[n]) is not None and len(header.shape) > 1]
     if not (images and labels):  # x_mean may be anything
         images = [name for name in images if roles[name].sure]
         labels = [name for name in labels if roles[name].sure]
@@ -253,7 +242,10 @@ def _check_left_out(title: str, arrays: Headers, choice: Choice, others: Collect
 
 
 def _unclear(title: str, arrays: Headers, reason: str) -> SourceError:
-    shown = [f"{name[:_LONGEST]} {header or ''}".rstrip() for name, header in arrays.items()]
+    shown = [
+        name[:_LONGEST] if header is None else f"{name[:_LONGEST]} {header.shape} {header.dtype}"
+        for name, header in arrays.items()
+    ]
     return SourceError(
         f"{title}: holds {listed(shown) or 'nothing'}; expected arrays such as train_images and "
         f"train_labels, or x_train and y_train; {reason}; name them: "

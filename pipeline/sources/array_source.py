@@ -14,13 +14,12 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import UNREADABLE, Block, Problem
+from pipeline.core.blocks import UNREADABLE, Block, Problem, SplitInfo
 from pipeline.core.errors import ShapeError, SourceError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.notes import Notes, lines_of
-from pipeline.sources.protocol import SplitInfo
 
 _BLOCK_BYTES = 2**24
 _FLOAT_BYTES = 8

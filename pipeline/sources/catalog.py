@@ -17,12 +17,12 @@ import numpy as np
 
 from pipeline.config.job_settings import Environment, load_environment
 from pipeline.config.yaml_files import load_yaml
+from pipeline.core.blocks import Source
 from pipeline.core.errors import ConfigError, DatasetNotFoundError, ShapeError, SourceError, nearest
 from pipeline.sources.array_files import open_idx
 from pipeline.sources.array_source import ArrayPart, ArraySource
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.labels import Labelling
-from pipeline.sources.protocol import Source
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")

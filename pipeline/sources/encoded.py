@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem
+from pipeline.core.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem, SplitInfo
 from pipeline.core.digests import json_digest, sample_hashes
 from pipeline.core.errors import LabelError, SourceError, nearest
 from pipeline.core.schema import UNLABELLED
@@ -27,7 +27,6 @@ from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.notes import Notes, lines_of
-from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.manifest import DECODERS
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
@@ -26,6 +26,8 @@ from pipeline.sources.notes import File
 from pipeline.sources.open_cache import reason_of, unchanged
 from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.blobs import Version, file_system, tried, version_of
+
+T = TypeVar("T")
 
 FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
@@ -140,35 +142,30 @@ class Wanted(NamedTuple):
     stop: int
 
 
-def _stretches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
-    """Put together what follows each other in one file, so that it comes in one request."""
-    stretch: list[Wanted] = []
-    for item in wanted:
-        if stretch:
-            last = stretch[-1]
-            near = last.path == item.path and 0 <= item.start - last.stop <= GAP_BYTES
-            to_end = min(last.stop, item.stop) < 0
-            if to_end or not near or item.stop - stretch[0].start > BYTES_AT_ONCE:
-                yield stretch
-                stretch = []
-        stretch.append(item)
-    if stretch:
-        yield stretch
+def _grouped(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[list[T]]:
+    """Put together what follows each other, as long as it fits."""
+    group: list[T] = []
+    for item in items:
+        if group and not fits(group, item):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
 
 
-def _loads(stretches: Iterable[list[Wanted]]) -> Iterator[list[list[Wanted]]]:
-    """Put together what is requested at once: some files, and not too many bytes."""
-    load: list[list[Wanted]] = []
-    size = 0
-    for stretch in stretches:
-        more = max(0, stretch[-1].stop - stretch[0].start)
-        if load and (len(load) >= FILES_AT_ONCE or size + more > BYTES_AT_ONCE):
-            yield load
-            load, size = [], 0
-        load.append(stretch)
-        size += more
-    if load:
-        yield load
+def _follows(stretch: list[Wanted], item: Wanted) -> bool:
+    """Tell whether a range comes in one request with those before it in the same file."""
+    first, last = stretch[0], stretch[-1]
+    near = last.path == item.path and 0 <= item.start - last.stop <= GAP_BYTES
+    ends = min(last.stop, item.stop) >= 0  # which are known
+    return near and ends and item.stop - first.start <= BYTES_AT_ONCE
+
+
+def _fits(load: list[list[Wanted]], stretch: list[Wanted]) -> bool:
+    """Tell whether a request is sent at once with others: some files, and not too many bytes."""
+    sizes = (max(0, ranges[-1].stop - ranges[0].start) for ranges in (*load, stretch))
+    return len(load) < FILES_AT_ONCE and sum(sizes) <= BYTES_AT_ONCE
 
 
 def read_remote(
@@ -184,7 +181,8 @@ def read_remote(
     requests = [*wanted]
     # no range of a request can say that nothing is wanted
     yield from ((item.row, b"") for item in requests if item.start == item.stop)
-    for load in _loads(_stretches(item for item in requests if item.start != item.stop)):
+    stretches = _grouped((item for item in requests if item.start != item.stop), _follows)
+    for load in _grouped(stretches, _fits):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:

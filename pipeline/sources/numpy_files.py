@@ -30,7 +30,6 @@ from pipeline.sources.array_names import (
     IMAGE,
     LABEL,
     NAMES,
-    ArrayHeader,
     Role,
     choose,
     label_spellings,
@@ -124,11 +123,11 @@ class _Reader:
         `split` is the one that it holds; None: those that its names tell of.
         """
         with open_archive(path) as archive:
-            title = shown(path)
-            chosen = choose(title, _headers(archive), self.default, self.variables, archive.others)
+            title, headers = shown(path), _headers(archive)
+            chosen = choose(title, headers, self.default, self.variables, archive.others)
             pairs = _wanted(title, chosen.pairs, split)
             names = [name for pair in pairs.values() for name in pair if name is not None]
-            arrays = {name: archive.open(name) for name in names}
+            arrays = {name: headers[name] or archive.open(name) for name in names}
             for part, (images, labels) in pairs.items():
                 self._add(part, arrays[images], None if labels is None else arrays[labels])
             if chosen.names is not None:
@@ -192,13 +191,12 @@ class _Reader:
         self.notes.class_names = names
 
 
-def _headers(archive: Archive) -> dict[str, ArrayHeader | None]:
-    """Return what each array of an archive is; None for one that cannot be read."""
-    headers: dict[str, ArrayHeader | None] = dict.fromkeys(archive.names)
+def _headers(archive: Archive) -> dict[str, StoredArray | None]:
+    """Return each array of an archive; None for one that cannot be read."""
+    headers: dict[str, StoredArray | None] = dict.fromkeys(archive.names)
     for name in archive.names:
         with suppress(Exception):  # of one that is used it comes again
-            array = archive.open(name)
-            headers[name] = ArrayHeader(array.shape, array.dtype)
+            headers[name] = archive.open(name)
     return headers
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import Block
+from pipeline.core.blocks import Block, Source, SplitInfo
 from pipeline.core.errors import ConfigError, ShapeError, SourceError
 from pipeline.images.conversion import Conversion
-from pipeline.sources.protocol import Source, SplitInfo
 
 STEPS = 2**16 - 1
 # Of q = rint((x - lowest) / (highest - lowest) * STEPS) four operations are rounded, of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, cast
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import load_environment, make_images
 from pipeline.core.arguments import checked
+from pipeline.core.blocks import Source
 from pipeline.core.errors import ConfigError, SourceError, nearest
 from pipeline.core.paths import is_remote, locate, shown
 from pipeline.images.conversion import Conversion
@@ -25,8 +26,7 @@ from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import holds_images, parquet_reader
-from pipeline.sources.protocol import Source
-from pipeline.sources.quantize import Packing, converted, pack_floats
+from pipeline.sources.quantize import Packing, Run, converted, pack_floats
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import tar_reader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
@@ -47,8 +47,6 @@ _FOLDERS_OF = {"parquet": (".parquet",), "tar": TAR_SUFFIXES, "numpy": (".npy", 
 _MOST_LOOKED_INTO = 100
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ENCODED = ("folder", "tar", "parquet", "list")
-
-Mapped = Callable[[Callable[[int], Any], int], list[Any]]
 
 
 @checked
@@ -98,7 +96,7 @@ def release(source: Source) -> None:
 def packed(
     source: Source,
     settings: ImageSettings,
-    mapped: Mapped | None = None,
+    mapped: Run | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Source:
     """Return a source of integers: floats are packed into the range that the settings say.

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torchvision import datasets
 
-from pipeline.core.blocks import WRONG_SIZE, Block, Problem
+from pipeline.core.blocks import WRONG_SIZE, Block, Problem, SplitInfo
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, ShapeError, SourceError, one_line
 from pipeline.core.schema import UNLABELLED
@@ -30,7 +30,6 @@ from pipeline.sources.array_source import ArraySource, as_pixels, pixel_type, sc
 from pipeline.sources.arrays import from_arrays
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.open_cache import OpenCache
-from pipeline.sources.protocol import SplitInfo
 from pipeline.sources.torchvision_sets import (
     OPEN_ERRORS,
     TABLE,

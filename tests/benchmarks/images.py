@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline.core.blocks import Block
+from pipeline.core.blocks import Block, Source, SplitInfo
 from pipeline.core.errors import DatasetNotFoundError
 from pipeline.sources.catalog import open_dataset
-from pipeline.sources.protocol import Source, SplitInfo
 
 SIDE = 28
 FURTHEST = 3

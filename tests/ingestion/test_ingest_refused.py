@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from ingests_for_tests import NAMES, SHARD, Watched, digest_of, holds, make_arrays
 
-from pipeline.core.blocks import Block
+from pipeline.core.blocks import Block, SplitInfo
 from pipeline.core.errors import BadSamplesError, ConfigError, SchemaError, ShapeError, SourceError
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.protocol import SplitInfo
 from pipeline.storage import manifest
 from pipeline.storage.image_content import digest_images
 

@@ -231,7 +231,7 @@ import json, resource, sys
 import numpy as np
 import pipeline
 from pipeline.core.blocks import Block
-from pipeline.sources.protocol import SplitInfo
+from pipeline.core.blocks import SplitInfo
 
 class Made:
     "Images that exist only while they are read."
