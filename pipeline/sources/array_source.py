@@ -7,6 +7,7 @@ through; labels become codes; parts must fit together; the user sees where label
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -262,8 +263,7 @@ def survey_parts(
 
 
 def _ranges(shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[tuple[int, int]]:
-    sample = int(np.prod(shape[1:], dtype=object)) * dtype.itemsize
-    step = max(1, _BLOCK_BYTES // max(1, sample))
+    step = max(1, _BLOCK_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy_for_tests import COUNT, NAMES, make_arrays
 
 from pipeline.core.errors import LabelError, ShapeError, SourceError
 from pipeline.sources.arrays import from_arrays
-
-NAMES = ("cat", "dog", "emu")
-COUNT = 50
-
-
-def make_arrays(count=COUNT, shape=(6, 4), dtype=np.uint8, seed=0, labels="uint8"):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, np.iinfo(dtype).max, (count, *shape), dtype, endpoint=True)
-    return images, rng.integers(0, 3, count).astype(labels)
 
 
 def test_arrays_are_read_in_ranges_with_their_place(tmp_path):
