@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipeline.core.errors import SourceError, listed, nearest
 from pipeline.sources.array_source import Stored
 from pipeline.sources.file_names import SPLIT_WORDS
+
+T = TypeVar("T")
 
 # each word of images with those of the labels that usually go with it
 _WORDS = {
@@ -239,6 +241,18 @@ def _check_left_out(title: str, arrays: Headers, choice: Choice, others: Collect
             wanted = (label_spellings(image) or ["labels"])[0]
             reason = f"holds {image} without {wanted}, and {', '.join(unclear)}"
             raise _unclear(title, arrays, reason)
+
+
+def pick_splits(has: str, splits: Mapping[str, T], wanted: str | None) -> dict[str, T]:
+    """Return the splits of a file that are wanted: all, or the one of a name, or the only one.
+
+    What it `has` begins the message where that is unclear, as `a.npz: holds the splits`.
+    """
+    if wanted is None:
+        return dict(splits)
+    if wanted not in splits and len(splits) > 1:
+        raise SourceError(f"{has} {', '.join(splits)}, expected '{wanted}' or one only")
+    return {wanted: splits.get(wanted) or next(iter(splits.values()))}
 
 
 def _unclear(title: str, arrays: Headers, reason: str) -> SourceError:

@@ -33,6 +33,7 @@ from pipeline.sources.array_names import (
     Role,
     choose,
     label_spellings,
+    pick_splits,
     role_of,
 )
 from pipeline.sources.array_source import (
@@ -125,7 +126,7 @@ class _Reader:
         with open_archive(path) as archive:
             title, headers = shown(path), _headers(archive)
             chosen = choose(title, headers, self.default, self.variables, archive.others)
-            pairs = _wanted(title, chosen.pairs, split)
+            pairs = pick_splits(f"{title}: holds the splits", chosen.pairs, split)
             names = [name for pair in pairs.values() for name in pair if name is not None]
             arrays = {name: headers[name] or archive.open(name) for name in names}
             for part, (images, labels) in pairs.items():
@@ -198,19 +199,6 @@ def _headers(archive: Archive) -> dict[str, StoredArray | None]:
         with suppress(Exception):  # of one that is used it comes again
             headers[name] = archive.open(name)
     return headers
-
-
-def _wanted(
-    title: str, pairs: dict[str, tuple[str, str | None]], split: str | None
-) -> dict[str, tuple[str, str | None]]:
-    """Return the pairs of an archive that are wanted: all, or those of one split."""
-    if split is None:
-        return pairs
-    if split not in pairs and len(pairs) > 1:
-        raise SourceError(
-            f"{title}: holds the splits {', '.join(pairs)}, expected '{split}' or one only"
-        )
-    return {split: pairs.get(split) or next(iter(pairs.values()))}
 
 
 def _stem_role(path: Path, variables: Mapping[str, str]) -> Role | None:

@@ -18,7 +18,7 @@ import xarray as xr
 from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
-from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
+from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS, pick_splits
 from pipeline.sources.array_source import (
     ArrayPart,
     ArraySource,
@@ -136,17 +136,10 @@ def _splits_in(
         for dataset in groups.values():
             dataset.close()
     named = {group.strip("/").replace("/", "_"): group for group in fitting if group != ROOT}
-    if not named:
+    if not named or (name is not None and name not in named and ROOT in fitting):
         return {name or default: find_group(path)}
-    if name is None:
-        return {split: find_group(path, group) for split, group in named.items()}
-    if name in named:
-        return {name: find_group(path, named[name])}
-    if len(named) > 1 and ROOT not in fitting:
-        raise SourceError(
-            f"{shown(path)}: has the groups {', '.join(named)}, expected '{name}' or one only"
-        )
-    return {name: find_group(path, ROOT if ROOT in fitting else next(iter(named.values())))}
+    picked = pick_splits(f"{shown(path)}: has the groups", named, name)
+    return {split: find_group(path, group) for split, group in picked.items()}
 
 
 def make_source(
