@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.job_settings import Environment, load_environment
+from pipeline.config.job_settings import load_environment
 from pipeline.config.yaml_files import load_yaml
 from pipeline.core.blocks import Source
 from pipeline.core.errors import ConfigError, DatasetNotFoundError, ShapeError, SourceError, nearest
@@ -92,18 +92,6 @@ def find_entry(name: str) -> CatalogEntry:
     return catalog[name]
 
 
-def _folders(entry: CatalogEntry, environment: Environment) -> list[Path]:
-    """Return the folders where files of an entry may be, in order of preference."""
-    folders = []
-    if environment.datasets is not None:
-        folders.append(environment.datasets / entry.name)
-    if entry.system is not None:
-        folders.append(Path(entry.system["folder"]))
-    folders.append(environment.data / "downloads" / entry.name)
-    folders = [folder.absolute() for folder in folders]  # workers may run elsewhere
-    return [path for folder in folders for path in _beside(folder, entry)]
-
-
 def _beside(folder: Path, entry: CatalogEntry) -> tuple[Path, Path]:
     """Return a folder, and where torchvision's own classes put files below it."""
     return folder, folder / str(entry.torchvision) / "raw"
@@ -114,10 +102,15 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
 
 
-def find_folder(entry: CatalogEntry, environment: Environment | None = None) -> Path | None:
-    """Return the folder that holds all files of an entry, or None."""
-    folders = _folders(entry, environment or load_environment())
-    return next((folder for folder in folders if _has_files(folder, entry)), None)
+def find_folder(entry: CatalogEntry) -> Path | None:
+    """Return the first folder that holds all files of an entry, or None."""
+    environment = load_environment()
+    folders = [] if environment.datasets is None else [environment.datasets / entry.name]
+    folders += [] if entry.system is None else [Path(entry.system["folder"])]
+    folders.append(environment.data / "downloads" / entry.name)
+    # workers may run elsewhere
+    paths = [path for folder in folders for path in _beside(folder.absolute(), entry)]
+    return next((folder for folder in paths if _has_files(folder, entry)), None)
 
 
 def holds_entry(folder: Path, entry: CatalogEntry) -> bool:
