@@ -156,18 +156,16 @@ class _Reader:
         used = set()
         for path in images:
             labels = _labels_beside(path, given)
-            alike = [p for p in given if p in split_of and split_of[p] == split_of.get(path)]
-            if labels is None and len(images) == len(given) == 1:
-                labels = given[0]
-            elif labels is None and len(alike) == 1:
+            only = len(images) == len(given) == 1
+            alike = [p for p in given if only or split_of[p] == split_of.get(path)]
+            if labels is None and len(alike) == 1:
                 labels = alike[0]
             used.add(labels)
             part = split or split_of.get(path) or self.default
             self._add(part, open_array(path), None if labels is None else open_array(labels))
         _check_left_over(images, [path for path in given if path not in used])
-        unknown = [path for path in images if roles[path] is None]
         if used <= {None}:
-            _check_series(unknown)
+            _check_series([path for path in images if roles[path] is None])
 
     def _add(self, split: str, images: StoredArray, labels: StoredArray | None) -> None:
         shape, dtype = (None, images.dtype) if labels is None else (labels.shape, labels.dtype)
