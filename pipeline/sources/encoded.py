@@ -80,12 +80,8 @@ class EncodedSource:
     ----------
     listing, fetcher
         The folder of the listing, and what gets the bytes of samples.
-    conversion
-        How every image is brought to one shape.
-    max_bytes
-        Of one image file; more is refused before it is read.
-    shape, dtype
-        Of the images, after the conversion.
+    conversion, max_bytes, shape, dtype
+        As of `open_encoded`; and of the images, after the conversion.
     labels_are_codes
         The labels are integers of a table whose classes were named elsewhere, so that they are
         codes also where names are digits.
@@ -190,7 +186,7 @@ def open_encoded(
     Parameters
     ----------
     reader
-        What `FolderReader`, `tar_reader`, `parquet_reader` or `ListReader` returned.
+        A `FolderReader`, `TarReader`, `ParquetReader` or `ListReader`.
     folder
         Where the listing is written; it belongs to the source and must stay.
     conversion
@@ -199,14 +195,14 @@ def open_encoded(
         The name of each label code; default: what the input says, else the labels that occur,
         as numbers where all are, else sorted as text.
     max_bytes
-        Of one image file.
+        Of one image file; more is refused before it is read.
 
     Raises
     ------
     SourceError
         Where there are no samples, or the first ones cannot be read.
     LabelError
-        Where there are more labels than classes could be.
+        Where there are more labels than classes could be, or none where labels are to be.
     """
     conversion = conversion or Conversion()
     sample_index.close(folder)
@@ -225,15 +221,7 @@ def reopen_encoded(
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> EncodedSource:
-    """Return the source of a listing that was made before; parameters as of `open_encoded`.
-
-    Raises
-    ------
-    SourceError
-        Where there are no samples, or the first ones cannot be read.
-    LabelError
-        Where labels are to be, and there are none.
-    """
+    """Return the source of a listing that was made before; all else as of `open_encoded`."""
     known = sample_index.index(folder)
     if not known["splits"]:
         raise SourceError(f"{reader.title}: holds no samples; correct the place")
@@ -282,16 +270,19 @@ def _labels(
     """Return the codes of rows, and what is known to be wrong from the listing alone."""
     known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
     labels = np.full(len(rows), UNLABELLED, np.int32)
-    problems: dict[int, Problem] = {}
+    problems = _listed_problems(rows)
     for row, label in enumerate(rows.label):
         code = known.get(label or "", UNLABELLED)
-        if rows.status[row] != OK:
-            problems[row] = Problem(rows.status[row], rows.detail[row] or "")
-        elif isinstance(code, Problem):
-            problems[row] = code
-        else:
+        if isinstance(code, Problem):
+            problems.setdefault(row, code)
+        elif row not in problems:
             labels[row] = code
     return labels, problems
+
+
+def _listed_problems(rows: ListingRows) -> dict[int, Problem]:
+    columns = enumerate(zip(rows.status, rows.detail, strict=True))
+    return {row: Problem(status, text or "") for row, (status, text) in columns if status != OK}
 
 
 def _fetched(
@@ -320,20 +311,20 @@ def _find_shape(
     reasons: list[str] = []
     tried = 0
     for split, start, stop in _first_ranges(folder):
+        if tried >= _MOST_PROBED or shapes.total() >= _PROBED:
+            break
         rows = sample_index.read_rows(folder, split, start, stop)
-        wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
-        reasons += [f"{rows.origin[i]} {p.detail}" for i, p in wrong.items()]
+        wrong = _listed_problems(rows)
+        reasons += [f"{rows.origin[row]} {problem.detail}" for row, problem in wrong.items()]
+        tried += len(rows)
         for row, data in _fetched(fetcher, folder, rows, wrong, limit):
             shape = probe(data, conversion) if isinstance(data, bytes) else data
             if isinstance(shape, Problem):
                 reasons.append(f"{rows.origin[row]} {shape.detail}")
             else:
                 shapes[shape] += 1
-            if shapes.total() == _PROBED:
+            if shapes.total() >= _PROBED:
                 break
-        tried += len(rows)
-        if tried >= _MOST_PROBED or shapes.total() == _PROBED:
-            break
     if not shapes:
         raise SourceError(
             f"{title}: none of the first {tried:,} images can be read: "

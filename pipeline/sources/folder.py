@@ -30,7 +30,7 @@ from pipeline.sources.notes import File, Notes
 from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
 from pipeline.storage.blobs import file_system, tried, version_in
 
-_LOOKED_AT, _MANY = 1000, 4096
+_LOOKED_AT = 1000
 
 
 class Member(NamedTuple):
@@ -52,30 +52,24 @@ class Member(NamedTuple):
 
 
 class Tree:
-    """Image files on their way into a listing."""
+    """Image files on their way into a listing.
+
+    `kind` is that of the source; `notes` take what is left out and what is decided; `doubts` says
+    whether to refuse what is implausible.
+    """
 
     def __init__(self, kind: str, notes: Notes, *, doubts: bool = True) -> None:
-        """Begin without files.
-
-        `kind` is that of the source; `notes` take what is left out and what is decided; `doubts`
-        says whether to refuse what is implausible.
-        """
         self.groups: list[PathGroup] = []
-        self._kind = kind
-        self._notes = notes
-        self._doubts = doubts
+        self._kind, self._notes, self._doubts = kind, notes, doubts
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute(
-            "CREATE TABLE members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, "
-            "stamp, status, detail, split)"
-        )
-        self._database.execute(
-            "CREATE TABLE classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID"
-        )
+        for table in (
+            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, stamp, "
+            "status, detail, split)",
+            "classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID",
+        ):
+            self._database.execute(f"CREATE TABLE {table}")
         self._folders = Folders(self._database)
         self._database.execute("BEGIN")
-        self._waiting: list[tuple[Any, ...]] = []
-        self._left: Counter[tuple[int, bytes, str]] = Counter()
 
     def __enter__(self) -> Tree:
         return self
@@ -84,7 +78,7 @@ class Tree:
         self._database.close()
 
     def group(self, split: str, given: bool, strip: bool, title: str) -> int:
-        """Return the number of the group of places whose splits are found in the same way."""
+        """Return the number of the group of folders whose splits are decided in the same way."""
         for number, known in enumerate(self.groups):
             if (known.split, known.given) == (split, given):
                 known.places += 1
@@ -94,31 +88,22 @@ class Tree:
         return len(self.groups) - 1
 
     def add(self, member: Member) -> None:
-        self._waiting.append(member._replace(path=member.path.replace(b"/", SEPARATOR)))
-        if len(self._waiting) >= _MANY:
-            self._flush()
-
-    def leave_out(self, group: int, path: bytes) -> None:
-        """Take note of a file that is no image."""
-        self._notes.ignore(path)
-        self._left[group, _folder_of(path.replace(b"/", SEPARATOR)), suffix_of(path)] += 1
-        if len(self._left) >= _MANY:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._database.executemany(
+        path = member.path.replace(b"/", SEPARATOR)
+        if path:
+            self._folders.add("folders", member.group, path)
+        self._database.execute(
             "INSERT INTO members (grp, file, path, offset, size, stamp, status, detail) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            self._waiting,
+            member._replace(path=path),
         )
-        images = Counter((m[0], _folder_of(m[2]), "") for m in self._waiting if m[2])
-        self._folders.add("folders", images)
-        self._folders.add("left", self._left)
-        self._waiting, self._left = [], Counter()
+
+    def leave_out(self, group: int, path: bytes) -> None:
+        """Note a file that is no image."""
+        self._notes.ignore(path)
+        self._folders.add("left", group, path.replace(b"/", SEPARATOR), suffix_of(path))
 
     def keep_last(self) -> None:
         """Of members of one name in one archive keep the last, as unpacking does, and say so."""
-        self._flush()
         count = self._database.execute(
             "DELETE FROM members WHERE member IN (SELECT member FROM (SELECT member, "
             "lead(member) OVER (PARTITION BY file, path ORDER BY member) AS later FROM members "
@@ -128,8 +113,8 @@ class Tree:
             what = "member whose name comes" if count == 1 else "members whose names come"
             self._notes.left_out.append(f"{count:,} {what} again later in the archive")
 
-    def _find_layouts(self) -> None:
-        """Find what the folders of each group mean, and ask whether that is plausible."""
+    def _decide_layouts(self) -> None:
+        """Decide what the folders of each group mean, and check whether that is plausible."""
         for number, group in enumerate(self.groups):
             if not self._folders.holds(number, b""):
                 refuse_no_images(group, self._kind, self._notes)
@@ -170,8 +155,8 @@ class Tree:
         `streamed` are the numbers of files that can only be read forward. A split with images of
         these that do not come in the order of names keeps the order in which they were listed.
         """
-        self._flush()
-        self._find_layouts()
+        self._folders.flush()
+        self._decide_layouts()
         layouts = [group.layout for group in self.groups]
         self._database.create_function(
             "split_of", 2, lambda group, path: layouts[group].read(path)[0], deterministic=True
@@ -240,11 +225,6 @@ class Tree:
             detail=details,
             stamp=stamps,
         )
-
-
-def _folder_of(path: bytes) -> bytes:
-    """Return the folder of a path, ending in a separator; empty for the root."""
-    return path[: path.rfind(SEPARATOR) + 1]
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,8 @@ def make_rows(count: int, **columns: Any) -> pa.Table:
     arrays: dict[str, Any] = {}
     for spec in [*SCHEMA, pa.field("stamp", pa.string())]:
         value = columns.get(spec.name, _DEFAULTS.get(spec.name))
-        if spec.name == "label" and isinstance(value, pa.Array | pa.ChunkedArray):
-            arrays[spec.name] = value
-        elif isinstance(value, pa.Array | pa.ChunkedArray):
-            arrays[spec.name] = value.cast(spec.type)
+        if isinstance(value, pa.Array):
+            arrays[spec.name] = value if spec.name == "label" else value.cast(spec.type)
         elif isinstance(value, list):
             arrays[spec.name] = pa.array(value, spec.type)
         else:
@@ -143,9 +141,8 @@ class ListingWriter:
     def _write(self, split: str, complete_groups: bool) -> None:
         """Write the waiting rows; only complete row groups, where more may come."""
         table = pa.concat_tables(self._waiting[split]).combine_chunks()
-        count = (
-            table.num_rows - table.num_rows % ROWS_PER_GROUP if complete_groups else table.num_rows
-        )
+        count = table.num_rows
+        count -= count % ROWS_PER_GROUP if complete_groups else 0
         if split not in self._writers:
             self._writers[split] = pq.ParquetWriter(
                 self._folder / f"{len(self._writers)}.parquet",
@@ -238,13 +235,7 @@ def _damaged(path: Path, error: Exception) -> DamagedError:
 
 
 def index(folder: Path) -> Mapping[str, Any]:
-    """Return files, labels, counts and digests of a listing.
-
-    Raises
-    ------
-    DamagedError
-        Where it is missing or incomplete.
-    """
+    """Return files, labels, counts and digests of a listing, or raise `DamagedError`."""
     return _index(folder)[0]
 
 

@@ -15,11 +15,12 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
+from pipeline.core.blocks import OK, Problem
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
@@ -38,14 +39,11 @@ from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows
 from pipeline.sources.tar_members import READ_BYTES, Entry, Unpacked, compression_of, walk
 from pipeline.sources.webdataset import (
+    SAMPLE_COLUMNS,
     Fields,
-    KeyedSample,
-    Keys,
-    LeftOut,
+    Samples,
     fields_of,
-    image_of,
     is_labelled,
-    label_of,
     samples_of,
 )
 from pipeline.storage.blobs import file_system
@@ -59,21 +57,34 @@ _LOOKED_AT = 4096
 
 @dataclass(frozen=True)
 class TarReader:
-    """Lists the images of tar archives; attributes as the parameters of `tar_reader`.
+    """Lists the images of tar archives.
 
-    `title` is what to call the archives, `fields` are the members of samples that matter.
+    `paths` are for each split its archives, or folders of such; those of None say their split by
+    name, such as `train-0001.tar`, or by folders inside, else it is `split`. `columns` names the
+    fields of `image` and `label` of samples as webdataset packs them, where they are not known by
+    rule. `doubts` tells whether to refuse what is implausible, see `folder_checks`.
     """
 
     paths: Mapping[str | None, Sequence[Path]]
-    split: str
-    title: str
-    fields: Fields = field(default_factory=Fields)
+    split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict)
     doubts: bool = True
     kind = "tar"
 
+    def __post_init__(self) -> None:
+        _ = self._fields, self._archives  # what is wrong with them is refused at once
+
     @property
+    def title(self) -> str:
+        return titles_of(self.paths)
+
+    @cached_property
+    def _fields(self) -> Fields:
+        return fields_of(self.columns)
+
+    @cached_property
     def _archives(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.paths, self.split))
+        return list(flattened(files_in(self.paths, SUFFIXES), self.split))
 
     def fetcher(self) -> TarFetcher:
         return TarFetcher(roots_of(path for _, _, path in self._archives))
@@ -87,11 +98,9 @@ class TarReader:
             Where an archive is not there, is none, or holds no images.
         """
         self._check_names()
-        roots = self.fetcher().roots
-        compressions = []
-        for _, _, path in self._archives:
-            compressions.append(compression_of(path))
-            notes.files.append(describe(path, roots))
+        roots, paths = self.fetcher().roots, [path for _, _, path in self._archives]
+        compressions = [compression_of(path) for path in paths]
+        notes.files += [describe(path, roots) for path in paths]
         if self._is_webdataset(compressions):
             yield from self._sample_batches(compressions, notes)
         else:
@@ -112,18 +121,14 @@ class TarReader:
 
     def _is_webdataset(self, compressions: Sequence[bytes]) -> bool:
         """Tell whether one of the first samples of the first archive has a label beside it."""
-        if self.fields.image is not None or self.fields.label is not None:
+        if self._fields.image is not None or self._fields.label is not None:
             return True
         for (_, _, path), compression in zip(self._archives, compressions, strict=True):
-            has_samples = False
             with closing(walk(path, compression)) as entries:
                 members = (e for e in islice(entries, _LOOKED_AT) if isinstance(e, Entry))
-                for sample in samples_of(members):
-                    if is_labelled(sample):
-                        return True
-                    has_samples = True
-            if has_samples:
-                return False
+                samples = samples_of(members)
+                if (first := next(samples, None)) is not None:
+                    return any(map(is_labelled, chain([first], samples)))
         return False
 
     def _tree_batches(
@@ -147,76 +152,22 @@ class TarReader:
     def _sample_batches(
         self, compressions: Sequence[bytes], notes: Notes
     ) -> Iterator[tuple[str, Any]]:
-        tally = LeftOut(notes)
+        samples = Samples(self._fields, notes)
         for file, (split, _, path) in enumerate(self._archives):
-            rows: list[tuple[Any, ...]] = []
-            keys = Keys(path.name)
-            entries = tally.entries(walk(path, compressions[file], self.fields.suffixes))
-            for sample in samples_of(entries, path.name):
-                keys.add(sample.key)
-                row = self._sample_row(sample, path.name, tally)
-                rows += [row] if row else []
-                if len(rows) == ROWS_PER_GROUP:
-                    yield split, _as_rows(rows, file, compressions[file])
-                    rows = []
-            keys.close()
-            yield split, _as_rows(rows, file, compressions[file])
-        tally.finish(self.fields)
-
-    def _sample_row(
-        self, sample: KeyedSample, archive: str, tally: LeftOut
-    ) -> tuple[Any, ...] | None:
-        """Return origin, offset, size, label, status and detail; None where there is no image."""
-        image = image_of(sample, self.fields, archive)
-        if image is None:
-            tally.without_image(sample)
-            return None
-        tally.others.update(name for name in sample.images if sample.images[name] is not image)
-        if image.name:
-            label, wrong = label_of(sample, self.fields, archive)
-        else:  # what stands for what is lost
-            label, wrong = None, None
-        problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
-        origin = f"{archive}:{as_text(image.name)}"
-        return origin, image.offset, image.size, label, problem.status, problem.detail or None
-
-
-def tar_reader(
-    paths: Mapping[str | None, Sequence[Path]],
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    *,
-    doubts: bool = True,
-) -> TarReader:
-    """Return a reader of tar archives.
-
-    Parameters
-    ----------
-    paths
-        For each split its archives, or folders of archives; those of None say their split by
-        name, such as `train-0001.tar`, or by folders inside.
-    split
-        The split of archives that do not say any.
-    columns
-        Of samples as webdataset packs them: the fields of `image` and `label`; default: by rule.
-    doubts
-        Whether to refuse what is implausible, see `folder_checks`.
-    """
-    fields = fields_of(columns or {})
-    return TarReader(files_in(paths, SUFFIXES), split, titles_of(paths), fields, doubts)
+            key = compressions[file]
+            rows = samples.rows(walk(path, key, self._fields.suffixes), path.name)
+            while batch := list(islice(rows, ROWS_PER_GROUP)):
+                columns = dict(
+                    zip(SAMPLE_COLUMNS, map(list, zip(*batch, strict=True)), strict=True)
+                )
+                yield split, make_rows(len(batch), file=file, key=key, **columns)
+        samples.finish()
 
 
 def _member(entry: Entry, group: int, file: int) -> Member:
     problem = entry.problem or Problem(OK, "")
     detail = problem.detail or None
     return Member(group, file, entry.name, entry.offset, entry.size, "", problem.status, detail)
-
-
-def _as_rows(rows: Sequence[tuple[Any, ...]], file: int, compression: bytes) -> Any:
-    names = ("origin", "offset", "size", "label", "status", "detail")
-    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    lists = dict(zip(names, map(list, columns), strict=True))
-    return make_rows(len(rows), file=file, key=compression, **lists)
 
 
 # fetching ----------------------------------------------------------------------------------------

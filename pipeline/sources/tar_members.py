@@ -62,30 +62,31 @@ class Unpacked:
         self._packed.close()
 
 
-def compression_of(path: Path) -> bytes:
-    """Return how a file is compressed, by its first bytes; empty where it is not."""
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
     try:
-        with open_binary(path) as file:
-            start = file.read(8)
+        yield
     except PixsimError:
         raise
     except Exception as error:  # each file system has its own kinds
         raise failed(path, error) from None
+
+
+def compression_of(path: Path) -> bytes:
+    """Return how a file is compressed, by its first bytes; empty where it is not."""
+    with _read_errors(path), open_binary(path) as file:
+        start = file.read(8)
     return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
 
 
 class HeaderStream:
     """What `tarfile` reads headers from: forward only, and never much at once.
 
-    Attributes
-    ----------
-    broken
-        Why the stream ended, where that is not its end.
+    `broken` says why the stream ended, where that is not its end.
     """
 
     def __init__(self, raw: Any, total: int | None) -> None:
-        self._raw = raw
-        self._total = total
+        self._raw, self._total = raw, total
         self._peeked = b""
         self._position = 0
         self.broken = ""
@@ -146,25 +147,13 @@ def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
 
 
 class Entry(NamedTuple):
-    """An image of an archive, or what is a label in webdataset.
+    """An image of an archive, or what is a label in webdataset."""
 
-    Attributes
-    ----------
-    name
-        Parts separated by `/`; empty for what is lost.
-    offset, size
-        Of its content, in the archive unpacked.
-    problem
-        Why it cannot be read.
-    content
-        Of a label.
-    """
-
-    name: bytes
-    offset: int
+    name: bytes  # parts separated by `/`; empty for what is lost
+    offset: int  # of its content, in the archive unpacked
     size: int
-    problem: Problem | None = None
-    content: bytes | None = None
+    problem: Problem | None = None  # why it cannot be read
+    content: bytes | None = None  # of a label
 
 
 class _Archive(tarfile.TarFile):
@@ -179,22 +168,12 @@ def walk(
 ) -> Generator[Entry | bytes, None, None]:
     """Yield the images and labels of an archive in its order, and the names of other files.
 
-    What is hidden is left out.
-
-    Raises
-    ------
-    SourceError
-        Where it is no tar archive, or cannot be read.
+    What is hidden is left out. `SourceError`: it is no tar archive, or cannot be read.
     """
-    try:
-        with opened_stream(path, compression) as stream:
-            complete = yield from _walk(stream, path, labels)
-            if compression and complete:
-                yield from _tail(stream)
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
+    with _read_errors(path), opened_stream(path, compression) as stream:
+        complete = yield from _walk(stream, path, labels)
+        if compression and complete:
+            yield from _tail(stream)
 
 
 def _walk(

@@ -14,9 +14,11 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
 from pipeline.sources.file_names import as_text
 from pipeline.sources.labels import label_text
@@ -25,10 +27,11 @@ from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 
 _JSON_LABELS = ("label", "cls", "class")
 _MOST_MEMBERS = 1000
-_KEYS_AT_ONCE = 4096
 _SHOWN = 3
+SAMPLE_COLUMNS = ("origin", "offset", "size", "label", "status", "detail")
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _SORT = "pack the shard again with its members sorted by name ('tar --sort=name')"
+_NO_LABEL = "has no label, expected a {} member of its name"
 
 
 @dataclass
@@ -42,15 +45,10 @@ class KeyedSample:
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of samples matter.
+    """Which fields of samples matter; None: by rule.
 
-    Attributes
-    ----------
-    image
-        The field of the image, such as `input.png`; None: by rule.
-    label
-        That of the label: `cls`, `txt` or another; or `json.KEY`, a key of the `.json` member;
-        None: by rule.
+    `image` is that of the image, such as `input.png`; `label` that of the label: `cls`, `txt` or
+    another, or `json.KEY`, a key of the `.json` member.
     """
 
     image: str | None = None
@@ -65,13 +63,7 @@ class Fields:
 
 
 def fields_of(columns: Mapping[str, str]) -> Fields:
-    """Return the fields that a job names.
-
-    Raises
-    ------
-    ConfigError
-        Where it names others.
-    """
+    """Return the fields that a job names; `ConfigError` where it names others."""
     for role in columns:
         if role not in ("image", "label"):
             raise ConfigError(
@@ -93,17 +85,8 @@ def _split(name: bytes) -> tuple[bytes, str]:
 def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[KeyedSample]:
     """Put together the neighbouring entries of one key.
 
-    Parameters
-    ----------
-    entries
-        In the order of the archive.
-    title
-        Of the archive, for a message; None: to look at what may be no samples at all.
-
-    Raises
-    ------
-    SourceError
-        Where a key has a field twice, or very many.
+    Raises `SourceError` where a key has a field twice, or very many, unless `title`, that of the
+    archive, is None: to look at what may be no samples at all.
     """
     sample: KeyedSample | None = None
     for entry in entries:
@@ -142,13 +125,7 @@ def _collision(sample: KeyedSample, names: Sequence[str], what: str, title: str)
 
 
 def image_of(sample: KeyedSample, fields: Fields, title: str) -> Entry | None:
-    """Return the image of a sample, if it has one.
-
-    Raises
-    ------
-    SourceError
-        Where it is not clear which one it is.
-    """
+    """Return the image of a sample, if it has one; `SourceError` where it is ambiguous which."""
     if fields.image is not None:
         return sample.images.get(fields.image)
     name = _only(list(sample.images), sample, "image", title)
@@ -167,16 +144,13 @@ def _only(names: list[str], sample: KeyedSample, what: str, title: str) -> str |
 def label_of(sample: KeyedSample, fields: Fields, title: str) -> tuple[str | None, str | None]:
     """Return the label of a sample, or what is wrong with it.
 
-    Raises
-    ------
-    SourceError
-        Where its members contradict each other.
+    Raises `SourceError` where its members contradict each other.
     """
     if fields.label is not None:
         return _label_named(sample, fields.label, title)
     cls, json_name = _field(sample, "cls", title), _field(sample, "json", title)
     if cls is None and json_name is None:
-        return None, "has no label, expected a .cls or .json member of its name"
+        return None, _NO_LABEL.format(".cls or .json")
     if cls is None:
         return _json_label(sample, json_name or "", _JSON_LABELS, title)
     text = as_text(sample.labels[cls]).strip()
@@ -199,10 +173,10 @@ def _label_named(sample: KeyedSample, label: str, title: str) -> tuple[str | Non
     if member.lower() == "json" and key:
         name = _field(sample, "json", title)
         if name is None:
-            return None, "has no label, expected a .json member of its name"
+            return None, _NO_LABEL.format(".json")
         return _json_label(sample, name, (key,), title)
     text = as_text(sample.labels.get(label.lower(), b"")).strip()
-    return (text, None) if text else (None, f"has no label, expected a .{label} member of its name")
+    return (text, None) if text else (None, _NO_LABEL.format(f".{label}"))
 
 
 def _json_label(
@@ -265,69 +239,70 @@ def is_labelled(sample: KeyedSample) -> bool:
     return False
 
 
-class LeftOut:
-    """Counts what is left out of the samples of webdataset."""
+# listing -----------------------------------------------------------------------------------------
 
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
-        self.others: Counter[str] = Counter()
+
+class Samples:
+    """Lists the samples of archives, and counts what is left out of them."""
+
+    def __init__(self, fields: Fields, notes: Notes) -> None:
+        self._fields, self._notes = fields, notes
+        self._others: Counter[str] = Counter()
         self._imageless = 0
         self._first = ""
 
-    def entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
-        """Yield images and labels; note the others."""
+    def rows(self, members: Iterator[Entry | bytes], archive: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the `SAMPLE_COLUMNS` of each sample of an archive.
+
+        Members of one key that are not next to each other would be two samples, each in part; the
+        keys are in an SQLite database, since there may be many.
+        """
+        with closing(sqlite3.connect("", isolation_level=None)) as keys:
+            keys.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            keys.execute("BEGIN")
+            for sample in samples_of(self._entries(members), archive):
+                try:
+                    if sample.key:
+                        keys.execute("INSERT INTO keys VALUES (?)", (sample.key,))
+                except sqlite3.IntegrityError:
+                    raise SourceError(
+                        f"{archive}: members of the key '{as_text(sample.key)}' are not next to "
+                        "each other, or come twice; unpack it, and pack it again with its members "
+                        "sorted by name ('tar --sort=name')"
+                    ) from None
+                image = image_of(sample, self._fields, archive)
+                if image is None:
+                    self._leave_out(sample)
+                else:
+                    yield self._row(sample, image, archive)
+
+    def _entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
         for member in members:
             if isinstance(member, Entry):
                 yield member
             else:
                 self._notes.ignore(member)
 
-    def without_image(self, sample: KeyedSample) -> None:
+    def _row(self, sample: KeyedSample, image: Entry, archive: str) -> tuple[Any, ...]:
+        self._others.update(n for n, other in sample.images.items() if other is not image)
+        label, wrong = None, None
+        if image.name:  # else it stands for what is lost
+            label, wrong = label_of(sample, self._fields, archive)
+        problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
+        origin = f"{archive}:{as_text(image.name)}"
+        return origin, image.offset, image.size, label, problem.status, problem.detail or None
+
+    def _leave_out(self, sample: KeyedSample) -> None:
         for name in [*sample.labels, *sample.images]:
             self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
         self._first = self._first or as_text(sample.key)
         self._imageless += 1
 
-    def finish(self, fields: Fields) -> None:
-        """Say where labels come from, and what was left out."""
-        named = None if fields.label is None else f"'{fields.label}'"
-        self._notes.labels_from = named or ".cls or .json members"
+    def finish(self) -> None:
+        """Note where labels come from, and what was left out."""
+        label = self._fields.label
+        self._notes.labels_from = ".cls or .json members" if label is None else f"'{label}'"
         if self._imageless:
             what = f"sample{'' if self._imageless == 1 else 's'} without an image"
             self._notes.remarks.append(f"{self._imageless:,} {what}, first '{self._first}'")
-        self._notes.left_out += [f"{count:,} {name}" for name, count in self.others.items()]
-
-
-class Keys:
-    """Checks that no key of an archive comes twice, in an SQLite database: there may be many.
-
-    Members of one key that are not next to each other would be two samples, each in part.
-    """
-
-    def __init__(self, archive: str) -> None:
-        self._archive = archive
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._database.execute("BEGIN")
-        self._waiting: list[tuple[bytes]] = []
-
-    def add(self, key: bytes) -> None:
-        self._waiting += [(key,)] if key else []
-        if len(self._waiting) >= _KEYS_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        for key in self._waiting:
-            try:
-                self._database.execute("INSERT INTO keys VALUES (?)", key)
-            except sqlite3.IntegrityError:
-                raise SourceError(
-                    f"{self._archive}: members of the key '{as_text(key[0])}' are not next to each "
-                    "other, or come twice; unpack it, and pack it again with its members sorted by "
-                    "name ('tar --sort=name')"
-                ) from None
-        self._waiting = []
-
-    def close(self) -> None:
-        self._flush()
-        self._database.close()
+        self._notes.left_out += [f"{count:,} {name}" for name, count in self._others.items()]

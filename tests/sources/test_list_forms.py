@@ -14,7 +14,7 @@ from image_files_for_tests import png
 
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.sources.list_paths import Repeats
+from pipeline.sources.lists import Repeats
 from pipeline.sources.registry import find_kind, open_source, release
 
 COUNT = 4

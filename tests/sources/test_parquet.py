@@ -14,7 +14,7 @@ from pipeline.core.blocks import TOO_LARGE, UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, SourceError
 from pipeline.sources import parquet
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.parquet import ParquetReader, holds_images
 
 __all__ = ["remote"]
 COUNT = 40
@@ -36,7 +36,7 @@ def write(path, columns, names=None, label="label", **options):
 
 
 def opened(tmp_path, *paths, columns=None, places=None, **options):
-    reader = parquet_reader(places or {None: list(paths)}, columns)
+    reader = ParquetReader(places or {None: list(paths)}, columns or {})
     return open_encoded(reader, tmp_path / "listing", **options)
 
 

@@ -10,13 +10,13 @@ from image_files_for_tests import everything, png, write_tar
 
 from pipeline.core.blocks import LABEL_UNKNOWN
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.tar import tar_reader
+from pipeline.sources.tar import TarReader
 
 GOOD = png(np.zeros((6, 4), np.uint8))
 
 
 def opened(tmp_path, *paths, **options):
-    return open_encoded(tar_reader({None: list(paths)}), tmp_path / "listing", **options)
+    return open_encoded(TarReader({None: list(paths)}), tmp_path / "listing", **options)
 
 
 def test_webdataset_labels_come_from_cls_or_json(tmp_path):
