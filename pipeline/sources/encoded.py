@@ -224,7 +224,7 @@ def reopen_encoded(
     """Return the source of a listing that was made before; all else as of `open_encoded`."""
     known = sample_index.index(folder)
     if not known["splits"]:
-        raise SourceError(f"{reader.title}: holds no samples; correct the place")
+        raise SourceError(f"{reader.title}: holds no samples; correct the path")
     named = tuple(class_names or known["class_names"] or ())
     if named and not known["labels_are_text"]:
         check_named(known["labels"], named, reader.title)

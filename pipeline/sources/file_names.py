@@ -320,7 +320,7 @@ def _expanded(text: str) -> list[str]:
                 return list(braceexpand(text, escape=False))
             except ValueError:  # braces without a partner
                 return [text]
-    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
+    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} paths; give a folder")
 
 
 def _count_names(text: str) -> int:

@@ -61,10 +61,10 @@ _SHOWN = 3
 
 
 def refuse_no_images(group: PathGroup, kind: str, notes: Notes) -> None:
-    """Raise `SourceError` for a place without images, with what is there."""
+    """Raise `SourceError` for folders without images, with what is there."""
     rest = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
-    cure = next(cures, "correct the place")
+    cure = next(cures, "correct the path")
     if kind == "tar" and ".npy" in notes.ignored:
         cure = "make PNG files of its arrays"
     elif kind == "tar":

@@ -40,6 +40,7 @@ from pipeline.sources.file_names import (
 )
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import opened_parquet, parquet_table
+from pipeline.sources.sample_index import Sample, columns_of
 from pipeline.sources.table_columns import Batch, Table, TableHead, path_column
 from pipeline.sources.tables import Part, TableReader, bytes_of
 from pipeline.sources.text_tables import text_table
@@ -129,12 +130,12 @@ class ListReader(TableReader):
             readable = readable or batch.first > 0 or any(row.status == OK for row in rows)
             if not readable:
                 raise _none_readable(part, finder, names, rows)
-            yield batch, dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True))
+            yield batch, columns_of(rows)
         part.remarks.extend(finder.remarks(shown(path)))
 
 
 def _none_readable(
-    part: Part, finder: PathFinder, names: Sequence[bytes | None], rows: Sequence[Row]
+    part: Part, finder: PathFinder, names: Sequence[bytes | None], rows: Sequence[Sample]
 ) -> SourceError:
     at = next((n for n, name in enumerate(names) if name), 0)
     name, row = names[at] or b"", rows[at]
@@ -150,17 +151,6 @@ def _none_readable(
 
 
 # paths -------------------------------------------------------------------------------------------
-
-
-class Row(NamedTuple):
-    """What the listing records of one entry."""
-
-    origin: str
-    key: bytes
-    size: int = -1
-    stamp: str = ""
-    status: int = OK
-    detail: str | None = None
 
 
 class _Folder(NamedTuple):
@@ -185,21 +175,21 @@ class PathFinder:
         self._look = functools.lru_cache(_MOST_FOLDERS)(lambda folder: _look(self._path(folder)))
         self._meant: Counter[tuple[bytes, bytes]] = Counter()  # by folder and suffix that was added
 
-    def row(self, name: bytes | None, split: str | None = None) -> Row:
+    def row(self, name: bytes | None, split: str | None = None) -> Sample:
         """Return what the listing records of an entry, as it stands in the list.
 
         `split` is the one it is of, as `split_word` has it, so that it isn't looked for in another.
         """
         if not name:
-            return Row("", b"", status=UNREADABLE, detail="has no path")
+            return Sample("", status=UNREADABLE, detail="has no path")
         if name.startswith(b"file://") and self._trusted:
             name = name.removeprefix(b"file://")
         text = as_text(name)
         refused = self._refused(text, name)
         if refused:
-            return Row(shown(text), b"", status=UNREADABLE, detail=refused)
+            return Sample(shown(text), status=UNREADABLE, detail=refused)
         if "://" in text or (self._remote and not text.startswith("/")):
-            return Row(shown(text), name)
+            return Sample(shown(text), key=name)
         return self._locate(name, split)
 
     def _refused(self, text: str, name: bytes) -> str | None:
@@ -217,14 +207,14 @@ class PathFinder:
             return "names a local file, which a list from elsewhere must not"
         return None
 
-    def _locate(self, name: bytes, split: str | None) -> Row:
+    def _locate(self, name: bytes, split: str | None) -> Sample:
         try:
             return self._stat(name)
         except FileNotFoundError as error:
             missing = unreadable(error)
         except OSError as error:
             missing = unreadable(error)
-            return Row(as_text(name), name, status=missing.status, detail=missing.detail)
+            return Sample(as_text(name), key=name, status=missing.status, detail=missing.detail)
         meant: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
         for folder, spelled, suffix in self._meanings(name, split):
             try:
@@ -243,14 +233,15 @@ class PathFinder:
             detail = f"may be {' or '.join(names[:_MOST_SHOWN])}; write which in the list"
             if len({folder for folder, _, _ in meant.values()}) > 1:
                 detail += ", or say with root which folder its paths are relative to"
-        return Row(as_text(name), name, status=UNREADABLE, detail=detail)
+        return Sample(as_text(name), key=name, status=UNREADABLE, detail=detail)
 
-    def _stat(self, name: bytes) -> Row:
+    def _stat(self, name: bytes) -> Sample:
         status = os.stat(self._path(name))  # noqa: PTH116 (bytes)
-        text, stamp = as_text(name), version_in(status).stamp
+        sample = Sample(as_text(name), key=name, stamp=version_in(status).stamp)
         if stat.S_ISREG(status.st_mode):
-            return Row(text, name, status.st_size, stamp)
-        return Row(text, name, -1, stamp, UNREADABLE, not_regular(status.st_mode).detail)
+            return sample._replace(size=status.st_size)
+        detail = not_regular(status.st_mode).detail
+        return sample._replace(status=UNREADABLE, detail=detail)
 
     def _path(self, name: bytes) -> bytes:
         return os.path.join(self._root, name)  # noqa: PTH118 (bytes)

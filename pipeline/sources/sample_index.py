@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,23 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-_DEFAULTS = {"file": 0, "key": b"", "offset": 0, "size": -1, "status": OK, "stamp": ""}
+
+
+class Sample(NamedTuple):
+    """A sample on its way into a listing.
+
+    `stamp`, what changes when its file does, goes into the digest and not to the disk.
+    """
+
+    origin: str | None = None
+    file: int = 0
+    key: bytes = b""
+    offset: int = 0
+    size: int = -1
+    label: str | None = None
+    status: int = OK
+    detail: str | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,14 +83,13 @@ class ListingRows:
 
 
 def make_rows(count: int, **columns: Any) -> pa.Table:
-    """Return `count` rows of a listing; columns left out get their defaults, null else.
+    """Return `count` rows of a listing from lists, arrays or single values.
 
-    `stamp`, what changes when a sample's file does, goes into the digest and not to the disk.
-    `label` may be of integers, which are codes, or of text.
+    What is left out is as in `Sample`; `label` may be of integers, which are codes, or of text.
     """
     arrays: dict[str, Any] = {}
     for spec in [*SCHEMA, pa.field("stamp", pa.string())]:
-        value = columns.get(spec.name, _DEFAULTS.get(spec.name))
+        value = columns.get(spec.name, Sample._field_defaults[spec.name])
         if isinstance(value, pa.Array):
             arrays[spec.name] = value if spec.name == "label" else value.cast(spec.type)
         elif isinstance(value, list):
@@ -82,6 +97,11 @@ def make_rows(count: int, **columns: Any) -> pa.Table:
         else:
             arrays[spec.name] = pa.repeat(pa.scalar(value, spec.type), count)
     return pa.table(arrays)
+
+
+def columns_of(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    """Return one or more samples as columns for `make_rows`."""
+    return dict(zip(Sample._fields, map(list, zip(*samples, strict=True)), strict=True))
 
 
 def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:

@@ -130,8 +130,8 @@ class TableReader(ABC):
                 batches = _with_splits(table.batches(roles), roles, head.title)
                 part = Part(path, split, given, roles, remarks)
                 for batch, columns in self._located(part, batches):
-                    count, label = batch.table.num_rows, labels.read(batch)
-                    rows = make_rows(count, file=number, label=label, **columns)
+                    more = {"file": number, "label": labels.read(batch)}
+                    rows = make_rows(batch.table.num_rows, **{**columns, **more})
                     yield from parted(rows, batch.splits, split)
         if notes.unlabelled:
             remarks.append(f"{self.title}: no column of labels, so these are images without")

@@ -12,15 +12,15 @@ and listed as unreadable, so that nothing is missing in silence.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, islice
+from functools import cached_property, partial
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from pipeline.core.blocks import OK, Problem
+from pipeline.core.blocks import Problem
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
@@ -33,13 +33,12 @@ from pipeline.sources.fetch import (
     titles_of,
 )
 from pipeline.sources.file_names import as_text, files_in, flattened, split_of, splits_in
-from pipeline.sources.folder import Member, Tree
+from pipeline.sources.folder import Tree
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, Sample, columns_of, make_rows
 from pipeline.sources.tar_members import READ_BYTES, Entry, Unpacked, compression_of, walk
 from pipeline.sources.webdataset import (
-    SAMPLE_COLUMNS,
     Fields,
     Samples,
     fields_of,
@@ -51,7 +50,6 @@ from pipeline.storage.blobs import file_system
 SUFFIXES = (
     ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",
 )  # fmt: skip
-_MOST_OPEN = 64
 _LOOKED_AT = 4096
 
 
@@ -140,14 +138,12 @@ class TarReader:
                 group = tree.group(split, given, True, shown(path))
                 for entry in walk(path, compressions[file]):
                     if isinstance(entry, Entry) and entry.content is None:
-                        tree.add(_member(entry, group, file))
+                        tree.add(group, entry.name, _sample(entry, file))
                     else:
                         tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
             tree.keep_last()
             streamed = [file for file, name in enumerate(compressions) if name]
-            for split, in_order in tree.arrange(streamed):
-                for rows in tree.batches(split, in_order, titles, compressions):
-                    yield split, rows
+            yield from tree.batches(titles, compressions, streamed)
 
     def _sample_batches(
         self, compressions: Sequence[bytes], notes: Notes
@@ -157,17 +153,16 @@ class TarReader:
             key = compressions[file]
             rows = samples.rows(walk(path, key, self._fields.suffixes), path.name)
             while batch := list(islice(rows, ROWS_PER_GROUP)):
-                columns = dict(
-                    zip(SAMPLE_COLUMNS, map(list, zip(*batch, strict=True)), strict=True)
-                )
-                yield split, make_rows(len(batch), file=file, key=key, **columns)
+                columns = {**columns_of(batch), "file": file, "key": key}
+                yield split, make_rows(len(batch), **columns)
         samples.finish()
 
 
-def _member(entry: Entry, group: int, file: int) -> Member:
-    problem = entry.problem or Problem(OK, "")
-    detail = problem.detail or None
-    return Member(group, file, entry.name, entry.offset, entry.size, "", problem.status, detail)
+def _sample(entry: Entry, file: int) -> Sample:
+    sample = Sample(file=file, offset=entry.offset, size=entry.size)
+    if entry.problem is None:
+        return sample
+    return sample._replace(status=entry.problem.status, detail=entry.problem.detail)
 
 
 # fetching ----------------------------------------------------------------------------------------
@@ -193,19 +188,21 @@ class TarFetcher:
             Where an archive is gone, or changed since it was listed.
         """
         remote: dict[int, list[Wanted]] = {}
-        with listed_files(self.roots, files) as archive, ExitStack() as stack:
-            opened: dict[int, int] = {}
-            for row, (file, offset) in enumerate(zip(rows.file, rows.offset, strict=True)):
-                root, size, compression = files[file][0], rows.size[row], rows.key[row]
+        members = enumerate(zip(rows.file, rows.key, rows.offset, rows.size, strict=True))
+        with listed_files(self.roots, files) as archive:
+            for (file, compression), group in groupby(members, key=lambda member: member[1][:2]):
+                root = files[file][0]
                 path, version = archive(file)
+                ranges = ((row, offset, size) for row, (_, _, offset, size) in group)
                 if compression:
-                    key = str(self.roots[root]), path.name
-                    yield row, _streamed(path, key, compression, version, offset, size)
+                    stream = _Streamed(path, str(self.roots[root]), compression, version)
+                    yield from ((row, stream.read(offset, size)) for row, offset, size in ranges)
                 elif is_remote(path):
-                    wanted = Wanted(row, str(cast(Any, path).path), offset, offset + size)
-                    remote.setdefault(root, []).append(wanted)
+                    name = str(cast(Any, path).path)
+                    wanted = (Wanted(row, name, start, start + size) for row, start, size in ranges)
+                    remote.setdefault(root, []).extend(wanted)
                 else:
-                    yield row, _ranged(path, opened, file, stack, offset, size)
+                    yield from _read_ranges(path, ranges)
             for root, parts in remote.items():
                 # in the order of the archive, so that neighbours come in one request
                 parts.sort(key=lambda part: (part.path, part.start))
@@ -216,18 +213,14 @@ class TarFetcher:
         close_streams({str(root) for root in self.roots})
 
 
-def _ranged(
-    path: Path, opened: dict[int, int], file: int, stack: ExitStack, offset: int, size: int
-) -> bytes | Problem:
-    """Read a member of an archive that stays open for the next ones."""
+def _read_ranges(
+    path: Path, ranges: Iterable[tuple[int, int, int]]
+) -> Iterator[tuple[int, bytes | Problem]]:
+    """Read members of a local archive, each a row, an offset and a size."""
     try:
-        if file not in opened:
-            if len(opened) >= _MOST_OPEN:
-                stack.close()
-                opened.clear()
-            opened[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, opened[file])
-        return read_range(opened[file], offset, size)
+        with path.open("rb", buffering=0) as file:
+            for row, offset, size in ranges:
+                yield row, read_range(file.fileno(), offset, size)
     except OSError as error:
         raise SourceError(
             f"{path}: cannot be read: {error.strerror or error}; put it back, and run the same "
@@ -235,36 +228,38 @@ def _ranged(
         ) from error
 
 
-def _streamed(
-    path: Path, key: Hashable, compression: bytes, version: Hashable, offset: int, size: int
-) -> bytes:
-    """Read a member of a compressed archive, from the nearest position before it."""
-    try:
-        with borrowed(key, offset, lambda: Unpacked(path, compression), version) as cursor:
-            while cursor.position < offset:
-                skipped = _read(cursor.stream, min(READ_BYTES, offset - cursor.position))
-                cursor.position += len(skipped)
-            data = _read(cursor.stream, size)
-            cursor.position += size
-            return data
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        reason = str(error) or type(error).__name__
-        raise SourceError(
-            f"{shown(path)}: is damaged, or was changed since it was listed ({reason}); fetch it "
-            "again, and run the same command again"
-        ) from None
+class _Streamed(NamedTuple):
+    """A compressed archive, of which members are read from the nearest position before them."""
+
+    path: Path
+    root: str
+    compression: bytes
+    version: Hashable
+
+    def read(self, offset: int, size: int) -> bytes:
+        unpacked = partial(Unpacked, self.path, self.compression)
+        try:
+            with borrowed((self.root, self.path.name), offset, unpacked, self.version) as cursor:
+                for skipped in _chunks(cursor.stream, offset - cursor.position):
+                    cursor.position += len(skipped)
+                data = b"".join(_chunks(cursor.stream, size))
+                cursor.position += size
+                return data
+        except PixsimError:
+            raise
+        except Exception as error:  # each file system has its own kinds
+            reason = str(error) or type(error).__name__
+            raise SourceError(
+                f"{shown(self.path)}: is damaged, or was changed since it was listed ({reason}); "
+                "fetch it again, and run the same command again"
+            ) from None
 
 
-def _read(stream: Any, size: int) -> bytes:
-    """Read `size` bytes exactly."""
-    parts = []
-    left = size
-    while left:
-        data = stream.read(min(left, READ_BYTES))
+def _chunks(stream: Any, size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes exactly."""
+    while size:
+        data = stream.read(min(size, READ_BYTES))
         if not data:
-            raise EOFError(f"it ends {left:,} bytes too soon")
-        parts.append(data)
-        left -= len(data)
-    return b"".join(parts)
+            raise EOFError(f"it ends {size:,} bytes too soon")
+        size -= len(data)
+        yield data

@@ -18,17 +18,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
+from pipeline.core.blocks import LABEL_UNKNOWN, OK
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
 from pipeline.sources.file_names import as_text
 from pipeline.sources.labels import label_text
 from pipeline.sources.notes import Notes
+from pipeline.sources.sample_index import Sample
 from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry
 
 _JSON_LABELS = ("label", "cls", "class")
 _MOST_MEMBERS = 1000
 _SHOWN = 3
-SAMPLE_COLUMNS = ("origin", "offset", "size", "label", "status", "detail")
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _SORT = "pack the shard again with its members sorted by name ('tar --sort=name')"
 _NO_LABEL = "has no label, expected a {} member of its name"
@@ -251,8 +251,8 @@ class Samples:
         self._imageless = 0
         self._first = ""
 
-    def rows(self, members: Iterator[Entry | bytes], archive: str) -> Iterator[tuple[Any, ...]]:
-        """Yield the `SAMPLE_COLUMNS` of each sample of an archive.
+    def rows(self, members: Iterator[Entry | bytes], archive: str) -> Iterator[Sample]:
+        """Yield the samples of an archive that have an image.
 
         Members of one key that are not next to each other would be two samples, each in part; the
         keys are in an SQLite database, since there may be many.
@@ -283,14 +283,15 @@ class Samples:
             else:
                 self._notes.ignore(member)
 
-    def _row(self, sample: KeyedSample, image: Entry, archive: str) -> tuple[Any, ...]:
+    def _row(self, sample: KeyedSample, image: Entry, archive: str) -> Sample:
         self._others.update(n for n, other in sample.images.items() if other is not image)
-        label, wrong = None, None
+        row = Sample(f"{archive}:{as_text(image.name)}", offset=image.offset, size=image.size)
         if image.name:  # else it stands for what is lost
             label, wrong = label_of(sample, self._fields, archive)
-        problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
-        origin = f"{archive}:{as_text(image.name)}"
-        return origin, image.offset, image.size, label, problem.status, problem.detail or None
+            row = row._replace(label=label, status=LABEL_UNKNOWN if wrong else OK, detail=wrong)
+        if image.problem:
+            row = row._replace(status=image.problem.status, detail=image.problem.detail)
+        return row
 
     def _leave_out(self, sample: KeyedSample) -> None:
         for name in [*sample.labels, *sample.images]:
