@@ -63,7 +63,7 @@ class Tree:
         """Return the number of the group of folders whose splits are decided in the same way."""
         for number, known in enumerate(self.groups):
             if (known.split, known.given) == (split, given):
-                known.places += 1
+                known.count += 1
                 known.title += f", {title}" if len(known.title) < 100 else ""
                 return number
         self.groups.append(PathGroup(split, given, strip, title))

@@ -37,18 +37,18 @@ _MOST_COUNTS = 4096
 
 @dataclass
 class PathGroup:
-    """Places of one layout.
+    """Folders or archives of one layout, so many as `count`.
 
     `split` is that of their images where folders do not tell; where it is `given` the folders are
-    classes. `strip`: a folder that holds all others is left out. `title` names the places for a
-    message, and there are so many `places`; `layout` is decided once all names are known.
+    classes. `strip`: a folder that holds all others is left out. `title` names them in messages;
+    `layout` is decided once all names are known.
     """
 
     split: str
     given: bool
     strip: bool
     title: str
-    places: int = 1
+    count: int = 1
     layout: FolderLayout = field(init=False)
 
     @property

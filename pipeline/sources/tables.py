@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import LabelError, PixsimError, SourceError, listed
 from pipeline.core.schema import UNLABELLED
 from pipeline.sources.fetch import titles_of
-from pipeline.sources.file_names import files_in, flattened
+from pipeline.sources.file_names import flattened
 from pipeline.sources.labels import canonical, decoded_text
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.sample_index import make_rows, parted
@@ -95,8 +95,7 @@ class TableReader(ABC):
     @functools.cached_property
     def _tables(self) -> list[tuple[str, bool, Path]]:
         """The tables, each with its split, and whether that was given."""
-        paths = files_in(self.paths, self.suffixes) if self.suffixes else self.paths
-        return list(flattened(paths, self.split))
+        return list(flattened(self.paths, self.split, self.suffixes))
 
     @functools.cached_property
     def _labelled(self) -> frozenset[str]:

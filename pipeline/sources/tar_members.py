@@ -1,4 +1,4 @@
-"""The images in a tar archive, and the labels beside them, listed by walking its headers once.
+"""Tar archives as files: their headers walked once, and their members read where they are.
 
 Nothing is extracted. Where an archive ends without its end mark, or is damaged between members, an
 entry without a name stands for what may be lost. The streams below go forward, buffer little at
@@ -12,20 +12,32 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
+from pipeline.core.blocks import OK, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import shown
-from pipeline.sources.fetch import failed, listed_version
+from pipeline.core.paths import is_remote, shown
+from pipeline.sources.fetch import (
+    Wanted,
+    failed,
+    listed_files,
+    listed_version,
+    read_range,
+    read_remote,
+)
 from pipeline.sources.file_names import is_hidden, is_image, suffix_of
-from pipeline.storage.blobs import open_binary
+from pipeline.sources.open_cache import borrowed, close_streams
+from pipeline.sources.sample_index import ListingRows, Sample
+from pipeline.storage.blobs import file_system, open_binary
 
 LABEL_SUFFIXES = (".cls", ".json")
-READ_BYTES = 2**20
+_READ_BYTES = 2**20
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_LABEL = 2**16
 _MOST_TAIL = 2**26
@@ -42,7 +54,7 @@ _OPENERS: Mapping[bytes, tuple[bytes, Callable[[Any], Any]]] = {
 # streams ----------------------------------------------------------------------------------------
 
 
-class Unpacked:
+class _Unpacked:
     """A stream of the content of a compressed file, which it closes too."""
 
     def __init__(self, path: Path, compression: bytes) -> None:
@@ -79,7 +91,7 @@ def compression_of(path: Path) -> bytes:
     return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
 
 
-class HeaderStream:
+class _HeaderStream:
     """What `tarfile` reads headers from: forward only, and never much at once.
 
     `broken` says why the stream ended, where that is not its end.
@@ -126,19 +138,19 @@ class HeaderStream:
             self._peeked = b""
             return position <= self._total
         while self._position < position:
-            if not self.read(min(READ_BYTES, position - self._position)):
+            if not self.read(min(_READ_BYTES, position - self._position)):
                 return False
         return True
 
 
 @contextmanager
-def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
+def _opened_stream(path: Path, compression: bytes) -> Iterator[_HeaderStream]:
     """Open the content of an archive from its begin."""
-    raw = Unpacked(path, compression) if compression else open_binary(path)
+    raw = _Unpacked(path, compression) if compression else open_binary(path)
     try:
         size = -1 if compression else listed_version(path).size
         known = size >= 0 and cast(IO[bytes], raw).seekable()
-        yield HeaderStream(raw, size if known else None)
+        yield _HeaderStream(raw, size if known else None)
     finally:
         raw.close()
 
@@ -155,6 +167,13 @@ class Entry(NamedTuple):
     problem: Problem | None = None  # why it cannot be read
     content: bytes | None = None  # of a label
 
+    @property
+    def sample(self) -> Sample:
+        """The image on its way into a listing, without its origin."""
+        problem = self.problem or Problem(OK, "")
+        status, detail = problem.status, problem.detail or None
+        return Sample(offset=self.offset, size=self.size, status=status, detail=detail)
+
 
 class _Archive(tarfile.TarFile):
     """Reads headers one by one; the members read are not kept."""
@@ -170,14 +189,14 @@ def walk(
 
     What is hidden is left out. `SourceError`: it is no tar archive, or cannot be read.
     """
-    with _read_errors(path), opened_stream(path, compression) as stream:
+    with _read_errors(path), _opened_stream(path, compression) as stream:
         complete = yield from _walk(stream, path, labels)
         if compression and complete:
             yield from _tail(stream)
 
 
 def _walk(
-    stream: HeaderStream, path: Path, labels: Sequence[str]
+    stream: _HeaderStream, path: Path, labels: Sequence[str]
 ) -> Generator[Entry | bytes, None, bool]:
     """Walk to the end mark, and tell whether there is one."""
     archive = _Archive(fileobj=cast(IO[bytes], stream), errors="surrogateescape")
@@ -210,16 +229,16 @@ def _walk(
             yield entry
 
 
-def _tail(stream: HeaderStream) -> Iterator[Entry]:
+def _tail(stream: _HeaderStream) -> Iterator[Entry]:
     """Read to the end, where gzip's checksum is compared; a bomb is left alone."""
     start = stream.tell()
-    while stream.tell() - start < _MOST_TAIL and stream.read(READ_BYTES):
+    while stream.tell() - start < _MOST_TAIL and stream.read(_READ_BYTES):
         pass
     if stream.broken:
         yield _lost(stream, stream.tell(), "")
 
 
-def _lost(stream: HeaderStream, position: int, reason: str) -> Entry:
+def _lost(stream: _HeaderStream, position: int, reason: str) -> Entry:
     """Return what stands for the rest of an archive that ends too soon, or is damaged."""
     ended = stream.broken or len(stream.peek(1)) == 0
     detail = (
@@ -229,7 +248,7 @@ def _lost(stream: HeaderStream, position: int, reason: str) -> Entry:
     return Entry(b"", position, 0, Problem(TRUNCATED if ended else UNREADABLE, detail))
 
 
-def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:
+def _cut(entry: Entry | None, stream: _HeaderStream) -> Entry:
     if entry is None or entry.content is not None:
         return _lost(stream, stream.tell(), "a member is cut off")
     detail = f"the archive is truncated within it ({stream.broken or 'it ends'}); fetch it again"
@@ -237,7 +256,7 @@ def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:
 
 
 def _entry(
-    member: tarfile.TarInfo, stream: HeaderStream, labels: Sequence[str]
+    member: tarfile.TarInfo, stream: _HeaderStream, labels: Sequence[str]
 ) -> Entry | bytes | None:
     """Return a member that is an image or a label; else its name, None where it is hidden."""
     name = member.name.encode("utf-8", "surrogateescape").replace(b"\0", b"?")
@@ -263,3 +282,103 @@ def _refused(member: tarfile.TarInfo, name: bytes, parts: Sequence[bytes]) -> st
     if not member.isreg() or member.issparse():
         return "is a device or a sparse file, expected a plain file"
     return None
+
+
+# fetching ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TarFetcher:
+    """Reads members where they are in the archives, whose folders are `roots`.
+
+    Those of compressed archives are read by going forward.
+    """
+
+    roots: tuple[Path, ...]
+
+    def fetch(
+        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
+
+        Raises
+        ------
+        SourceError
+            Where an archive is gone, or changed since it was listed.
+        """
+        remote: dict[int, list[Wanted]] = {}
+        members = enumerate(zip(rows.file, rows.key, rows.offset, rows.size, strict=True))
+        with listed_files(self.roots, files) as archive:
+            for (file, compression), group in groupby(members, key=lambda member: member[1][:2]):
+                root = files[file][0]
+                path, version = archive(file)
+                ranges = ((row, offset, size) for row, (_, _, offset, size) in group)
+                if compression:
+                    stream = _Streamed(path, str(self.roots[root]), compression, version)
+                    yield from ((row, stream.read(offset, size)) for row, offset, size in ranges)
+                elif is_remote(path):
+                    name = str(cast(Any, path).path)
+                    wanted = (Wanted(row, name, start, start + size) for row, start, size in ranges)
+                    remote.setdefault(root, []).extend(wanted)
+                else:
+                    yield from _read_ranges(path, ranges)
+            for root, parts in remote.items():
+                # in the order of the archive, so that neighbours come in one request
+                parts.sort(key=lambda part: (part.path, part.start))
+                yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
+
+    def close(self) -> None:
+        """Close the archives that are read forward."""
+        close_streams({str(root) for root in self.roots})
+
+
+def _read_ranges(
+    path: Path, ranges: Iterable[tuple[int, int, int]]
+) -> Iterator[tuple[int, bytes | Problem]]:
+    """Read members of a local archive, each a row, an offset and a size."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for row, offset, size in ranges:
+                yield row, read_range(file.fileno(), offset, size)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error.strerror or error}; put it back, and run the same "
+            "command again"
+        ) from error
+
+
+class _Streamed(NamedTuple):
+    """A compressed archive, of which members are read from the nearest position before them."""
+
+    path: Path
+    root: str
+    compression: bytes
+    version: Hashable
+
+    def read(self, offset: int, size: int) -> bytes:
+        unpacked = partial(_Unpacked, self.path, self.compression)
+        try:
+            with borrowed((self.root, self.path.name), offset, unpacked, self.version) as cursor:
+                for skipped in _chunks(cursor.stream, offset - cursor.position):
+                    cursor.position += len(skipped)
+                data = b"".join(_chunks(cursor.stream, size))
+                cursor.position += size
+                return data
+        except PixsimError:
+            raise
+        except Exception as error:  # each file system has its own kinds
+            reason = str(error) or type(error).__name__
+            raise SourceError(
+                f"{shown(self.path)}: is damaged, or was changed since it was listed ({reason}); "
+                "fetch it again, and run the same command again"
+            ) from None
+
+
+def _chunks(stream: Any, size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes exactly."""
+    while size:
+        data = stream.read(min(size, _READ_BYTES))
+        if not data:
+            raise EOFError(f"it ends {size:,} bytes too soon")
+        size -= len(data)
+        yield data

@@ -127,6 +127,25 @@ def test_without_a_label_column_all_is_unlabelled(tmp_path):
     assert set(source.read("train", 0, COUNT).labels.tolist()) == {-1}
 
 
+def test_a_file_without_the_column_of_labels_of_the_others_is_unlabelled(tmp_path):
+    train = write(tmp_path / "train.parquet", {"image": DATA[:2], "breed": ["pug", "boxer"]})
+    test = write(tmp_path / "test.parquet", {"image": DATA[:2]})
+    source = opened(tmp_path, train, test, columns={"label": "breed"})
+    assert [source.read(split, 0, 2).labels.tolist() for split in ("train", "test")] == [
+        [1, 0], [-1, -1],
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"test\.parquet: has no column 'breed' for the label"):
+        opened(tmp_path, test, columns={"label": "breed"})
+
+
+def test_columns_of_labels_that_agree_are_reported(tmp_path):
+    columns = {"image": DATA[:2], "label": [0, 1], "class_name": ["pug", "boxer"]}
+    source = opened(tmp_path, write(tmp_path / "a.parquet", columns))
+    assert "labels are taken from column 'label', with which class_name must agree" in str(
+        source.remarks
+    )
+
+
 def test_a_row_group_is_decoded_once_when_read_in_order(tmp_path, monkeypatch):
     path = write(
         tmp_path / "a.parquet", {"image": DATA, "label": [0] * COUNT}, row_group_size=COUNT
