@@ -34,7 +34,7 @@ from pipeline.sources.registry import (
     decoded,
     open_source,
     packed,
-    places_of,
+    paths_by_split,
     release,
 )
 from pipeline.storage import claims, manifest
@@ -105,7 +105,7 @@ def is_gone(images: ImageSettings) -> bool:
     if str(images.source).startswith(TORCHVISION):
         return False
     try:
-        paths = [path for paths in places_of(images).values() for path in paths]
+        paths = [path for paths in paths_by_split(images).values() for path in paths]
     except SourceError:  # a pattern that nothing matches
         return True
     return not any(exists(path) for path in paths)

@@ -1,19 +1,19 @@
 """Images and labels that callers hand over: NumPy arrays, and what plainly stands for them.
 
 Lists, tensors, lazy and labelled arrays are converted, and nothing else: neither values nor types
-are changed.
+are changed. Which layouts images may have, without names of dimensions, is decided here as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import Block
 from pipeline.core.digests import array_digest
 from pipeline.core.errors import (
     ConfigError,
@@ -24,60 +24,49 @@ from pipeline.core.errors import (
     one_line,
 )
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.array_pixels import (
+from pipeline.sources.array_source import (
+    ArrayPart,
+    ArraySource,
     as_images,
-    as_pixels,
-    block_of,
-    check_alike,
-    check_shapes,
+    check_parts,
     has_lone_channel,
-    pixel_type,
-    refuse_pixels,
     scale_of,
+    survey_parts,
 )
-from pipeline.sources.labels import Labelling, Survey
-from pipeline.sources.protocol import SplitInfo
+from pipeline.sources.labels import Labelling, check_form
 
 Array = npt.NDArray[Any]
-Arrays = Mapping[str, tuple[Array, Array]]
 
 _EXPECTED = "expected a mapping such as {'train': (images, labels)}, arrays of equal length"
 _ROLES = (("image", "images"), ("label", "labels"))
 _DIMS = ("sample", "y", "x", "channel")
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
-class ArraySource:
-    """Splits given as arrays.
+class MemoryArray:
+    """Images or labels of a split that are in memory; see `array_source.Stored`."""
 
-    `arrays` are for each split its images, [sample, y, x] or [sample, y, x, channel], uint8,
-    uint16, bool or floats, and its labels, [sample], integer codes. `class_names` is the name of
-    each code, `full_scale` the pixel value that counts as 1.
-    """
-
-    arrays: Arrays
-    class_names: tuple[str, ...]
-    full_scale: int
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    title: str
+    values: Array
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether no image has a label, so that there are no classes."""
-        return not self.class_names
+    def name(self) -> str:
+        return self.title
 
-    def splits(self) -> dict[str, SplitInfo]:
-        return {
-            name: SplitInfo(len(images), images.shape[1:], pixel_type(images.dtype) or "")
-            for name, (images, _) in self.arrays.items()
-        }
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
 
-    def read(self, split: str, start: int, stop: int) -> Block:
-        images, labels = (array[start:stop] for array in self.arrays[split])
-        origins = [f"{split}[{index}]" for index in range(start, stop)]
-        return block_of(as_pixels(images), labels.astype(np.int32), origins)
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.values.dtype
+
+    def read(self, start: int, stop: int) -> Array:
+        return self.values[start:stop]
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Close nothing: the array is the caller's."""
 
 
 def from_arrays(
@@ -111,30 +100,31 @@ def from_arrays(
         classes.
     """
     given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
-    for name, (images, labels) in given.items():
-        first = check_shapes(f"split '{name}'", images.shape, labels.shape, labels.dtype, True)
-        if pixel_type(images.dtype) is None:
-            refuse_pixels(f"split '{name}'", images.dtype, [images])
-        given[name] = as_images(images, first), labels
-    check_alike({f"split '{name}'": images.dtype for name, (images, _) in given.items()})
-    if has_lone_channel(images.shape[1:] for images, _ in given.values()):
-        given = {n: (i.reshape(i.shape[:3]), labels) for n, (i, labels) in given.items()}
-    survey = Survey("the labels", class_names)
-    for name, (_, labels) in given.items():
-        survey.add(labels, f"split '{name}'")
-    labelling = survey.labelling()
-    coded = {
-        name: (images, _coded(labelling, labels, f"split '{name}'"))
-        for name, (images, labels) in given.items()
-    }
-    if full_scale is None:
-        full_scale = max((scale_of(images.dtype) for images, _ in given.values()), default=1)
     if not isinstance(provenance, Mapping | None):
         raise ConfigError(f"provenance: {describe(provenance)}, expected a mapping of plain values")
+    parts = {name: [_part(name, *pair)] for name, pair in given.items()}
+    check_parts(parts)
+    labelling = survey_parts(parts, class_names)
+    flat = has_lone_channel(part.shape[1:] for (part,) in parts.values())
+    coded = {}
+    for name, (images, labels) in given.items():
+        images = as_images(images, parts[name][0].channels_first)
+        images = images.reshape(images.shape[:3]) if flat else images
+        coded[name] = images, _coded(labelling, labels, f"split '{name}'")
+    if full_scale is None:
+        full_scale = max((scale_of(images.dtype) for images, _ in coded.values()), default=1)
     if provenance is None:
         digests = {k: [array_digest(a) for a in pair] for k, pair in coded.items()}
         provenance = {"kind": "arrays", "sha256": digests}
-    return ArraySource(coded, labelling.class_names, full_scale, dict(provenance))
+    parts = {name: [_part(name, *pair)] for name, pair in coded.items()}
+    return ArraySource(parts, Labelling(labelling.class_names), full_scale, dict(provenance))
+
+
+def _part(split: str, images: Array, labels: Array) -> ArrayPart:
+    """Return the images and labels of a split as a part, or raise where they do not fit."""
+    title = f"split '{split}'"
+    first = check_shapes(title, images.shape, labels.shape, labels.dtype, True)
+    return ArrayPart(MemoryArray(title, images), MemoryArray(title, labels), first, origin=split)
 
 
 def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
@@ -143,6 +133,79 @@ def _coded(labelling: Labelling, labels: Array, where: str) -> Array:
     if are_codes and labels.size == len(labels) and not np.ma.isMaskedArray(labels):
         return labels.reshape(-1)
     return labelling.apply(labels, where)
+
+
+# layout ------------------------------------------------------------------------------------------
+
+
+def check_shapes(
+    where: str,
+    images: tuple[int, ...],
+    labels: tuple[int, ...] | None,
+    dtype: np.dtype[Any],
+    asked_last: bool = False,
+) -> bool:
+    """Raise unless images have 3 or 4 dimensions, and labels of a usable type are as many.
+
+    Returns whether the images are stored with their channels first; where that may be either,
+    they come last if callers are `asked` to give them so, else it is an error.
+    """
+    if labels is not None and labels[:1] == images[:1] != ():
+        check_form(where, images[0], labels, dtype)
+    first = has_channels_first(where, images, asked_last)
+    if labels is not None:
+        check_form(where, images[0], labels, dtype)
+    return first
+
+
+def has_channels_first(where: str, shape: Sequence[int], asked_last: bool = False) -> bool:
+    """Tell whether images without named dimensions are [sample, channel, y, x].
+
+    That is plain where 1, 3 or 4 stands second and not last. Where few stand last, or fewer than
+    rows and columns, they are [sample, y, x, channel]. What is ambiguous raises `ShapeError`.
+    """
+    of_shape, expected = f"{where}: images of shape {tuple(shape)}", "expected (sample, y, x) or"
+    if len(shape) == 2:
+        raise ShapeError(
+            f"{of_shape}, which are flat: {shape[1]} values each; {expected} "
+            f"(sample, y, x, channel); {_unflattened(shape[1])}"
+        )
+    if len(shape) not in (3, 4):
+        raise ShapeError(f"{of_shape}, {expected} (sample, y, x, channel)")
+    if len(shape) == 3:
+        return False
+    second, middle, last = shape[1:]
+    if last in (*_CHANNELS, 2):
+        either = second in _CHANNELS and last in _CHANNELS and middle == last != second
+        if either and not asked_last:
+            raise _either(of_shape)
+        return False
+    if second in _CHANNELS:
+        return True
+    if last < min(second, middle):
+        return False
+    if second == middle == last:
+        raise ShapeError(
+            f"{of_shape}, which are 3-D: as many layers as rows and columns; {expected} "
+            f"(sample, y, x, channel); choose one layer, such as images[:, {second // 2}]"
+        )
+    raise _either(of_shape)
+
+
+def _either(of_shape: str) -> ShapeError:
+    return ShapeError(
+        f"{of_shape} are 3-D, or may have their channels first or last; expected (sample, y, x, "
+        "channel) with fewer channels than rows and columns; turn them: np.moveaxis(images, 1, "
+        "-1), or choose one layer: images[:, 0]"
+    )
+
+
+def _unflattened(size: int) -> str:
+    for channels, shape in ((1, "(-1, {0}, {0})"), (3, "(-1, 3, {0}, {0})")):
+        side = math.isqrt(size // channels)
+        if channels * side * side == size:
+            return f"give them their shape: images.reshape{shape.format(side)}"
+    return "give them their shape: images.reshape(-1, HEIGHT, WIDTH)"
 
 
 # what stands for arrays --------------------------------------------------------------------------

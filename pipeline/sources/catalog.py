@@ -17,11 +17,12 @@ import numpy as np
 
 from pipeline.config.job_settings import Environment, load_environment
 from pipeline.config.yaml_files import load_yaml
-from pipeline.core.errors import ConfigError, DatasetNotFoundError, SourceError, nearest
+from pipeline.core.errors import ConfigError, DatasetNotFoundError, ShapeError, SourceError, nearest
+from pipeline.sources.array_files import open_idx
+from pipeline.sources.array_source import ArrayPart, ArraySource
 from pipeline.sources.arrays import from_arrays
-from pipeline.sources.idx import IdxSource, check_file
+from pipeline.sources.labels import Labelling
 from pipeline.sources.protocol import Source
-from pipeline.storage.blobs import version_of
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")
@@ -29,26 +30,12 @@ _CATALOGS = (_PACKAGE.parent / "data" / "catalog.yml", _PACKAGE / "catalog.yml")
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One named data set.
+    """One named data set; `kind`, `idx`, `cifar10` or `digits`, says how it is read.
 
-    Attributes
-    ----------
-    name, title, licence, source
-        What it is, under which terms, by whom.
-    kind
-        `idx`, `cifar10` or `digits`: the reader.
-    class_names
-        The name of each label code.
-    image
-        The shape of one image.
-    splits
-        Split name -> file names by role (`images`, `labels`), without `.gz`, and `count`.
-    checksums
-        File name -> `sha256:HEX` of its unpacked content, or `packed-md5:HEX` of the archive.
-    torchvision
-        The torchvision class that downloads it.
-    system
-        The folder where the system's package puts the files, and the package's name.
+    `splits` are by name its file names by role (`images`, `labels`), without `.gz`, and `count`;
+    `checksums` by file name `sha256:HEX` of the unpacked content, or `packed-md5:HEX` of the
+    archive; `torchvision` is the class that downloads it; `system` the folder where the system's
+    package puts the files, and the package's name.
     """
 
     name: str
@@ -76,13 +63,7 @@ class CatalogEntry:
 
 
 def load_catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
-    """Read the catalog: `path`, else `PIXSIM_CATALOG`, else the project's own.
-
-    Raises
-    ------
-    ConfigError
-        Where the file cannot be read or an entry lacks something.
-    """
+    """Read the catalog: `path`, else `PIXSIM_CATALOG`, else the project's own."""
     chosen = path or load_environment().catalog
     if chosen is None:
         chosen = next((path for path in _CATALOGS if path.is_file()), _CATALOGS[0])
@@ -165,14 +146,7 @@ def _files(entry: CatalogEntry) -> list[str]:
 
 
 def open_dataset(name: str, download: bool = True) -> Source:
-    """Open a data set of the catalog, downloading it where it is not at hand.
-
-    Parameters
-    ----------
-    name
-        A name of the catalog.
-    download
-        Whether to try the network.
+    """Open a data set of the catalog; where it is not at hand, `download` it.
 
     Raises
     ------
@@ -185,10 +159,9 @@ def open_dataset(name: str, download: bool = True) -> Source:
     if entry.kind == "digits":
         return _open_digits(entry)
     folder = find_folder(entry)
-    if folder is None:
-        folder = _download(entry) if download else None
-    if folder is None:
+    if folder is None and not download:
         raise DatasetNotFoundError(_how_to_get(entry, "its files are not at hand"))
+    folder = folder or _download(entry)
     if entry.kind == "cifar10":
         reader = importlib.import_module("pipeline.sources.torchvision")
         source: Source = reader.read_cifar10(folder, entry.class_names, entry.provenance)
@@ -196,16 +169,33 @@ def open_dataset(name: str, download: bool = True) -> Source:
     return _open_idx(entry, folder)
 
 
-def _open_idx(entry: CatalogEntry, folder: Path) -> IdxSource:
+def _open_idx(entry: CatalogEntry, folder: Path) -> ArraySource:
     paths = {name: find_file(folder, name) or folder / name for name in _files(entry)}
-    stamps = {path: version_of(path).stamp for path in paths.values()}
-    for name in [name for name in paths if name in entry.checksums]:
-        check_file(paths[name], entry.checksums[name])
+    checksums = {path: entry.checksums[n] for n, path in paths.items() if n in entry.checksums}
     files = {
         split: (paths[values["images"]], paths[values["labels"]])
         for split, values in entry.splits.items()
     }
-    return IdxSource(files, entry.class_names, entry.provenance, stamps=stamps)
+    return idx_source(files, entry.class_names, entry.provenance, checksums)
+
+
+def idx_source(
+    files: Mapping[str, tuple[Path, Path]],
+    class_names: tuple[str, ...],
+    provenance: Mapping[str, Any],
+    checksums: Mapping[Path, str] | None = None,
+) -> ArraySource:
+    """Return a source of pairs of IDX files, images and labels, which are checked first."""
+    parts = {}
+    for split, paths in files.items():
+        images, labels = (open_idx(path, (checksums or {}).get(path, "")) for path in paths)
+        if len(images.shape) not in (3, 4) or labels.shape != images.shape[:1]:
+            raise ShapeError(
+                f"{images.path} has shape {images.shape} and {labels.title} {labels.shape}; "
+                "expected (images, y, x) and one label for each image"
+            )
+        parts[split] = [ArrayPart(images, labels)]
+    return ArraySource(parts, Labelling(class_names), 255, provenance)
 
 
 def _download(entry: CatalogEntry) -> Path:
@@ -220,8 +210,10 @@ def _download(entry: CatalogEntry) -> Path:
 
 
 def _how_to_get(entry: CatalogEntry, why: str) -> str:
-    first, *others = _wanted(entry)
-    files = first if not others else f"{first} and the {len(others)} files beside it"
+    files = "cifar-10-batches-py"
+    if entry.kind != "cifar10":
+        first, *others = _files(entry)
+        files = f"{first}.gz and the {len(others)} files beside it"
     package = ""
     if entry.system is not None:
         package = f", or install the system's package {entry.system['package']}"
@@ -230,12 +222,6 @@ def _how_to_get(entry: CatalogEntry, why: str) -> str:
         f"$PIXSIM_DATASETS/{entry.name}{package}, or run again with a network connection to "
         "download it"
     )
-
-
-def _wanted(entry: CatalogEntry) -> list[str]:
-    if entry.kind == "cifar10":
-        return ["cifar-10-batches-py"]
-    return [f"{name}.gz" for name in _files(entry)]
 
 
 def _open_digits(entry: CatalogEntry) -> Source:

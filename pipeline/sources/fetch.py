@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
-from pipeline.core.errors import PixsimError, RemoteError, SourceError, one_line
+from pipeline.core.errors import PixsimError, RemoteError, SourceError
 from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
-from pipeline.sources.open_cache import unchanged
+from pipeline.sources.open_cache import reason_of, unchanged
 from pipeline.sources.sample_index import ListingRows
 from pipeline.storage.blobs import Version, file_system, tried, version_of
 
@@ -61,10 +61,7 @@ def not_regular(mode: int) -> Problem:
 
 def unreadable(error: BaseException) -> Problem:
     """Return the problem of a file that one of the errors of file systems is about."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-    if isinstance(error, FileNotFoundError):
-        reason = "no such file"
-    return Problem(UNREADABLE, reason or one_line(error))
+    return Problem(UNREADABLE, reason_of(error))
 
 
 def failed(path: Path, error: BaseException) -> SourceError:
@@ -72,9 +69,9 @@ def failed(path: Path, error: BaseException) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return SourceError(f"{shown(path)}: is not there; correct the name or fetch it")
     cure = "check the network and the storage options" if is_remote(path) else "make it readable"
-    reason = unreadable(error).detail
     return SourceError(
-        f"{shown(path)}: cannot be read ({reason}); {cure}, and run the same command again"
+        f"{shown(path)}: cannot be read ({reason_of(error)}); {cure}, and run the same command "
+        "again"
     )
 
 
@@ -180,22 +177,14 @@ def read_remote(
     """Read ranges of remote files, several at once; those that follow each other in one request.
 
     Yields the `row` of each, and its bytes or what is wrong with it. A file whose end is not known
-    is read up to one byte more than `limit`.
-
-    Raises
-    ------
-    RemoteError
-        Where requests fail for another reason than that there is no such file.
-    SourceError
-        Where there is no such file, and the files are `archives`, of many samples each.
+    is read up to one byte more than `limit`. `RemoteError` where requests fail for another reason
+    than that there is no such file; `SourceError` where there is none, and the files are
+    `archives`, of many samples each.
     """
-    requests = []
-    for item in wanted:
-        if item.start == item.stop:  # no range of a request can say so
-            yield item.row, b""
-        else:
-            requests.append(item)
-    for load in _loads(_stretches(requests)):
+    requests = [*wanted]
+    # no range of a request can say that nothing is wanted
+    yield from ((item.row, b"") for item in requests if item.start == item.stop)
+    for load in _loads(_stretches(item for item in requests if item.start != item.stop)):
         answers = _requested(files, load, limit)
         for stretch, data in zip(load, answers, strict=True):
             if archives:
@@ -274,10 +263,7 @@ class FileFetcher:
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
-        Raises
-        ------
-        SourceError
-            Where not one file is at fault but the folder or the server.
+        `SourceError` where not one file is at fault but the folder or the server.
         """
         remote: list[tuple[Any, Wanted]] = []
         folders = [b"" if is_remote(root) else os.fsencode(root) for root in self.roots]
@@ -357,24 +343,9 @@ def listed_files(
         def listed_file(number: int) -> tuple[Path, Hashable]:
             root, name, *stamp = files[number]
             path = roots[root] / name
-            return path, stack.enter_context(_unchanged(path, *stamp))
+            return path, stack.enter_context(unchanged(path, *stamp))
 
         yield listed_file
-
-
-@contextmanager
-def _unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
-    try:
-        with unchanged(path, stamp) as version:
-            yield version
-    except PixsimError:
-        raise
-    except OSError as error:
-        # without the cause: its own text may hold keys
-        raise SourceError(
-            f"{shown(path)}: cannot be read: {unreadable(error).detail}; put it back, and run the "
-            "same command again"
-        ) from None
 
 
 def title_of(path: Path) -> str:

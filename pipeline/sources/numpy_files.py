@@ -18,6 +18,14 @@ from typing import Any, cast
 
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import shown
+from pipeline.sources.array_files import (
+    ARCHIVE_SUFFIX,
+    ARRAY_SUFFIX,
+    Archive,
+    StoredArray,
+    open_archive,
+    open_array,
+)
 from pipeline.sources.array_names import (
     IMAGE,
     LABEL,
@@ -28,26 +36,19 @@ from pipeline.sources.array_names import (
     label_spellings,
     role_of,
 )
-from pipeline.sources.array_parts import (
+from pipeline.sources.array_source import (
     ArrayPart,
-    PartedSource,
+    ArraySource,
     all_parts,
     check_parts,
     remarks_on,
+    scale_of,
     survey_parts,
 )
-from pipeline.sources.array_pixels import check_shapes, scale_of
+from pipeline.sources.arrays import check_shapes
 from pipeline.sources.file_names import files_in
 from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes
-from pipeline.sources.numpy_arrays import (
-    ARCHIVE_SUFFIX,
-    ARRAY_SUFFIX,
-    Archive,
-    StoredArray,
-    open_archive,
-    open_array,
-)
 from pipeline.storage.folders import exists
 
 _SUFFIXES = (ARCHIVE_SUFFIX, ARRAY_SUFFIX)
@@ -60,26 +61,19 @@ def open_numpy(
     class_names: Sequence[str] | None = None,
     split: str = "train",
     variables: Mapping[str, str] | None = None,
-) -> PartedSource:
+) -> ArraySource:
     """Open images in `.npz` and `.npy` files.
 
     An archive holds `SPLIT_images` and `SPLIT_labels`, or `x_SPLIT` and `y_SPLIT` as Keras has it,
     or arrays of other usual names (see `array_names`), and optionally `class_names`. A `.npy` file
-    holds the images of one split, named like `train_images.npy`; its labels lie beside it as
+    holds the images of one split, named like `train_images.npy`; its labels are beside it as
     `train_labels.npy`, or are given with it. A file `class_names.npy` may be among those given.
 
-    Parameters
-    ----------
-    paths
-        For each split its files, or folders of them, in order; for None those whose names, or the
-        names in which, tell of the splits.
-    class_names
-        The name of each label code; default: those in the archive, else the distinct texts, sorted,
-        else the codes themselves.
-    split
-        The split of files of None whose names tell of none.
-    variables
-        What `image` and `label` are called, if not as usual; `{split}` in it stands for the split.
+    `paths` are for each split its files, or folders of them, in order; for None those whose names,
+    or the names in which, say what the splits are, else they are `split`. `class_names` are by
+    default those in the archive, else the distinct texts, sorted, else the codes themselves.
+    `variables` say what `image` and `label` are called, if not as usual; `{split}` in it stands for
+    the split.
     """
     reader = _Reader(split, variables or {})
     for name, files in files_in(paths, _SUFFIXES).items():
@@ -97,7 +91,7 @@ def open_numpy(
     everything = all_parts(reader.parts)
     arrays = {name: [_provenance(part) for part in parts] for name, parts in reader.parts.items()}
     kinds = {item["file"].lower().rpartition(".")[2] for items in arrays.values() for item in items}
-    return PartedSource(
+    return ArraySource(
         reader.parts,
         labelling,
         max(scale_of(part.images.dtype) for part in everything),

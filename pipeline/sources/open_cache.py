@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.storage.blobs import Version, version_of
 
@@ -27,37 +28,44 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 STREAMS_OF_A_KEY, STREAMS_IN_ALL = 4, 32
+READ_BYTES = 2**20
 
 
 @contextlib.contextmanager
 def unchanged(path: Path, stamp: str = "") -> Iterator[Hashable]:
     """Make sure that a file is the one that was recorded as long as it is read.
 
-    Yields the version to cache it for.
-
-    Parameters
-    ----------
-    path
-        The file.
-    stamp
-        What was recorded of it; default: what it is now.
-
-    Raises
-    ------
-    SourceError
-        Where another file has taken its place, before or meanwhile.
+    `stamp` is what was recorded of it; default: what it is now. Yields the version to cache it for,
+    and raises `SourceError` where another file has taken its place, before or meanwhile, or where
+    it cannot be read.
     """
     version: Hashable = stamp
-    if not stamp or not is_remote(path):  # which costs a request
-        now = version_of(path)
-        _require(path, now, stamp or now.stamp)
-        version, stamp = now, now.stamp
     try:
-        yield version
-    except Exception:
-        _require(path, version_of(path), stamp)  # whatever failed, failed of that
+        if not stamp or not is_remote(path):  # which costs a request
+            now = version_of(path)
+            _require(path, now, stamp or now.stamp)
+            version, stamp = now, now.stamp
+        try:
+            yield version
+        except Exception:
+            _require(path, version_of(path), stamp)  # whatever failed, failed of that
+            raise
+        _require(path, version_of(path), stamp)
+    except PixsimError:
         raise
-    _require(path, version_of(path), stamp)
+    except OSError as error:
+        # without the cause: its own text may hold keys
+        raise SourceError(
+            f"{shown(path)}: cannot be read: {reason_of(error)}; put it back, and run the "
+            "same command again"
+        ) from None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a file cannot be read, as one of the errors of file systems says it."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)
 
 
 def _require(path: Path, version: Version, stamp: str) -> None:
@@ -67,6 +75,19 @@ def _require(path: Path, version: Version, stamp: str) -> None:
             f"{shown(path)}: is another file{size} than when it was opened; run the command again "
             "to read this one, or bring back the one before"
         )
+
+
+def described(path: Path, version: Version) -> dict[str, Any]:
+    """Return what tells another file of the same name and size apart, for the provenance."""
+    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
+
+
+def files_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """Return the SHA-256 of the names, sizes and tags of files, which changes when one does."""
+    digest = hashlib.sha256()
+    for name, size, tag in files:
+        digest.update(f"{name}\0{size}\0{tag}\n".encode())
+    return digest.hexdigest()
 
 
 # the cache ---------------------------------------------------------------------------------------
@@ -81,14 +102,8 @@ class _Entry(NamedTuple, Generic[Key, Value]):
 class OpenCache(Generic[Key, Value]):
     """What this process has opened, by key and version; for several threads at once.
 
-    Of a key only one version is cached.
-
-    Parameters
-    ----------
-    close
-        Closes what was opened; default: it is dropped.
-    limit, limit_of_a_key
-        How many are cached in all, and of one key; the least recently used is closed.
+    Of a key only one version is cached. `close` closes what was opened; without it that is dropped.
+    Of more than `limit` in all, or `limit_of_a_key`, the least recently used is closed.
     """
 
     def __init__(
@@ -168,21 +183,12 @@ class OpenCache(Generic[Key, Value]):
 
 @dataclass(eq=False)
 class Cursor:
-    """An open stream and how far it was read.
+    """An open stream, and how far it was read.
 
-    Attributes
-    ----------
-    key
-        What the stream is of.
-    stream
-        What `open_stream()` returned; has `close()`.
-    position
-        How much was read of it, in units of the reader's choice; whoever reads keeps it right.
-    process
-        The process that opened it: a forked one must not share its position in the file.
+    `position` is in units of the reader's choice; whoever reads keeps it right. `process` opened
+    it: a forked one must not share its position in the file.
     """
 
-    key: Hashable
     stream: Any
     position: int = 0
     process: int = field(default_factory=os.getpid)
@@ -206,22 +212,15 @@ def borrowed(
     neither wait for nor rewind one another. It is cached for the next user where it stopped; after
     an exception it is closed.
 
-    Parameters
-    ----------
-    key
-        What the stream is of: a path, or a tuple that begins with one.
-    position
-        Where to read from, in the units of `Cursor.position`.
-    open_stream
-        Opens the stream at its begin.
-    version
-        Of the file, as `unchanged` gives it: streams of another one are closed.
+    `key` is what the stream is of: a path, or a tuple that begins with one; `open_stream` opens it
+    at its begin. `version` is that of the file, as `unchanged` gives it: streams of another one are
+    closed.
     """
 
     def rank(idle: Cursor) -> int | None:
         return idle.position if idle.position <= position else None
 
-    cursor = _streams.take(key, version, rank) or Cursor(key, open_stream())
+    cursor = _streams.take(key, version, rank) or Cursor(open_stream())
     try:
         yield cursor
     except BaseException:
@@ -229,6 +228,42 @@ def borrowed(
         raise
     if cursor.process == os.getpid():
         _streams.put(key, cursor, version)
+
+
+def read_forward(
+    key: Hashable,
+    span: tuple[int, int],
+    open_stream: Callable[[], Any],
+    version: Hashable = (),
+    to_end: bool = False,
+) -> bytes:
+    """Read bytes `span` of a stream that cannot go back, as `borrowed` lends it.
+
+    Where these are the last ones, `to_end` reaches the end, where its checksum is compared.
+    `EOFError` where it ends too soon.
+    """
+    start, stop = span
+    with borrowed(key, start, open_stream, version) as cursor:
+        while cursor.position < start:
+            skipped = read_fully(cursor.stream, min(start - cursor.position, READ_BYTES))
+            cursor.position += len(skipped)
+        data = read_fully(cursor.stream, stop - start)
+        cursor.position += len(data)
+        if to_end:
+            cursor.position += len(cursor.stream.read(1))
+        return data
+
+
+def read_fully(stream: Any, size: int) -> bytes:
+    """Read `size` bytes of a stream that may give fewer at a time; `EOFError` at its end."""
+    pieces, left = [], size
+    while left:
+        piece = stream.read(min(left, READ_BYTES))
+        if not piece:
+            raise EOFError(f"it ends {left:,} bytes too soon")
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def close_streams(keys: Collection[Hashable] | None = None) -> None:

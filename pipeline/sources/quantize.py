@@ -104,13 +104,7 @@ class ConvertedSource(_ChangedSource):
 
 
 def converted(source: Source, conversion: Conversion) -> ConvertedSource:
-    """Return a source with a conversion applied to each image.
-
-    Raises
-    ------
-    ShapeError
-        Where its images cannot be converted so.
-    """
+    """Return a source with a conversion applied to each image; `ShapeError` where it cannot be."""
     splits = source.splits()
     for name, info in splits.items():
         try:
@@ -133,14 +127,9 @@ def converted(source: Source, conversion: Conversion) -> ConvertedSource:
 
 @dataclass(frozen=True)
 class Packing:
-    """How floats become whole numbers.
+    """How floats become whole numbers: `lowest` is stored as 0, `highest` as 65535.
 
-    Attributes
-    ----------
-    lowest, highest
-        The values that are stored as 0 and as 65535.
-    measured
-        Whether they are the extremes of the images, or were given.
+    `measured` tells whether they are the extremes of the images, or were given.
     """
 
     lowest: float
@@ -271,13 +260,7 @@ class PackedSource(_ChangedSource):
         return {name: replace(info, dtype="uint16") for name, info in infos.items()}
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        """Read and pack samples `start` to `stop` of a split.
-
-        Raises
-        ------
-        SourceError
-            Where a value is not finite, or outside the range.
-        """
+        """Read and pack samples; `SourceError` where a value is not finite, or out of range."""
         block = self.source.read(split, start, stop)
         values = _usable(block)
         self._check(split, start, values)
@@ -301,19 +284,15 @@ class PackedSource(_ChangedSource):
 
 
 def pack_floats(
-    source: Source, value_range: tuple[float, float] | None = None, run: Run = run_here
+    source: Source,
+    value_range: tuple[float, float] | Packing | None = None,
+    run: Run = run_here,
 ) -> Source:
     """Return a source that gives the floats of another as uint16.
 
-    Parameters
-    ----------
-    source
-        Its images are float32 or float64. Where it converts images, they are packed before.
-    value_range
-        The values to be stored as 0 and as 65535; default: the lowest and the highest of all
-        splits, which are measured now.
-    run
-        Maps a function, which can be pickled, over the numbers below a count.
+    Where that converts images, they are packed before. `value_range` are the values to be stored as
+    0 and as 65535; default: the lowest and the highest of all splits, which are measured now:
+    `run` maps a function, which can be pickled, over the numbers below a count.
 
     Raises
     ------
@@ -332,15 +311,10 @@ def pack_floats(
                 "other splits; convert them to one type"
             )
     if value_range is None:
-        return PackedSource(source, _measured(source, splits, run))
-    return PackedSource(source, Packing(float(value_range[0]), float(value_range[1]), False))
-
-
-def pack_measured(source: Source, lowest: float, highest: float) -> Source:
-    """Do as `pack_floats` with a range that was measured before."""
-    if isinstance(source, ConvertedSource):
-        return replace(source, source=pack_measured(source.source, lowest, highest))
-    return PackedSource(source, Packing(lowest, highest, True))
+        value_range = _measured(source, splits, run)
+    if not isinstance(value_range, Packing):
+        value_range = Packing(float(value_range[0]), float(value_range[1]), False)
+    return PackedSource(source, value_range)
 
 
 def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Packing:

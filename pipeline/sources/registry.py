@@ -26,7 +26,7 @@ from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import ParquetReader, holds_images
 from pipeline.sources.protocol import Source
-from pipeline.sources.quantize import converted, pack_floats, pack_measured
+from pipeline.sources.quantize import Packing, converted, pack_floats
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipeline.sources.tar import TarReader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
@@ -78,14 +78,14 @@ def open_source(
     """
     settings = make_images(images)
     kind = settings.kind or find_kind(settings)
-    conversion = make_conversion(settings)
+    size = settings.resize, settings.crop, settings.pad
+    conversion = Conversion(*size, settings.mode, settings.max_pixels, settings.depth)
     if kind in _ENCODED:
         return _open_encoded(kind, settings, conversion, listing, scratch)
-    wanted = conversion if conversion.describe() else None
     if kind == "torchvision":  # its images may be of all sizes
-        return _open_torchvision(settings, wanted)
+        return _open_torchvision(settings, conversion)
     source = _open_arrays(kind, settings)
-    return source if wanted is None else converted(source, wanted)
+    return converted(source, conversion) if conversion.describe() else source
 
 
 def release(source: Source) -> None:
@@ -101,22 +101,12 @@ def packed(
     mapped: Mapped | None = None,
     recorded: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return a source of integers: floats are packed.
+    """Return a source of integers: floats are packed into the range that the settings say.
 
-    Parameters
-    ----------
-    source, settings
-        What was opened, and from what.
-    mapped
-        Calls a function for each number below a count, as `Executor.map` does: it measures the
-        range, unless that is given; without it the range is assumed to be 0 to 1.
-    recorded
-        The provenance of the same source, packed: its range is used.
-
-    Raises
-    ------
-    ConfigError
-        Where a range is given, and there are no floats, of what is not recorded.
+    Where they do not, `recorded` does: the provenance of the same source, packed before. Else the
+    range is measured by `mapped`, which calls a function for each number below a count, as
+    `Executor.map` does; without it the range is assumed to be 0 to 1. `ConfigError` where a range
+    is given, and there are no floats, of what is not recorded.
     """
     types = sorted({info.dtype for info in source.splits().values()})
     if not any(name.startswith("float") for name in types):
@@ -126,7 +116,8 @@ def packed(
             )
         return source
     if recorded is not None and recorded.get("packing", {}).get("measured"):
-        return pack_measured(source, *recorded["packing"]["range"])
+        lowest, highest = recorded["packing"]["range"]
+        return pack_floats(source, Packing(lowest, highest, measured=True))
     if mapped is None:
         return pack_floats(source, settings.value_range or (0.0, 1.0))
     return pack_floats(source, settings.value_range, mapped)
@@ -135,13 +126,8 @@ def packed(
 def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
     """Return a source with the libraries that decode its image files, where it has such.
 
-    Parameters
-    ----------
-    source
-        What was opened.
-    begun
-        Its provenance in a plan that was begun: what that recorded is taken, also where that is
-        nothing; default: those of this process.
+    They are those of this process; or, where a plan was `begun` of it, those that its provenance
+    recorded then, also where that is nothing.
     """
     required = installed() if begun is None else to_resume(begun)
     if isinstance(source, EncodedSource):
@@ -151,32 +137,19 @@ def decoded(source: Source, begun: Mapping[str, Any] | None = None) -> Source:
     return source
 
 
-def make_conversion(settings: ImageSettings) -> Conversion:
-    """Return how a job brings its images to one shape."""
-    size = settings.resize, settings.crop, settings.pad
-    return Conversion(*size, settings.mode, settings.max_pixels, settings.depth)
-
-
 def find_kind(settings: ImageSettings) -> str:
-    """Tell how to read a source from its name and content.
-
-    Raises
-    ------
-    ConfigError
-        Where nothing is there, or nothing that can be read.
-    """
+    """Tell how to read a source from its name and content; `ConfigError` where it cannot be."""
     if settings.source is not None and settings.source.startswith(TORCHVISION):
         return "torchvision"
     if catalog_name(settings) is not None:
         return "catalog"
-    first = next(iter(places_of(settings).values()))[0]
+    first = next(iter(paths_by_split(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = _suffix(first)
     if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
         return "tar"
     if suffix == ".parquet":
-        columns = dict(settings.columns)
-        return "parquet" if holds_images(first, columns) else "list"
+        return "parquet" if holds_images(first, dict(settings.columns)) else "list"
     if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
         if exists(first):
             return _KIND_OF_SUFFIX[suffix]
@@ -270,8 +243,8 @@ def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
     return False
 
 
-def places_of(settings: ImageSettings) -> dict[str | None, list[Path]]:
-    """Return the paths of each split; None where the source is to tell of the splits."""
+def paths_by_split(settings: ImageSettings) -> dict[str | None, list[Path]]:
+    """Return the paths of each split; of None those that say themselves what the splits are."""
     given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
     options = settings.storage_options
     return {
@@ -287,7 +260,7 @@ def _open_encoded(
     listing: Path | None,
     scratch: Path | None,
 ) -> EncodedSource:
-    paths, split, columns = places_of(settings), settings.split, dict(settings.columns)
+    paths, split, columns = paths_by_split(settings), settings.split, dict(settings.columns)
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
@@ -324,26 +297,18 @@ def _make_scratch(base: Path | None) -> Path:
 def _open_arrays(kind: str, settings: ImageSettings) -> Source:
     if kind == "catalog":
         return open_dataset(catalog_name(settings) or "")
+    paths, names = paths_by_split(settings), (settings.class_names, settings.split)
     if kind == "numpy":
-        return open_numpy(
-            places_of(settings), settings.class_names, settings.split, settings.variables
-        )
+        return open_numpy(paths, *names, settings.variables)
     reader = importlib.import_module("pipeline.sources.xarray_source")
-    names = settings.variables, settings.dims, settings.class_names, settings.split
-    return cast(Source, reader.open_labelled(places_of(settings), *names))
+    return cast(Source, reader.open_labelled(paths, settings.variables, settings.dims, *names))
 
 
-def _open_torchvision(settings: ImageSettings, conversion: Conversion | None) -> Source:
+def _open_torchvision(settings: ImageSettings, conversion: Conversion) -> Source:
     reader = importlib.import_module("pipeline.sources.torchvision")
-    name = str(settings.source).removeprefix(TORCHVISION)
-    roots = _torchvision_roots(name)
+    name, environment = str(settings.source).removeprefix(TORCHVISION), load_environment()
+    downloads, sets = environment.data / "downloads" / name.lower(), environment.datasets
+    roots = [*([sets / name, sets / name.lower(), sets] if sets else []), downloads]
+    roots = [root.absolute() for root in roots]
     opened = reader.open_torchvision(name, roots, settings.options, conversion=conversion)
     return cast(Source, opened)
-
-
-def _torchvision_roots(name: str) -> list[Path]:
-    """Return the folders below which torchvision may find the files of a data set."""
-    environment = load_environment()
-    downloads, sets = environment.data / "downloads" / name.lower(), environment.datasets
-    roots = [] if sets is None else [sets / name, sets / name.lower(), sets]
-    return [root.absolute() for root in (*roots, downloads)]

@@ -26,8 +26,8 @@ from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders, by_pillow
 from pipeline.images.headers import RefusedError, check_fits
-from pipeline.sources.array_pixels import as_pixels, pixel_type, scale_of
-from pipeline.sources.arrays import ArraySource, from_arrays
+from pipeline.sources.array_source import ArraySource, as_pixels, pixel_type, scale_of
+from pipeline.sources.arrays import from_arrays
 from pipeline.sources.labels import Labelling, Survey
 from pipeline.sources.open_cache import OpenCache
 from pipeline.sources.protocol import SplitInfo
@@ -35,7 +35,6 @@ from pipeline.sources.torchvision_sets import (
     OPEN_ERRORS,
     TABLE,
     OpenedSplit,
-    construct,
     describe_content,
     find_name,
     open_split,
@@ -68,15 +67,7 @@ def _network() -> Iterator[None]:
 
 
 def download(name: str, root: Path) -> Path:
-    """Download a torchvision data set below `root`, with a progress bar and checksums.
-
-    Returns the folder that holds the files.
-
-    Raises
-    ------
-    SourceError
-        Where it cannot be downloaded.
-    """
+    """Download a torchvision data set below `root`, and return the folder of its files."""
     with _network():
         dataset = getattr(datasets, name)(root=str(root), download=True)
     return Path(getattr(dataset, "raw_folder", root))
@@ -99,20 +90,11 @@ def read_cifar10(
 
 @dataclass(frozen=True)
 class TorchvisionSource:
-    """A data set of torchvision.
+    """A data set of torchvision: the class `name`, whose files are below `root`.
 
-    Attributes
-    ----------
-    name, root
-        Its class, and the folder that its files are below.
-    arguments, infos
-        For each split what its class is called with, and what it holds.
-    labelling
-        The classes, and which of them each target means.
-    conversion
-        What is done to every image.
-    decoders
-        What decodes its files, which torchvision leaves to Pillow; None where it has arrays.
+    `arguments` and `infos` are for each split what its class is called with, and what it holds;
+    `conversion` is done to every image. `decoders` decode its files, which torchvision leaves to
+    Pillow; None where it has arrays.
     """
 
     name: str
@@ -127,22 +109,13 @@ class TorchvisionSource:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each label code."""
         return self.labelling.class_names
 
     def splits(self) -> dict[str, SplitInfo]:
         return dict(self.infos)
 
     def read(self, split: str, start: int, stop: int) -> Block:
-        """Read samples `start` to `stop` of a split; what cannot be read is among the problems.
-
-        Raises
-        ------
-        SourceError
-            Where the files are gone, or a target is not one whole number.
-        ConfigError
-            Where another Pillow decodes in this process.
-        """
+        """Read samples `start` to `stop` of a split; what cannot be read is among the problems."""
         if self.decoders is not None:
             self.decoders.require()
         info = self.infos[split]
@@ -164,16 +137,21 @@ class TorchvisionSource:
 
     def _open_again(self, split: str) -> OpenedSplit:
         """Return a split, opened once in each process."""
-        recorded = self.provenance["splits"][split]
-        key = _key(self.name, self.root, self.arguments[split])
+        key, version = self.cache_key(split)
         try:
-            return _opened.get(key, lambda: self._reopen(split, recorded), json_digest(recorded))
+            return _opened.get(key, lambda: self._reopen(split), version)
         except OPEN_ERRORS as error:
             raise SourceError(f"{self.name}: cannot be opened again: {one_line(error)}") from None
 
-    def _reopen(self, split: str, recorded: Mapping[str, Any]) -> OpenedSplit:
+    def cache_key(self, split: str) -> tuple[str, str]:
+        """Return for what an open split is cached, and which content of it."""
+        key = f"{self.name}\0{self.root}\0{sorted(self.arguments[split].items())}"
+        return key, json_digest(self.provenance["splits"][split])
+
+    def _reopen(self, split: str) -> OpenedSplit:
         """Open a split in this process, and make sure that it holds what was recorded."""
-        opened = _open(self.name, self.root, self.arguments[split])
+        recorded = self.provenance["splits"][split]
+        opened = open_split(self.name, self.root, self.arguments[split])
         same = len(opened) == recorded["count"]
         if same and (opened.data is not None or opened.files is not None):  # else all are read
             same = describe_content(opened, self.root)[0] == recorded
@@ -195,18 +173,8 @@ class TorchvisionSource:
         return pixels
 
     def close(self) -> None:
-        keys = {_key(self.name, self.root, given) for given in self.arguments.values()}
+        keys = {self.cache_key(split)[0] for split in self.arguments}
         _opened.close(lambda key: key in keys)
-
-
-def _key(name: str, root: Path, arguments: Mapping[str, Any]) -> str:
-    return f"{name}\0{root}\0{sorted(arguments.items())}"
-
-
-def _open(
-    name: str, root: Path, arguments: Mapping[str, Any], download: bool = False
-) -> OpenedSplit:
-    return open_split(name, construct(name, root, arguments, download), arguments)
 
 
 # opening -----------------------------------------------------------------------------------------
@@ -221,19 +189,8 @@ def open_torchvision(
 ) -> TorchvisionSource:
     """Open a data set of torchvision, with the splits that the table says.
 
-    Parameters
-    ----------
-    name
-        Its class; the case of letters does not matter.
-    roots
-        Folders below which its files are looked for, in this order; downloads go into the last.
-        The option `root` stands for all of them.
-    options
-        Further arguments of the class.
-    download
-        Whether to try the network.
-    conversion
-        What is done to every image; default: nothing.
+    `options` are further arguments of the class. The files are looked for below the `roots`, in
+    this order, for which the option `root` stands as well; downloads go into the last.
 
     Raises
     ------
@@ -249,8 +206,8 @@ def open_torchvision(
     root, opened = _open_splits(name, roots, arguments, download)
     source = _make_source(name, root, arguments, options, opened, conversion or Conversion())
     for split, dataset in opened.items():
-        recorded = json_digest(source.provenance["splits"][split])
-        _opened.put(_key(name, root, arguments[split]), dataset, recorded)
+        key, version = source.cache_key(split)
+        _opened.put(key, dataset, version)
     return source
 
 
@@ -260,7 +217,7 @@ def _open_splits(
     """Open all splits below the first root that has them, else download them."""
 
     def opened(root: Path, download: bool) -> tuple[Path, dict[str, OpenedSplit]]:
-        return root, {split: _open(name, root, a, download) for split, a in arguments.items()}
+        return root, {s: open_split(name, root, a, download) for s, a in arguments.items()}
 
     reasons = []
     for root in roots if TABLE[name].has_root else [Path()]:

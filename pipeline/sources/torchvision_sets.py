@@ -25,6 +25,7 @@ from pipeline.core.blocks import TOO_LARGE
 from pipeline.core.digests import array_digest
 from pipeline.core.errors import ConfigError, InputError, SourceError, nearest
 from pipeline.images.headers import GREYS, RefusedError, as_grey_or_colour, refusal
+from pipeline.sources.open_cache import files_digest
 from pipeline.storage.blobs import version_in
 
 # what classes raise at files that are missing or damaged, or at values of arguments
@@ -43,24 +44,13 @@ _FLAG = (True, False)
 class DataSet:
     """How one class of torchvision is called, and where its objects hold images and labels.
 
-    Attributes
-    ----------
-    splits
-        The splits that are read, and the arguments that choose each.
-    options
-        The other arguments that may be given, and the values of each; none: any value.
-    required
-        Those of the options that must be given.
-    data, is_turned
-        The attribute that holds all images as one array, and whether they are given otherwise.
-    files
-        The attribute that lists a file for each image, alone or with its label.
-    labels, names
-        The attributes that hold the label of each image, and the names of the classes.
-    by_target
-        The same two where an option chooses another target.
-    has_root, downloads
-        Whether it reads files, and can download them.
+    `splits` are those that are read, with the arguments that choose each; `options` the other
+    arguments that may be given, with the values of each (none: any value), and `required` those
+    that must be. `data` is the attribute that holds all images as one array, which `is_turned`
+    where they are given otherwise; `files` that which lists a file for each image, alone or with
+    its label; `labels` and `names` those of the label of each image and the names of the classes,
+    `by_target` where an option chooses another target. `has_root` and `downloads` tell whether it
+    reads files, and can download them.
     """
 
     splits: Mapping[str, Mapping[str, Any]]
@@ -170,13 +160,7 @@ TABLE: Mapping[str, DataSet] = {
 
 
 def find_name(name: str) -> str:
-    """Return the name of a data set in the table, whatever the case of its letters.
-
-    Raises
-    ------
-    ConfigError
-        Where there is none.
-    """
+    """Return the name of a data set in the table, whatever the case of its letters."""
     known = {entry.lower(): entry for entry in TABLE}
     if name.lower() in known:
         return known[name.lower()]
@@ -189,13 +173,7 @@ def find_name(name: str) -> str:
 
 
 def split_arguments(name: str, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the arguments of each split that a data set has with some options, without `root`.
-
-    Raises
-    ------
-    ConfigError
-        Where it does not have an option or a value, or lacks one.
-    """
+    """Return the arguments of each split that a data set has with some options, without `root`."""
     entry = TABLE[name]
     allowed = {"root": _ANY, **entry.options} if entry.has_root else entry.options
     for option, value in options.items():
@@ -222,16 +200,6 @@ def split_arguments(name: str, options: Mapping[str, Any]) -> dict[str, dict[str
     return chosen or {str(options["split"]): base}
 
 
-def construct(name: str, root: Path, arguments: Mapping[str, Any], download: bool = False) -> Any:
-    """Return the object of a split, with its files below `root`."""
-    given, entry = dict(arguments), TABLE[name]
-    if entry.has_root:
-        given["root"] = str(root)
-    if entry.downloads:
-        given["download"] = download
-    return getattr(datasets, name)(**given)
-
-
 # one split ---------------------------------------------------------------------------------------
 
 
@@ -239,22 +207,12 @@ def construct(name: str, root: Path, arguments: Mapping[str, Any], download: boo
 class OpenedSplit:
     """A split of a data set as it is opened in this process.
 
+    `data` are all images as it holds them, `images` where these are as it gives them; else they are
+    read one by one. `files` and `targets` are the file and the code of each image, where they are
+    listed; `class_names` those of the codes, as it names them.
+
     Several threads at once read only those that list one file for each image: others may share a
     file or, as FakeData does, the state of the random numbers.
-
-    Attributes
-    ----------
-    dataset
-        The object of torchvision.
-    data, images
-        All images as it holds them, and where these are as it gives them; else they are read one
-        by one.
-    files
-        The file of each image, where they are listed.
-    targets
-        The code of each image, where these are listed.
-    class_names
-        Of the codes, as it names them.
     """
 
     dataset: Any
@@ -269,15 +227,7 @@ class OpenedSplit:
         return len(self.dataset)
 
     def sample(self, index: int) -> tuple[npt.NDArray[Any], int]:
-        """Return the pixels and the code of one sample.
-
-        Raises
-        ------
-        RefusedError
-            Where the image cannot be read.
-        SourceError
-            Where the target is not one whole number.
-        """
+        """Return the pixels and the code of one sample; `RefusedError` where it cannot be read."""
         if self.images is not None and self.targets is not None:
             return self.images[index], int(self.targets[index])
         try:
@@ -300,9 +250,14 @@ class OpenedSplit:
         return pixels, int(codes[0])
 
 
-def open_split(name: str, dataset: Any, arguments: Mapping[str, Any]) -> OpenedSplit:
-    """Return what the object of a split holds, by the attributes that the table names."""
+def open_split(
+    name: str, root: Path, arguments: Mapping[str, Any], download: bool = False
+) -> OpenedSplit:
+    """Open a split, with its files below `root`: what it holds by the attributes of the table."""
     entry = TABLE[name]
+    given = {"root": str(root)} if entry.has_root else {}
+    more = {"download": download} if entry.downloads else {}
+    dataset = getattr(datasets, name)(**arguments, **given, **more)
     labels, names = entry.attributes(arguments)
     try:
         data = np.asarray(getattr(dataset, entry.data)) if entry.data else None
@@ -335,11 +290,6 @@ def pixels_of(image: Any) -> npt.NDArray[Any]:
     """Return an image as an array [y, x] or [y, x, channel].
 
     Palettes, CMYK and YCbCr become RGB, as Pillow converts them; alpha is dropped.
-
-    Raises
-    ------
-    SourceError
-        Where it is no image of Pillow, tensor or array.
     """
     if isinstance(image, Image.Image):
         if image.mode in _WIDE_MODES:
@@ -367,12 +317,9 @@ def describe_content(split: OpenedSplit, root: Path) -> tuple[dict[str, Any], se
     if split.data is not None:
         digests = [array_digest(split.data), array_digest(targets)]
         return {"count": count, "sha256": digests}, occurring
-    files = hashlib.sha256()
-    for path in split.files or ():
-        version = version_in(os.stat(path))  # noqa: PTH116 (of text)
-        line = f"{os.path.relpath(path, root)}\0{version.size}\0{version.tag}\n"
-        files.update(line.encode())
-    sums = {"files_sha256": files.hexdigest(), "targets_sha256": array_digest(targets)}
+    versions = ((path, version_in(os.stat(path))) for path in split.files or ())  # noqa: PTH116
+    digest = files_digest((os.path.relpath(p, root), v.size, v.tag) for p, v in versions)
+    sums = {"files_sha256": digest, "targets_sha256": array_digest(targets)}
     return {"count": count, **sums}, occurring
 
 

@@ -9,8 +9,6 @@ those outside `valid_range`, are missing pixels.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +23,10 @@ import xarray as xr
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote
-from pipeline.sources.array_parts import described
-from pipeline.sources.array_pixels import NO_GAPS, Gaps, pixel_type
-from pipeline.sources.open_cache import OpenCache
+from pipeline.sources.array_source import NO_GAPS, Gaps, pixel_type
+from pipeline.sources.open_cache import OpenCache, described, files_digest
 from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
-from pipeline.storage.folders import details_below, is_folder
+from pipeline.storage.folders import details_below, is_folder, walk
 from pipeline.storage.store_array import RemoteStore
 
 ROOT = "/"
@@ -112,10 +109,7 @@ class StoredGroup:
             version = version_of(self.path)
             return {**name, "bytes": version.size, **described(self.path, version)}
         folder = self.path if self.name == ROOT else self.path / self.name.strip("/")
-        digest = hashlib.sha256()
-        for file, size, tag in _files_below(folder):
-            digest.update(f"{file}\0{size}\0{tag}\n".encode())
-        return {**name, "files_sha256": digest.hexdigest()}
+        return {**name, "files_sha256": files_digest(_files_below(folder))}
 
 
 _opened: OpenCache[tuple[Path, str], xr.Dataset] = OpenCache(xr.Dataset.close)
@@ -183,10 +177,9 @@ def _files_below(folder: Path) -> Iterator[tuple[str, int, str]]:
         for name, details in sorted(details_below(folder).items()):
             yield f"{slash}{name}", details["size"], version_in(details).tag
         return
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = Path(top) / name
+        for path in (top / name for name in sorted(names)):
             status = path.stat()
             yield path.relative_to(folder).as_posix(), status.st_size, str(status.st_mtime_ns)
 

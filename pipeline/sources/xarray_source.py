@@ -6,7 +6,7 @@ lazily, in the order (sample, y, x[, channel]). See `xarray_files` for what valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,18 +19,16 @@ from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
 from pipeline.sources.array_names import IMAGE_WORDS, LABEL_WORDS
-from pipeline.sources.array_parts import (
+from pipeline.sources.array_source import (
     ArrayPart,
-    PartedSource,
+    ArraySource,
     Parts,
     all_parts,
     check_parts,
-    label_blocks,
     remarks_on,
+    scale_of,
     survey_parts,
-    without,
 )
-from pipeline.sources.array_pixels import Gaps, scale_of
 from pipeline.sources.labels import Labelling, check_form
 from pipeline.sources.notes import Notes
 from pipeline.sources.xarray_files import (
@@ -85,10 +83,6 @@ class StoredVariable:
         return self.meaning.dtype
 
     @property
-    def gaps(self) -> Gaps:
-        return self.meaning.gaps
-
-    @property
     def stored(self) -> xr.Variable:
         return self.group.dataset().variables[self.variable]
 
@@ -113,25 +107,16 @@ def open_labelled(
     dims: Names | None = None,
     class_names: Sequence[str] | None = None,
     split: str = "train",
-) -> PartedSource:
+) -> ArraySource:
     """Open Zarr stores and NetCDF files.
 
     A chunk that a Zarr store lacks is read as its fill value, as Zarr defines it.
 
-    Parameters
-    ----------
-    paths
-        For each split its stores or files, in order; for None those whose groups are the splits.
-    variables
-        What `image` and `label` are called. Where there is no such variable, the only one with 3
-        or 4 dimensions is the image.
-    dims
-        What `sample`, `y`, `x` and `channel` are called.
-    class_names
-        The name of each label code; default: the attribute `class_names`, else the labels'
-        `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
-    split
-        The split of a store or file of None without groups.
+    `paths` are for each split its stores or files, in order; for None those whose groups are the
+    splits, or that without groups are `split`. `variables` say what `image` and `label` are called
+    (default: the only variable with 3 or 4 dimensions is the image), `dims` what `sample`, `y`, `x`
+    and `channel` are. `class_names` are by default the attribute `class_names`, else the labels'
+    `flag_meanings`, else their distinct texts, sorted, else the codes themselves.
     """
     groups: dict[str, list[StoredGroup]] = {}
     for name, several in paths.items():
@@ -169,7 +154,7 @@ def make_source(
     variables: Names,
     dims: Names,
     class_names: Sequence[str] | None,
-) -> PartedSource:
+) -> ArraySource:
     """Make a source of the groups of each split; other parameters as of `open_labelled`."""
     notes = Notes()
     parts = {
@@ -182,26 +167,21 @@ def make_source(
     images = [_variables(part)[0] for part in all_parts(parts)]
     first = images[0]
     for image in images:
-        if image.meaning.encoding != first.meaning.encoding:
+        packed, other = first.meaning.encoding, image.meaning.encoding
+        if packed != other:
             raise SourceError(
-                f"{first.title}: is packed with {first.meaning.encoding or 'nothing'}, "
-                f"{image.title} with {image.meaning.encoding or 'nothing'}; pack all splits alike, "
-                "or decode them with xarray"
+                f"{first.title}: is packed with {packed or 'nothing'}, {image.title} with "
+                f"{other or 'nothing'}; pack all splits alike, or decode them with xarray"
             )
     labelling, fills = _find_labelling(parts, class_names)
     scales = [image.group.dataset().attrs.get("full_scale") for image in images]
     given = [int(scale) for scale in scales if isinstance(scale, int | np.integer)]
-    provenance = {
-        "kind": "xarray",
-        "splits": {
-            name: [_provenance(part) for part in several] for name, several in parts.items()
-        },
-    }
-    return PartedSource(
+    splits = {name: [_provenance(part) for part in several] for name, several in parts.items()}
+    return ArraySource(
         parts,
         labelling,
         max(given or [scale_of(image.dtype) for image in images]),
-        provenance,
+        {"kind": "xarray", "splits": splits},
         first.meaning.encoding,
         fills,
         remarks_on(parts, labelling, notes),
@@ -230,14 +210,10 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
     dataset, title = group.dataset(), group.title
     image = _find_image(dataset, variables)
     if image is None:
-        holds = sorted(
-            f"{name} ({', '.join(map(str, variable.dims))}) {variable.dtype}"
-            for name, variable in dataset.variables.items()
-        )
+        holds = ", ".join(sorted(_spelled(dataset, dataset.variables))) or "no variable"
         raise SourceError(
             f"{title}: has no variable '{variables.get('image', IMAGE.name)}', expected one with 3 "
-            f"or 4 dimensions; it holds {', '.join(holds) or 'no variable'}; name it: variables: "
-            "{image: NAME}"
+            f"or 4 dimensions; it holds {holds}; name it: variables: {{image: NAME}}"
         )
     pixels = dataset.variables[image]
     names = _find_dims(title, pixels, dims)
@@ -246,22 +222,27 @@ def _make_part(group: StoredGroup, variables: Names, dims: Names, notes: Notes) 
     is_zarr_2 = "filters" in pixels.encoding and "serializer" not in pixels.encoding
     meaning = meaning_of(title, image, pixels, is_zarr_2)
     shape = tuple(pixels.sizes[dim] for dim in names)
-    unused = [
-        f"{name} ({', '.join(map(str, v.dims))}) {v.dtype}"
-        for name, v in dataset.variables.items()
-        if str(name) not in {image, label, *names} and names[0] in v.dims
-    ]
+    used = {image, label, *names}
+    unused = [n for n, v in dataset.variables.items() if n not in used and names[0] in v.dims]
     if unused:
-        notes.remarks.append(f"{title}: left out {', '.join(unused)}")
+        notes.remarks.append(f"{title}: left out {', '.join(_spelled(dataset, unused))}")
     images, labels = StoredVariable(group, image, title, names, shape, meaning), None
     if label is not None:
-        stored = dataset.variables[label]
+        stored, where = dataset.variables[label], f"{title}: {label}"
         packed = stored.attrs if PACKED & set(stored.attrs) else {}
-        dtype = _TEXT if stored.dtype.kind in "OT" else stored.dtype
-        as_label = Meaning(dtype, decoding=packed)
-        where = f"{title}: {label}"
+        as_label = Meaning(_label_type(stored), decoding=packed)
         labels = StoredVariable(group, label, where, names, stored.shape, as_label, is_label=True)
-    return ArrayPart(images, labels)
+    return ArrayPart(images, labels, gaps=meaning.gaps)
+
+
+def _spelled(dataset: xr.Dataset, names: Iterable[Hashable]) -> list[str]:
+    """Return variables with their dimensions and types, for messages."""
+    variables = {name: dataset.variables[name] for name in names}
+    return [f"{n} ({', '.join(map(str, v.dims))}) {v.dtype}" for n, v in variables.items()]
+
+
+def _label_type(variable: xr.Variable) -> np.dtype[Any]:
+    return _TEXT if variable.dtype.kind in "OT" else variable.dtype
 
 
 def _find_image(dataset: xr.Dataset, variables: Names) -> str | None:
@@ -315,16 +296,11 @@ def _find_label(title: str, dataset: xr.Dataset, sample: str, variables: Names) 
                 f"{title}: {wanted} has the dimensions {labels.dims}, expected one label for each "
                 f"image, ({sample},)"
             )
-        dtype = _TEXT if labels.dtype.kind in "OT" else labels.dtype
-        check_form(f"{title}: {wanted}", dataset.sizes[sample], labels.shape, dtype)
+        shape = labels.shape
+        check_form(f"{title}: {wanted}", dataset.sizes[sample], shape, _label_type(labels))
         return wanted
-    fitting = [
-        name
-        for name in along
-        if name in dataset.data_vars
-        and dataset.variables[name].ndim == 1
-        and (dataset.variables[name].dtype.kind in "biuUSOT" or name in usual)
-    ]
+    flat = {n: v for n, v in dataset.data_vars.items() if n in along and v.ndim == 1}
+    fitting = [str(n) for n, v in flat.items() if v.dtype.kind in "biuUSOT" or n in usual]
     if fitting or "label" in variables:
         raise SourceError(
             f"{title}: has no variable '{wanted}' for labels; {nearest(wanted, fitting)}; name it: "
@@ -356,8 +332,8 @@ def _find_labelling(
     codes = {value: code for code, value in enumerate(flags.values())}
     labelling = Labelling(names, {UNLABELLED: UNLABELLED, **codes})
     for part in everything:
-        for start, block in label_blocks(part):
-            labelling.apply(without(block, fills), part.label_title, start)
+        for block in part.label_blocks(fills):
+            labelling.apply(*block)
     return labelling, fills
 
 

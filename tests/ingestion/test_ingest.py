@@ -31,8 +31,8 @@ from pipeline.execution.progress import SilentReporter
 from pipeline.ingestion.ingest import ingest, prepare_images
 from pipeline.ingestion.request import default_store
 from pipeline.sources.arrays import from_arrays
+from pipeline.sources.catalog import idx_source
 from pipeline.sources.encoded import EncodedSource
-from pipeline.sources.idx import IdxSource
 from pipeline.sources.registry import open_source, release
 from pipeline.storage import manifest
 from pipeline.storage.image_content import digest_images
@@ -67,7 +67,7 @@ def as_idx(folder, arrays):
         for path, array in zip(files[split], pair, strict=True):
             sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
             path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype("u1").tobytes())
-    return IdxSource(files, tuple(NAMES))
+    return idx_source(files, tuple(NAMES), {})
 
 
 def as_folder(folder, arrays):

@@ -158,7 +158,8 @@ import numpy as np
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.job_settings import make_images
 from pipeline.ingestion.ingest import ingest
-from pipeline.sources.arrays import ArraySource, from_arrays
+from pipeline.sources.array_source import ArraySource
+from pipeline.sources.arrays import from_arrays
 
 class Deadly(ArraySource):
     def read(self, split, start, stop):
@@ -169,7 +170,7 @@ class Deadly(ArraySource):
 found = np.load({str(tmp_path / "a.npz")!r})
 arrays = {{k: (found[k + "0"], found[k + "1"]) for k in ("test", "train")}}
 source = from_arrays(arrays, {NAMES!r})
-deadly = Deadly(source.arrays, source.class_names, source.full_scale, source.provenance)
+deadly = Deadly(source.parts, source.labelling, source.full_scale, source.provenance)
 ingest(deadly, {str(tmp_path / "s")!r}, {SHARD}, ClusterSettings(workers=1))
 """,
         encoding="utf-8",

@@ -11,7 +11,7 @@ from jobs_for_tests import make_arrays, make_images, make_settings
 import pipeline
 from pipeline.core.errors import MemoryLimitError
 from pipeline.jobs import fit_pass, memory_model
-from pipeline.sources.arrays import ArraySource
+from pipeline.sources.array_source import ArraySource
 from pipeline.storage import store_array
 
 

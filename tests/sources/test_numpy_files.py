@@ -16,7 +16,7 @@ from numpy_for_tests import COUNT, NAMES, SAVES, as_npy, holds, make_arrays, rea
 
 from pipeline.core.errors import LabelError, ShapeError, SourceError
 from pipeline.core.paths import locate
-from pipeline.sources import numpy_arrays
+from pipeline.sources import array_files
 from pipeline.sources.numpy_files import open_numpy
 
 # layouts ---------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_fortran_order_in_a_compressed_file_is_refused_with_the_cure(tmp_path):
 @SAVES
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "int8"])
 def test_other_integers_are_refused_with_their_range(tmp_path, save, dtype, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.array_parts._BLOCK_BYTES", 100)
+    monkeypatch.setattr("pipeline.sources.array_source._BLOCK_BYTES", 100)
     images = np.full((9, 6, 4), 5, dtype)
     images[7, 3, 2] = 99
     save(tmp_path / "a.npz", train_images=images, train_labels=np.zeros(9, int))
@@ -213,7 +213,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
 
 
 def test_a_label_outside_the_classes_is_refused_by_its_place_in_the_split(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.sources.array_parts._BLOCK_BYTES", 64)
+    monkeypatch.setattr("pipeline.sources.array_source._BLOCK_BYTES", 64)
     images, labels = make_arrays()
     labels[37] = 2**32
     np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
@@ -296,13 +296,13 @@ def test_partitions_in_order_inflate_a_member_once(tmp_path, monkeypatch):
     write_large(tmp_path / "a.npz", zipfile.ZIP_DEFLATED, 40, 8)
     source = read_npz(tmp_path / "a.npz")
     opened = []
-    plain = numpy_arrays._MemberStream
+    plain = array_files.StoredArray._open_packed
 
     def counted(*arguments):
         opened.append(arguments)
         return plain(*arguments)
 
-    monkeypatch.setattr(numpy_arrays, "_MemberStream", counted)
+    monkeypatch.setattr(array_files.StoredArray, "_open_packed", counted)
     for start in range(0, 40, 4):
         source.read("train", start, start + 4)
     assert len(opened) == 2  # images and labels

@@ -15,7 +15,8 @@ import pytest
 from pipeline.core.blocks import UNREADABLE, Block, Problem
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.images.conversion import Conversion
-from pipeline.sources.arrays import ArraySource, from_arrays
+from pipeline.sources.array_source import ArraySource
+from pipeline.sources.arrays import from_arrays
 from pipeline.sources.quantize import ConvertedSource, Packing, pack_floats
 
 COUNT = 40
@@ -35,8 +36,9 @@ class Careless(ArraySource):
     """A source that does not look at its values."""
 
     def read(self, split, start, stop):
-        images, labels = self.arrays[split]
-        return Block(images[start:stop], labels[start:stop], [""] * (stop - start))
+        (part,) = self.parts[split]
+        images, labels = (stored.read(start, stop) for stored in (part.images, part.labels))
+        return Block(images, labels, [""] * (stop - start))
 
 
 def read_all(source, split="train", step=COUNT):
@@ -146,7 +148,7 @@ def test_minus_zero_never_decides_what_the_provenance_says():
 def test_values_that_are_no_numbers_are_refused_by_place(value, value_range):
     images = make()
     images[17, 2, 1] = value
-    source = Careless(source_of(train=make(), test=images).arrays, ("a",), 1)
+    source = Careless(**vars(source_of(train=make(), test=images)))
     message = rf"split 'test', sample 17, pixel \(2, 1\): value {value}, expected a finite"
     with pytest.raises(SourceError, match=message):
         read_all(pack_floats(source, value_range), "test", 10)
@@ -174,8 +176,9 @@ def test_a_range_that_cannot_be_used_is_refused(value_range):
 
 
 def test_splits_of_two_types_are_refused():
-    arrays = {"train": (make(), None), "test": (np.zeros((2, 5, 4), np.uint8), None)}
-    source = Careless(arrays, ("a",), 1)
+    splits = source_of(train=make()), source_of(test=np.zeros((2, 5, 4), np.uint8))
+    parts = {name: part for split in splits for name, part in split.parts.items()}
+    source = Careless(parts, splits[0].labelling, 1, {})
     with pytest.raises(SourceError, match="split 'test': images of uint8, expected float32"):
         pack_floats(source)
 

@@ -25,12 +25,11 @@ from pipeline.core import paths
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import locate
 from pipeline.sources import sample_index
-from pipeline.sources.idx import IdxSource
+from pipeline.sources.catalog import idx_source
 from pipeline.sources.notes import Notes
 from pipeline.sources.registry import open_source, release
 from pipeline.sources.sample_index import make_rows, writing
 from pipeline.storage import atomic, folders
-from pipeline.storage.blobs import version_of
 
 COUNT = 12
 
@@ -181,16 +180,14 @@ def test_idx_files_that_were_replaced_are_read_anew(pack, tmp_path):
         put(tmp_path / "images", pack(header + images(value).tobytes()))
         codes = struct.pack(">4BI", 0, 0, 8, 1, COUNT) + labels().astype(np.uint8).tobytes()
         put(tmp_path / "labels", pack(codes))
-        paths = tmp_path / "images", tmp_path / "labels"
-        stamps = {path: version_of(path).stamp for path in paths}
-        return IdxSource({"train": paths}, ("a", "b", "c"), stamps=stamps)
+        files = {"train": (tmp_path / "images", tmp_path / "labels")}
+        return idx_source(files, ("a", "b", "c"), {})
 
     old = make(3)
     assert pixels(old) == {3}
     new = make(7)
     assert pixels(new) == {7}
-    assert pixels(IdxSource(new.files, new.class_names)) == {7}
-    with pytest.raises(SourceError, match="images: is another file"):
+    with pytest.raises(SourceError, match="labels: is another file"):
         pixels(old)
 
 

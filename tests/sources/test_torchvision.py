@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.sources import torchvision, torchvision_sets
-from pipeline.sources.idx import IdxSource
+from pipeline.sources.catalog import idx_source
 from pipeline.sources.torchvision import open_torchvision
 from pipeline.sources.torchvision_sets import by_split
 
@@ -205,7 +205,7 @@ def test_mnist_has_the_images_of_the_idx_files(reader, real_datasets, tmp_path):
         split: (raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte")
         for split, prefix in places.items()
     }
-    oracle = IdxSource(files, ())
+    oracle = idx_source(files, source.class_names, {})
     for split, count in {"train": 60_000, "test": 10_000}.items():
         assert source.splits()[split].count == count
         found, expected = (s.read(split, count - 500, count) for s in (source, oracle))

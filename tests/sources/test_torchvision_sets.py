@@ -170,7 +170,7 @@ def test_options_that_a_class_needs_are_named(tmp_path):
         open_torchvision("CelebA", [tmp_path])
 
 
-def test_arrays_in_memory_are_used_only_where_they_are_what_is_given():
+def test_arrays_in_memory_are_used_only_where_they_are_what_is_given(monkeypatch, tmp_path):
     class Plain:
         classes = ("a", "b")
 
@@ -187,16 +187,18 @@ def test_arrays_in_memory_are_used_only_where_they_are_what_is_given():
             return Image.fromarray(np.ascontiguousarray(image)), self.targets[index]
 
     for name, turned in (("USPS", False), ("SVHN", True)):
-        opened = open_split(name, Plain(turned), {})
+        monkeypatch.setattr(datasets, name, lambda turned=turned, **_: Plain(turned))
+        opened = open_split(name, tmp_path, {})
         assert (opened.images is None) == turned
         image, code = opened.sample(0)
         assert image[0, 0] == (8 if turned else 0)
         assert code == 1
 
 
-def test_attributes_that_are_elsewhere_are_an_error():
+def test_attributes_that_are_elsewhere_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "DTD", lambda **_: object())
     with pytest.raises(SourceError, match="install another version of torchvision"):
-        open_split("DTD", object(), {})
+        open_split("DTD", tmp_path, {})
 
 
 @pytest.mark.parametrize(

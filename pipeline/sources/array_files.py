@@ -1,4 +1,4 @@
-"""Arrays where NumPy stored them: `.npy` files and the members of `.npz` archives.
+"""Arrays that lie in files: `.npy` files, the members of `.npz` archives, and IDX files.
 
 An array is opened by its header, and ranges of it are read: plain data where it lies, compressed
 data forward, with the streams of `open_cache`, so that memory stays that of one range. Nothing is
@@ -7,35 +7,47 @@ ever unpickled.
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from pipeline.core.errors import InputError, RemoteError, SourceError, one_line
+from pipeline.core.errors import ChecksumError, InputError, RemoteError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
-from pipeline.sources.array_parts import described
-from pipeline.sources.array_pixels import NO_GAPS, Gaps
-from pipeline.sources.open_cache import borrowed, close_streams, unchanged
+from pipeline.sources.open_cache import (
+    READ_BYTES,
+    borrowed,
+    close_streams,
+    described,
+    read_forward,
+    read_fully,
+    unchanged,
+)
 from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
-_READ_BYTES = 2**20
 _HEADER_BYTES = 2**14
 _LOCAL_HEADER = struct.Struct("<26xHH")
 _END = struct.Struct("<10xH10x")
 _MANY = 0xFFFF  # the number is elsewhere
 _ENCRYPTED = 0x1
+_GZIP = b"\x1f\x8b"
+_UNSIGNED_BYTE = 0x08
+_MOST_UNPACKED = 1032  # bytes that one byte of deflate stands for, at most
+_GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 Array = npt.NDArray[Any]
 
 
@@ -46,6 +58,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (InputError, RemoteError):
         raise
+    except _GZIP_ERRORS as error:
+        raise SourceError(
+            f"{shown(path)}: is truncated or damaged ({one_line(error)}); fetch it again"
+        ) from None
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
         raise SourceError(
@@ -53,27 +69,16 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-class _MemberStream:
-    """One member of a zip archive as a stream that closes the archive with it."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
-            self._stream = stack.enter_context(archive.open(name))
-            self._stack = stack.pop_all()
-
-    def read(self, size: int) -> bytes:
-        return self._stream.read(size)
-
-    def close(self) -> None:
-        self._stack.close()
+def _is_gzip(path: Path) -> bool:
+    with open_binary(path) as file:
+        return file.read(2) == _GZIP
 
 
 @dataclass(frozen=True)
 class StoredArray:
     """An array in a file: where it lies and what its header says.
 
-    It is the file itself, or the `member` of a zip archive, which may be `packed`. Its values begin
+    It is the file itself, or the `member` of a zip archive, and may be `packed`. Its values begin
     at `offset`: in the file, or in the unpacked content. `identity` tells other content apart, by
     checksum and size, or size and time; a file of another `stamp` is not read.
     """
@@ -96,58 +101,34 @@ class StoredArray:
     def name(self) -> str:
         return f"array '{self.path.name if self.member is None else self.member}'"
 
-    @property
-    def gaps(self) -> Gaps:
-        return NO_GAPS
-
     def read(self, start: int, stop: int) -> Array:
         """Read entries `start` to `stop` of the first dimension."""
-        with _reading(self.path), unchanged(self.path, self.stamp) as version:
+        with unchanged(self.path, self.stamp) as version, _reading(self.path):
             if self.fortran and len(self.shape) > 1:
                 mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
                 return np.array(mapped[start:stop], order="C")
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
-            data = self._bytes(self.offset + start * row, (stop - start) * row, version)
+            begin, end = self.offset + start * row, self.offset + stop * row
+            if self.packed:
+                key, to_end = (self.path, self.member), stop == self.shape[0]
+                data = read_forward(key, (begin, end), self._open_packed, version, to_end)
+            else:
+                open_it = partial(open_binary, self.path)
+                with borrowed((self.path, None), 0, open_it, version) as cursor:
+                    cursor.stream.seek(begin)  # position stays 0: this stream can go back
+                    data = read_fully(cursor.stream, end - begin)
             return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
-    def _bytes(self, offset: int, size: int, version: Hashable) -> bytes:
-        if not self.packed:
-            open_it: Callable[[], Any] = partial(open_binary, self.path)
-            with borrowed((self.path, None), 0, open_it, version) as cursor:
-                cursor.stream.seek(offset)  # position stays 0: this stream can go back
-                return self._complete(_read_exactly(cursor.stream, size), size)
-        open_it = partial(_MemberStream, self.path, f"{self.member}{ARRAY_SUFFIX}")
-        with borrowed((self.path, self.member), offset, open_it, version) as cursor:
-            while cursor.position < offset:
-                skipped = cursor.stream.read(min(offset - cursor.position, _READ_BYTES))
-                cursor.position += len(self._complete(skipped, 1))
-            data = self._complete(_read_exactly(cursor.stream, size), size)
-            cursor.position += size
-            return data
-
-    def _complete(self, data: bytes, least: int) -> bytes:
-        if len(data) < least:
-            raise SourceError(
-                f"{self.title}: ends too soon, {least - len(data)} bytes before what its header "
-                "says; the file is truncated: fetch it again"
-            )
-        return data
+    def _open_packed(self) -> Any:
+        if self.member is None:
+            return gzip.open(self.path)
+        file = open_binary(self.path) if is_remote(self.path) else self.path
+        with zipfile.ZipFile(file) as archive:  # which closes the file with its last stream
+            return archive.open(f"{self.member}{ARRAY_SUFFIX}")
 
     def close(self) -> None:
         """Close the streams of its file that are idle in this process."""
         close_streams({self.path})
-
-
-def _read_exactly(stream: Any, size: int) -> bytes:
-    """Read `size` bytes in pieces, or what there is: a stream may give fewer at a time."""
-    pieces, missing = [], size
-    while missing:
-        piece = stream.read(min(missing, _READ_BYTES))
-        if not piece:
-            break
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
 
 
 def _read_header(
@@ -157,7 +138,7 @@ def _read_header(
 
     `size` is that of the entire file or member, with which the header must agree.
     """
-    buffer = io.BytesIO(_read_exactly(stream, _HEADER_BYTES))
+    buffer = io.BytesIO(read_fully(stream, min(size, _HEADER_BYTES)))
     version = npy_format.read_magic(buffer)
     if version not in ((1, 0), (2, 0)):
         raise SourceError(f"{title}: has .npy format {version}, expected (1, 0) or (2, 0)")
@@ -200,6 +181,66 @@ def _checked(array: StoredArray) -> StoredArray:
     return array
 
 
+# IDX ---------------------------------------------------------------------------------------------
+
+
+def open_idx(path: Path, checksum: str = "") -> StoredArray:
+    """Open an IDX file of unsigned bytes, the format of MNIST, as it is or gzipped.
+
+    It is a magic number, big-endian sizes, then bytes. Where there is a `checksum`, that is
+    compared first; see `check_file`.
+    """
+    with unchanged(path), _reading(path):
+        now = version_of(path)
+        if checksum:
+            check_file(path, checksum)
+        packed = _is_gzip(path)
+        with gzip.open(path) if packed else open_binary(path) as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE:
+                raise SourceError(
+                    f"{shown(path)}: begins with {magic.hex() or 'nothing'}, expected 000008 and "
+                    "the number of dimensions, an IDX file of unsigned bytes"
+                )
+            sizes = file.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise SourceError(f"{shown(path)}: its header ends too soon; fetch it again")
+    shape = struct.unpack(f">{magic[3]}I", sizes)
+    if math.prod(shape) > now.size * (_MOST_UNPACKED if packed else 1):
+        raise SourceError(
+            f"{shown(path)}: has {now.size:,} bytes, but its header announces the shape {shape}; "
+            "the file is truncated or damaged: fetch it again"
+        )
+    offset, dtype = 4 + len(sizes), np.dtype(np.uint8)
+    return StoredArray(path, None, packed, offset, shape, dtype, False, {}, now.stamp)
+
+
+def check_file(path: Path, checksum: str) -> None:
+    """Compare the unpacked content of a file with `ALGORITHM:HEX`, or raise `ChecksumError`.
+
+    `packed-md5:HEX` is compared with the file as it is, for sets whose publishers list only that;
+    where such a file is unpacked, there is nothing to compare.
+    """
+    algorithm, _, expected = checksum.partition(":")
+    packed = algorithm.startswith("packed-")
+    if packed and path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) if _is_gzip(path) and not packed else open_binary(path) as file:
+            make = partial(hashlib.new, algorithm.removeprefix("packed-"), usedforsecurity=False)
+            digest = hashlib.file_digest(cast(Any, file), make).hexdigest()
+    except _GZIP_ERRORS as error:
+        raise ChecksumError(
+            f"{path}: is truncated or damaged ({error}); expected {checksum}; "
+            "remove it and fetch it again"
+        ) from None
+    if digest != expected:
+        raise ChecksumError(
+            f"{path}: has {algorithm} {digest}, expected {expected}; "
+            "the file was altered: remove it and fetch it again"
+        )
+
+
 # archives ----------------------------------------------------------------------------------------
 
 
@@ -239,7 +280,7 @@ class Archive:
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""
         with self._archive.open(name + ARRAY_SUFFIX) as stream:
-            while stream.read(_READ_BYTES):
+            while stream.read(READ_BYTES):
                 pass
 
 
