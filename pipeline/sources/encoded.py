@@ -28,7 +28,7 @@ from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.notes import Notes, lines_of
 from pipeline.sources.protocol import SplitInfo
-from pipeline.sources.sample_index import ListingRows
+from pipeline.sources.sample_index import Sample
 from pipeline.storage.manifest import DECODERS
 
 MAX_BYTES = 2**28
@@ -44,7 +44,7 @@ class Fetcher(Protocol):
     """Gets the bytes of samples; small, and travels to worker processes."""
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         ...
@@ -158,10 +158,10 @@ class EncodedSource:
         for row, problem in problems.items():
             labels[row], sizes[row] = UNLABELLED, (problem.width, problem.height)
             images[row] = 0
-        bad = sorted(problems)
+        bad, origins = sorted(problems), [row.origin for row in rows]
         hashes[bad] = sample_hashes(images[bad])
         sorted_problems = {row: problems[row] for row in bad}
-        return Block(images, labels, rows.origin, sorted_problems, sizes, hashes, remarks)
+        return Block(images, labels, origins, sorted_problems, sizes, hashes, remarks)
 
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
@@ -265,14 +265,16 @@ def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Pro
 
 
 def _labels(
-    rows: ListingRows, class_names: tuple[str, ...], integers: bool
+    rows: Sequence[Sample], class_names: tuple[str, ...], integers: bool
 ) -> tuple[Any, dict[int, Problem]]:
     """Return the codes of rows, and what is known to be wrong from the listing alone."""
-    known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
+    known = {
+        label: _code(label, class_names, integers) for label in {row.label for row in rows} if label
+    }
     labels = np.full(len(rows), UNLABELLED, np.int32)
     problems = _listed_problems(rows)
-    for row, label in enumerate(rows.label):
-        code = known.get(label or "", UNLABELLED)
+    for row, sample in enumerate(rows):
+        code = known.get(sample.label or "", UNLABELLED)
         if isinstance(code, Problem):
             problems.setdefault(row, code)
         elif row not in problems:
@@ -280,26 +282,24 @@ def _labels(
     return labels, problems
 
 
-def _listed_problems(rows: ListingRows) -> dict[int, Problem]:
-    columns = enumerate(zip(rows.status, rows.detail, strict=True))
-    return {row: Problem(status, text or "") for row, (status, text) in columns if status != OK}
+def _listed_problems(rows: Sequence[Sample]) -> dict[int, Problem]:
+    return {n: Problem(r.status, r.detail or "") for n, r in enumerate(rows) if r.status != OK}
 
 
 def _fetched(
-    fetcher: Fetcher, folder: Path, rows: ListingRows, problems: Mapping[int, Problem], limit: int
+    fetcher: Fetcher,
+    folder: Path,
+    rows: Sequence[Sample],
+    problems: Mapping[int, Problem],
+    limit: int,
 ) -> Iterator[tuple[int, bytes | Problem]]:
     """Yield the bytes of the rows that have no problem yet, and are not too large."""
-    wanted = []
-    for row, size in enumerate(rows.size):
-        if row in problems:
-            continue
-        if size > limit:
-            yield row, too_large(size, limit)
-        else:
-            wanted.append(row)
+    good = [row for row in range(len(rows)) if row not in problems]
+    wanted = [row for row in good if rows[row].size <= limit]
+    yield from ((row, too_large(rows[row].size, limit)) for row in good if rows[row].size > limit)
     if wanted:
         files = sample_index.index(folder)["files"]
-        for index, data in fetcher.fetch(sample_index.take(rows, wanted), files, limit):
+        for index, data in fetcher.fetch([rows[row] for row in wanted], files, limit):
             yield wanted[index], data
 
 
@@ -315,12 +315,12 @@ def _find_shape(
             break
         rows = sample_index.read_rows(folder, split, start, stop)
         wrong = _listed_problems(rows)
-        reasons += [f"{rows.origin[row]} {problem.detail}" for row, problem in wrong.items()]
+        reasons += [f"{rows[row].origin} {problem.detail}" for row, problem in wrong.items()]
         tried += len(rows)
         for row, data in _fetched(fetcher, folder, rows, wrong, limit):
             shape = probe(data, conversion) if isinstance(data, bytes) else data
             if isinstance(shape, Problem):
-                reasons.append(f"{rows.origin[row]} {shape.detail}")
+                reasons.append(f"{rows[row].origin} {shape.detail}")
             else:
                 shapes[shape] += 1
             if shapes.total() >= _PROBED:

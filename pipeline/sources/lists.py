@@ -237,11 +237,11 @@ class PathFinder:
 
     def _stat(self, name: bytes) -> Sample:
         status = os.stat(self._path(name))  # noqa: PTH116 (bytes)
-        sample = Sample(as_text(name), key=name, stamp=version_in(status).stamp)
+        text, stamp = as_text(name), version_in(status).stamp
         if stat.S_ISREG(status.st_mode):
-            return sample._replace(size=status.st_size)
+            return Sample(text, key=name, size=status.st_size, stamp=stamp)
         detail = not_regular(status.st_mode).detail
-        return sample._replace(status=UNREADABLE, detail=detail)
+        return Sample(text, key=name, status=UNREADABLE, detail=detail, stamp=stamp)
 
     def _path(self, name: bytes) -> bytes:
         return os.path.join(self._root, name)  # noqa: PTH118 (bytes)

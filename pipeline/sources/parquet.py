@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,13 @@ from pipeline.sources.fetch import (
     listed_files,
     read_local,
     read_remote,
+    reading,
     roots_of,
     too_large,
 )
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
 from pipeline.sources.table_columns import (
     IMAGE_COLUMNS,
     SAMPLED_ROWS,
@@ -220,38 +221,33 @@ class ParquetFetcher:
     column: str | None = None
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         with listed_files(self.roots, files) as table:
-            columns = zip(rows.file, rows.key, rows.offset, strict=True)
-            for index, (file, group, row) in enumerate(columns):
-                root = self.roots[files[file][0]]
-                path, version = table(file)
-                value = self._value(path, (str(root), path.name), int(group), row, version)
+            for index, sample in enumerate(rows):
+                root, group, row = self.roots[files[sample.file][0]], int(sample.key), sample.offset
+                path, version = table(sample.file)
+                images = functools.partial(_Images, path, group, self.column)
+                with (
+                    reading(path, functools.partial(_damaged, group, row)),
+                    borrowed((str(root), path.name, group), row, images, version) as cursor,
+                ):
+                    value = cursor.stream.take(row - cursor.position)
+                    cursor.position = row + 1
                 yield index, _content(value, root, limit)
-
-    def _value(
-        self, path: Path, key: tuple[str, str], group: int, row: int, version: Hashable
-    ) -> Any:
-        try:
-            images = functools.partial(_Images, path, group, self.column)
-            with borrowed((*key, group), row, images, version) as cursor:
-                value = cursor.stream.take(row - cursor.position)
-                cursor.position = row + 1
-                return value
-        except PixsimError:
-            raise
-        except Exception as error:  # each file system has its own kinds
-            reason = str(error) or type(error).__name__
-            raise SourceError(
-                f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch "
-                "the file again, and run the same command again"
-            ) from None
 
     def close(self) -> None:
         """Close the row groups that are read forward."""
         close_streams({str(root) for root in self.roots})
+
+
+def _damaged(group: int, row: int, path: Path, error: Exception) -> SourceError:
+    reason = str(error) or type(error).__name__
+    return SourceError(
+        f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch the file "
+        "again, and run the same command again"
+    )
 
 
 def _content(value: Any, root: Path, limit: int) -> bytes | Problem:

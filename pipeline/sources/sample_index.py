@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
 INDEX = "listing.json"
 
+# the fields of `Sample` but the last, in their order
 SCHEMA = pa.schema(
     [
         ("origin", pa.string()),
@@ -49,12 +49,12 @@ SCHEMA = pa.schema(
 
 
 class Sample(NamedTuple):
-    """A sample on its way into a listing.
+    """A row of a listing.
 
     `stamp`, what changes when its file does, goes into the digest and not to the disk.
     """
 
-    origin: str | None = None
+    origin: str = ""
     file: int = 0
     key: bytes = b""
     offset: int = 0
@@ -63,23 +63,6 @@ class Sample(NamedTuple):
     status: int = OK
     detail: str | None = None
     stamp: str = ""
-
-
-@dataclass(frozen=True)
-class ListingRows:
-    """Rows of a listing, as columns: a list each."""
-
-    origin: list[str]
-    file: list[int]
-    key: list[bytes]
-    offset: list[int]
-    size: list[int]
-    label: list[str | None]
-    status: list[int]
-    detail: list[str | None]
-
-    def __len__(self) -> int:
-        return len(self.origin)
 
 
 def make_rows(count: int, **columns: Any) -> pa.Table:
@@ -269,7 +252,7 @@ def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
     return content, version
 
 
-def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
+def read_rows(folder: Path, split: str, start: int, stop: int) -> list[Sample]:
     """Read rows `start` to `stop` of a split of a listing; only the row groups that overlap.
 
     Raises
@@ -281,7 +264,7 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
     names = [name for name, _ in content["splits"]]
     path = folder / f"{names.index(split)}.parquet"
     if stop <= start:
-        return _as_rows(SCHEMA.empty_table())
+        return []
     first = start // ROWS_PER_GROUP
     groups = range(first, (stop - 1) // ROWS_PER_GROUP + 1)
     try:
@@ -291,16 +274,8 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
             table = file.read_row_groups(list(groups), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
-    return _as_rows(table.slice(start - first * ROWS_PER_GROUP, stop - start))
-
-
-def _as_rows(table: Any) -> ListingRows:
-    return ListingRows(**{name: table[name].to_pylist() for name in SCHEMA.names})
-
-
-def take(rows: ListingRows, indices: Sequence[int]) -> ListingRows:
-    """Return some of the rows."""
-    return ListingRows(**{name: [getattr(rows, name)[i] for i in indices] for name in SCHEMA.names})
+    table = table.slice(start - first * ROWS_PER_GROUP, stop - start)
+    return [Sample(*row) for row in zip(*(table[n].to_pylist() for n in SCHEMA.names), strict=True)]
 
 
 def close(folder: Path) -> None:

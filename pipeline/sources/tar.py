@@ -127,7 +127,7 @@ class TarReader:
                 group = tree.group(split, given, True, shown(path))
                 for entry in walk(path, compressions[file]):
                     if isinstance(entry, Entry) and entry.content is None:
-                        tree.add(group, entry.name, entry.sample._replace(file=file))
+                        tree.add(group, entry.name, entry.sample(file))
                     else:
                         tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
             tree.keep_last()
@@ -197,10 +197,10 @@ def _split(name: bytes) -> tuple[bytes, str]:
 
 def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[KeyedSample]:
     """Put together the neighbouring entries of one key; without `title` nothing is refused."""
-    for key, members in groupby(entries, lambda entry: _split(entry.name)[0] or entry):
+    split = ((*_split(entry.name), entry) for entry in entries)
+    for key, members in groupby(split, lambda member: member[0] or member[2]):
         sample = KeyedSample(b"" if isinstance(key, Entry) else key)
-        for entry in members:
-            name = _split(entry.name)[1]
+        for _, name, entry in members:
             if title and (name in sample.images or name in sample.labels):
                 raise SourceError(
                     f"{title}: has two members '{as_text(sample.key)}.{name}', expected one; "
@@ -375,12 +375,13 @@ class Samples:
                 self._notes.ignore(member)
 
     def _row(self, sample: KeyedSample, image: Entry, archive: str) -> Sample:
-        self._others.update(n for n, other in sample.images.items() if other is not image)
-        row = image.sample._replace(origin=f"{archive}:{as_text(image.name)}")
+        if len(sample.images) > 1:
+            self._others.update(n for n, other in sample.images.items() if other is not image)
         label, wrong = label_of(sample, self._fields, archive) if image.name else (None, None)
+        row = image.sample(0, f"{archive}:{as_text(image.name)}", label)
         if wrong and row.status == OK:
-            row = row._replace(status=LABEL_UNKNOWN, detail=wrong)
-        return row._replace(label=label)
+            return row._replace(status=LABEL_UNKNOWN, detail=wrong)
+        return row
 
     def _leave_out(self, sample: KeyedSample) -> None:
         for name in [*sample.labels, *sample.images]:

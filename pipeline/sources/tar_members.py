@@ -12,7 +12,7 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,24 +20,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from pipeline.core.blocks import OK, TRUNCATED, UNREADABLE, Problem
-from pipeline.core.errors import PixsimError, SourceError
+from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
+from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
-    failed,
     listed_files,
     listed_version,
     read_range,
     read_remote,
+    reading,
 )
 from pipeline.sources.file_names import is_hidden, is_image, suffix_of
-from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ListingRows, Sample
+from pipeline.sources.open_cache import READ_BYTES, close_streams, read_forward
+from pipeline.sources.sample_index import Sample
 from pipeline.storage.blobs import file_system, open_binary
 
 LABEL_SUFFIXES = (".cls", ".json")
-_READ_BYTES = 2**20
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_LABEL = 2**16
 _MOST_TAIL = 2**26
@@ -74,19 +73,9 @@ class _Unpacked:
         self._packed.close()
 
 
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
-
-
 def compression_of(path: Path) -> bytes:
     """Return how a file is compressed, by its first bytes; empty where it is not."""
-    with _read_errors(path), open_binary(path) as file:
+    with reading(path), open_binary(path) as file:
         start = file.read(8)
     return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
 
@@ -138,7 +127,7 @@ class _HeaderStream:
             self._peeked = b""
             return position <= self._total
         while self._position < position:
-            if not self.read(min(_READ_BYTES, position - self._position)):
+            if not self.read(min(READ_BYTES, position - self._position)):
                 return False
         return True
 
@@ -167,12 +156,12 @@ class Entry(NamedTuple):
     problem: Problem | None = None  # why it cannot be read
     content: bytes | None = None  # of a label
 
-    @property
-    def sample(self) -> Sample:
-        """The image on its way into a listing, without its origin."""
-        problem = self.problem or Problem(OK, "")
-        status, detail = problem.status, problem.detail or None
-        return Sample(offset=self.offset, size=self.size, status=status, detail=detail)
+    def sample(self, file: int, origin: str = "", label: str | None = None) -> Sample:
+        """Return the image as a row of a listing."""
+        if self.problem is None:
+            return Sample(origin, file, b"", self.offset, self.size, label)
+        status, detail = self.problem.status, self.problem.detail
+        return Sample(origin, file, b"", self.offset, self.size, label, status, detail)
 
 
 class _Archive(tarfile.TarFile):
@@ -189,7 +178,7 @@ def walk(
 
     What is hidden is left out. `SourceError`: it is no tar archive, or cannot be read.
     """
-    with _read_errors(path), _opened_stream(path, compression) as stream:
+    with reading(path), _opened_stream(path, compression) as stream:
         complete = yield from _walk(stream, path, labels)
         if compression and complete:
             yield from _tail(stream)
@@ -232,7 +221,7 @@ def _walk(
 def _tail(stream: _HeaderStream) -> Iterator[Entry]:
     """Read to the end, where gzip's checksum is compared; a bomb is left alone."""
     start = stream.tell()
-    while stream.tell() - start < _MOST_TAIL and stream.read(_READ_BYTES):
+    while stream.tell() - start < _MOST_TAIL and stream.read(READ_BYTES):
         pass
     if stream.broken:
         yield _lost(stream, stream.tell(), "")
@@ -297,7 +286,7 @@ class TarFetcher:
     roots: tuple[Path, ...]
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
@@ -307,15 +296,20 @@ class TarFetcher:
             Where an archive is gone, or changed since it was listed.
         """
         remote: dict[int, list[Wanted]] = {}
-        members = enumerate(zip(rows.file, rows.key, rows.offset, rows.size, strict=True))
         with listed_files(self.roots, files) as archive:
-            for (file, compression), group in groupby(members, key=lambda member: member[1][:2]):
+            for (file, compression), group in groupby(
+                enumerate(rows), key=lambda item: (item[1].file, item[1].key)
+            ):
                 root = files[file][0]
                 path, version = archive(file)
-                ranges = ((row, offset, size) for row, (_, _, offset, size) in group)
+                ranges = ((row, sample.offset, sample.size) for row, sample in group)
                 if compression:
-                    stream = _Streamed(path, str(self.roots[root]), compression, version)
-                    yield from ((row, stream.read(offset, size)) for row, offset, size in ranges)
+                    opened = partial(_Unpacked, path, compression)
+                    key = str(self.roots[root]), path.name
+                    for row, offset, size in ranges:
+                        with reading(path, _damaged):
+                            data = read_forward(key, (offset, offset + size), opened, version)
+                        yield row, data
                 elif is_remote(path):
                     name = str(cast(Any, path).path)
                     wanted = (Wanted(row, name, start, start + size) for row, start, size in ranges)
@@ -347,38 +341,9 @@ def _read_ranges(
         ) from error
 
 
-class _Streamed(NamedTuple):
-    """A compressed archive, of which members are read from the nearest position before them."""
-
-    path: Path
-    root: str
-    compression: bytes
-    version: Hashable
-
-    def read(self, offset: int, size: int) -> bytes:
-        unpacked = partial(_Unpacked, self.path, self.compression)
-        try:
-            with borrowed((self.root, self.path.name), offset, unpacked, self.version) as cursor:
-                for skipped in _chunks(cursor.stream, offset - cursor.position):
-                    cursor.position += len(skipped)
-                data = b"".join(_chunks(cursor.stream, size))
-                cursor.position += size
-                return data
-        except PixsimError:
-            raise
-        except Exception as error:  # each file system has its own kinds
-            reason = str(error) or type(error).__name__
-            raise SourceError(
-                f"{shown(self.path)}: is damaged, or was changed since it was listed ({reason}); "
-                "fetch it again, and run the same command again"
-            ) from None
-
-
-def _chunks(stream: Any, size: int) -> Iterator[bytes]:
-    """Yield the next `size` bytes exactly."""
-    while size:
-        data = stream.read(min(size, _READ_BYTES))
-        if not data:
-            raise EOFError(f"it ends {size:,} bytes too soon")
-        size -= len(data)
-        yield data
+def _damaged(path: Path, error: Exception) -> SourceError:
+    reason = str(error) or type(error).__name__
+    return SourceError(
+        f"{shown(path)}: is damaged, or was changed since it was listed ({reason}); fetch it "
+        "again, and run the same command again"
+    )

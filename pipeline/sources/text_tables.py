@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pipeline.core.errors import ConfigError, PixsimError, SourceError, one_line
+from pipeline.core.errors import ConfigError, SourceError, one_line
 from pipeline.core.paths import shown
-from pipeline.sources.fetch import failed
+from pipeline.sources.fetch import failed, reading
 from pipeline.sources.sample_index import ROWS_PER_GROUP
 from pipeline.sources.table_columns import (
     SAMPLED_ROWS,
@@ -308,28 +308,25 @@ def _skip_comments(row: Any) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a file, unpacked where it is gzip; what goes wrong while it is read is of it."""
-    title = shown(path)
-    try:
-        with open_binary(path) as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-            with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
-                yield plain
-    except PixsimError:
-        raise
-    except pa.ArrowInvalid as error:
-        what = f"is no proper CSV table ({one_line(error)})"
-        raise SourceError(f"{title}: {what}; correct it") from None
-    except UnicodeError as error:
-        raise SourceError(
-            f"{title}: is no text in its encoding ({error}); save it as UTF-8, or say which it "
-            "has, such as encoding: latin-1"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f"cannot be unpacked ({one_line(error)})"
-        raise SourceError(f"{title}: {what}; fetch it again") from None
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
+    """Open a file, unpacked where it is gzip."""
+    with reading(path, _error), open_binary(path) as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
+            yield plain
+
+
+def _error(path: Path, error: Exception) -> SourceError:
+    what = ""
+    if isinstance(error, pa.ArrowInvalid):
+        what = f"is no proper CSV table ({one_line(error)}); correct it"
+    elif isinstance(error, UnicodeError):
+        what = (
+            f"is no text in its encoding ({error}); save it as UTF-8, or say which it has, such as "
+            "encoding: latin-1"
+        )
+    elif isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        what = f"cannot be unpacked ({one_line(error)}); fetch it again"
+    return SourceError(f"{shown(path)}: {what}") if what else failed(path, error)
 
 
 def _decoded(file: Any, path: Path, encoding: str | None) -> io.BufferedReader:
