@@ -28,8 +28,8 @@ LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 ONLY_IN = {
     "zarr": {"storage"},
     "pyarrow": {
-        "storage.tables", "sources.table_columns", "sources.sample_index", "sources.lists",
-        "sources.parquet", "sources.list_columns", "sources.text_tables",
+        "storage.tables", "sources.sample_index", "sources.tables", "sources.parquet",
+        "sources.text_tables",
     },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_sets"},

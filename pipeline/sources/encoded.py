@@ -27,7 +27,7 @@ from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.notes import Notes, lines_of
-from pipeline.sources.sample_index import ListingRows
+from pipeline.sources.sample_index import Sample
 from pipeline.storage.manifest import DECODERS
 
 MAX_BYTES = 2**28
@@ -43,7 +43,7 @@ class Fetcher(Protocol):
     """Gets the bytes of samples; small, and travels to worker processes."""
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         ...
@@ -79,12 +79,8 @@ class EncodedSource:
     ----------
     listing, fetcher
         The folder of the listing, and what gets the bytes of samples.
-    conversion
-        How every image is brought to one shape.
-    max_bytes
-        Of one image file; more is refused before it is read.
-    shape, dtype
-        Of the images, after the conversion.
+    conversion, max_bytes, shape, dtype
+        As of `open_encoded`; and of the images, after the conversion.
     labels_are_codes
         The labels are integers of a table whose classes were named elsewhere, so that they are
         codes also where names are digits.
@@ -161,10 +157,10 @@ class EncodedSource:
         for row, problem in problems.items():
             labels[row], sizes[row] = UNLABELLED, (problem.width, problem.height)
             images[row] = 0
-        bad = sorted(problems)
+        bad, origins = sorted(problems), [row.origin for row in rows]
         hashes[bad] = sample_hashes(images[bad])
         sorted_problems = {row: problems[row] for row in bad}
-        return Block(images, labels, rows.origin, sorted_problems, sizes, hashes, remarks)
+        return Block(images, labels, origins, sorted_problems, sizes, hashes, remarks)
 
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
@@ -189,7 +185,7 @@ def open_encoded(
     Parameters
     ----------
     reader
-        What `FolderReader`, `tar_reader`, `parquet_reader` or `ListReader` returned.
+        A `FolderReader`, `TarReader`, `ParquetReader` or `ListReader`.
     folder
         Where the listing is written; it belongs to the source and must stay.
     conversion
@@ -198,14 +194,14 @@ def open_encoded(
         The name of each label code; default: what the input says, else the labels that occur,
         as numbers where all are, else sorted as text.
     max_bytes
-        Of one image file.
+        Of one image file; more is refused before it is read.
 
     Raises
     ------
     SourceError
         Where there are no samples, or the first ones cannot be read.
     LabelError
-        Where there are more labels than classes could be.
+        Where there are more labels than classes could be, or none where labels are to be.
     """
     conversion = conversion or Conversion()
     sample_index.close(folder)
@@ -224,18 +220,10 @@ def reopen_encoded(
     class_names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> EncodedSource:
-    """Return the source of a listing that was made before; parameters as of `open_encoded`.
-
-    Raises
-    ------
-    SourceError
-        Where there are no samples, or the first ones cannot be read.
-    LabelError
-        Where labels are to be, and there are none.
-    """
+    """Return the source of a listing that was made before; all else as of `open_encoded`."""
     known = sample_index.index(folder)
     if not known["splits"]:
-        raise SourceError(f"{reader.title}: holds no samples; correct the place")
+        raise SourceError(f"{reader.title}: holds no samples; correct the path")
     named = tuple(class_names or known["class_names"] or ())
     if named and not known["labels_are_text"]:
         check_named(known["labels"], named, reader.title)
@@ -276,38 +264,41 @@ def _code(label: str, class_names: tuple[str, ...], integers: bool) -> int | Pro
 
 
 def _labels(
-    rows: ListingRows, class_names: tuple[str, ...], integers: bool
+    rows: Sequence[Sample], class_names: tuple[str, ...], integers: bool
 ) -> tuple[Any, dict[int, Problem]]:
     """Return the codes of rows, and what is known to be wrong from the listing alone."""
-    known = {label: _code(label, class_names, integers) for label in set(rows.label) if label}
+    known = {
+        label: _code(label, class_names, integers) for label in {row.label for row in rows} if label
+    }
     labels = np.full(len(rows), UNLABELLED, np.int32)
-    problems: dict[int, Problem] = {}
-    for row, label in enumerate(rows.label):
-        code = known.get(label or "", UNLABELLED)
-        if rows.status[row] != OK:
-            problems[row] = Problem(rows.status[row], rows.detail[row] or "")
-        elif isinstance(code, Problem):
-            problems[row] = code
-        else:
+    problems = _listed_problems(rows)
+    for row, sample in enumerate(rows):
+        code = known.get(sample.label or "", UNLABELLED)
+        if isinstance(code, Problem):
+            problems.setdefault(row, code)
+        elif row not in problems:
             labels[row] = code
     return labels, problems
 
 
+def _listed_problems(rows: Sequence[Sample]) -> dict[int, Problem]:
+    return {n: Problem(r.status, r.detail or "") for n, r in enumerate(rows) if r.status != OK}
+
+
 def _fetched(
-    fetcher: Fetcher, folder: Path, rows: ListingRows, problems: Mapping[int, Problem], limit: int
+    fetcher: Fetcher,
+    folder: Path,
+    rows: Sequence[Sample],
+    problems: Mapping[int, Problem],
+    limit: int,
 ) -> Iterator[tuple[int, bytes | Problem]]:
     """Yield the bytes of the rows that have no problem yet, and are not too large."""
-    wanted = []
-    for row, size in enumerate(rows.size):
-        if row in problems:
-            continue
-        if size > limit:
-            yield row, too_large(size, limit)
-        else:
-            wanted.append(row)
+    good = [row for row in range(len(rows)) if row not in problems]
+    wanted = [row for row in good if rows[row].size <= limit]
+    yield from ((row, too_large(rows[row].size, limit)) for row in good if rows[row].size > limit)
     if wanted:
         files = sample_index.index(folder)["files"]
-        for index, data in fetcher.fetch(sample_index.take(rows, wanted), files, limit):
+        for index, data in fetcher.fetch([rows[row] for row in wanted], files, limit):
             yield wanted[index], data
 
 
@@ -319,20 +310,20 @@ def _find_shape(
     reasons: list[str] = []
     tried = 0
     for split, start, stop in _first_ranges(folder):
+        if tried >= _MOST_PROBED or shapes.total() >= _PROBED:
+            break
         rows = sample_index.read_rows(folder, split, start, stop)
-        wrong = {i: Problem(s, rows.detail[i] or "") for i, s in enumerate(rows.status) if s != OK}
-        reasons += [f"{rows.origin[i]} {p.detail}" for i, p in wrong.items()]
+        wrong = _listed_problems(rows)
+        reasons += [f"{rows[row].origin} {problem.detail}" for row, problem in wrong.items()]
+        tried += len(rows)
         for row, data in _fetched(fetcher, folder, rows, wrong, limit):
             shape = probe(data, conversion) if isinstance(data, bytes) else data
             if isinstance(shape, Problem):
-                reasons.append(f"{rows.origin[row]} {shape.detail}")
+                reasons.append(f"{rows[row].origin} {shape.detail}")
             else:
                 shapes[shape] += 1
-            if shapes.total() == _PROBED:
+            if shapes.total() >= _PROBED:
                 break
-        tried += len(rows)
-        if tried >= _MOST_PROBED or shapes.total() == _PROBED:
-            break
     if not shapes:
         raise SourceError(
             f"{title}: none of the first {tried:,} images can be read: "

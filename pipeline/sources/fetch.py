@@ -24,7 +24,7 @@ from pipeline.core.errors import PixsimError, RemoteError, SourceError
 from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
 from pipeline.sources.open_cache import reason_of, unchanged
-from pipeline.sources.sample_index import ListingRows
+from pipeline.sources.sample_index import Sample
 from pipeline.storage.blobs import Version, file_system, tried, version_of
 
 T = TypeVar("T")
@@ -75,6 +75,19 @@ def failed(path: Path, error: BaseException) -> SourceError:
         f"{shown(path)}: cannot be read ({reason_of(error)}); {cure}, and run the same command "
         "again"
     )
+
+
+@contextmanager
+def reading(
+    path: Path, error_of: Callable[[Path, Exception], SourceError] = failed
+) -> Iterator[None]:
+    """Raise as one error what goes wrong while a file is read: each file system has its own."""
+    try:
+        yield
+    except PixsimError:
+        raise
+    except Exception as error:
+        raise error_of(path, error) from None
 
 
 def _problem_of(error: OSError, root: Path) -> Problem:
@@ -257,7 +270,7 @@ class FileFetcher:
     roots: tuple[Path, ...]
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
 
@@ -265,12 +278,12 @@ class FileFetcher:
         """
         remote: list[tuple[Any, Wanted]] = []
         folders = [b"" if is_remote(root) else os.fsencode(root) for root in self.roots]
-        for row, (file, key) in enumerate(zip(rows.file, rows.key, strict=True)):
+        for row, (file, key, size) in enumerate((row.file, row.key, row.size) for row in rows):
             root = self.roots[files[file][0]]
             # only a list of this machine has absolute paths
             if b"://" in key or (is_remote(root) and not key.startswith(b"/")):
                 system, name = _remote_file(root, key)
-                remote.append((system, Wanted(row, name, 0, rows.size[row])))
+                remote.append((system, Wanted(row, name, 0, size)))
             else:
                 folder = folders[files[file][0]]
                 path = os.path.join(folder, key)  # noqa: PTH118 (names are bytes)

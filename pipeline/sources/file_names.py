@@ -261,12 +261,15 @@ def _files_of(path: Path, suffixes: Sequence[str]) -> list[Path]:
     return [path / name for name in names if not is_hidden(os.fsencode(name))]
 
 
-def flattened(paths: Mapping[str | None, Any], split: str) -> Iterator[tuple[str, bool, Path]]:
+def flattened(
+    paths: Mapping[str | None, Sequence[Path]], split: str, suffixes: Sequence[str] = ()
+) -> Iterator[tuple[str, bool, Path]]:
     """Yield for each path its split, whether that was given, and the path.
 
     Where no split was given (the key is None), the name of the path tells it, else it is `split`.
+    Folders are replaced by their files of some suffixes, where there are any.
     """
-    for given, several in paths.items():
+    for given, several in (files_in(paths, suffixes) if suffixes else paths).items():
         for path in several:
             yield (given, True, path) if given else (split_of(path.name) or split, False, path)
 
@@ -320,7 +323,7 @@ def _expanded(text: str) -> list[str]:
                 return list(braceexpand(text, escape=False))
             except ValueError:  # braces without a partner
                 return [text]
-    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} places; give a folder")
+    raise ConfigError(f"{shown(text)} names more than {_MOST_NAMES:,} paths; give a folder")
 
 
 def _count_names(text: str) -> int:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK, UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
@@ -27,55 +27,31 @@ from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, PathGroup, decide
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
 from pipeline.storage.blobs import file_system, tried, version_in
 
-_LOOKED_AT, _MANY = 1000, 4096
-
-
-class Member(NamedTuple):
-    """An image file, on its way into the listing.
-
-    `group` is the number of the group whose layout it shares, `file` that of the place or archive
-    that it lies in; `path` is its path in there, empty where all that follows is lost. The rest is
-    as in the listing.
-    """
-
-    group: int
-    file: int
-    path: bytes
-    offset: int = 0
-    size: int = -1
-    stamp: str = ""
-    status: int = OK
-    detail: str | None = None
+_LOOKED_AT = 1000
 
 
 class Tree:
-    """Image files on their way into a listing."""
+    """Image files on their way into a listing.
+
+    `kind` is that of the source; `notes` take what is left out and what is decided; `doubts` says
+    whether to refuse what is implausible.
+    """
 
     def __init__(self, kind: str, notes: Notes, *, doubts: bool = True) -> None:
-        """Begin without files.
-
-        `kind` is that of the source; `notes` take what is left out and what is decided; `doubts`
-        says whether to refuse what is implausible.
-        """
         self.groups: list[PathGroup] = []
-        self._kind = kind
-        self._notes = notes
-        self._doubts = doubts
+        self._kind, self._notes, self._doubts = kind, notes, doubts
         self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute(
-            "CREATE TABLE members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, "
-            "stamp, status, detail, split)"
-        )
-        self._database.execute(
-            "CREATE TABLE classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID"
-        )
+        for table in (
+            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, stamp, "
+            "status, detail, split)",
+            "classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID",
+        ):
+            self._database.execute(f"CREATE TABLE {table}")
         self._folders = Folders(self._database)
         self._database.execute("BEGIN")
-        self._waiting: list[tuple[Any, ...]] = []
-        self._left: Counter[tuple[int, bytes, str]] = Counter()
 
     def __enter__(self) -> Tree:
         return self
@@ -84,41 +60,34 @@ class Tree:
         self._database.close()
 
     def group(self, split: str, given: bool, strip: bool, title: str) -> int:
-        """Return the number of the group of places whose splits are found in the same way."""
+        """Return the number of the group of folders whose splits are decided in the same way."""
         for number, known in enumerate(self.groups):
             if (known.split, known.given) == (split, given):
-                known.places += 1
+                known.count += 1
                 known.title += f", {title}" if len(known.title) < 100 else ""
                 return number
         self.groups.append(PathGroup(split, given, strip, title))
         return len(self.groups) - 1
 
-    def add(self, member: Member) -> None:
-        self._waiting.append(member._replace(path=member.path.replace(b"/", SEPARATOR)))
-        if len(self._waiting) >= _MANY:
-            self._flush()
+    def add(self, group: int, path: bytes, sample: Sample) -> None:
+        """Add an image file; without a path it stands for all that is lost after it."""
+        path = path.replace(b"/", SEPARATOR)
+        if path:
+            self._folders.add("folders", group, path)
+        values = sample.file, sample.offset, sample.size, sample.stamp, sample.status, sample.detail
+        self._database.execute(
+            "INSERT INTO members (grp, path, file, offset, size, stamp, status, detail) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (group, path, *values),
+        )
 
     def leave_out(self, group: int, path: bytes) -> None:
-        """Take note of a file that is no image."""
+        """Note a file that is no image."""
         self._notes.ignore(path)
-        self._left[group, _folder_of(path.replace(b"/", SEPARATOR)), suffix_of(path)] += 1
-        if len(self._left) >= _MANY:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._database.executemany(
-            "INSERT INTO members (grp, file, path, offset, size, stamp, status, detail) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            self._waiting,
-        )
-        images = Counter((m[0], _folder_of(m[2]), "") for m in self._waiting if m[2])
-        self._folders.add("folders", images)
-        self._folders.add("left", self._left)
-        self._waiting, self._left = [], Counter()
+        self._folders.add("left", group, path.replace(b"/", SEPARATOR), suffix_of(path))
 
     def keep_last(self) -> None:
         """Of members of one name in one archive keep the last, as unpacking does, and say so."""
-        self._flush()
         count = self._database.execute(
             "DELETE FROM members WHERE member IN (SELECT member FROM (SELECT member, "
             "lead(member) OVER (PARTITION BY file, path ORDER BY member) AS later FROM members "
@@ -128,8 +97,8 @@ class Tree:
             what = "member whose name comes" if count == 1 else "members whose names come"
             self._notes.left_out.append(f"{count:,} {what} again later in the archive")
 
-    def _find_layouts(self) -> None:
-        """Find what the folders of each group mean, and ask whether that is plausible."""
+    def _decide_layouts(self) -> None:
+        """Decide what the folders of each group mean, and check whether that is plausible."""
         for number, group in enumerate(self.groups):
             if not self._folders.holds(number, b""):
                 refuse_no_images(group, self._kind, self._notes)
@@ -164,14 +133,17 @@ class Tree:
             last = pair
         return loose, deeper
 
-    def arrange(self, streamed: Iterable[int] = ()) -> list[tuple[str, bool]]:
-        """Find the layout; return the splits sorted, and whether each is in the order of names.
+    def batches(
+        self, titles: Sequence[str], keys: Sequence[bytes] = (), streamed: Iterable[int] = ()
+    ) -> Iterator[tuple[str, Any]]:
+        """Decide the layout, and yield the rows of each split, as `make_rows` gives them.
 
-        `streamed` are the numbers of files that can only be read forward. A split with images of
-        these that do not come in the order of names keeps the order in which they were listed.
+        For each file `titles` go before the path, and `keys` into the `key` column; default: the
+        path. `streamed` are the numbers of files that can only be read forward. A split with images
+        of these that do not come in the order of names keeps the order in which they were listed.
         """
-        self._flush()
-        self._find_layouts()
+        self._folders.flush()
+        self._decide_layouts()
         layouts = [group.layout for group in self.groups]
         self._database.create_function(
             "split_of", 2, lambda group, path: layouts[group].read(path)[0], deterministic=True
@@ -179,10 +151,21 @@ class Tree:
         self._database.execute("UPDATE members SET split = split_of(grp, path)")
         rows = self._database.execute("SELECT DISTINCT split FROM members")
         splits = {split for (split,) in rows}
-        order = dict.fromkeys(group.split for group in self.groups if group.given)
-        names = [*(s for s in order if s in splits), *sorted(splits - set(order))]
+        given = dict.fromkeys(group.split for group in self.groups if group.given)
         forward = self._unsorted(streamed)
-        return [(name, name not in forward) for name in names]
+        for split in [*(s for s in given if s in splits), *sorted(splits - set(given))]:
+            # what stands for lost images comes last
+            order = "member" if split in forward else "path = x'', path, file, member"
+            cursor = self._database.execute(
+                "SELECT grp, path, file, offset, size, status, detail, stamp FROM members "  # noqa: S608
+                f"WHERE split = ? ORDER BY {order}",
+                (split,),
+            )
+            while batch := cursor.fetchmany(ROWS_PER_GROUP):
+                samples = [
+                    self._sample(r, titles[r[2]], keys[r[2]] if keys else None) for r in batch
+                ]
+                yield split, make_rows(len(batch), **columns_of(samples))
 
     def _unsorted(self, streamed: Iterable[int]) -> set[str]:
         self._database.execute("CREATE TABLE streamed (file INTEGER PRIMARY KEY)")
@@ -196,55 +179,16 @@ class Tree:
         )
         return {split for (split,) in rows}
 
-    def batches(
-        self, split: str, in_order: bool, titles: Sequence[str], keys: Sequence[bytes] | None = None
-    ) -> Iterator[Any]:
-        """Yield the rows of a split, as `make_rows` gives them.
-
-        They come in the order of names where `in_order`, else as they were listed. For each file
-        `titles` go before the path, and `keys` into the `key` column; default: the path.
-        """
-        # what stands for lost images comes last
-        order = "path = x'', path, file, member" if in_order else "member"
-        cursor = self._database.execute(
-            "SELECT grp, file, path, offset, size, stamp, status, detail FROM members "  # noqa: S608
-            f"WHERE split = ? ORDER BY {order}",
-            (split,),
-        )
-        while rows := cursor.fetchmany(ROWS_PER_GROUP):
-            yield self._as_rows(rows, titles, keys)
-
-    def _as_rows(
-        self, rows: Sequence[Any], titles: Sequence[str], keys: Sequence[bytes] | None
-    ) -> Any:
-        columns = map(list, zip(*rows, strict=True))
-        groups, files, paths, offsets, sizes, stamps, status, details = columns
-        labels: list[str | None] = []
-        for row, (group, path) in enumerate(zip(groups, paths, strict=True)):
-            layout = self.groups[group].layout
-            split, label = layout.read(path)
-            labels.append(label)
-            if label is None and status[row] == OK and split not in layout.unlabelled:
-                status[row] = LABEL_UNKNOWN
-                details[row] = f"is in no folder of a class, expected {layout.expected}"
-        names = [path.replace(SEPARATOR, b"/") for path in paths]
-        return make_rows(
-            len(rows),
-            origin=[titles[file] + as_text(key) for file, key in zip(files, names, strict=True)],
-            file=files,
-            key=names if keys is None else [keys[file] for file in files],
-            offset=offsets,
-            size=sizes,
-            label=labels,
-            status=status,
-            detail=details,
-            stamp=stamps,
-        )
-
-
-def _folder_of(path: bytes) -> bytes:
-    """Return the folder of a path, ending in a separator; empty for the root."""
-    return path[: path.rfind(SEPARATOR) + 1]
+    def _sample(self, row: Sequence[Any], title: str, key: bytes | None) -> Sample:
+        group, path, file, offset, size, status, detail, stamp = row
+        layout = self.groups[group].layout
+        split, label = layout.read(path)
+        if label is None and status == OK and split not in layout.unlabelled:
+            status = LABEL_UNKNOWN
+            detail = f"is in no folder of a class, expected {layout.expected}"
+        name = path.replace(SEPARATOR, b"/")
+        origin, key = title + as_text(name), name if key is None else key
+        return Sample(origin, file, key, offset, size, label, status, detail, stamp)
 
 
 @dataclass(frozen=True)
@@ -281,24 +225,25 @@ class FolderReader:
             for number, (given, path) in enumerate(self._folders):
                 notes.files.append(File(number, "", ""))
                 group = tree.group(given or self.split, given is not None, False, shown(path))
-                for member in _walked(path):
-                    if isinstance(member, Member):
-                        tree.add(member._replace(group=group, file=number))
-                    elif member.endswith(b"/"):
-                        notes.ignore_empty(member[:-1])
+                for name, sample in _walked(path):
+                    if sample is not None:
+                        tree.add(group, name, sample._replace(file=number))
+                    elif name.endswith(b"/"):
+                        notes.ignore_empty(name[:-1])
                     else:
-                        tree.leave_out(group, member)
-            for split, _ in tree.arrange():
-                for rows in tree.batches(split, True, titles):
-                    yield split, rows
+                        tree.leave_out(group, name)
+            yield from tree.batches(titles)
 
 
 def has_images(path: Path) -> bool:
     """Tell whether there is an image among the first files below a folder."""
-    return any(isinstance(item, Member) for item in itertools.islice(_walked(path), _LOOKED_AT))
+    return any(sample for _, sample in itertools.islice(_walked(path), _LOOKED_AT))
 
 
-def _walked(root: Path) -> Iterator[Member | bytes]:
+_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
+
+
+def _walked(root: Path) -> Iterator[_Walked]:
     """Yield the image files below a folder, and the names of others; those of folders end in /."""
     if is_remote(root):
         yield from _walked_remote(file_system(root), root.path, b"")  # type: ignore[attr-defined]
@@ -310,7 +255,7 @@ def _walked(root: Path) -> Iterator[Member | bytes]:
 
 def _walked_local(
     root: bytes, folder: bytes, above: tuple[tuple[int, int], ...]
-) -> Iterator[Member | bytes]:
+) -> Iterator[_Walked]:
     """Yield the files below a folder, and empty folders; no links to folders above."""
     path = os.path.join(root, folder)  # noqa: PTH118 (names are bytes)
     try:
@@ -328,11 +273,11 @@ def _walked_local(
                 if _is_folder(entry):
                     yield from _walked_local(root, name, (*above, identity))
                 elif is_image(entry.name):
-                    yield _member(entry, name)
+                    yield name, _sample(entry)
                 else:
-                    yield name
+                    yield name, None
         if is_empty:
-            yield folder + b"/"
+            yield folder + b"/", None
     except PixsimError:  # of a folder below
         raise
     except OSError as error:
@@ -348,19 +293,19 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _member(entry: os.DirEntry[bytes], name: bytes) -> Member:
+def _sample(entry: os.DirEntry[bytes]) -> Sample:
     try:
         status = entry.stat()
     except OSError as error:
         detail = "is a broken link" if entry.is_symlink() else unreadable(error).detail
-        return Member(0, 0, name, status=UNREADABLE, detail=detail)
-    member = Member(0, 0, name, 0, status.st_size, version_in(status).stamp)
+        return Sample(status=UNREADABLE, detail=detail)
+    sample = Sample(size=status.st_size, stamp=version_in(status).stamp)
     if stat.S_ISREG(status.st_mode):
-        return member
-    return member._replace(status=UNREADABLE, detail=not_regular(status.st_mode).detail)
+        return sample
+    return sample._replace(status=UNREADABLE, detail=not_regular(status.st_mode).detail)
 
 
-def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | bytes]:
+def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[_Walked]:
     """Yield the files below a remote folder; memory holds one folder's names."""
     path = "/".join([root.rstrip("/"), *([folder.decode()] if folder else [])])
     url = files.unstrip_protocol(path)
@@ -380,6 +325,6 @@ def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[Member | by
             yield from _walked_remote(files, root, below)
         elif is_image(name):
             version = version_in(entry)
-            yield Member(0, 0, below, 0, version.size, version.stamp)
+            yield below, Sample(size=version.size, stamp=version.stamp)
         else:
-            yield below
+            yield below, None

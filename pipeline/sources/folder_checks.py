@@ -61,10 +61,10 @@ _SHOWN = 3
 
 
 def refuse_no_images(group: PathGroup, kind: str, notes: Notes) -> None:
-    """Raise `SourceError` for a place without images, with what is there."""
+    """Raise `SourceError` for folders without images, with what is there."""
     rest = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
-    cure = next(cures, "correct the place")
+    cure = next(cures, "correct the path")
     if kind == "tar" and ".npy" in notes.ignored:
         cure = "make PNG files of its arrays"
     elif kind == "tar":
@@ -183,9 +183,9 @@ class Doubts:
         readable = [as_text(path) for path in tables if table_suffix(path) in READ_TABLES]
         if not readable or self._kind != "folder" or ", " in title:
             return _TABLE
-        places = {part: path for path in readable for part in path.split("/") if part in without}
-        if places:
-            named = ", ".join(f"{split}: {title}/{path}" for split, path in places.items())
+        paths = {part: path for path in readable for part in path.split("/") if part in without}
+        if paths:
+            named = ", ".join(f"{split}: {title}/{path}" for split, path in paths.items())
             return f"read them in a job with 'images: {{splits: {{{named}}}}}', or {_TABLE}"
         return (
             f"read the table, 'pixsim ingest {title}/{readable[0]}' ('--set root=FOLDER' where its "
@@ -197,9 +197,9 @@ class Doubts:
         """Refuse archives of a class each."""
         for group in self._groups:
             layout = group.layout
-            if group.places > 1 and group.strip and layout.homes is None and layout.unlabelled:
+            if group.count > 1 and group.strip and layout.homes is None and layout.unlabelled:
                 self._refuse(
-                    f"{group.places:,} archives hold images in no folders and without labels",
+                    f"{group.count:,} archives hold images in no folders and without labels",
                     "where each is a class, unpack each into a folder of its name, and give the "
                     "folder above",
                     title=group.title,

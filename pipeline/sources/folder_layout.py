@@ -32,22 +32,23 @@ from pipeline.sources.file_names import (
 SEPARATOR = b"\0"  # sorts before every character of a name
 _MOST_SPLITS = 1000
 _MOST_NAMES = 100_000
+_MOST_COUNTS = 4096
 
 
 @dataclass
 class PathGroup:
-    """Places of one layout.
+    """Folders or archives of one layout, so many as `count`.
 
     `split` is that of their images where folders do not tell; where it is `given` the folders are
-    classes. `strip`: a folder that holds all others is left out. `title` names the places for a
-    message, and there are so many `places`; `layout` is decided once all names are known.
+    classes. `strip`: a folder that holds all others is left out. `title` names them in messages;
+    `layout` is decided once all names are known.
     """
 
     split: str
     given: bool
     strip: bool
     title: str
-    places: int = 1
+    count: int = 1
     layout: FolderLayout = field(init=False)
 
     @property
@@ -72,20 +73,28 @@ class Folders:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
+        self._counts: Counter[tuple[str, int, bytes, str]] = Counter()
         for name in ("folders", "left"):
             database.execute(
                 f"CREATE TABLE {name} (grp INTEGER, folder BLOB, suffix TEXT, depth INTEGER, "
                 "files INTEGER, PRIMARY KEY (grp, folder, suffix)) WITHOUT ROWID"
             )
 
-    def add(self, table: str, counts: Mapping[tuple[int, bytes, str], int]) -> None:
-        """Add up files by group, folder and suffix: images in `folders`, others in `left`."""
-        rows = ((*key, key[1].count(SEPARATOR), files) for key, files in counts.items())
-        self._database.executemany(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?) "  # noqa: S608
-            "ON CONFLICT DO UPDATE SET files = files + excluded.files",
-            rows,
-        )
+    def add(self, table: str, group: int, path: bytes, suffix: str = "") -> None:
+        """Count a file: an image in the table `folders`, another in `left`."""
+        self._counts[table, group, path[: path.rfind(SEPARATOR) + 1], suffix] += 1
+        if len(self._counts) >= _MOST_COUNTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was counted last, so that the tables are complete."""
+        for (table, group, folder, suffix), files in self._counts.items():
+            self._database.execute(
+                f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?) "  # noqa: S608
+                "ON CONFLICT DO UPDATE SET files = files + excluded.files",
+                (group, folder, suffix, folder.count(SEPARATOR), files),
+            )
+        self._counts.clear()
 
     def depths(self, group: int) -> dict[int, int]:
         """Return for each number of folders above an image how many have it."""

@@ -1,78 +1,74 @@
 """Lists of image files: tables with a path, a label and perhaps a split.
 
 They are text (CSV and its kin), lines of JSON, or Parquet. Paths are relative to the list's folder,
-or to a root that the job gives; see `list_paths` for what they may name, and `list_columns` for how
-columns are found.
+or to a root that the job gives. A list of this machine may name any file of it, and URLs. One from
+elsewhere may not reach into this machine: it may only name files below its own folder, and URLs of
+object stores and web servers. Where no file has the name of an entry, it stands for the one file
+that it can mean: with a suffix of images, or in a folder for images beside the list.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
-from pipeline.core.blocks import OK
-from pipeline.core.errors import LabelError, SourceError
+from pipeline.core.blocks import OK, UNREADABLE
+from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote, shown
-from pipeline.sources.fetch import FileFetcher, listed_version, titles_of
-from pipeline.sources.file_names import as_text, flattened, split_of, split_word
-from pipeline.sources.list_columns import (
-    Roles,
-    TableHead,
-    classes_of,
-    decide,
-    has_labels,
-    is_header,
-    names_images,
-    names_without_header,
-    splits_of,
+from pipeline.sources.fetch import FileFetcher, listed_version, not_regular, unreadable
+from pipeline.sources.file_names import (
+    IMAGE_SUFFIXES,
+    as_text,
+    is_container,
+    is_hidden,
+    split_of,
+    split_word,
+    splits_in,
+    suffix_of,
+    words_of,
 )
-from pipeline.sources.list_paths import PathFinder, Repeats, Row
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.sample_index import ROWS_PER_GROUP, make_rows, parted
-from pipeline.sources.table_columns import Agreement, Columns, bytes_of, labels_of, opened, plain
-from pipeline.sources.text_tables import (
-    SAMPLED_ROWS,
-    is_json_lines,
-    json_batches,
-    not_utf8,
-    open_text,
-)
+from pipeline.sources.parquet import opened_parquet, parquet_table
+from pipeline.sources.sample_index import Sample, columns_of
+from pipeline.sources.table_columns import Batch, Table, TableHead, path_column
+from pipeline.sources.tables import Part, TableReader, bytes_of
+from pipeline.sources.text_tables import text_table
+from pipeline.storage.blobs import version_in
 
-_SHOWN = 100
-_MOST_REMARKS = 20
+_PROTOCOLS = (
+    "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
+)  # fmt: skip
+# folders of what belongs to images, of the same names
+_NO_IMAGES = frozenset(("mask", "masks", "label", "labels", "annotation", "annotations"))
+_MOST_SHOWN = 3
+_SHOWN = 100  # characters
+_MOST_FOLDERS = 4096  # that are remembered
+_MOST_TRIED = 200  # folders, for a hint
+_SLOTS = 2**21
 
 
 @dataclass(frozen=True)
-class ListReader:
+class ListReader(TableReader):
     """Lists the files that tables name.
 
-    `paths` are for each split its tables; those of None say their split by name, or by a column,
-    else it is `split`. `columns` are the names of `path`, `label` and `split` where they are not
-    the usual ones, None where there is none; `root` is what paths are relative to, by default the
-    folder of the table; `encoding` is that of tables of text, else UTF-8, or what a mark says.
+    `root` is what paths are relative to, by default the folder of the table; `encoding` is that of
+    tables of text, else UTF-8, or what a mark says.
     """
 
-    paths: Mapping[str | None, Sequence[Path]]
-    columns: Columns = field(default_factory=dict)
     root: Path | None = None
-    split: str = "train"
     encoding: str | None = None
     kind = "list"
-
-    @property
-    def _tables(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.paths, self.split))
-
-    @property
-    def title(self) -> str:
-        return titles_of(self.paths)
 
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
@@ -80,211 +76,260 @@ class ListReader:
     def _root(self, path: Path) -> Path:
         return self.root or path.parent
 
-    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of the tables in their order."""
-        repeats, remarks = Repeats(), []
-        notes.unlabelled = True
-        for number, (split, given, path) in enumerate(self._tables):
-            notes.files.append(File(number, "", f"{path.name} {listed_version(path).stamp}"))
-            table = self._open(path)
-            roles = decide(table.sample, self.columns, given, lambda: self._labelled)
-            remarks += [*table.remarks, *roles.remarks]
-            columns = roles.classes or [name for name in (roles.label,) if name is not None]
-            if columns:
-                notes.unlabelled = False
-                notes.take_labels_from(columns)
-            word = split_word(split) if given or split_of(path.name) else None
-            part = _Part(number, path, roles, self._finder(path), split, word)
-            for batch in table.batches(roles):
-                keys, rows = part.rows(batch, notes)
-                repeats.add(self._root(path), keys)
-                yield from rows
-            remarks += part.remarks()
-        if repeats.count:
-            remarks.append(
-                f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
-                "each is a sample"
-            )
-        if notes.unlabelled:
-            remarks.append(f"{self.title}: no column of labels, so these are images without")
-        notes.remarks += remarks[:_MOST_REMARKS]
-        if len(remarks) > _MOST_REMARKS:
-            notes.remarks.append(f"and {len(remarks) - _MOST_REMARKS:,} more remarks on tables")
-
     def _finder(self, path: Path) -> PathFinder:
         return PathFinder(self._root(path), not is_remote(path), beside=self.root is None)
 
-    def _open(self, path: Path) -> _Table:
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Table]:
+        def is_file(name: bytes) -> bool:
+            return self._finder(path).row(name).status == OK
+
         if path.suffix.lower() == ".parquet":
-            return _open_parquet(path)
-        if is_json_lines(path):
-            return _open_json(path, self.encoding)
-        return _open_csv(path, self.encoding, self.columns, self._finder(path))
+            with opened_parquet(path) as file:
+                yield parquet_table(file, path)
+        else:
+            yield text_table(path, self.encoding, self.columns, is_file)
 
-    @functools.cached_property
-    def _labelled(self) -> frozenset[str]:
-        """The columns of the tables that have labels."""
-        samples = [self._open(path).sample for _, _, path in self._tables]
-        labelled = [sample for sample in samples if has_labels(sample, self.columns)]
-        return frozenset(plain(name) for sample in labelled for name in sample.names)
-
-
-@dataclass
-class _Part:
-    """The rows of one table, as a listing has them."""
-
-    number: int
-    path: Path
-    roles: Roles
-    finder: PathFinder
-    split: str
-    word: str | None
-    count: int = 0
-    _is_somewhere: bool = False
-
-    def __post_init__(self) -> None:
-        self._agreement = Agreement(shown(self.path), self.roles.label or "")
-
-    def rows(self, batch: Any, notes: Notes) -> tuple[list[bytes], Iterator[tuple[str, Any]]]:
-        """Return the keys of some entries, and their rows by split."""
-        title, roles = shown(self.path), self.roles
-        names = bytes_of(batch[roles.path], title).to_pylist()
-        splits, words = None, [self.word] * len(names)
-        if roles.split:
-            splits = splits_of(batch[roles.split], roles.split, roles.flag, title)
-            texts = splits.to_pylist()
-            words = [self.word if text is None else split_word(text) for text in texts]
-        entries = [self.finder.row(*pair) for pair in zip(names, words, strict=True)]
-        self._require_any(names, entries)
-        values = dict(zip(Row._fields, map(list, zip(*entries, strict=True)), strict=True))
-        label = self._labels(batch, title, notes)
-        rows = make_rows(len(names), file=self.number, label=label, **values)
-        self.count += len(names)
-        return values["key"], parted(rows, splits, self.split)
-
-    def _labels(self, batch: Any, title: str, notes: Notes) -> Any:
-        roles = self.roles
-        if roles.classes:
-            if notes.class_names not in (None, roles.classes):
-                raise LabelError(
-                    f"{title}: has other classes than the tables before; ingest them apart, or "
-                    "give each the same columns in the same order"
-                )
-            notes.class_names = roles.classes
-            return classes_of(batch, roles, title, self.count)
-        if roles.label is None:
-            return None
-        labels = labels_of(batch[roles.label], title, self.count)
-        for other in roles.others:
-            self._agreement.add(labels, other, batch[other])
-        return labels
-
-    def _require_any(self, names: Sequence[bytes | None], rows: Sequence[Row]) -> None:
-        """Raise `SourceError` where none of the first entries is there."""
-        self._is_somewhere |= self.count > 0 or any(row.status == OK for row in rows)
-        if self._is_somewhere:
-            return
-        at = next((n for n, name in enumerate(names) if name), 0)
-        name, row = names[at] or b"", rows[at]
-        root = self.finder.hint(name)
-        cure = "correct them, or say with root which folder they are relative to"
-        if root is not None:
-            cure = f"it is in another folder: root: {shown(root)}"
-        raise SourceError(
-            f"{shown(self.path)}: none of the first {len(rows):,} paths, from column "
-            f"'{self.roles.path}', can be read, such as '{as_text(name)[:_SHOWN]}': {row.detail}; "
-            f"{cure}"
+    def _image(self, head: TableHead) -> str:
+        wanted = self.columns
+        return path_column(
+            head, {"path": wanted["image"], **wanted} if "image" in wanted else wanted
         )
 
-    def remarks(self) -> list[str]:
-        """Return what to say of entries that stand for files which are called otherwise."""
+    def _files(self) -> list[File]:
+        paths = [path for _, _, path in self._tables]
+        stamps = [f"{path.name} {listed_version(path).stamp}" for path in paths]
+        return [File(number, "", stamp) for number, stamp in enumerate(stamps)]
+
+    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
+        repeats = Repeats()
+        for split, rows in super().batches(notes):
+            repeats.add(
+                self._root(self._tables[rows["file"][0].as_py()][2]), rows["key"].to_pylist()
+            )
+            yield split, rows
+        if repeats.count:
+            notes.remarks.append(
+                f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
+                "each is a sample"
+            )
+
+    def _located(
+        self, part: Part, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, Mapping[str, Any]]]:
+        finder, path = self._finder(part.path), part.path
+        default = split_word(part.split) if part.split_given or split_of(path.name) else None
+        readable = False
+        for batch in batches:
+            names = bytes_of(batch.table[part.roles.image], shown(path)).to_pylist()
+            words = [default] * len(names)
+            if batch.splits is not None:
+                texts = batch.splits.to_pylist()
+                words = [default if text is None else split_word(text) for text in texts]
+            rows = [finder.row(*pair) for pair in zip(names, words, strict=True)]
+            readable = readable or batch.first > 0 or any(row.status == OK for row in rows)
+            if not readable:
+                raise _none_readable(part, finder, names, rows)
+            yield batch, columns_of(rows)
+        part.remarks.extend(finder.remarks(shown(path)))
+
+
+def _none_readable(
+    part: Part, finder: PathFinder, names: Sequence[bytes | None], rows: Sequence[Sample]
+) -> SourceError:
+    at = next((n for n, name in enumerate(names) if name), 0)
+    name, row = names[at] or b"", rows[at]
+    root = finder.hint(name)
+    cure = "correct them, or say with root which folder they are relative to"
+    if root is not None:
+        cure = f"it is in another folder: root: {shown(root)}"
+    return SourceError(
+        f"{shown(part.path)}: none of the first {len(rows):,} paths, from column "
+        f"'{part.roles.image}', can be read, such as '{as_text(name)[:_SHOWN]}': {row.detail}; "
+        f"{cure}"
+    )
+
+
+# paths -------------------------------------------------------------------------------------------
+
+
+class _Folder(NamedTuple):
+    """The suffixes of images in a folder, as they are spelled, and its folders for images."""
+
+    suffixes: Sequence[bytes] = ()
+    folders: Sequence[bytes] = ()
+
+
+class PathFinder:
+    """Resolves the entries of a list, and refuses what they must not name.
+
+    Paths are relative to `root`; the list is of this machine where it is `trusted`. Folders for
+    images `beside` the list are looked into where no root was given.
+    """
+
+    def __init__(self, root: Path, trusted: bool, beside: bool = True) -> None:
+        self._trusted = trusted
+        self._remote = is_remote(root)
+        self._root = b"" if self._remote else os.fsencode(root)
+        self._beside = beside
+        self._look = functools.lru_cache(_MOST_FOLDERS)(lambda folder: _look(self._path(folder)))
+        self._meant: Counter[tuple[bytes, bytes]] = Counter()  # by folder and suffix that was added
+
+    def row(self, name: bytes | None, split: str | None = None) -> Sample:
+        """Return what the listing records of an entry, as it stands in the list.
+
+        `split` is the one it is of, as `split_word` has it, so that it isn't looked for in another.
+        """
+        if not name:
+            return Sample("", status=UNREADABLE, detail="has no path")
+        if name.startswith(b"file://") and self._trusted:
+            name = name.removeprefix(b"file://")
+        text = as_text(name)
+        refused = self._refused(text, name)
+        if refused:
+            return Sample(shown(text), status=UNREADABLE, detail=refused)
+        if "://" in text or (self._remote and not text.startswith("/")):
+            return Sample(shown(text), key=name)
+        return self._locate(name, split)
+
+    def _refused(self, text: str, name: bytes) -> str | None:
+        protocol, separator, _ = text.partition("://")
+        if separator:
+            if protocol.lower() in _PROTOCOLS and "::" not in text:
+                return None
+            return f"is a URL of kind {protocol!r}, expected {', '.join(_PROTOCOLS)}"
+        if b"\0" in name:
+            return "is no path: it holds a NUL"
+        leads_out = text.startswith("/") or ".." in text.split("/")
+        if leads_out and not (self._trusted and (text.startswith("/") or not self._remote)):
+            return "leads out of the folder of the list, which a list from elsewhere must not"
+        if not self._trusted and text.lower().startswith(("file:", "local:")):
+            return "names a local file, which a list from elsewhere must not"
+        return None
+
+    def _locate(self, name: bytes, split: str | None) -> Sample:
+        try:
+            return self._stat(name)
+        except FileNotFoundError as error:
+            missing = unreadable(error)
+        except OSError as error:
+            missing = unreadable(error)
+            return Sample(as_text(name), key=name, status=missing.status, detail=missing.detail)
+        meant: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
+        for folder, spelled, suffix in self._meanings(name, split):
+            try:
+                status = os.stat(self._path(folder + spelled + suffix))  # noqa: PTH116
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                meant.setdefault((status.st_dev, status.st_ino), (folder, spelled, suffix))
+        if len(meant) == 1:
+            ((folder, spelled, suffix),) = meant.values()
+            self._meant[folder, suffix] += 1
+            return self._stat(folder + spelled + suffix)
+        detail = missing.detail
+        if meant:
+            names = [as_text(b"".join(parts)) for parts in meant.values()]
+            detail = f"may be {' or '.join(names[:_MOST_SHOWN])}; write which in the list"
+            if len({folder for folder, _, _ in meant.values()}) > 1:
+                detail += ", or say with root which folder its paths are relative to"
+        return Sample(as_text(name), key=name, status=UNREADABLE, detail=detail)
+
+    def _stat(self, name: bytes) -> Sample:
+        status = os.stat(self._path(name))  # noqa: PTH116 (bytes)
+        text, stamp = as_text(name), version_in(status).stamp
+        if stat.S_ISREG(status.st_mode):
+            return Sample(text, key=name, size=status.st_size, stamp=stamp)
+        detail = not_regular(status.st_mode).detail
+        return Sample(text, key=name, status=UNREADABLE, detail=detail, stamp=stamp)
+
+    def _path(self, name: bytes) -> bytes:
+        return os.path.join(self._root, name)  # noqa: PTH118 (bytes)
+
+    def _meanings(self, name: bytes, split: str | None) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Yield what an entry may mean: a folder, its spelling there, and a suffix."""
+        for spelled in dict.fromkeys((name, name.strip(), name.strip().replace(b"\\", b"/"))):
+            if not spelled or self._refused(as_text(spelled), spelled):
+                continue
+            head, slash, last = spelled.rpartition(b"/")
+            known = suffix_of(last)
+            for folder in (b"", *([] if spelled.startswith(b"/") else self._beside_for(split))):
+                yield folder, spelled, b""
+                for suffix in self._look(folder + head).suffixes:
+                    if known not in IMAGE_SUFFIXES:
+                        yield folder, spelled, suffix
+                    elif as_text(suffix).lower() == known:  # it is spelled in other letters
+                        yield folder + head + slash, last[: -len(known)] + suffix, b""
+
+    def _beside_for(self, split: str | None) -> Iterator[bytes]:
+        """Yield the folders for images beside the list but for those of other splits."""
+        if not self._beside or self._remote:
+            return
+        for first in self._look(b"").folders:
+            for folder in (first, *(first + below for below in self._look(first).folders)):
+                if split is None or split_word(as_text(folder)) in (None, split):
+                    yield folder
+
+    def remarks(self, title: str) -> list[str]:
+        """Return what to report of entries that stand for files of other names."""
         return [
-            f"{shown(self.path)}: {count:,} entries stand for files "
+            f"{title}: {count:,} entries stand for files "
             + " ".join(
                 [f"in {as_text(folder)}"] * bool(folder)
                 + [f"with the suffix {as_text(suffix)}"] * bool(suffix)
                 or ["that are spelled a little otherwise"]
             )
-            for (folder, suffix), count in self.finder.meant.items()
+            for (folder, suffix), count in self._meant.items()
         ]
 
+    def hint(self, name: bytes) -> Path | None:
+        """Return the folder that an entry which was not there may be relative to."""
+        if self._remote or name.startswith(b"/"):
+            return None
+        above = os.path.dirname(self._root)  # noqa: PTH120 (bytes)
+        roots = [above, *_folders_in(self._root), *_folders_in(above)]
+        for root in roots:
+            finder = PathFinder(Path(os.fsdecode(root)), self._trusted, beside=False)
+            if finder.row(name).status == OK:
+                return Path(os.fsdecode(root))
+        return None
 
-# the kinds of tables -----------------------------------------------------------------------------
+
+def _look(path: bytes) -> _Folder:
+    """Return what a folder holds; what cannot be listed holds nothing."""
+    suffixes, folders = set(), []
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            name, suffix = entry.name, suffix_of(entry.name)
+            if suffix in IMAGE_SUFFIXES:
+                suffixes.add(name[-len(suffix) :])
+            elif (is_container(name) or splits_in(name)) and _NO_IMAGES.isdisjoint(words_of(name)):
+                folders += [name + b"/"] * entry.is_dir()
+    return _Folder(sorted(suffixes), sorted(folders))
 
 
-class _Table(NamedTuple):
-    """A table of some kind, of which the beginning was read.
+def _folders_in(path: bytes) -> list[bytes]:
+    with suppress(OSError), os.scandir(path) as entries:
+        folders = (e.path for e in entries if not is_hidden(e.name) and e.is_dir())
+        return sorted(itertools.islice(folders, _MOST_TRIED))
+    return []
 
-    `batches` yields the columns that have a role, some thousand rows at a time.
+
+class Repeats:
+    """Counts entries that name what an earlier one names, in memory that does not grow.
+
+    A fixed number of hashes is kept, the latest; so of very long lists it is a lowest number.
     """
 
-    sample: TableHead
-    batches: Callable[[Roles], Iterator[Any]]
-    remarks: Sequence[str] = ()
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: npt.NDArray[np.int64] = np.zeros(_SLOTS, np.int64)
 
-
-def _sample(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> TableHead:
-    return TableHead(shown(path), names, [[_as_field(row.get(n)) for n in names] for row in rows])
-
-
-def _as_field(value: Any) -> str:
-    return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
-
-
-def _open_parquet(path: Path) -> _Table:
-    def batches(roles: Roles) -> Iterator[Any]:
-        with opened(path) as file:
-            yield from file.iter_batches(ROWS_PER_GROUP, columns=roles.names, use_threads=False)
-
-    with opened(path) as file:
-        schema = file.schema_arrow
-        flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
-        first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
-    rows = [] if first is None else first.to_pylist()
-    return _Table(_sample(path, schema.names, rows), batches)
-
-
-def _open_json(path: Path, encoding: str | None) -> _Table:
-    def batches(roles: Roles) -> Iterator[Any]:
-        for objects in json_batches(path, ROWS_PER_GROUP, encoding):
-            columns = {name: [row.get(name) for row in objects] for name in roles.names}
-            yield pa.table({name: _json_column(values) for name, values in columns.items()})
-
-    first = next(json_batches(path, SAMPLED_ROWS, encoding), [])
-    names = list(dict.fromkeys(name for row in first for name in row))
-    if not names:
-        raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
-    return _Table(_sample(path, names, first), batches)
-
-
-def _json_column(values: list[Any]) -> Any:
-    try:
-        return pa.array(values)
-    except pa.ArrowException:  # values of several types
-        return pa.array([None if value is None else _as_field(value) for value in values])
-
-
-def _open_csv(path: Path, encoding: str | None, wanted: Columns, finder: PathFinder) -> _Table:
-    table = open_text(path, encoding, lambda names: is_header(names, wanted))
-    title, names = shown(path), [name.strip() for name in table.rows[0]]
-    # a single number may as well be a label as the name of a file
-    may_be_data = not names_images(names, wanted) and (len(names) > 1 or not names[0].isdigit())
-    is_file = may_be_data and finder.row(os.fsencode(names[0])).status == OK
-    header = is_header(names, wanted) and not is_file
-    if not header:
-        names = names_without_header(names, title)
-    elif re.search("[\udc80-\udcff]", "".join(names)):  # as what is no UTF-8 is escaped
-        raise not_utf8(title, [os.fsencode(name) for name in names])
-
-    def batches(roles: Roles) -> Iterator[Any]:
-        numbers = [names.index(name) for name in roles.names]
-        for batch in table.batches(numbers, header, texts=numbers[1:]):
-            for start in range(0, batch.num_rows, ROWS_PER_GROUP):
-                columns = batch.slice(start, ROWS_PER_GROUP).columns
-                yield pa.RecordBatch.from_arrays(columns, names=roles.names)
-
-    cure = ", or write names of columns as the first line if it has none" * header
-    taken = ", ".join(f"'{name}'" for name in names)
-    remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
-    sample = TableHead(title, names, table.rows[header:][:SAMPLED_ROWS], cure)
-    return _Table(sample, batches, remarks)
+    def add(self, root: Path, keys: list[bytes]) -> None:
+        """Look at some entries, each the key of a file below a root; empty ones are none."""
+        folder = str(root)
+        hashes = np.array([hash((folder, key)) or 1 for key in keys if key], np.int64)
+        distinct, counts = np.unique(hashes, return_counts=True)
+        slots = distinct % _SLOTS
+        self.count += int((counts - 1).sum()) + int((self._kept[slots] == distinct).sum())
+        self._kept[slots] = distinct

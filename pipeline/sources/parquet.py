@@ -8,60 +8,51 @@ group, forward, from where the last reader stopped; page checksums are verified 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.core.blocks import UNREADABLE, Problem
-from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
+from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
     describe,
+    failed,
     listed_files,
     read_local,
     read_remote,
+    reading,
     roots_of,
-    titles_of,
     too_large,
 )
-from pipeline.sources.file_names import files_in, flattened
-from pipeline.sources.list_columns import (
-    Flag,
-    TableHead,
-    split_candidates,
-    split_column,
-    split_names,
-    splits_of,
-)
-from pipeline.sources.notes import Notes
+from pipeline.sources.notes import File
 from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows, parted
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
 from pipeline.sources.table_columns import (
-    LABEL_COLUMNS,
-    Agreement,
+    IMAGE_COLUMNS,
+    SAMPLED_ROWS,
+    Batch,
     Columns,
-    candidates,
+    Roles,
+    Table,
+    TableHead,
     choose,
-    labels_of,
-    listed,
-    no_label,
-    open_parquet,
-    opened,
-    plain,
+    image_column,
+    texts_of,
 )
-from pipeline.storage.blobs import file_system
+from pipeline.sources.tables import Part, TableReader, is_text
+from pipeline.storage.blobs import file_system, open_binary
 
-IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
-_LABEL_COLUMNS = ("labels", *LABEL_COLUMNS)
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images
-_SAMPLED_ROWS = 50
 
 
 def holds_images(path: Path, columns: Columns | None = None) -> bool:
@@ -72,198 +63,122 @@ def holds_images(path: Path, columns: Columns | None = None) -> bool:
     SourceError
         Where it is no Parquet file.
     """
-    with opened(path) as file:
+    with opened_parquet(path) as file:
         schema = file.schema_arrow
     name = choose("image", schema.names, IMAGE_COLUMNS, columns, shown(path))
     return name is not None and _is_encoded(schema.field(name).type)
 
 
-def _is_encoded(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
-
-
 @dataclass(frozen=True)
-class ParquetReader:
-    """Lists the images of Parquet files; attributes as the parameters of `parquet_reader`.
+class ParquetReader(TableReader):
+    """Lists the images that Parquet files hold; paths may be folders of such files."""
 
-    A column of None is none, and `title` is what to call the files.
-    """
-
-    paths: Mapping[str | None, Sequence[Path]]
-    columns: Columns
-    split: str
-    title: str
     kind = "parquet"
-
-    @property
-    def _files(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.paths, self.split))
+    suffixes = (".parquet",)
 
     def fetcher(self) -> ParquetFetcher:
-        roots = roots_of(path for _, _, path in self._files)
-        return ParquetFetcher(roots, self.columns.get("image"))
+        return ParquetFetcher(self._roots, self.columns.get("image"))
 
-    @functools.cached_property
-    def _labelled(self) -> frozenset[str]:
-        """The columns of the files that have labels: one that only has such, has none."""
-        schemas = []
-        for _, _, path in self._files:
-            with opened(path) as file:
-                schemas.append(file.schema_arrow)
-        labelled = [schema for schema in schemas if _label(schema, self.columns, "")]
-        return frozenset(plain(name) for schema in labelled for name in schema.names)
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        return roots_of(path for _, _, path in self._tables)
 
-    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of each file in order.
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Table]:
+        with opened_parquet(path) as file:
+            yield parquet_table(file, path, has_images=True)
 
-        Raises
-        ------
-        SourceError
-            Where a file is not there, or has no images.
-        ConfigError
-            Where a column that was named is not there.
-        """
-        roots = self.fetcher().roots
-        notes.unlabelled = True
-        for number, (split, given, path) in enumerate(self._files):
-            notes.files.append(describe(path, roots))
-            with opened(path) as file:
-                yield from self._file_batches(file, path, number, None if given else split, notes)
-        if notes.unlabelled:
-            notes.remarks.append(f"{self.title}: no column of labels, so these are images without")
+    def _image(self, head: TableHead) -> str:
+        return image_column(head, self.columns)
 
-    def _file_batches(
-        self, file: Any, path: Path, number: int, split: str | None, notes: Notes
-    ) -> Iterator[tuple[str, Any]]:
-        schema, title = file.schema_arrow, shown(path)
-        image = _check_image(schema, self.columns, title)
-        label, others = self._labels(schema, image, title)
-        given = self._files[number][0]
-        by_row, flag = _split(file, self.columns, title, notes) if split else (None, None)
-        notes.unlabelled &= label is None
-        if label is not None:
-            notes.take_labels_from([label])
-        _note_names(schema, label, title, notes)
-        agreement = Agreement(title, label or "")
-        row = 0
-        columns = [name for name in (label, by_row, *others) if name]
-        for group in range(file.num_row_groups):
-            for start, table in _described(file, group, list(dict.fromkeys(columns))):
-                count = table.num_rows
-                rows = _as_rows(number, path.name, row, group, start, count)
-                if label:
-                    text = labels_of(table[label], title, row)
-                    rows = rows.set_column(rows.column_names.index("label"), "label", text)
-                    for other in others:
-                        agreement.add(text, other, table[other])
-                splits = splits_of(table[by_row], by_row, flag, title) if by_row else None
-                yield from parted(rows, splits, given)
-                row += count
+    def _files(self) -> list[File]:
+        return [describe(path, self._roots) for _, _, path in self._tables]
 
-    def _labels(self, schema: Any, image: str, title: str) -> tuple[str | None, list[str]]:
-        """Return the column of labels, and those which must agree with it."""
-        names, columns = schema.names, self.columns
-        named = columns.get("label")
-        if named is not None and plain(named) not in map(plain, names) and self._labelled:
-            return None, []
-        label = _label(schema, columns, title)
-        if label is not None:
-            others = [] if "label" in columns else candidates(names, _LABEL_COLUMNS)
-            return label, [name for name in others if name != label]
-        images = [name for name in names if _is_encoded(schema.field(names.index(name)).type)]
-        rest = [name for name in names if name not in images and name != image]
-        rest = [name for name in rest if name not in split_names(rest)]
-        if rest and "label" not in columns and not self._labelled >= set(map(plain, rest)):
-            raise no_label(title, rest, rest[0])
-        return None, []
+    def _located(
+        self, part: Part, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, Mapping[str, Any]]]:
+        for batch in batches:
+            count = batch.table.num_rows
+            yield (
+                batch,
+                {
+                    "origin": [f"{part.path.name}[{batch.first + n}]" for n in range(count)],
+                    "key": b"%d" % batch.group,
+                    "offset": list(range(batch.start, batch.start + count)),
+                },
+            )
 
 
-def parquet_reader(
-    paths: Mapping[str | None, Sequence[Path]],
-    columns: Columns | None = None,
-    split: str = "train",
-) -> ParquetReader:
-    """Return a reader of Parquet files of encoded images.
-
-    Parameters
-    ----------
-    paths
-        For each split its files, or folders of files; those of None say their split by name,
-        such as `train-00000-of-00001.parquet`, or by a column.
-    columns
-        The names of the columns `image`, `label` and `split`; default: the usual ones.
-    split
-        The split of files that do not say any.
-    """
-    files = files_in(paths, (".parquet",))
-    return ParquetReader(files, dict(columns or {}), split, titles_of(paths))
+# tables ------------------------------------------------------------------------------------------
 
 
-def _check_image(schema: Any, columns: Columns, title: str) -> str:
-    """Return the column of the images."""
-    names = schema.names
-    name = choose("image", names, IMAGE_COLUMNS, columns, title)
-    holding = [n for n, field in zip(names, schema, strict=True) if _is_encoded(field.type)]
-    cure = f"columns: {{image: {holding[0] if holding else 'NAME'}}}"
-    if name is None and holding:
-        raise ConfigError(
-            f"{title}: has no column {listed(IMAGE_COLUMNS)}, but {listed(names)}; say which one "
-            f"holds the images, such as {cure}"
-        )
-    if name is None:
-        raise ConfigError(
-            f"{title}: holds no images: none of the columns {listed(names)} holds bytes of image "
-            "files; leave this file out, or name only those that do"
-        )
-    if not _is_encoded(schema.field(name).type):
-        other = f"; say which column does with {cure}" if holding else ""
+@contextmanager
+def opened_parquet(path: Path) -> Iterator[Any]:
+    """Open a Parquet file with checksums verified; `SourceError` says what is wrong with it."""
+    try:
+        with _open_file(path) as file:
+            yield file
+    except PixsimError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        of_pyarrow = isinstance(error, pa.ArrowException) or error.errno is None
+        if isinstance(error, OSError) and (not of_pyarrow or is_remote(path)):
+            raise failed(path, error) from None
         raise SourceError(
-            f"{title}: column '{name}' holds {schema.field(name).type}, expected bytes of image "
-            f"files{other}"
-        )
-    return name
+            f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or "
+            "fetch it again"
+        ) from None
 
 
-def _label(schema: Any, columns: Columns, title: str) -> str | None:
-    """Return the column of labels: of a usual name, else the one that has names of classes."""
-    usual = choose("label", schema.names, _LABEL_COLUMNS, columns, title)
-    named = [name for name in schema.names if _class_names(schema, name) is not None]
-    if usual is None and "label" not in columns and len(named) > 1:
-        raise ConfigError(
-            f"{title}: has {len(named)} columns of classes, {listed(named)}; say which holds the "
-            f"labels, such as columns: {{label: {named[0]}}}"
-        )
-    return named[0] if usual is None and named and "label" not in columns else usual
+def _open_file(path: Path) -> Any:
+    """Return an opened Parquet file, read as little at once as can be."""
+    file = open_binary(path) if is_remote(path) else path
+    return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
 
 
-def _split(file: Any, columns: Columns, title: str, notes: Notes) -> tuple[str | None, Flag | None]:
-    """Return the column of splits, and which splits true and false stand for in it."""
-    names = file.schema_arrow.names
-    some, rows = split_candidates(names), []
-    if some and "split" not in columns:
-        first = next(file.iter_batches(_SAMPLED_ROWS, columns=some, use_threads=False), None)
-        values = [] if first is None else first.to_pylist()
-        rows = [["" if n not in row else str(row[n]) for n in names] for row in values]
-    name, flag, remarks = split_column(TableHead(title, names, rows), columns)
-    notes.remarks += remarks
-    return name, flag
+def parquet_table(file: Any, path: Path, has_images: bool = False) -> Table:
+    """Return the table of an open Parquet file, which names image files or holds them."""
+    schema = file.schema_arrow
+    encoded = [field.name for field in schema if has_images and _is_encoded(field.type)]
+    known = {name: _class_names(schema, name) for name in schema.names if has_images}
+    class_names = {name: names for name, names in known.items() if names is not None}
+    types = {field.name: field.type for field in schema}
+
+    def first_rows() -> list[list[str]]:
+        flat = [name for name in types if name not in encoded and _is_plain_value(types[name])]
+        first = next(file.iter_batches(SAMPLED_ROWS, columns=flat, use_threads=False), None)
+        return [] if first is None else texts_of(schema.names, first.to_pylist())
+
+    head = TableHead(shown(path), schema.names, first_rows, "", encoded, types, class_names)
+
+    def batches(roles: Roles) -> Iterator[Batch]:
+        columns, first = roles.described if has_images else roles.read, 0
+        for group in range(file.num_row_groups):
+            start = 0
+            for table in file.iter_batches(ROWS_PER_GROUP, [group], columns, use_threads=False):
+                yield Batch(table, first, group, start)
+                start, first = start + table.num_rows, first + table.num_rows
+
+    return Table(head, batches)
 
 
-def _note_names(schema: Any, label: str | None, title: str, notes: Notes) -> None:
-    """Note the class names of the metadata, or raise `LabelError` where two files differ."""
-    names = _class_names(schema, label)
-    if names is None:
-        return
-    if notes.class_names not in (None, names):
-        raise LabelError(f"{title}: has other class names than the files before; read them apart")
-    notes.class_names = names
+def _is_encoded(kind: Any) -> bool:
+    """Tell whether a column of a type may hold files of images: bytes, or a struct with such."""
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
-def _class_names(schema: Any, column: str | None) -> tuple[str, ...] | None:
+def _is_plain_value(kind: Any) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _is_plain_value(kind.value_type)
+    tests = (is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _class_names(schema: Any, column: str) -> tuple[str, ...] | None:
     """Return the class names of a column, as Hugging Face keeps them."""
     try:
         content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -276,30 +191,6 @@ def _class_names(schema: Any, column: str | None) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _described(file: Any, group: int, columns: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield the first row, and the columns, of each batch of a row group."""
-    start = 0
-    if columns:
-        for batch in file.iter_batches(ROWS_PER_GROUP, [group], columns, use_threads=False):
-            yield start, pa.Table.from_batches([batch])
-            start += batch.num_rows
-        return
-    count = file.metadata.row_group(group).num_rows
-    for start in range(0, count, ROWS_PER_GROUP):
-        yield start, pa.table({"row": pa.nulls(min(ROWS_PER_GROUP, count - start))})
-
-
-def _as_rows(number: int, name: str, row: int, group: int, start: int, count: int) -> Any:
-    rows = pa.array(range(row, row + count), pa.int64()).cast(pa.string())
-    return make_rows(
-        count,
-        origin=pc.binary_join_element_wise(f"{name}[", rows, "]", ""),
-        file=number,
-        key=b"%d" % group,
-        offset=pa.array(range(start, start + count), pa.int64()),
-    )
-
-
 # fetching ----------------------------------------------------------------------------------------
 
 
@@ -307,28 +198,13 @@ class _Images:
     """The images of one row group, from the first on."""
 
     def __init__(self, path: Path, group: int, column: str | None) -> None:
-        self._file = open_parquet(path)
+        self._file = _open_file(path)
         name = column or choose("image", self._file.schema_arrow.names, IMAGE_COLUMNS, None, "")
-        self._batches = self._file.iter_batches(_ROWS_AT_ONCE, [group], [name], use_threads=False)
-        self._batch: Any = ()
-        self._row = 0  # of the batch
+        self._rows = self._file.iter_batches(_ROWS_AT_ONCE, [group], [name], use_threads=False)
 
-    def skip(self, count: int) -> None:
-        """Go forward by `count` images."""
-        self._row += count
-        while self._row > len(self._batch):
-            self._next_batch()
-
-    def take(self) -> Any:
-        """Return the next image: bytes, a mapping, or None."""
-        while self._row >= len(self._batch):
-            self._next_batch()
-        self._row += 1
-        return self._batch[self._row - 1].as_py()
-
-    def _next_batch(self) -> None:
-        self._row -= len(self._batch)
-        self._batch = next(self._batches).column(0)
+    def take(self, skipped: int) -> Any:
+        """Return the image after some that are skipped: bytes, a mapping, or None."""
+        return next(itertools.islice(self._rows, skipped, None)).column(0)[0].as_py()
 
     def close(self) -> None:
         self._file.close(force=True)
@@ -345,39 +221,33 @@ class ParquetFetcher:
     column: str | None = None
 
     def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
     ) -> Iterator[tuple[int, bytes | Problem]]:
         """Yield for each row its index in `rows`, and its bytes or what is wrong with them."""
         with listed_files(self.roots, files) as table:
-            columns = zip(rows.file, rows.key, rows.offset, strict=True)
-            for index, (file, group, row) in enumerate(columns):
-                root = self.roots[files[file][0]]
-                path, version = table(file)
-                value = self._value(path, (str(root), path.name), int(group), row, version)
+            for index, sample in enumerate(rows):
+                root, group, row = self.roots[files[sample.file][0]], int(sample.key), sample.offset
+                path, version = table(sample.file)
+                images = functools.partial(_Images, path, group, self.column)
+                with (
+                    reading(path, functools.partial(_damaged, group, row)),
+                    borrowed((str(root), path.name, group), row, images, version) as cursor,
+                ):
+                    value = cursor.stream.take(row - cursor.position)
+                    cursor.position = row + 1
                 yield index, _content(value, root, limit)
-
-    def _value(
-        self, path: Path, key: tuple[str, str], group: int, row: int, version: Hashable
-    ) -> Any:
-        try:
-            images = functools.partial(_Images, path, group, self.column)
-            with borrowed((*key, group), row, images, version) as cursor:
-                cursor.stream.skip(row - cursor.position)
-                value = cursor.stream.take()
-                cursor.position = row + 1
-                return value
-        except PixsimError:
-            raise
-        except Exception as error:  # each file system has its own kinds
-            reason = str(error) or type(error).__name__
-            raise SourceError(
-                f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch "
-                "the file again, and run the same command again"
-            ) from None
 
     def close(self) -> None:
         """Close the row groups that are read forward."""
         close_streams({str(root) for root in self.roots})
+
+
+def _damaged(group: int, row: int, path: Path, error: Exception) -> SourceError:
+    reason = str(error) or type(error).__name__
+    return SourceError(
+        f"{shown(path)}: row group {group} cannot be read at row {row} ({reason}); fetch the file "
+        "again, and run the same command again"
+    )
 
 
 def _content(value: Any, root: Path, limit: int) -> bytes | Problem:

@@ -25,10 +25,10 @@ from pipeline.sources.folder import FolderReader, has_images
 from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
-from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.parquet import ParquetReader, holds_images
 from pipeline.sources.quantize import Packing, Run, converted, pack_floats
 from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
-from pipeline.sources.tar import tar_reader
+from pipeline.sources.tar import TarReader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
 from pipeline.storage.atomic import make_scratch, remove_scratch
 from pipeline.storage.blobs import file_size
@@ -262,12 +262,12 @@ def _open_encoded(
     doubts = settings.kind is None  # else the job says what the folders are
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
-        reader: Any = ListReader(paths, columns, root, split, settings.encoding)
+        reader: Any = ListReader(paths, columns, split, root, settings.encoding)
     elif kind == "parquet":
-        reader = parquet_reader(paths, columns, split)
+        reader = ParquetReader(paths, columns, split)
     elif kind == "tar":
         named = {role: name for role, name in columns.items() if name is not None}
-        reader = tar_reader(paths, split, named, doubts=doubts)
+        reader = TarReader(paths, split, named, doubts=doubts)
     else:
         reader = FolderReader(paths, split, doubts=doubts)
     arguments = (conversion, settings.class_names, settings.max_bytes)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ ROWS_PER_GROUP = 8192
 MOST_LABELS = 1_000_000
 INDEX = "listing.json"
 
+# the fields of `Sample` but the last, in their order
 SCHEMA = pa.schema(
     [
         ("origin", pa.string()),
@@ -46,44 +46,45 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-_DEFAULTS = {"file": 0, "key": b"", "offset": 0, "size": -1, "status": OK, "stamp": ""}
 
 
-@dataclass(frozen=True)
-class ListingRows:
-    """Rows of a listing, as columns: a list each."""
+class Sample(NamedTuple):
+    """A row of a listing.
 
-    origin: list[str]
-    file: list[int]
-    key: list[bytes]
-    offset: list[int]
-    size: list[int]
-    label: list[str | None]
-    status: list[int]
-    detail: list[str | None]
+    `stamp`, what changes when its file does, goes into the digest and not to the disk.
+    """
 
-    def __len__(self) -> int:
-        return len(self.origin)
+    origin: str = ""
+    file: int = 0
+    key: bytes = b""
+    offset: int = 0
+    size: int = -1
+    label: str | None = None
+    status: int = OK
+    detail: str | None = None
+    stamp: str = ""
 
 
 def make_rows(count: int, **columns: Any) -> pa.Table:
-    """Return `count` rows of a listing; columns left out get their defaults, null else.
+    """Return `count` rows of a listing from lists, arrays or single values.
 
-    `stamp`, what changes when a sample's file does, goes into the digest and not to the disk.
-    `label` may be of integers, which are codes, or of text.
+    What is left out is as in `Sample`; `label` may be of integers, which are codes, or of text.
     """
     arrays: dict[str, Any] = {}
     for spec in [*SCHEMA, pa.field("stamp", pa.string())]:
-        value = columns.get(spec.name, _DEFAULTS.get(spec.name))
-        if spec.name == "label" and isinstance(value, pa.Array | pa.ChunkedArray):
-            arrays[spec.name] = value
-        elif isinstance(value, pa.Array | pa.ChunkedArray):
-            arrays[spec.name] = value.cast(spec.type)
+        value = columns.get(spec.name, Sample._field_defaults[spec.name])
+        if isinstance(value, pa.Array):
+            arrays[spec.name] = value if spec.name == "label" else value.cast(spec.type)
         elif isinstance(value, list):
             arrays[spec.name] = pa.array(value, spec.type)
         else:
             arrays[spec.name] = pa.repeat(pa.scalar(value, spec.type), count)
     return pa.table(arrays)
+
+
+def columns_of(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    """Return one or more samples as columns for `make_rows`."""
+    return dict(zip(Sample._fields, map(list, zip(*samples, strict=True)), strict=True))
 
 
 def parted(rows: Any, splits: Any, default: str) -> Iterator[tuple[str, Any]]:
@@ -143,9 +144,8 @@ class ListingWriter:
     def _write(self, split: str, complete_groups: bool) -> None:
         """Write the waiting rows; only complete row groups, where more may come."""
         table = pa.concat_tables(self._waiting[split]).combine_chunks()
-        count = (
-            table.num_rows - table.num_rows % ROWS_PER_GROUP if complete_groups else table.num_rows
-        )
+        count = table.num_rows
+        count -= count % ROWS_PER_GROUP if complete_groups else 0
         if split not in self._writers:
             self._writers[split] = pq.ParquetWriter(
                 self._folder / f"{len(self._writers)}.parquet",
@@ -238,13 +238,7 @@ def _damaged(path: Path, error: Exception) -> DamagedError:
 
 
 def index(folder: Path) -> Mapping[str, Any]:
-    """Return files, labels, counts and digests of a listing.
-
-    Raises
-    ------
-    DamagedError
-        Where it is missing or incomplete.
-    """
+    """Return files, labels, counts and digests of a listing, or raise `DamagedError`."""
     return _index(folder)[0]
 
 
@@ -258,7 +252,7 @@ def _index(folder: Path) -> tuple[Mapping[str, Any], Version]:
     return content, version
 
 
-def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
+def read_rows(folder: Path, split: str, start: int, stop: int) -> list[Sample]:
     """Read rows `start` to `stop` of a split of a listing; only the row groups that overlap.
 
     Raises
@@ -270,7 +264,7 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
     names = [name for name, _ in content["splits"]]
     path = folder / f"{names.index(split)}.parquet"
     if stop <= start:
-        return _as_rows(SCHEMA.empty_table())
+        return []
     first = start // ROWS_PER_GROUP
     groups = range(first, (stop - 1) // ROWS_PER_GROUP + 1)
     try:
@@ -280,16 +274,8 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> ListingRows:
             table = file.read_row_groups(list(groups), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
-    return _as_rows(table.slice(start - first * ROWS_PER_GROUP, stop - start))
-
-
-def _as_rows(table: Any) -> ListingRows:
-    return ListingRows(**{name: table[name].to_pylist() for name in SCHEMA.names})
-
-
-def take(rows: ListingRows, indices: Sequence[int]) -> ListingRows:
-    """Return some of the rows."""
-    return ListingRows(**{name: [getattr(rows, name)[i] for i in indices] for name in SCHEMA.names})
+    table = table.slice(start - first * ROWS_PER_GROUP, stop - start)
+    return [Sample(*row) for row in zip(*(table[n].to_pylist() for n in SCHEMA.names), strict=True)]
 
 
 def close(folder: Path) -> None:

@@ -1,32 +1,19 @@
-"""Columns of tables that describe images: which one it is, and its labels and names."""
+"""Which columns of a table are what: images, labels, splits; by their names, and by their values.
+
+One rule for lists of image files and for Parquet files that hold images. What is ambiguous is
+refused, with the line that settles it; what was decided by more than a name is reported.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from pipeline.core.errors import (
-    ConfigError,
-    LabelError,
-    PixsimError,
-    SourceError,
-    nearest,
-    one_line,
-)
-from pipeline.core.errors import listed as listed
-from pipeline.core.paths import is_remote, shown
-from pipeline.core.schema import UNLABELLED
-from pipeline.sources.fetch import failed
-from pipeline.sources.labels import canonical, decoded_text
-from pipeline.storage.blobs import open_binary
+from pipeline.core.errors import ConfigError, SourceError, listed, nearest
+from pipeline.sources.file_names import as_text, is_image, split_word
 
 # Usual names, the likeliest first; compared as `plain` makes them.
 LABEL_COLUMNS = (
@@ -34,14 +21,126 @@ LABEL_COLUMNS = (
     "labels", "classes", "label_name", "category_name", "target_name", "class_label",
     "class_id", "label_id", "category_id", "target_id", "class_idx", "label_idx", "class_index",
 )  # fmt: skip
+PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "name", "image",
+    "file_path", "image_path", "img_path", "image_name", "img_name", "image_file", "img_file",
+    "image_filename", "img_filename", "fname", "img", "images", "files", "image_id", "img_id",
+    "image_ids", "id", "ids",
+)  # fmt: skip
+IMAGE_COLUMNS = ("image", "img", "images", "img_bytes", "image_bytes", "image_data")
 SPLIT_COLUMNS = ("split", "set", "subset")
-_IS_NAME, _IS_CODE = re.compile(r"name$"), re.compile(r"(id|idx|index)$")
-MOST_SHOWN = 12
+# these are taken only where their values are words for splits
+_SPLIT_COLUMNS = ("dataset", "usage", "partition", "phase", "data_split", "split_name", "purpose")
+_FLAGS = {
+    "isvalid": ("valid", "train"), "isval": ("valid", "train"), "isvalidation": ("valid", "train"),
+    "istest": ("test", "train"), "istrain": ("train", "test"), "istraining": ("train", "test"),
+    "istrainingimage": ("train", "test"),
+}  # fmt: skip
+YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+_INDEX = ("", "index", "unnamed:0")
+SAMPLED_ROWS = 50
+_PIXELS = re.compile(r"(?:pixels?|px|p)?\d+(?:x\d+)?")
+_LEAST_PIXELS = 16
+_MOST_SHOWN = 12
+
 Columns = Mapping[str, str | None]
+Flag = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TableHead:
+    """The columns of a table, and the texts of its `first_rows`, [row][column], read when needed.
+
+    `title` names the table in messages, `cure` is what else helps where no column is known. Of
+    Parquet with images `encoded` are the columns of image files, `types` those of all columns, and
+    `class_names` the names of the classes of columns that have such in the metadata.
+    """
+
+    title: str
+    names: Sequence[str]
+    first_rows: Callable[[], Sequence[Sequence[str]]]
+    cure: str = ""
+    encoded: Sequence[str] = ()
+    types: Mapping[str, Any] = field(default_factory=dict)
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def _rows(self) -> Sequence[Sequence[str]]:
+        return self.first_rows()
+
+    def values(self, name: str) -> list[str]:
+        """Return the first values of a column."""
+        at = self.names.index(name)
+        return [row[at].strip() for row in self._rows if len(row) > at]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a table are what; None: there is none.
+
+    `image` is that of the paths, or of the images themselves. Each of `classes` stands for a class,
+    with a 1 where an image is of it; `others` are further columns of labels, which must agree with
+    `label`. True and false in the column `split` stand for the splits of `flag`; `remarks` say what
+    was decided by more than names.
+    """
+
+    image: str
+    label: str | None = None
+    split: str | None = None
+    classes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    flag: Flag | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> list[str]:
+        """All columns that say something of the images, each once."""
+        some = (self.label, self.split, *self.classes, *self.others)
+        return list(dict.fromkeys(name for name in some if name is not None))
+
+    @property
+    def read(self) -> list[str]:
+        """All columns of a list that are read, each once, the paths first."""
+        return list(dict.fromkeys([self.image, *self.described]))
+
+
+class Batch(NamedTuple):
+    """Some rows of a table: the columns that have a role.
+
+    `first` is the number of the first row in the table; of Parquet `start` is that in its row
+    group `group`. `splits` is the split of each row, None where no column says it.
+    """
+
+    table: Any
+    first: int
+    group: int = 0
+    start: int = 0
+    splits: Any = None
+
+
+class Table(NamedTuple):
+    """A table of some kind, of which the beginning was read; `batches` yields its rows."""
+
+    head: TableHead
+    batches: Callable[[Roles], Iterator[Batch]]
+    remarks: Sequence[str] = ()
+
+
+def texts_of(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the texts, [row][column], of rows that map columns to values."""
+    return [[field_text(row.get(name)) for name in names] for row in rows]
+
+
+def field_text(value: Any) -> str:
+    """Return any value of a table as text."""
+    return "" if value is None else as_text(value) if isinstance(value, bytes) else str(value)
+
+
+# names -------------------------------------------------------------------------------------------
 
 
 def plain(name: str) -> str:
-    """Return what names of columns are compared by: without case, blanks, `_`, `-` and `.`."""
+    """Return a column's name without case, blanks, `_`, `-` and `.`, as names are compared."""
     return re.sub(r"[\s_.-]+", "", name).casefold()
 
 
@@ -65,7 +164,7 @@ def choose(
         same = [column for column in names if column == name]
         same = same or [column for column in names if plain(column) == plain(name)]
         if not same:
-            known = nearest(name, names[:MOST_SHOWN])
+            known = nearest(name, names[:_MOST_SHOWN])
             raise ConfigError(f"{title}: has no column '{name}' for the {role}; {known}")
     else:
         first = next(iter(candidates(names, usual)), None)
@@ -83,136 +182,212 @@ def choose(
     return same[0]
 
 
-def no_label(title: str, names: Sequence[str], likeliest: str) -> ConfigError:
-    """Return the error of a table none of whose columns is known to hold the labels."""
+def is_header(names: Iterable[str], wanted: Columns) -> bool:
+    """Tell whether the first row of a table are names of its columns."""
+    known = {plain(n) for n in (*PATH_COLUMNS, *LABEL_COLUMNS, *SPLIT_COLUMNS)}
+    known |= {plain(name) for name in wanted.values() if name}
+    return any(plain(name) in known for name in names) or not any(map(_is_path, names))
+
+
+def names_images(names: Iterable[str], wanted: Columns) -> bool:
+    """Tell whether names of columns say which one names the images."""
+    known = {*map(plain, PATH_COLUMNS), plain(wanted.get("path") or wanted.get("image") or "path")}
+    return any(plain(name) in known for name in names)
+
+
+def names_without_header(row: Sequence[str], title: str) -> list[str]:
+    """Return names for the columns of a table that begins with an image and what describes it.
+
+    Raises `ConfigError` where it is ambiguous what they are.
+    """
+    rest = row[1:]
+    splits = [n for n, text in enumerate(rest) if split_word(text.strip()) is not None]
+    plainly = not any(map(_is_path, rest))
+    if plainly and len(rest) <= 1:
+        return ["path", "label"][: len(row)]
+    if plainly and len(rest) == 2 and len(splits) == 1:
+        return ["path", "label", "split"] if splits == [1] else ["path", "split", "label"]
+    names = [*("path", "label", "split")[: len(row)]]
+    names += [f"column{n}" for n in range(4, len(row) + 1)]
+    raise ConfigError(
+        f"{title}: has no names of columns, but begins with {listed(row)}; write a first line "
+        f"that says what they are, such as {','.join(names)}"
+    )
+
+
+def _is_path(text: str) -> bool:
+    return is_image(text.strip().encode("utf-8", "surrogateescape"))
+
+
+# labels ------------------------------------------------------------------------------------------
+
+
+def decide(
+    head: TableHead,
+    image: str,
+    wanted: Columns,
+    split_given: bool,
+    labelled: Callable[[], frozenset[str]],
+) -> Roles:
+    """Return which columns are what, or raise `ConfigError`.
+
+    `image` is the column of the images, `wanted` are the columns that were named for a role; where
+    the split is given no column says it. `labelled` gives the columns of those tables that have
+    labels, as `plain` makes them: a table that only has such, but for the labels, has none.
+    """
+    names, title = head.names, head.title
+    split, flag, remarks = (None, None, []) if split_given else _split_column(head, wanted)
+    roles = Roles(image, None, split, flag=flag, remarks=tuple(remarks))
+    if "label" in wanted:
+        named = wanted["label"]
+        if named is not None and plain(named) not in map(plain, names) and labelled():
+            return roles
+        return replace(roles, label=choose("label", names, LABEL_COLUMNS, wanted, title))
+    splits = _split_names(names) if split_given else [split]
+    rest = [n for n in names if n not in (image, *splits) and plain(n) not in _INDEX]
+    # which of both is taken decides the names of the classes
+    usual = ("labels", *LABEL_COLUMNS) if head.encoded else LABEL_COLUMNS
+    label = choose("label", rest, usual, None, title) or _with_class_names(head)
+    if label is not None:
+        others = tuple(name for name in candidates(rest, usual) if name != label)
+        if others:
+            remarks.append(
+                f"{title}: labels are taken from column '{label}', with which {listed(others)} "
+                f"must agree; columns: {{label: {others[0]}}} takes that one"
+            )
+        return replace(roles, label=label, others=others, remarks=tuple(remarks))
+    rest = [name for name in rest if name not in head.encoded]
+    if _is_one_hot(head, rest):
+        remarks.append(f"{title}: the columns {listed(rest)} are taken as one class each")
+        return replace(roles, classes=tuple(rest), remarks=tuple(remarks))
+    if rest and not labelled() >= {plain(name) for name in rest}:
+        raise _no_label(head, rest)
+    return roles
+
+
+def _no_label(head: TableHead, rest: Sequence[str]) -> ConfigError:
+    cells = {name: set(filter(None, head.values(name))) for name in rest}
+    wordless = {name: not any(map(str.isalpha, cells[name])) for name in rest}
+    likeliest = min(rest, key=lambda name: (wordless[name], len(cells[name])))
     return ConfigError(
-        f"{title}: has no column {listed(LABEL_COLUMNS)}, but {listed(names)}; say which one holds "
-        f"the labels, such as columns: {{label: {likeliest}}}, or that none does with "
+        f"{head.title}: has no column {listed(LABEL_COLUMNS)}, but {listed(rest)}; say which one "
+        f"holds the labels, such as columns: {{label: {likeliest}}}, or that none does with "
         "columns: {label: null}"
     )
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a Parquet file with checksums verified; `SourceError` says what is wrong with it."""
-    try:
-        with open_parquet(path) as file:
-            yield file
-    except PixsimError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        of_pyarrow = isinstance(error, pa.ArrowException) or error.errno is None
-        if isinstance(error, OSError) and (not of_pyarrow or is_remote(path)):
-            raise failed(path, error) from None
-        raise SourceError(
-            f"{shown(path)}: cannot be read as Parquet ({one_line(error)}); correct the name, or "
-            "fetch it again"
-        ) from None
-
-
-def open_parquet(path: Path) -> Any:
-    """Return an opened Parquet file, read as little at once as can be."""
-    file = open_binary(path) if is_remote(path) else path
-    return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
-
-
-def labels_of(column: Any, title: str, first: int = 0) -> Any:
-    """Return labels as int64 where they are whole numbers, else as text; null stays null.
-
-    They may have any form that `labels.canonical` knows; the first is numbered `first`.
-    """
-    column = _plain(column)
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        try:
-            return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column).cast(pa.int64())
-        except pa.ArrowInvalid:
-            pass
-    elif pa.types.is_null(kind) or pa.types.is_boolean(kind):
-        return column.cast(pa.string())
-    elif _is_text(kind):
-        return texts_of(column, title)
-    values = pa.array(canonical(column.to_pylist(), title, first))
-    none = UNLABELLED if pa.types.is_integer(values.type) else ""
-    return pc.if_else(pc.equal(values, none), pa.scalar(None, values.type), values)
-
-
-def texts_of(column: Any, title: str) -> Any:
-    """Return a column of texts as such; `SourceError` where it holds others, or no UTF-8."""
-    data = bytes_of(column, title)
-    try:
-        return data.cast(pa.string())
-    except pa.ArrowInvalid:
-        values = data.to_pylist()
-        texts = [None if value is None else decoded_text(value, title) for value in values]
-        return pa.array(texts, pa.string())
-
-
-def bytes_of(column: Any, title: str) -> Any:
-    """Return a column of texts, or of numbers that are names, as bytes."""
-    column = _plain(column)
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    if not _is_text(column.type) and not pa.types.is_null(column.type):
-        raise SourceError(
-            f"{title}: a column holds {column.type}, expected text; name another column"
+def _with_class_names(head: TableHead) -> str | None:
+    """Return the column that has names of classes in the metadata, if there is one."""
+    named = list(head.class_names)
+    if len(named) > 1:
+        raise ConfigError(
+            f"{head.title}: has {len(named)} columns of classes, {listed(named)}; say which holds "
+            f"the labels, such as columns: {{label: {named[0]}}}"
         )
-    return column.cast(pa.binary())
+    return named[0] if named else None
 
 
-def _is_text(kind: Any) -> bool:
-    types, views = pa.types, (pa.types.is_string_view, pa.types.is_binary_view)
-    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    return any(test(kind) for test in (*tests, *views, types.is_fixed_size_binary))
+def has_labels(head: TableHead, wanted: Columns) -> bool:
+    """Tell whether a table has a column of labels, or one for each class."""
+    if wanted.get("label"):
+        return plain(str(wanted["label"])) in map(plain, head.names)
+    taken = {*map(plain, (*PATH_COLUMNS, *head.encoded, *_split_names(head.names))), *_INDEX}
+    rest = [name for name in head.names if plain(name) not in taken]
+    usual = bool(candidates(head.names, LABEL_COLUMNS) or head.class_names)
+    return usual or _is_one_hot(head, rest)
 
 
-def _plain(column: Any) -> Any:
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+def _is_one_hot(head: TableHead, names: Sequence[str]) -> bool:
+    values = [value.lower() for name in names for value in head.values(name)]
+    return len(names) > 1 and bool(values) and all(v in (*YES, *NO) for v in values)
 
 
-@dataclass
-class Agreement:
-    """Checks that columns of labels beside the one that is taken do not contradict it.
-
-    A label goes with one value of the other column; where one of both holds codes and the other
-    names, also the other way round.
-    """
-
-    title: str
-    label: str
-    _known: dict[str, tuple[dict[Any, Any], dict[Any, Any]]] = field(default_factory=dict)
-
-    def add(self, labels: Any, other: str, column: Any) -> None:
-        """Look at the labels of some rows and what the other column has there."""
-        try:
-            values = labels_of(column, self.title)
-        except PixsimError as error:
-            raise LabelError(f"{error}; {self._cure()}") from None
-        pairs = pa.table({"label": labels, "other": values}).group_by(["label", "other"])
-        forward, backward = self._known.setdefault(other, ({}, {}))
-        for pair in pairs.aggregate([]).drop_null().to_pylist():
-            label, value = pair["label"], pair["other"]
-            self._require(forward, label, value, self.label, other)
-            if _are_codes_and_names(self.label, other):
-                self._require(backward, value, label, other, self.label)
-
-    def _require(
-        self, known: dict[Any, Any], value: Any, expected: Any, column: str, other: str
-    ) -> None:
-        if known.setdefault(value, expected) != expected:
-            raise LabelError(
-                f"{self.title}: '{value}' of column '{column}' goes with '{known[value]}' and with "
-                f"'{expected}' of column '{other}', both of which may be the labels; "
-                + self._cure()
-            )
-
-    def _cure(self) -> str:
-        return f"say which column holds the labels, such as columns: {{label: {self.label}}}"
+# splits ------------------------------------------------------------------------------------------
 
 
-def _are_codes_and_names(one: str, other: str) -> bool:
-    names = [bool(_IS_NAME.search(plain(name))) for name in (one, other)]
-    codes = [bool(_IS_CODE.search(plain(name))) for name in (one, other)]
-    return names[0] != names[1] or any(codes)
+def _split_names(names: Sequence[str]) -> list[str]:
+    """Return the columns that may hold splits, by their names."""
+    return candidates(names, SPLIT_COLUMNS) + _split_candidates(names)
+
+
+def _split_candidates(names: Sequence[str]) -> list[str]:
+    """Return the columns that hold splits where their values are words for such."""
+    return [n for n in names if plain(n) in _FLAGS] + candidates(names, _SPLIT_COLUMNS)
+
+
+def _split_column(head: TableHead, wanted: Columns) -> tuple[str | None, Flag | None, list[str]]:
+    """Return the column of splits, what true and false are in it, and what to report."""
+    column = choose("split", head.names, SPLIT_COLUMNS, wanted, head.title)
+    if column is not None or "split" in wanted:
+        return column, None, []
+    for name in _split_candidates(head.names):
+        flag = _FLAGS.get(plain(name))
+        values = {value.lower() for value in head.values(name) if value}
+        if flag is not None and values and values <= {*YES, *NO}:
+            remark = f"{head.title}: '{name}' is split '{flag[0]}' where true, else '{flag[1]}'"
+            return name, flag, [remark]
+        if flag is None and values and all(map(split_word, head.values(name))):
+            return name, None, [f"{head.title}: splits are taken from column '{name}'"]
+    return None, None, []
+
+
+# images ------------------------------------------------------------------------------------------
+
+
+def image_column(head: TableHead, wanted: Columns) -> str:
+    """Return the column of encoded images, or raise `ConfigError` or `SourceError`."""
+    title, names = head.title, head.names
+    name = choose("image", names, IMAGE_COLUMNS, wanted, title)
+    if name is not None and name in head.encoded:
+        return name
+    if name is None and not head.encoded:
+        raise ConfigError(
+            f"{title}: holds no images: none of the columns {listed(names)} holds bytes of image "
+            "files; leave this file out, or name only those that do"
+        )
+    cure = f"columns: {{image: {head.encoded[0] if head.encoded else 'NAME'}}}"
+    if name is None:
+        raise ConfigError(
+            f"{title}: has no column {listed(IMAGE_COLUMNS)}, but {listed(names)}; say which one "
+            f"holds the images, such as {cure}"
+        )
+    other = f"; say which column does with {cure}" if head.encoded else ""
+    raise SourceError(
+        f"{title}: column '{name}' holds {head.types[name]}, expected bytes of image files{other}"
+    )
+
+
+def path_column(head: TableHead, wanted: Columns) -> str:
+    """Return the column of the paths of images, or raise `ConfigError`."""
+    path = choose("path", head.names, PATH_COLUMNS, wanted, head.title)
+    if path is None:
+        raise _no_path(head)
+    if "path" in wanted:
+        return path
+    for name in candidates(head.names, PATH_COLUMNS):
+        values = head.values(name)
+        if values and all(map(_is_path, values)):  # such as `image` beside a `name` of a person
+            return path if any(map(_is_path, head.values(path))) else name
+    return path
+
+
+def _no_path(head: TableHead) -> ConfigError:
+    names, title = head.names, head.title
+    pixels = [name for name in names if _PIXELS.fullmatch(plain(name))]
+    if len(pixels) >= _LEAST_PIXELS or "pixels" in map(plain, names):
+        return ConfigError(
+            f"{title}: holds pixels, not names of image files, in {listed(pixels or ['pixels'])}; "
+            "write them with numpy.savez as arrays x_train [sample, y, x] and y_train [sample], "
+            "and ingest that .npz file"
+        )
+    if len(names) == 1 and head.cure:
+        return ConfigError(
+            f"{title}: has a single value on each line, such as '{names[0]}', and none names an "
+            "image; labels alone do not say which image each is of: write the path before each, "
+            "such as 'val/0001.jpg,7'"
+        )
+    named = next((name for name in names if any(map(_is_path, head.values(name)))), names[0])
+    return ConfigError(
+        f"{title}: has no column {listed(PATH_COLUMNS)}, but {listed(names)}; say which one names "
+        f"the images, such as columns: {{path: {named}}}{head.cure}"
+    )

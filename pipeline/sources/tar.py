@@ -1,102 +1,99 @@
 """Tar archives of image files, plain or compressed, on this machine or behind a URL.
 
-An archive is never extracted: its headers are walked once, and members are read where they are.
-Inside are folders, as a folder of images has them, or samples as webdataset packs them: members
-of one name up to the first dot, such as `000017.jpg` and `000017.cls`.
+Inside are folders, as a folder of images has them, or samples as webdataset packs them: members of
+one name up to the first dot, the key, such as `000017.jpg` and `000017.cls`; what follows is the
+field. The image is the one field that is a suffix of images alone (`jpg`, not `mask.png`), else
+the only image there is. The label is that of a `.cls` member, as text; else that of a `.json`
+member, under the first of a few keys. What does not decide it is an error: two images of a key, or
+labels that contradict each other, are never merged.
 
-A member that is cut off is listed as truncated. Where an archive ends without its end mark, or
-is damaged between members, a sample without a name stands for what may be lost: it is counted
-and listed as unreadable, so that nothing is missing in silence.
+What may be lost of an archive is a sample without a name, counted and listed as unreadable, so that
+nothing is missing in silence.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pipeline.core.blocks import LABEL_UNKNOWN, OK, Problem
-from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import is_remote, shown
-from pipeline.sources.fetch import (
-    Wanted,
-    describe,
-    listed_files,
-    read_range,
-    read_remote,
-    roots_of,
-    titles_of,
-)
-from pipeline.sources.file_names import as_text, files_in, flattened, split_of, splits_in
-from pipeline.sources.folder import Member, Tree
+from pipeline.core.blocks import LABEL_UNKNOWN, OK
+from pipeline.core.errors import ConfigError, PixsimError, SourceError
+from pipeline.core.paths import shown
+from pipeline.sources.fetch import describe, roots_of, titles_of
+from pipeline.sources.file_names import as_text, flattened, split_of, splits_in
+from pipeline.sources.folder import Tree
+from pipeline.sources.labels import label_text
 from pipeline.sources.notes import Notes
-from pipeline.sources.open_cache import borrowed, close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, ListingRows, make_rows
-from pipeline.sources.tar_members import READ_BYTES, Entry, Unpacked, compression_of, walk
-from pipeline.sources.webdataset import (
-    Fields,
-    KeyedSample,
-    Keys,
-    LeftOut,
-    fields_of,
-    image_of,
-    is_labelled,
-    label_of,
-    samples_of,
-)
-from pipeline.storage.blobs import file_system
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
+from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry, TarFetcher, compression_of, walk
 
-SUFFIXES = (
-    ".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz",
-)  # fmt: skip
-_MOST_OPEN = 64
+SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 _LOOKED_AT = 4096
+_JSON_LABELS = ("label", "cls", "class")
+_MOST_MEMBERS = 1000
+_SHOWN = 3
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_SORT = "pack the shard again with its members sorted by name ('tar --sort=name')"
+_NO_LABEL = "has no label, expected a {} member of its name"
 
 
 @dataclass(frozen=True)
 class TarReader:
-    """Lists the images of tar archives; attributes as the parameters of `tar_reader`.
+    """Lists the images of tar archives.
 
-    `title` is what to call the archives, `fields` are the members of samples that matter.
+    `paths` are for each split its archives, or folders of such; those of None say their split by
+    name, such as `train-0001.tar`, or by folders inside, else it is `split`. `columns` names the
+    fields of `image` and `label` of samples as webdataset packs them, where they are not known by
+    rule. `doubts` tells whether to refuse what is implausible, see `folder_checks`.
     """
 
     paths: Mapping[str | None, Sequence[Path]]
-    split: str
-    title: str
-    fields: Fields = field(default_factory=Fields)
+    split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict)
     doubts: bool = True
     kind = "tar"
 
+    def __post_init__(self) -> None:
+        _ = self._fields, self._archives  # what is wrong with them is refused at once
+
     @property
+    def title(self) -> str:
+        return titles_of(self.paths)
+
+    @cached_property
+    def _fields(self) -> Fields:
+        return Fields.named(self.columns)
+
+    @cached_property
     def _archives(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.paths, self.split))
+        return list(flattened(self.paths, self.split, SUFFIXES))
+
+    @cached_property
+    def _compressions(self) -> list[bytes]:
+        return [compression_of(path) for _, _, path in self._archives]
 
     def fetcher(self) -> TarFetcher:
         return TarFetcher(roots_of(path for _, _, path in self._archives))
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of each split in order.
-
-        Raises
-        ------
-        SourceError
-            Where an archive is not there, is none, or holds no images.
-        """
+        """Yield the rows of each split in order; `SourceError`: an archive is none, or has none."""
         self._check_names()
         roots = self.fetcher().roots
-        compressions = []
-        for _, _, path in self._archives:
-            compressions.append(compression_of(path))
-            notes.files.append(describe(path, roots))
-        if self._is_webdataset(compressions):
-            yield from self._sample_batches(compressions, notes)
+        notes.files += [describe(path, roots) for _, _, path in self._archives]
+        if self._is_webdataset():
+            yield from self._sample_batches(notes)
         else:
-            notes.labels_are_text = True
-            yield from self._tree_batches(compressions, notes)
+            yield from self._tree_batches(notes)
 
     def _check_names(self) -> None:
         """Refuse archives whose names speak of several splits, in words that are not known."""
@@ -110,210 +107,293 @@ class TarReader:
                 "with 'splits: {train: FILES, test: FILES}'"
             )
 
-    def _is_webdataset(self, compressions: Sequence[bytes]) -> bool:
+    def _is_webdataset(self) -> bool:
         """Tell whether one of the first samples of the first archive has a label beside it."""
-        if self.fields.image is not None or self.fields.label is not None:
+        if self._fields.image is not None or self._fields.label is not None:
             return True
-        for (_, _, path), compression in zip(self._archives, compressions, strict=True):
-            has_samples = False
+        for (_, _, path), compression in zip(self._archives, self._compressions, strict=True):
             with closing(walk(path, compression)) as entries:
                 members = (e for e in islice(entries, _LOOKED_AT) if isinstance(e, Entry))
-                for sample in samples_of(members):
-                    if is_labelled(sample):
-                        return True
-                    has_samples = True
-            if has_samples:
-                return False
+                samples = samples_of(members)
+                if (first := next(samples, None)) is not None:
+                    return any(map(is_labelled, chain([first], samples)))
         return False
 
-    def _tree_batches(
-        self, compressions: Sequence[bytes], notes: Notes
-    ) -> Iterator[tuple[str, Any]]:
-        titles = [f"{path.name}:" for _, _, path in self._archives]
+    def _tree_batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
+        notes.labels_are_text = True
+        titles, compressions = [f"{p.name}:" for _, _, p in self._archives], self._compressions
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for file, (split, given, path) in enumerate(self._archives):
                 group = tree.group(split, given, True, shown(path))
                 for entry in walk(path, compressions[file]):
                     if isinstance(entry, Entry) and entry.content is None:
-                        tree.add(_member(entry, group, file))
+                        tree.add(group, entry.name, entry.sample(file))
                     else:
                         tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
             tree.keep_last()
             streamed = [file for file, name in enumerate(compressions) if name]
-            for split, in_order in tree.arrange(streamed):
-                for rows in tree.batches(split, in_order, titles, compressions):
-                    yield split, rows
+            yield from tree.batches(titles, compressions, streamed)
 
-    def _sample_batches(
-        self, compressions: Sequence[bytes], notes: Notes
-    ) -> Iterator[tuple[str, Any]]:
-        tally = LeftOut(notes)
+    def _sample_batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
+        samples = Samples(self._fields, notes)
         for file, (split, _, path) in enumerate(self._archives):
-            rows: list[tuple[Any, ...]] = []
-            keys = Keys(path.name)
-            entries = tally.entries(walk(path, compressions[file], self.fields.suffixes))
-            for sample in samples_of(entries, path.name):
-                keys.add(sample.key)
-                row = self._sample_row(sample, path.name, tally)
-                rows += [row] if row else []
-                if len(rows) == ROWS_PER_GROUP:
-                    yield split, _as_rows(rows, file, compressions[file])
-                    rows = []
-            keys.close()
-            yield split, _as_rows(rows, file, compressions[file])
-        tally.finish(self.fields)
-
-    def _sample_row(
-        self, sample: KeyedSample, archive: str, tally: LeftOut
-    ) -> tuple[Any, ...] | None:
-        """Return origin, offset, size, label, status and detail; None where there is no image."""
-        image = image_of(sample, self.fields, archive)
-        if image is None:
-            tally.without_image(sample)
-            return None
-        tally.others.update(name for name in sample.images if sample.images[name] is not image)
-        if image.name:
-            label, wrong = label_of(sample, self.fields, archive)
-        else:  # what stands for what is lost
-            label, wrong = None, None
-        problem = image.problem or (Problem(LABEL_UNKNOWN, wrong) if wrong else Problem(OK, ""))
-        origin = f"{archive}:{as_text(image.name)}"
-        return origin, image.offset, image.size, label, problem.status, problem.detail or None
+            key = self._compressions[file]
+            rows = samples.rows(walk(path, key, self._fields.suffixes), path.name)
+            while batch := list(islice(rows, ROWS_PER_GROUP)):
+                columns = {**columns_of(batch), "file": file, "key": key}
+                yield split, make_rows(len(batch), **columns)
+        samples.finish()
 
 
-def tar_reader(
-    paths: Mapping[str | None, Sequence[Path]],
-    split: str = "train",
-    columns: Mapping[str, str] | None = None,
-    *,
-    doubts: bool = True,
-) -> TarReader:
-    """Return a reader of tar archives.
-
-    Parameters
-    ----------
-    paths
-        For each split its archives, or folders of archives; those of None say their split by
-        name, such as `train-0001.tar`, or by folders inside.
-    split
-        The split of archives that do not say any.
-    columns
-        Of samples as webdataset packs them: the fields of `image` and `label`; default: by rule.
-    doubts
-        Whether to refuse what is implausible, see `folder_checks`.
-    """
-    fields = fields_of(columns or {})
-    return TarReader(files_in(paths, SUFFIXES), split, titles_of(paths), fields, doubts)
+# samples of webdataset ---------------------------------------------------------------------------
 
 
-def _member(entry: Entry, group: int, file: int) -> Member:
-    problem = entry.problem or Problem(OK, "")
-    detail = problem.detail or None
-    return Member(group, file, entry.name, entry.offset, entry.size, "", problem.status, detail)
+@dataclass
+class KeyedSample:
+    """The members of one key: its images, and the contents of the others, by field."""
 
-
-def _as_rows(rows: Sequence[tuple[Any, ...]], file: int, compression: bytes) -> Any:
-    names = ("origin", "offset", "size", "label", "status", "detail")
-    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    lists = dict(zip(names, map(list, columns), strict=True))
-    return make_rows(len(rows), file=file, key=compression, **lists)
-
-
-# fetching ----------------------------------------------------------------------------------------
+    key: bytes
+    images: dict[str, Entry] = field(default_factory=dict)
+    labels: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class TarFetcher:
-    """Reads members where they are in the archives, whose folders are `roots`.
+class Fields:
+    """Which fields of samples matter; None: by rule.
 
-    Those of compressed archives are read by going forward.
+    `image` is that of the image, such as `input.png`; `label` that of the label: `cls`, `txt` or
+    another, or `json.KEY`, a key of the `.json` member.
     """
 
-    roots: tuple[Path, ...]
+    image: str | None = None
+    label: str | None = None
 
-    def fetch(
-        self, rows: ListingRows, files: Sequence[Sequence[Any]], limit: int
-    ) -> Iterator[tuple[int, bytes | Problem]]:
-        """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
+    @classmethod
+    def named(cls, columns: Mapping[str, str]) -> Fields:
+        """Return the fields that a job names; `ConfigError` where it names others."""
+        for role in columns:
+            if role not in ("image", "label"):
+                raise ConfigError(
+                    f"columns.{role}: members of tar archives have no {role}, expected image (such "
+                    "as input.png) or label (such as cls, txt or json.KEY)"
+                )
+        names = {role: name.lstrip(".") for role, name in columns.items()}
+        return cls(names.get("image", "").lower() or None, names.get("label") or None)
 
-        Raises
-        ------
-        SourceError
-            Where an archive is gone, or changed since it was listed.
-        """
-        remote: dict[int, list[Wanted]] = {}
-        with listed_files(self.roots, files) as archive, ExitStack() as stack:
-            opened: dict[int, int] = {}
-            for row, (file, offset) in enumerate(zip(rows.file, rows.offset, strict=True)):
-                root, size, compression = files[file][0], rows.size[row], rows.key[row]
-                path, version = archive(file)
-                if compression:
-                    key = str(self.roots[root]), path.name
-                    yield row, _streamed(path, key, compression, version, offset, size)
-                elif is_remote(path):
-                    wanted = Wanted(row, str(cast(Any, path).path), offset, offset + size)
-                    remote.setdefault(root, []).append(wanted)
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of members that are read as labels."""
+        if self.label is None or self.label.partition(".")[0] == "json":
+            return LABEL_SUFFIXES
+        return (*LABEL_SUFFIXES, f".{self.label.rpartition('.')[2]}".lower())
+
+
+def _split(name: bytes) -> tuple[bytes, str]:
+    """Return key and field of a member: the name up to the first dot of its last part, the rest."""
+    folder, slash, base = name.rpartition(b"/")
+    stem, _, rest = base.partition(b".")
+    return folder + slash + stem, as_text(rest).lower()
+
+
+def samples_of(entries: Iterator[Entry], title: str | None = None) -> Iterator[KeyedSample]:
+    """Put together the neighbouring entries of one key; without `title` nothing is refused."""
+    split = ((*_split(entry.name), entry) for entry in entries)
+    for key, members in groupby(split, lambda member: member[0] or member[2]):
+        sample = KeyedSample(b"" if isinstance(key, Entry) else key)
+        for _, name, entry in members:
+            if title and (name in sample.images or name in sample.labels):
+                raise SourceError(
+                    f"{title}: has two members '{as_text(sample.key)}.{name}', expected one; "
+                    f"unpack it, where the last one wins, and {_SORT}"
+                )
+            if entry.content is None:
+                sample.images[name] = entry
+            else:
+                sample.labels[name] = entry.content
+            count = len(sample.images) + len(sample.labels)
+            if title and count > _MOST_MEMBERS:
+                names = list(sample.images) or list(sample.labels)
+                raise _collision(sample, names, "member", title)
+        yield sample
+
+
+def _collision(sample: KeyedSample, names: Sequence[str], what: str, title: str) -> SourceError:
+    """Return the error of a key with several images or labels: of one sample, or of several."""
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    suffixes = Counter(name.rpartition(".")[2] for name in sample.labels)
+    several = what == "member" or max(suffixes.values(), default=0) > 1
+    rename = "rename the members so that no dot but that of the suffix is in their names"
+    choose = f"say which one counts with columns.{what}, such as columns.{what}={names[0]}"
+    return SourceError(
+        f"{title}: the key '{as_text(sample.key)}' has {len(names):,} {what}s ({shown}), expected "
+        "one: a key is the name of a member up to its first dot; "
+        f"{rename if several else choose}"
+    )
+
+
+def _only(names: list[str], sample: KeyedSample, what: str, title: str) -> str | None:
+    """Return the one field without a dot, else the only one; None where there is none."""
+    plain = [name for name in names if "." not in name]
+    candidates = plain or names
+    if len(candidates) > 1:
+        raise _collision(sample, candidates, what, title)
+    return candidates[0] if candidates else None
+
+
+def label_of(sample: KeyedSample, fields: Fields, title: str) -> tuple[str | None, str | None]:
+    """Return the label of a sample, or what is wrong with it.
+
+    Raises `SourceError` where its members contradict each other.
+    """
+    if fields.label is not None:
+        return _named_label(sample, fields.label, title)
+    cls, json_name = _field(sample, "cls", title), _field(sample, "json", title)
+    if cls is None and json_name is None:
+        return None, _NO_LABEL.format(".cls or .json")
+    if cls is None:
+        return _json_label(sample, json_name or "", _JSON_LABELS, title)
+    text = as_text(sample.labels[cls]).strip()
+    if not text:
+        return None, "its .cls member is empty, or far too large"
+    if json_name is not None:
+        other, _ = _json_label(sample, json_name, _JSON_LABELS, title)
+        if other is not None and _differ(text, other):
+            raise _contradiction(sample, f".cls says '{text}', .json '{other}'", title)
+    return text, None
+
+
+def _field(sample: KeyedSample, suffix: str, title: str) -> str | None:
+    names = [name for name in sample.labels if name.rpartition(".")[2] == suffix]
+    return _only(names, sample, "label", title)
+
+
+def _named_label(sample: KeyedSample, label: str, title: str) -> tuple[str | None, str | None]:
+    member, _, key = label.partition(".")
+    if member.lower() == "json" and key:
+        name = _field(sample, "json", title)
+        if name is None:
+            return None, _NO_LABEL.format(".json")
+        return _json_label(sample, name, (key,), title)
+    text = as_text(sample.labels.get(label.lower(), b"")).strip()
+    return (text, None) if text else (None, _NO_LABEL.format(f".{label}"))
+
+
+def _json_label(
+    sample: KeyedSample, name: str, keys: Sequence[str], title: str
+) -> tuple[str | None, str | None]:
+    try:
+        content = json.loads(sample.labels[name])
+    except (ValueError, RecursionError) as error:
+        return None, f"its .json member cannot be read: {error}"
+    content = content if isinstance(content, dict) else {}
+    values = {key: content[key] for key in keys if key in content}
+    if not values:
+        return None, f"its .json member has no text or number under {', '.join(keys)}"
+    given = {key: value for key, value in values.items() if value is not None}
+    first_key, first = next(iter(given.items()), ("", None))
+    try:
+        text = label_text(first, "its .json member")
+    except PixsimError as error:
+        return None, str(error)
+    if text is None:
+        return None, None
+    for key, value in given.items():
+        if _contradict(first, value):
+            both = f".json says {first_key}={first!r} and {key}={value!r}"
+            raise _contradiction(sample, both, title)
+    # JSON may hold halves of characters, which no table can
+    return as_text(text.encode("utf-8", "surrogatepass")), None
+
+
+def _contradiction(sample: KeyedSample, both: str, title: str) -> SourceError:
+    return SourceError(
+        f"{title}: the labels of '{as_text(sample.key)}' contradict each other: {both}; say which "
+        "one counts with columns.label=cls or columns.label=json.KEY"
+    )
+
+
+def _contradict(value: Any, other: Any) -> bool:
+    """Tell whether two values of JSON are different labels; those of several types may go along."""
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (value, other)]
+    return value != other and (all(numbers) or type(value) is type(other))
+
+
+def _differ(text: str, other: str) -> bool:
+    """Tell whether two labels contradict each other: a name may go with any code."""
+    numbers = [int(value) for value in (text, other) if _NUMBER.fullmatch(value)]
+    return text != other and len(numbers) != 1 and len(set(numbers)) != 1
+
+
+def is_labelled(sample: KeyedSample) -> bool:
+    """Tell whether a sample has an image and a label beside it."""
+
+    def is_label(name: str) -> bool:
+        suffix = name.rpartition(".")[2]
+        labels = (_json_label(sample, name, (key,), "")[0] for key in _JSON_LABELS)
+        return suffix == "cls" or (suffix == "json" and any(label is not None for label in labels))
+
+    return bool(sample.images) and any(map(is_label, sample.labels))
+
+
+class Samples:
+    """Lists the samples of archives, and counts what is left out of them."""
+
+    def __init__(self, fields: Fields, notes: Notes) -> None:
+        self._fields, self._notes = fields, notes
+        self._others: Counter[str] = Counter()
+        self._imageless = 0
+        self._first = ""
+
+    def rows(self, members: Iterator[Entry | bytes], archive: str) -> Iterator[Sample]:
+        """Yield the samples of an archive that have an image; there may be very many keys."""
+        with closing(sqlite3.connect("", isolation_level=None)) as keys:
+            keys.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            keys.execute("BEGIN")
+            for sample in samples_of(self._entries(members), archive):
+                try:
+                    if sample.key:
+                        keys.execute("INSERT INTO keys VALUES (?)", (sample.key,))
+                except sqlite3.IntegrityError:
+                    raise SourceError(
+                        f"{archive}: members of the key '{as_text(sample.key)}' are not next to "
+                        f"each other, or come twice; unpack it, and {_SORT}"
+                    ) from None
+                # without a key it stands for what is lost
+                name = self._fields.image if sample.key else None
+                name = name or _only(list(sample.images), sample, "image", archive)
+                image = sample.images.get(name or "")
+                if image is None:
+                    self._leave_out(sample)
                 else:
-                    yield row, _ranged(path, opened, file, stack, offset, size)
-            for root, parts in remote.items():
-                # in the order of the archive, so that neighbours come in one request
-                parts.sort(key=lambda part: (part.path, part.start))
-                yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
+                    yield self._row(sample, image, archive)
 
-    def close(self) -> None:
-        """Close the archives that are read forward."""
-        close_streams({str(root) for root in self.roots})
+    def _entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
+        for member in members:
+            if isinstance(member, Entry):
+                yield member
+            else:
+                self._notes.ignore(member)
 
+    def _row(self, sample: KeyedSample, image: Entry, archive: str) -> Sample:
+        if len(sample.images) > 1:
+            self._others.update(n for n, other in sample.images.items() if other is not image)
+        label, wrong = label_of(sample, self._fields, archive) if image.name else (None, None)
+        row = image.sample(0, f"{archive}:{as_text(image.name)}", label)
+        if wrong and row.status == OK:
+            return row._replace(status=LABEL_UNKNOWN, detail=wrong)
+        return row
 
-def _ranged(
-    path: Path, opened: dict[int, int], file: int, stack: ExitStack, offset: int, size: int
-) -> bytes | Problem:
-    """Read a member of an archive that stays open for the next ones."""
-    try:
-        if file not in opened:
-            if len(opened) >= _MOST_OPEN:
-                stack.close()
-                opened.clear()
-            opened[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, opened[file])
-        return read_range(opened[file], offset, size)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: cannot be read: {error.strerror or error}; put it back, and run the same "
-            "command again"
-        ) from error
+    def _leave_out(self, sample: KeyedSample) -> None:
+        for name in [*sample.labels, *sample.images]:
+            self._notes.ignore(sample.key + b"." + name.encode("utf-8", "surrogateescape"))
+        self._first = self._first or as_text(sample.key)
+        self._imageless += 1
 
-
-def _streamed(
-    path: Path, key: Hashable, compression: bytes, version: Hashable, offset: int, size: int
-) -> bytes:
-    """Read a member of a compressed archive, from the nearest position before it."""
-    try:
-        with borrowed(key, offset, lambda: Unpacked(path, compression), version) as cursor:
-            while cursor.position < offset:
-                skipped = _read(cursor.stream, min(READ_BYTES, offset - cursor.position))
-                cursor.position += len(skipped)
-            data = _read(cursor.stream, size)
-            cursor.position += size
-            return data
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        reason = str(error) or type(error).__name__
-        raise SourceError(
-            f"{shown(path)}: is damaged, or was changed since it was listed ({reason}); fetch it "
-            "again, and run the same command again"
-        ) from None
-
-
-def _read(stream: Any, size: int) -> bytes:
-    """Read `size` bytes exactly."""
-    parts = []
-    left = size
-    while left:
-        data = stream.read(min(left, READ_BYTES))
-        if not data:
-            raise EOFError(f"it ends {left:,} bytes too soon")
-        parts.append(data)
-        left -= len(data)
-    return b"".join(parts)
+    def finish(self) -> None:
+        """Note where labels come from, and what was left out."""
+        label = self._fields.label
+        self._notes.labels_from = ".cls or .json members" if label is None else f"'{label}'"
+        if self._imageless:
+            what = f"sample{'' if self._imageless == 1 else 's'} without an image"
+            self._notes.remarks.append(f"{self._imageless:,} {what}, first '{self._first}'")
+        self._notes.left_out += [f"{count:,} {name}" for name, count in self._others.items()]

@@ -1,4 +1,4 @@
-"""The images in a tar archive, and the labels beside them, listed by walking its headers once.
+"""Tar archives as files: their headers walked once, and their members read where they are.
 
 Nothing is extracted. Where an archive ends without its end mark, or is damaged between members, an
 entry without a name stands for what may be lost. The streams below go forward, buffer little at
@@ -12,20 +12,31 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
-from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import shown
-from pipeline.sources.fetch import failed, listed_version
+from pipeline.core.errors import SourceError
+from pipeline.core.paths import is_remote, shown
+from pipeline.sources.fetch import (
+    Wanted,
+    listed_files,
+    listed_version,
+    read_range,
+    read_remote,
+    reading,
+)
 from pipeline.sources.file_names import is_hidden, is_image, suffix_of
-from pipeline.storage.blobs import open_binary
+from pipeline.sources.open_cache import READ_BYTES, close_streams, read_forward
+from pipeline.sources.sample_index import Sample
+from pipeline.storage.blobs import file_system, open_binary
 
 LABEL_SUFFIXES = (".cls", ".json")
-READ_BYTES = 2**20
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_LABEL = 2**16
 _MOST_TAIL = 2**26
@@ -42,7 +53,7 @@ _OPENERS: Mapping[bytes, tuple[bytes, Callable[[Any], Any]]] = {
 # streams ----------------------------------------------------------------------------------------
 
 
-class Unpacked:
+class _Unpacked:
     """A stream of the content of a compressed file, which it closes too."""
 
     def __init__(self, path: Path, compression: bytes) -> None:
@@ -64,28 +75,19 @@ class Unpacked:
 
 def compression_of(path: Path) -> bytes:
     """Return how a file is compressed, by its first bytes; empty where it is not."""
-    try:
-        with open_binary(path) as file:
-            start = file.read(8)
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
+    with reading(path), open_binary(path) as file:
+        start = file.read(8)
     return next((n for n, (magic, _) in _OPENERS.items() if start.startswith(magic)), b"")
 
 
-class HeaderStream:
+class _HeaderStream:
     """What `tarfile` reads headers from: forward only, and never much at once.
 
-    Attributes
-    ----------
-    broken
-        Why the stream ended, where that is not its end.
+    `broken` says why the stream ended, where that is not its end.
     """
 
     def __init__(self, raw: Any, total: int | None) -> None:
-        self._raw = raw
-        self._total = total
+        self._raw, self._total = raw, total
         self._peeked = b""
         self._position = 0
         self.broken = ""
@@ -131,13 +133,13 @@ class HeaderStream:
 
 
 @contextmanager
-def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
+def _opened_stream(path: Path, compression: bytes) -> Iterator[_HeaderStream]:
     """Open the content of an archive from its begin."""
-    raw = Unpacked(path, compression) if compression else open_binary(path)
+    raw = _Unpacked(path, compression) if compression else open_binary(path)
     try:
         size = -1 if compression else listed_version(path).size
         known = size >= 0 and cast(IO[bytes], raw).seekable()
-        yield HeaderStream(raw, size if known else None)
+        yield _HeaderStream(raw, size if known else None)
     finally:
         raw.close()
 
@@ -146,25 +148,20 @@ def opened_stream(path: Path, compression: bytes) -> Iterator[HeaderStream]:
 
 
 class Entry(NamedTuple):
-    """An image of an archive, or what is a label in webdataset.
+    """An image of an archive, or what is a label in webdataset."""
 
-    Attributes
-    ----------
-    name
-        Parts separated by `/`; empty for what is lost.
-    offset, size
-        Of its content, in the archive unpacked.
-    problem
-        Why it cannot be read.
-    content
-        Of a label.
-    """
-
-    name: bytes
-    offset: int
+    name: bytes  # parts separated by `/`; empty for what is lost
+    offset: int  # of its content, in the archive unpacked
     size: int
-    problem: Problem | None = None
-    content: bytes | None = None
+    problem: Problem | None = None  # why it cannot be read
+    content: bytes | None = None  # of a label
+
+    def sample(self, file: int, origin: str = "", label: str | None = None) -> Sample:
+        """Return the image as a row of a listing."""
+        if self.problem is None:
+            return Sample(origin, file, b"", self.offset, self.size, label)
+        status, detail = self.problem.status, self.problem.detail
+        return Sample(origin, file, b"", self.offset, self.size, label, status, detail)
 
 
 class _Archive(tarfile.TarFile):
@@ -179,26 +176,16 @@ def walk(
 ) -> Generator[Entry | bytes, None, None]:
     """Yield the images and labels of an archive in its order, and the names of other files.
 
-    What is hidden is left out.
-
-    Raises
-    ------
-    SourceError
-        Where it is no tar archive, or cannot be read.
+    What is hidden is left out. `SourceError`: it is no tar archive, or cannot be read.
     """
-    try:
-        with opened_stream(path, compression) as stream:
-            complete = yield from _walk(stream, path, labels)
-            if compression and complete:
-                yield from _tail(stream)
-    except PixsimError:
-        raise
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
+    with reading(path), _opened_stream(path, compression) as stream:
+        complete = yield from _walk(stream, path, labels)
+        if compression and complete:
+            yield from _tail(stream)
 
 
 def _walk(
-    stream: HeaderStream, path: Path, labels: Sequence[str]
+    stream: _HeaderStream, path: Path, labels: Sequence[str]
 ) -> Generator[Entry | bytes, None, bool]:
     """Walk to the end mark, and tell whether there is one."""
     archive = _Archive(fileobj=cast(IO[bytes], stream), errors="surrogateescape")
@@ -231,7 +218,7 @@ def _walk(
             yield entry
 
 
-def _tail(stream: HeaderStream) -> Iterator[Entry]:
+def _tail(stream: _HeaderStream) -> Iterator[Entry]:
     """Read to the end, where gzip's checksum is compared; a bomb is left alone."""
     start = stream.tell()
     while stream.tell() - start < _MOST_TAIL and stream.read(READ_BYTES):
@@ -240,7 +227,7 @@ def _tail(stream: HeaderStream) -> Iterator[Entry]:
         yield _lost(stream, stream.tell(), "")
 
 
-def _lost(stream: HeaderStream, position: int, reason: str) -> Entry:
+def _lost(stream: _HeaderStream, position: int, reason: str) -> Entry:
     """Return what stands for the rest of an archive that ends too soon, or is damaged."""
     ended = stream.broken or len(stream.peek(1)) == 0
     detail = (
@@ -250,7 +237,7 @@ def _lost(stream: HeaderStream, position: int, reason: str) -> Entry:
     return Entry(b"", position, 0, Problem(TRUNCATED if ended else UNREADABLE, detail))
 
 
-def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:
+def _cut(entry: Entry | None, stream: _HeaderStream) -> Entry:
     if entry is None or entry.content is not None:
         return _lost(stream, stream.tell(), "a member is cut off")
     detail = f"the archive is truncated within it ({stream.broken or 'it ends'}); fetch it again"
@@ -258,7 +245,7 @@ def _cut(entry: Entry | None, stream: HeaderStream) -> Entry:
 
 
 def _entry(
-    member: tarfile.TarInfo, stream: HeaderStream, labels: Sequence[str]
+    member: tarfile.TarInfo, stream: _HeaderStream, labels: Sequence[str]
 ) -> Entry | bytes | None:
     """Return a member that is an image or a label; else its name, None where it is hidden."""
     name = member.name.encode("utf-8", "surrogateescape").replace(b"\0", b"?")
@@ -284,3 +271,79 @@ def _refused(member: tarfile.TarInfo, name: bytes, parts: Sequence[bytes]) -> st
     if not member.isreg() or member.issparse():
         return "is a device or a sparse file, expected a plain file"
     return None
+
+
+# fetching ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TarFetcher:
+    """Reads members where they are in the archives, whose folders are `roots`.
+
+    Those of compressed archives are read by going forward.
+    """
+
+    roots: tuple[Path, ...]
+
+    def fetch(
+        self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
+    ) -> Iterator[tuple[int, bytes | Problem]]:
+        """Yield for each row its index in `rows`, and its bytes or what is wrong with them.
+
+        Raises
+        ------
+        SourceError
+            Where an archive is gone, or changed since it was listed.
+        """
+        remote: dict[int, list[Wanted]] = {}
+        with listed_files(self.roots, files) as archive:
+            for (file, compression), group in groupby(
+                enumerate(rows), key=lambda item: (item[1].file, item[1].key)
+            ):
+                root = files[file][0]
+                path, version = archive(file)
+                ranges = ((row, sample.offset, sample.size) for row, sample in group)
+                if compression:
+                    opened = partial(_Unpacked, path, compression)
+                    key = str(self.roots[root]), path.name
+                    for row, offset, size in ranges:
+                        with reading(path, _damaged):
+                            data = read_forward(key, (offset, offset + size), opened, version)
+                        yield row, data
+                elif is_remote(path):
+                    name = str(cast(Any, path).path)
+                    wanted = (Wanted(row, name, start, start + size) for row, start, size in ranges)
+                    remote.setdefault(root, []).extend(wanted)
+                else:
+                    yield from _read_ranges(path, ranges)
+            for root, parts in remote.items():
+                # in the order of the archive, so that neighbours come in one request
+                parts.sort(key=lambda part: (part.path, part.start))
+                yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
+
+    def close(self) -> None:
+        """Close the archives that are read forward."""
+        close_streams({str(root) for root in self.roots})
+
+
+def _read_ranges(
+    path: Path, ranges: Iterable[tuple[int, int, int]]
+) -> Iterator[tuple[int, bytes | Problem]]:
+    """Read members of a local archive, each a row, an offset and a size."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for row, offset, size in ranges:
+                yield row, read_range(file.fileno(), offset, size)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read: {error.strerror or error}; put it back, and run the same "
+            "command again"
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> SourceError:
+    reason = str(error) or type(error).__name__
+    return SourceError(
+        f"{shown(path)}: is damaged, or was changed since it was listed ({reason}); fetch it "
+        "again, and run the same command again"
+    )

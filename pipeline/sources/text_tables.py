@@ -2,7 +2,7 @@
 
 All of it is decided from the beginning of the file, so that one pass in blocks reads it: plain or
 gzip, UTF-8, UTF-16 with a mark or an encoding that is given, any line ends, comments above the
-header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Values of delimited
+header, delimited by `, ; | tab` or blanks; or objects of JSON, one a line. Paths in delimited
 tables stay bytes, since names of files may be no UTF-8.
 """
 
@@ -14,6 +14,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,13 +27,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from pipeline.core.errors import ConfigError, PixsimError, SourceError, one_line
+from pipeline.core.errors import ConfigError, SourceError, one_line
 from pipeline.core.paths import shown
-from pipeline.sources.fetch import failed
+from pipeline.sources.fetch import failed, reading
+from pipeline.sources.sample_index import ROWS_PER_GROUP
+from pipeline.sources.table_columns import (
+    SAMPLED_ROWS,
+    Batch,
+    Columns,
+    Roles,
+    Table,
+    TableHead,
+    field_text,
+    is_header,
+    names_images,
+    names_without_header,
+    texts_of,
+)
 from pipeline.storage.blobs import open_binary
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
-SAMPLED_ROWS = 50
 _SHOWN = 100
 _JSON_LINES = (".jsonl", ".ndjson")
 _HEAD_BYTES = 2**20
@@ -47,8 +61,88 @@ _MARKS = (
 )  # fmt: skip
 
 
+def text_table(
+    path: Path, encoding: str | None, wanted: Columns, is_file: Callable[[bytes], bool]
+) -> Table:
+    """Read the beginning of a table of text.
+
+    `encoding` is that of its text; None: what its mark says, else UTF-8. `wanted` are the columns
+    that were named for a role; `is_file` tells whether a field names an image file.
+    """
+    if path.name.lower().removesuffix(".gz").endswith(_JSON_LINES):
+        return _json_table(path, encoding)
+    return _delimited_table(path, encoding, wanted, is_file)
+
+
+def _batches(tables: Iterable[Any]) -> Iterator[Batch]:
+    """Yield batches of at most as many rows as a row group of a listing has."""
+    first = 0
+    for table in tables:
+        for start in range(0, table.num_rows, ROWS_PER_GROUP):
+            part = table.slice(start, ROWS_PER_GROUP)
+            yield Batch(part, first)
+            first += part.num_rows
+
+
+# lines of JSON -----------------------------------------------------------------------------------
+
+
+def _json_table(path: Path, encoding: str | None) -> Table:
+    def batches(roles: Roles) -> Iterator[Batch]:
+        return _batches(
+            pa.RecordBatch.from_pydict(
+                {name: _json_column([row.get(name) for row in objects]) for name in roles.read}
+            )
+            for objects in _json_batches(path, ROWS_PER_GROUP, encoding)
+        )
+
+    first = next(_json_batches(path, SAMPLED_ROWS, encoding), [])
+    names = list(dict.fromkeys(name for row in first for name in row))
+    if not names:
+        raise SourceError(f"{shown(path)}: is empty, expected an object of JSON on each line")
+    return Table(TableHead(shown(path), names, lambda: texts_of(names, first)), batches)
+
+
+def _json_column(values: list[Any]) -> Any:
+    try:
+        return pa.array(values)
+    except pa.ArrowException:  # values of several types
+        return pa.array([None if value is None else field_text(value) for value in values])
+
+
+def _json_batches(path: Path, count: int, encoding: str | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects of lines of JSON, `count` at a time."""
+    with _opened(path) as file:
+        objects = _objects(_decoded(file, path, encoding), shown(path))
+        while batch := list(itertools.islice(objects, count)):
+            yield batch
+
+
+def _objects(lines: io.BufferedReader, title: str) -> Iterator[dict[str, Any]]:
+    for number in itertools.count(1):
+        line = lines.readline(_BLOCK_BYTES)
+        if not line:
+            return
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            kind = "object of JSON"
+        except (ValueError, RecursionError) as error:
+            value, kind = None, f"JSON ({one_line(error)})"
+        if not isinstance(value, dict):
+            raise SourceError(
+                f"{title}: line {number} is no {kind}; write one object on each line, such as "
+                '{"file_name": "1.png", "label": "cat"}'
+            )
+        yield value
+
+
+# delimited text ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class TextTable:
+class _Text:
     """A delimited table, of which the beginning was read.
 
     `rows` are the fields of the first lines; the first may be the names of the columns. Bytes that
@@ -62,23 +156,21 @@ class TextTable:
     delimiter: str
     encoding: str | None
 
-    def batches(
-        self, columns: Sequence[int], header: bool, texts: Sequence[int] = ()
-    ) -> Iterator[Any]:
-        """Yield columns in batches as bytes, named by their numbers; empty fields are null.
+    def batches(self, names: Sequence[str], wanted: Sequence[str], header: bool) -> Iterator[Any]:
+        """Yield the columns that are wanted in batches; empty fields are null.
 
-        `columns` are their numbers, each once; `texts` those that are texts without outer blanks,
-        and not bytes; `header` tells whether the first line holds names.
+        The first, of paths, stays bytes, the others are texts. `header` tells whether the first
+        line holds names.
         """
         if len(self.rows) <= header:
             return
-        wanted = [str(number) for number in columns]
-        blanks = self.delimiter == " "
+        numbers = [str(names.index(name)) for name in wanted]
+        blanks, title = self.delimiter == " ", shown(self.path)
         with _opened(self.path) as file:
             stream = _decoded(file, self.path, self.encoding)
             stream.read(self.starts[header])
             for batch in pa_csv.open_csv(
-                _stream(_tabbed(stream, shown(self.path))) if blanks else stream,
+                _stream(_tabbed(stream, title)) if blanks else stream,
                 read_options=pa_csv.ReadOptions(
                     column_names=[str(number) for number in range(len(self.rows[0]))],
                     block_size=_BLOCK_BYTES,
@@ -91,21 +183,39 @@ class TextTable:
                     invalid_row_handler=_skip_comments,
                 ),
                 convert_options=pa_csv.ConvertOptions(
-                    include_columns=wanted,
-                    column_types={name: pa.binary() for name in wanted},
+                    include_columns=numbers,
+                    column_types={number: pa.binary() for number in numbers},
                     null_values=[""],
                     strings_can_be_null=True,
                 ),
             ):
-                for at in map(wanted.index, map(str, texts)):
-                    column = as_text(batch.column(at), shown(self.path))
-                    batch = batch.set_column(at, wanted[at], column)
-                yield batch
+                paths, *others = batch.columns
+                texts = [_trimmed(column, title) for column in others]
+                yield pa.RecordBatch.from_arrays([paths, *texts], names=list(wanted))
 
 
-def open_text(
+def _delimited_table(
+    path: Path, encoding: str | None, wanted: Columns, is_file: Callable[[bytes], bool]
+) -> Table:
+    text = _open_text(path, encoding, lambda names: is_header(names, wanted))
+    title, names = shown(path), [name.strip() for name in text.rows[0]]
+    # a single number may as well be a label as the name of a file
+    may_be_data = not names_images(names, wanted) and (len(names) > 1 or not names[0].isdigit())
+    header = is_header(names, wanted) and not (may_be_data and is_file(os.fsencode(names[0])))
+    if not header:
+        names = names_without_header(names, title)
+    elif re.search("[\udc80-\udcff]", "".join(names)):  # as what is no UTF-8 is escaped
+        raise _not_utf8(title, [os.fsencode(name) for name in names])
+    cure = ", or write names of columns as the first line if it has none" * header
+    taken = ", ".join(f"'{name}'" for name in names)
+    remarks = [] if header else [f"{title}: has no header; taken as {taken}"]
+    head = TableHead(title, names, lambda: text.rows[header:][:SAMPLED_ROWS], cure)
+    return Table(head, lambda r: _batches(text.batches(names, r.read, header)), remarks)
+
+
+def _open_text(
     path: Path, encoding: str | None, is_header: Callable[[Sequence[str]], bool]
-) -> TextTable:
+) -> _Text:
     """Read the beginning of a delimited table, plain or gzip.
 
     `encoding` is that of its text; None: what its mark says, else UTF-8. `is_header` tells whether
@@ -140,7 +250,7 @@ def open_text(
             lines.insert(0, (start, text.lstrip(b"# ")))
     lines = lines[: SAMPLED_ROWS + 1]
     rows = tuple(_fields(line, delimiter) for _, line in lines)
-    return TextTable(path, rows, tuple(start for start, _ in lines), delimiter, encoding)
+    return _Text(path, rows, tuple(start for start, _ in lines), delimiter, encoding)
 
 
 def _fields(line: bytes, delimiter: str) -> tuple[str, ...]:
@@ -163,7 +273,7 @@ def _delimiter(lines: Sequence[bytes]) -> str:
     return " " if len(counts) == 1 and counts != {1} else ","
 
 
-def as_text(column: Any, title: str) -> Any:
+def _trimmed(column: Any, title: str) -> Any:
     """Return bytes as text without outer blanks; nothing is null.
 
     What is no UTF-8, or goes over a line, as where a quote was never closed, is a `SourceError`.
@@ -171,7 +281,7 @@ def as_text(column: Any, title: str) -> Any:
     try:
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
     except pa.ArrowInvalid:
-        raise not_utf8(title, column.to_pylist()) from None
+        raise _not_utf8(title, column.to_pylist()) from None
     lines = pc.match_substring(texts, "\n")
     if pc.any(lines).as_py():
         text = texts.filter(lines)[0].as_py()
@@ -179,7 +289,7 @@ def as_text(column: Any, title: str) -> Any:
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
-def not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
+def _not_utf8(title: str, values: Iterable[bytes | None]) -> SourceError:
     """Return the error of a table in an unnamed encoding, with how the first such value reads."""
     odd = (value for value in values if value and value.decode(errors="ignore").encode() != value)
     value = next(odd, b"")[:_SHOWN]
@@ -193,71 +303,30 @@ def _skip_comments(row: Any) -> str:
     return "skip" if not row.text.strip() or row.text.startswith("#") else "error"
 
 
-# lines of JSON -----------------------------------------------------------------------------------
-
-
-def is_json_lines(path: Path) -> bool:
-    """Tell by its name whether a file holds an object of JSON on each line."""
-    return path.name.lower().removesuffix(".gz").endswith(_JSON_LINES)
-
-
-def json_batches(
-    path: Path, count: int, encoding: str | None = None
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of lines of JSON, `count` at a time."""
-    with _opened(path) as file:
-        objects = _objects(_decoded(file, path, encoding), shown(path))
-        while batch := list(itertools.islice(objects, count)):
-            yield batch
-
-
-def _objects(lines: io.BufferedReader, title: str) -> Iterator[dict[str, Any]]:
-    for number in itertools.count(1):
-        line = lines.readline(_BLOCK_BYTES)
-        if not line:
-            return
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            kind = "object of JSON"
-        except (ValueError, RecursionError) as error:
-            value, kind = None, f"JSON ({one_line(error)})"
-        if not isinstance(value, dict):
-            raise SourceError(
-                f"{title}: line {number} is no {kind}; write one object on each line, such as "
-                '{"file_name": "1.png", "label": "cat"}'
-            )
-        yield value
-
-
 # bytes -------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a file, unpacked where it is gzip; what goes wrong while it is read is of it."""
-    title = shown(path)
-    try:
-        with open_binary(path) as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-            with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
-                yield plain
-    except PixsimError:
-        raise
-    except pa.ArrowInvalid as error:
-        what = f"is no proper CSV table ({one_line(error)})"
-        raise SourceError(f"{title}: {what}; correct it") from None
-    except UnicodeError as error:
-        raise SourceError(
-            f"{title}: is no text in its encoding ({error}); save it as UTF-8, or say which it "
-            "has, such as encoding: latin-1"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f"cannot be unpacked ({one_line(error)})"
-        raise SourceError(f"{title}: {what}; fetch it again") from None
-    except Exception as error:  # each file system has its own kinds
-        raise failed(path, error) from None
+    """Open a file, unpacked where it is gzip."""
+    with reading(path, _error), open_binary(path) as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
+            yield plain
+
+
+def _error(path: Path, error: Exception) -> SourceError:
+    what = ""
+    if isinstance(error, pa.ArrowInvalid):
+        what = f"is no proper CSV table ({one_line(error)}); correct it"
+    elif isinstance(error, UnicodeError):
+        what = (
+            f"is no text in its encoding ({error}); save it as UTF-8, or say which it has, such as "
+            "encoding: latin-1"
+        )
+    elif isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        what = f"cannot be unpacked ({one_line(error)}); fetch it again"
+    return SourceError(f"{shown(path)}: {what}") if what else failed(path, error)
 
 
 def _decoded(file: Any, path: Path, encoding: str | None) -> io.BufferedReader:

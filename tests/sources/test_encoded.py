@@ -24,8 +24,8 @@ from pipeline.images.conversion import Conversion
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import FolderReader
 from pipeline.sources.lists import ListReader
-from pipeline.sources.parquet import parquet_reader
-from pipeline.sources.tar import tar_reader
+from pipeline.sources.parquet import ParquetReader
+from pipeline.sources.tar import TarReader
 
 __all__ = ["remote"]
 
@@ -38,12 +38,12 @@ def as_folder(root, files):
 
 def as_tar(root, files):
     members = [(f"./set/{path}", data) for path, (_, data) in files.items()]
-    return tar_reader({None: [write_tar(root / "set.tar", members)]})
+    return TarReader({None: [write_tar(root / "set.tar", members)]})
 
 
 def as_tgz(root, files):
     members = [(f"set/{path}", data) for path, (_, data) in files.items()]
-    return tar_reader({None: [write_tar(root / "set.tgz", members, "w:gz")]})
+    return TarReader({None: [write_tar(root / "set.tgz", members, "w:gz")]})
 
 
 def as_webdataset(root, files):
@@ -52,7 +52,7 @@ def as_webdataset(root, files):
         split, name, _ = path.split("/")
         shard = shards.setdefault(f"{split}-{number // 50:04}.tar", [])
         shard += [(f"{number:06}.cls", name.encode()), (f"{number:06}.png", data)]
-    return tar_reader({None: [write_tar(root / name, shards[name]) for name in shards]})
+    return TarReader({None: [write_tar(root / name, shards[name]) for name in shards]})
 
 
 def as_parquet(root, files):
@@ -71,7 +71,7 @@ def as_parquet(root, files):
         stream = io.BytesIO()
         pq.write_table(table, stream, row_group_size=7, write_page_checksum=True)
         places[-1].write_bytes(stream.getvalue())
-    return parquet_reader({None: places})
+    return ParquetReader({None: places})
 
 
 def as_csv(root, files):

@@ -14,7 +14,7 @@ from image_files_for_tests import png
 
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
-from pipeline.sources.list_paths import Repeats
+from pipeline.sources.lists import Repeats
 from pipeline.sources.registry import find_kind, open_source, release
 
 COUNT = 4
@@ -348,6 +348,7 @@ IMAGES = [grey(n) for n in range(COUNT)]
          ("pug", "boxer")),
         ({"img": IMAGES, "Class ID": [5, 9, 5, 9]}, None, {}, ("5", "9")),
         ({"image": IMAGES, "label": [[1, 0], [0, 1], [1, 0], [0, 1]]}, None, {}, ("0", "1")),
+        ({"image": IMAGES, "a": [1, 0, 1, 0], "b": [0, 1, 0, 1]}, None, {}, ("a", "b")),
         ({"image": IMAGES}, None, {}, ()),
     ],
 )  # fmt: skip

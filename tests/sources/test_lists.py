@@ -27,7 +27,7 @@ def grey(value):
 
 
 def opened(tmp_path, path, columns=None, root=None, **options):
-    reader = ListReader({None: [path]}, columns or {}, root, **options)
+    reader = ListReader({None: [path]}, columns or {}, root=root, **options)
     return open_encoded(reader, tmp_path / "listing")
 
 

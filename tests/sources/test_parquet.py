@@ -14,7 +14,7 @@ from pipeline.core.blocks import TOO_LARGE, UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, SourceError
 from pipeline.sources import parquet
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.parquet import holds_images, parquet_reader
+from pipeline.sources.parquet import ParquetReader, holds_images
 
 __all__ = ["remote"]
 COUNT = 40
@@ -36,7 +36,7 @@ def write(path, columns, names=None, label="label", **options):
 
 
 def opened(tmp_path, *paths, columns=None, places=None, **options):
-    reader = parquet_reader(places or {None: list(paths)}, columns)
+    reader = ParquetReader(places or {None: list(paths)}, columns or {})
     return open_encoded(reader, tmp_path / "listing", **options)
 
 
@@ -125,6 +125,25 @@ def test_without_a_label_column_all_is_unlabelled(tmp_path):
     source = opened(tmp_path, write(tmp_path / "a.parquet", {"image": DATA}))
     assert source.class_names == ()
     assert set(source.read("train", 0, COUNT).labels.tolist()) == {-1}
+
+
+def test_a_file_without_the_column_of_labels_of_the_others_is_unlabelled(tmp_path):
+    train = write(tmp_path / "train.parquet", {"image": DATA[:2], "breed": ["pug", "boxer"]})
+    test = write(tmp_path / "test.parquet", {"image": DATA[:2]})
+    source = opened(tmp_path, train, test, columns={"label": "breed"})
+    assert [source.read(split, 0, 2).labels.tolist() for split in ("train", "test")] == [
+        [1, 0], [-1, -1],
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"test\.parquet: has no column 'breed' for the label"):
+        opened(tmp_path, test, columns={"label": "breed"})
+
+
+def test_columns_of_labels_that_agree_are_reported(tmp_path):
+    columns = {"image": DATA[:2], "label": [0, 1], "class_name": ["pug", "boxer"]}
+    source = opened(tmp_path, write(tmp_path / "a.parquet", columns))
+    assert "labels are taken from column 'label', with which class_name must agree" in str(
+        source.remarks
+    )
 
 
 def test_a_row_group_is_decoded_once_when_read_in_order(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def test_braces_name_places_in_order_whether_they_exist_or_not():
      "{" + "9" * 5000 + "..1}", "\0000\0{0..1000000}"],
 )  # fmt: skip
 def test_braces_that_name_too_many_places_are_refused_before_any_is_made(pattern):
-    with pytest.raises(ConfigError, match="names more than 1,000,000 places; give a folder"):
+    with pytest.raises(ConfigError, match="names more than 1,000,000 paths; give a folder"):
         expand(pattern)
 
 

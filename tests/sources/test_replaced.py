@@ -201,7 +201,7 @@ def test_a_listing_that_was_replaced_is_read_anew(root, tmp_path):
             atomic.copy_file(here / name, root / name)
 
     write(["old"])
-    assert sample_index.read_rows(root, "train", 0, 1).origin == ["old"]
+    assert sample_index.read_rows(root, "train", 0, 1)[0].origin == "old"
     write(["new"])
-    assert sample_index.read_rows(root, "train", 0, 1).origin == ["new"]
+    assert sample_index.read_rows(root, "train", 0, 1)[0].origin == "new"
     sample_index.close(root)

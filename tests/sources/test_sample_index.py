@@ -45,9 +45,9 @@ def test_a_listing_does_not_depend_on_how_its_rows_come(tmp_path):
 def test_any_rows_of_a_listing_come_back(tmp_path, at):
     write_listing(tmp_path, [7000])
     rows = sample_index.read_rows(tmp_path, "train", *at)
-    assert rows.offset == list(range(*at))
-    assert rows.origin == [f"o{n}" for n in range(*at)]
-    assert rows.label == [str(n % 3) if n % 5 else None for n in range(*at)]
+    assert [row.offset for row in rows] == list(range(*at))
+    assert [row.origin for row in rows] == [f"o{n}" for n in range(*at)]
+    assert [row.label for row in rows] == [str(n % 3) if n % 5 else None for n in range(*at)]
     assert pq.ParquetFile(tmp_path / "0.parquet").metadata.row_group(0).num_rows == 8192
 
 

@@ -29,14 +29,14 @@ from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import locate
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.tar import tar_reader
+from pipeline.sources.tar import TarReader
 
 __all__ = ["remote"]
 GOOD = png(np.zeros((6, 4), np.uint8))
 
 
 def opened(tmp_path, *paths, places=None, **options):
-    reader = tar_reader(places or {None: list(paths)})
+    reader = TarReader(places or {None: list(paths)})
     return open_encoded(reader, tmp_path / "listing", **options)
 
 
