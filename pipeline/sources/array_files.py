@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
-from pipeline.core.errors import ChecksumError, InputError, RemoteError, SourceError, one_line
+from pipeline.core.errors import ChecksumError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.fetch import reading
 from pipeline.sources.open_cache import (
     READ_BYTES,
     borrowed,
@@ -51,22 +52,17 @@ _GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 Array = npt.NDArray[Any]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn every failure to read a file into a `SourceError` that names it."""
-    try:
-        yield
-    except (InputError, RemoteError):
-        raise
-    except _GZIP_ERRORS as error:
-        raise SourceError(
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    """Return the error of a file that cannot be read: zipfile, zlib and NumPy raise many kinds."""
+    if isinstance(error, _GZIP_ERRORS):
+        return SourceError(
             f"{shown(path)}: is truncated or damaged ({one_line(error)}); fetch it again"
-        ) from None
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
-        raise SourceError(
-            f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}"
-        ) from None
+        )
+    kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
+    return SourceError(f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}")
+
+
+_reading = partial(reading, error_of=_unreadable)
 
 
 def _is_gzip(path: Path) -> bool:
