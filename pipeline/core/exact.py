@@ -49,6 +49,8 @@ FLOAT64_LIMIT = 2**53
 INT64_LIMIT = 2**63
 SQUARE_LIMIT = 2**110
 MAX_DIGITS = 4
+NOWHERE = 2**62
+"""The distance, and the index, of a neighbour that there is not: more than any other."""
 
 ArithmeticName = Literal["digits", "float64", "int64"]
 Int64Array = npt.NDArray[np.int64]
