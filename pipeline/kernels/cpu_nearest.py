@@ -1,11 +1,12 @@
 """The nearest references of each query on a CPU, exact: a coarse sketch, a fine one, the distance.
 
-Queries are compared with a tile of references at a time, small enough to stay in the cache. A sweep
-over the coarse sketches of the tile leaves one bit for each pair that its bound does not exclude; of
-these the fine sketches are compared, and then the images. The first tiles are small: each tightens
-the bound for the next. References lie in random order, so that this holds as well for images that
-are sorted by class. Where all pairs within a radius are asked for, they lie in the order of a
-k-d tree, and whole tiles are left out by the smallest and largest values of their sketches.
+Queries are compared with a tile of references at a time, small enough to stay in the cache. A
+sweep over the coarse sketches of the tile leaves one bit for each pair that its bound does not
+exclude; of these the fine sketches are compared, and then the images. The first tiles are small:
+each tightens the bound for the next. References lie in random order, so that this holds as well
+for images that are sorted by class. Where all pairs within a radius are asked for, they lie in
+the order of a k-d tree, and whole tiles are left out by the smallest and largest values of their
+sketches.
 
 Whether the bounds pay is measured as the search runs: where a tile left more than is won by
 them, as on noise, the next ones are compared without. 10,000 images among 60,000, ten neighbours,
@@ -21,20 +22,26 @@ nanoseconds a pair, one thread (Zen 4):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.core.exact import NOWHERE, Int64Array
+from pipeline.core.exact import Int64Array
 from pipeline.core.threads import in_ranges
 from pipeline.kernels import search_vectors as simd
-from pipeline.kernels.sketches import COARSE, FINE, Bytes, Level, Sketcher, make_sketcher, order_tiles
+from pipeline.kernels.search_data import (
+    BOXED,
+    References,
+    Searched,
+    SearchPlan,
+    Sketched,
+    sketch_queries,
+)
+from pipeline.kernels.sketches import COARSE, FINE, Bytes, order_tiles
 
 _TILES = np.array([64, 256, 1024, 2048])
-_BOXED = 512  # references of a tile where whole tiles are left out
 # Steps of 64 bytes after which a distance that is too large already is left.
 _CHUNK = 32
 # What the stages cost, in such steps: a pair of a sweep, a fine sketch, an image beyond its steps.
@@ -43,67 +50,6 @@ _SWEPT, _COMPARED, _MEASURED = 1, 16, 8
 _WITHOUT = 15
 _FAR = 1e9  # a sketch differs by less
 _PAIRS = 2**16
-
-
-class _Images(NamedTuple):
-    """Images and their sketches; rows padded to whole vectors, at aligned addresses."""
-
-    images: npt.NDArray[Any]
-    coarse: Level
-    fine: Level
-
-
-class _Plan(NamedTuple):
-    """What the loops need to know of sketches and images.
-
-    Attributes
-    ----------
-    squared
-        Whether the metric is l2.
-    swept, compared, measured
-        Steps of a sweep, of a fine sketch and of an image.
-    coarse_unit, fine_unit
-        The distance that one step of a byte means.
-    """
-
-    squared: bool
-    swept: int
-    compared: int
-    measured: int
-    coarse_unit: float
-    fine_unit: float
-
-
-class _Prepared(NamedTuple):
-    """References as the loops read them.
-
-    Attributes
-    ----------
-    images
-        In the order in which they are searched; the norms of their coarse sketches are padded to
-        whole groups.
-    interleaved
-        [group, bytes]; their coarse sketches as the sweeps read them.
-    index
-        [reference]; the index of each.
-    low, high
-        [tile, COARSE]; the smallest and largest values of the sketches of a tile. No tiles: none is left out.
-    """
-
-    images: _Images
-    interleaved: Bytes
-    index: Int64Array
-    low: Bytes
-    high: Bytes
-
-
-@dataclass(frozen=True)
-class References:
-    """Images that are searched, ready for many blocks of queries; see `backends.PrepareSearch`."""
-
-    sketcher: Sketcher
-    prepared: _Prepared
-    plan: _Plan
 
 
 class _Lists(NamedTuple):
@@ -123,74 +69,6 @@ class _Lists(NamedTuple):
     neighbours: Int64Array
     pairs: Int64Array
     found: Int64Array
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """Make an array of zeros whose rows of whole vectors begin at multiples of 64 bytes."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.zeros(size + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    return room[start : start + size].view(dtype).reshape(shape)
-
-
-def _padded(images: npt.NDArray[Any], order: Int64Array) -> npt.NDArray[Any]:
-    """Copy images into rows of whole vectors, in an order."""
-    per_step = 64 // images.itemsize
-    rows = _aligned((len(images), -(-images.shape[1] // per_step) * per_step), images.dtype)
-    for start in range(0, len(images), _BOXED):
-        part = order[start : start + _BOXED]
-        rows[start : start + len(part), : images.shape[1]] = images[part]
-    return rows
-
-
-def _interleave(values: Bytes, cells: int, squared: bool) -> tuple[Bytes, int]:
-    """Lay out coarse sketches as the sweeps read them; return that, and the steps of a sketch."""
-    size = simd.L2_STEP if squared else simd.L1_STEP
-    steps, lanes, groups = -(-cells // size), 64 // size, -(-len(values) // simd.GROUP)
-    rows = np.zeros((groups * simd.GROUP, steps * size), np.uint8)
-    rows[: len(values)] = values[:, : steps * size]
-    if squared:
-        rows ^= 0x80  # signed, less 128
-    parts = rows.reshape(groups, simd.GROUP // lanes, lanes, steps, size).transpose(0, 3, 1, 2, 4)
-    result = _aligned((groups, simd.GROUP * steps * size), np.uint8)
-    result.reshape(parts.shape)[:] = parts
-    return result, steps
-
-
-def _boxes(values: Bytes) -> tuple[Bytes, Bytes]:
-    """Return the smallest and largest values of each tile."""
-    starts = np.arange(0, len(values), _BOXED)
-    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-
-
-def prepare_search(
-    images: npt.NDArray[Any],
-    shape: tuple[int, ...],
-    metric: str,
-    first: int = 0,
-    *,
-    pairs: bool = False,
-    threads: int = 1,
-) -> References:
-    """Bring references into the form that the loops read; see `backends.PrepareSearch`."""
-    sketcher = make_sketcher(images, shape, metric)
-    if pairs:
-        order = order_tiles(sketcher.sketch(images, threads)[0].values, _BOXED)
-    else:
-        order = np.random.default_rng(0).permutation(len(images))
-    rows = _padded(images, order)
-    coarse, fine = sketcher.sketch(rows, threads)
-    interleaved, steps = _interleave(coarse.values, sketcher.cells, sketcher.squared)
-    norms = np.zeros(len(interleaved) * simd.GROUP, np.int32)
-    norms[: len(images)] = coarse.norms
-    plan = _Plan(
-        sketcher.squared, steps, -(-len(sketcher.blocks.sizes) // 64),
-        rows.shape[1] * rows.itemsize // 64, sketcher.coarse.unit, sketcher.fine.unit,
-    )  # fmt: skip
-    nothing = np.zeros((0, COARSE), np.uint8)
-    boxes = _boxes(coarse.values) if pairs and len(images) else (nothing, nothing)
-    held = _Images(rows, coarse._replace(norms=norms), fine)
-    return References(sketcher, _Prepared(held, interleaved, first + order, *boxes), plan)
 
 
 @njit(nogil=True, cache=True)
@@ -224,7 +102,7 @@ def _offer(lists: _Lists, query: int, index: int, distance: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _distance(plan: _Plan, a: Any, i: int, b: Any, j: int, most: int) -> int:
+def _distance(plan: SearchPlan, a: Any, i: int, b: Any, j: int, most: int) -> Any:
     """Measure two images; what is more than `most` may be less than the distance."""
     width, per_step = a.shape[1], a.shape[1] // plan.measured
     total = np.int64(0)
@@ -241,13 +119,13 @@ def _distance(plan: _Plan, a: Any, i: int, b: Any, j: int, most: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _reach(plan: _Plan, radius: int) -> float:
+def _reach(plan: SearchPlan, radius: int) -> float:
     """Return a radius as sketches measure it."""
     return np.sqrt(float(radius)) if plan.squared else float(radius)
 
 
 @njit(nogil=True, cache=True)
-def _most(plan: _Plan, reach: float, unit: float) -> float:
+def _most(plan: SearchPlan, reach: float, unit: float) -> float:
     """Return what the bytes of two sketches may differ by at most, summed or squared and summed.
 
     A little is added, far more than floating point can have lost.
@@ -257,24 +135,25 @@ def _most(plan: _Plan, reach: float, unit: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _is_beyond(plan: _Plan, low: Bytes, high: Bytes, sketch: Bytes, most: float) -> bool:
+def _is_beyond(plan: SearchPlan, low: Bytes, high: Bytes, sketch: Bytes, most: float) -> Any:
     """Tell whether a sketch differs by more than that from all sketches of a tile."""
     total = np.int32(0)
     for cell in range(len(sketch)):
         value = np.int32(sketch[cell])
-        outside = np.int32(max(np.int32(low[cell]) - value, value - np.int32(high[cell]), 0))
+        below, above = np.int32(low[cell]) - value, value - np.int32(high[cell])
+        outside = max(below, above, np.int32(0))
         total = np.int32(total + (outside * outside if plan.squared else outside))
     return total > most
 
 
 @njit(nogil=True, cache=True)
 def _sweep(
-    plan: _Plan, queries: _Images, references: _Prepared, lists: _Lists, first: int, start: int,
-    masks: Any,
+    plan: SearchPlan, queries: Sketched, references: Searched, lists: _Lists, first: int,
+    start: int, masks: Any,
 ) -> bool:  # fmt: skip
     """Compare the coarse sketches of a few queries with a tile; whether any pair may be left."""
     count = min(simd.QUERIES, len(queries.images) - first)
-    stop = min(start + masks.shape[1] * simd.GROUP, len(references.index))
+    stop = min(start + masks.shape[1] * simd.GROUP, len(references.indices))
     coarse, worst = queries.coarse, references.images.coarse.rests[start:stop].max()
     wide, narrow = np.full(simd.QUERIES, -1), np.full(simd.QUERIES, -(2**31), np.int32)
     wanted = len(references.low) == 0
@@ -283,7 +162,7 @@ def _sweep(
         reach = _reach(plan, lists.distances[query, -1]) + coarse.rests[query] + worst
         most = min(_most(plan, reach, plan.coarse_unit), _FAR)
         if len(references.low) > 0:
-            tile = start // _BOXED
+            tile = start // BOXED
             low, high = references.low[tile], references.high[tile]
             if _is_beyond(plan, low, high, coarse.values[query], most):
                 continue
@@ -306,7 +185,7 @@ def _sweep(
 
 @njit(nogil=True, cache=True)
 def _try_candidates(
-    plan: _Plan, queries: _Images, references: _Prepared, lists: _Lists, pair: tuple[int, int],
+    plan: SearchPlan, queries: Sketched, references: Searched, lists: _Lists, pair: tuple[int, int],
     skip: int, masks: Any,
 ) -> tuple[int, int]:  # fmt: skip
     """Compare what a sweep left of one query and a tile; return how many, at both stages."""
@@ -322,7 +201,7 @@ def _try_candidates(
         while bits != 0:
             reference = start + group * simd.GROUP + simd.lowest_bit(bits)
             bits = np.uint32(bits & np.uint32(bits - np.uint32(1)))
-            if reference >= len(references.index):
+            if reference >= len(references.indices):
                 break
             left += 1
             at = query * FINE, reference * FINE
@@ -332,7 +211,7 @@ def _try_candidates(
                 between = simd.differences(fine.values, at[0], others.values, at[1], plan.compared)
             if between > _most(plan, reach + rest + others.rests[reference], plan.fine_unit):
                 continue
-            index = references.index[reference]
+            index = references.indices[reference]
             if index == skip:
                 continue
             measured += 1
@@ -348,14 +227,14 @@ def _try_candidates(
 
 @njit(nogil=True, cache=True)
 def _compare_all(
-    plan: _Plan, queries: _Images, references: _Prepared, lists: _Lists, skip: Int64Array,
+    plan: SearchPlan, queries: Sketched, references: Searched, lists: _Lists, skip: Int64Array,
     bounds: tuple[int, int], tile: tuple[int, int],
 ) -> None:  # fmt: skip
     """Compare queries with a tile without sketches."""
     images, others = queries.images, references.images.images
     for query in range(bounds[0], bounds[1]):
         for reference in range(tile[0], tile[1]):
-            index, most = references.index[reference], lists.distances[query, -1]
+            index, most = references.indices[reference], lists.distances[query, -1]
             if index == skip[query]:
                 continue
             distance = _distance(plan, images, query, others, reference, most)
@@ -365,7 +244,7 @@ def _compare_all(
 
 @njit(nogil=True, cache=True)
 def _search(
-    plan: _Plan, queries: _Images, references: _Prepared, lists: _Lists, skip: Int64Array,
+    plan: SearchPlan, queries: Sketched, references: Searched, lists: _Lists, skip: Int64Array,
     bounds: tuple[int, int], seen: Int64Array,
 ) -> None:  # fmt: skip
     """Compare a range of queries with all references.
@@ -373,10 +252,10 @@ def _search(
     `seen` counts the pairs, those that each of the two bounds left, and those compared without.
     """
     first, last = bounds
-    count, boxed = len(references.index), len(references.low) > 0
+    count, boxed = len(references.indices), len(references.low) > 0
     start, turn, without = 0, 0, 0
     while start < count:
-        size = _BOXED if boxed else _TILES[min(turn, len(_TILES) - 1)]
+        size = BOXED if boxed else _TILES[min(turn, len(_TILES) - 1)]
         stop, turn = min(count, start + size), turn + 1
         pairs = (last - first) * (stop - start)
         seen[0] += pairs
@@ -405,15 +284,6 @@ def _search(
         start = stop
 
 
-def _sketched(references: References, queries: npt.NDArray[Any], threads: int) -> _Images:
-    """Bring queries into the form that the loops read; they are compared a few at once."""
-    rows = _padded(queries, np.arange(len(queries)))
-    coarse, fine = references.sketcher.sketch(rows, threads)
-    room = np.zeros((len(queries) + simd.QUERIES, COARSE), np.uint8)
-    room[: len(queries)] = coarse.values
-    return _Images(rows, coarse._replace(values=room), fine)
-
-
 def nearest(
     queries: npt.NDArray[Any],
     references: References,
@@ -429,7 +299,7 @@ def nearest(
     [4]; how many pairs there are, those that each of the two bounds left, and those that were
     compared without.
     """
-    images = _sketched(references, queries, threads)
+    images = sketch_queries(references, queries, threads)
     lists = _Lists(distances, neighbours, np.zeros((0, 3), np.int64), np.zeros(1, np.int64))
     seen = np.zeros((len(queries) // simd.QUERIES + 1, 4), np.int64)
 
@@ -447,8 +317,8 @@ def within(
     queries: npt.NDArray[Any], references: References, most: int, threads: int = 1
 ) -> Int64Array:
     """Find all pairs up to a distance; see `backends.Within`."""
-    order = order_tiles(references.sketcher.sketch(queries, threads)[0].values, _BOXED)
-    images = _sketched(references, queries[order], threads)
+    order = order_tiles(references.sketcher.sketch(queries, threads)[0].values, BOXED)
+    images = sketch_queries(references, queries[order], threads)
     radius = np.full((len(queries), 1), most)
     skip = np.full(len(queries), -1)
     parts: list[tuple[int, Int64Array]] = []

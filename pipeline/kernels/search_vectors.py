@@ -366,7 +366,7 @@ def products(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-unty
 
 
 @intrinsic
-def lowest_bit(_context, bits):  # type: ignore[no-untyped-def]
+def lowest_bit(_context, _bits):  # type: ignore[no-untyped-def]
     """Return the number of the lowest bit that is set, of a uint32 that is not 0."""
 
     def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
