@@ -259,7 +259,7 @@ def _search(
         stop, turn = min(count, start + size), turn + 1
         pairs = (last - first) * (stop - start)
         seen[0] += pairs
-        if without > 0:
+        if without > 0 or not plan.bounded:
             without -= 1
             seen[3] += pairs
             _compare_all(plan, queries, references, lists, skip, bounds, (start, stop))

@@ -38,6 +38,8 @@ class SearchPlan(NamedTuple):
     ----------
     squared
         Whether the metric is l2.
+    bounded
+        Whether sketches are used at all; without, every image is compared.
     swept, compared, measured
         Steps of a sweep, of a fine sketch and of an image.
     coarse_unit, fine_unit
@@ -45,6 +47,7 @@ class SearchPlan(NamedTuple):
     """
 
     squared: bool
+    bounded: bool
     swept: int
     compared: int
     measured: int
@@ -130,9 +133,13 @@ def prepare_search(
     first: int = 0,
     *,
     pairs: bool = False,
+    bounded: bool = True,
     threads: int = 1,
 ) -> References:
-    """Bring references into the form that the loops read; see `backends.PrepareSearch`."""
+    """Bring references into the form that the loops read; see `backends.PrepareSearch`.
+
+    `bounded` is as in `SearchPlan`.
+    """
     sketcher = make_sketcher(images, shape, metric)
     if pairs:
         order = order_tiles(sketcher.sketch(images, threads)[0].values, BOXED)
@@ -144,7 +151,7 @@ def prepare_search(
     norms = np.zeros(len(interleaved) * simd.GROUP, np.int32)
     norms[: len(images)] = coarse.norms
     plan = SearchPlan(
-        sketcher.squared, steps, -(-len(sketcher.blocks.sizes) // 64),
+        sketcher.squared, bounded, steps, -(-len(sketcher.blocks.sizes) // 64),
         rows.shape[1] * rows.itemsize // 64, sketcher.coarse.unit, sketcher.fine.unit,
     )  # fmt: skip
     nothing = np.zeros((0, COARSE), np.uint8)

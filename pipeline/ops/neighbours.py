@@ -163,9 +163,7 @@ def _lists_of(
         block, read = group, queries
         if number:
             block, read = bind(group, lists), clone(queries)
-        prepared = prepare(
-            block.to_delayed(optimize_graph=False).item(), metric, first, False, device
-        )
+        prepared = prepare(metric, first, False, device, *_blocks(block))
         blocks = _blocks(read)
         lists = [
             search(part, prepared, before, start if own else None, device)
@@ -325,6 +323,26 @@ def _pairs_block(
     return pairs[pairs[:, 0] < pairs[:, 1]] if same else pairs
 
 
+def _find_pairs(
+    queries: da.Array, references: da.Array, metric: str, most: int, same: bool, device: str
+) -> Int64Array:
+    """Compute all pairs, [pair, 3], group after group of references; sorted by both indices."""
+    prepare, search = dask.delayed(_prepare), dask.delayed(_pairs_block)
+    firsts = np.cumsum([0, *queries.chunks[0]]).tolist()
+    parts = [np.zeros((0, 3), np.int64)]
+    for first, group in _groups(references):
+        prepared = prepare(metric, first, True, device, *_blocks(group))
+        last = first + group.shape[0]
+        found = [
+            search(block, prepared, start, same, most, device)
+            for block, start in zip(_blocks(queries), firsts[:-1], strict=True)
+            if not same or start < last
+        ]
+        parts += dask.compute(*found)
+    pairs = np.concatenate(parts)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
 @checked
 def pairs_within(
     images: xr.Dataset,
@@ -369,23 +387,8 @@ def pairs_within(
     lazy = _query_chunks(lazy_images(images))
     pixels, full_scale = _check_pair(images, images if among is None else among)
     most = largest_within(radius, metric, pixels, full_scale)
-    prepare, search = dask.delayed(_prepare), dask.delayed(_pairs_block)
-    firsts = np.cumsum([0, *lazy.chunksizes[SAMPLE]]).tolist()
-    parts = [np.zeros((0, 3), np.int64)]
-    for first, group in _groups(others[IMAGE.name].data):
-        prepared = prepare(
-            group.to_delayed(optimize_graph=False).item(), metric, first, True, device
-        )
-        blocks = _blocks(lazy[IMAGE.name].data)
-        last = first + group.shape[0]
-        found = [
-            search(block, prepared, start, among is None, most, device)
-            for block, start in zip(blocks, firsts[:-1], strict=True)
-            if among is not None or start < last
-        ]
-        parts += dask.compute(*found)
-    pairs = np.concatenate(parts)
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    arrays = lazy[IMAGE.name].data, others[IMAGE.name].data
+    pairs = _find_pairs(*arrays, metric, most, among is None, device)
     distance = finish_neighbours(pairs[:, 2], metric, pixels, full_scale)
     attributes = NEIGHBOUR_DISTANCE.attributes
     return xr.Dataset(
