@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pipeline.jobs.repair import verify as verify
     from pipeline.ops.distances import distances as distances
     from pipeline.ops.medians import class_medians as class_medians
+    from pipeline.ops.neighbours import neighbours as neighbours
+    from pipeline.ops.neighbours import pairs_within as pairs_within
+    from pipeline.ops.neighbours import vote as vote
     from pipeline.ops.predictions import predict as predict
     from pipeline.ops.prototypes import class_sums as class_sums
     from pipeline.ops.prototypes import prototypes as prototypes
@@ -79,11 +82,13 @@ _HOMES = {
     "make_images": "config.job_settings",
     "make_job": "config.job_settings",
     "make_reporter": "execution.progress",
+    "neighbours": "ops.neighbours",
     "open_executor": "execution.executor",
     "open_images": "storage.image_store",
     "open_run": "report.opened",
     "open_source": "sources.registry",
     "open_store": "report.opened",
+    "pairs_within": "ops.neighbours",
     "plan_ingest": "ingestion.ingest",
     "predict": "ops.predictions",
     "print_pixels": "terminal",
@@ -94,6 +99,7 @@ _HOMES = {
     "verify": "jobs.repair",
     "running_here": "execution.signals",
     "stop_on_signals": "execution.signals",
+    "vote": "ops.neighbours",
     "write_report": "report.page",
 }
 

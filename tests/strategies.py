@@ -11,6 +11,7 @@ import xarray as xr
 from hypothesis import strategies as st
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.exact import NOWHERE
 from pipeline.kernels import backends
 
 
@@ -117,3 +118,48 @@ def is_root(value, square):
 def raise_if_computed(*_arguments, **_settings):
     """A dask scheduler under which nothing may compute."""
     raise AssertionError("something was computed")
+
+
+@st.composite
+def image_pairs(draw):
+    """Two sets of images of one shape and type, some of them equal or nearly so.
+
+    Constant, black, saturated and worst-case images occur, and images that differ in one pixel.
+    """
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 20)))
+    if draw(st.booleans()):
+        shape = (*shape, draw(st.integers(1, 3)))
+    dtype = draw(st.sampled_from([np.uint8, np.uint16]))
+    counts = draw(st.integers(1, 9)), draw(st.integers(1, 150))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    largest = np.iinfo(dtype).max
+    kind = draw(st.sampled_from(["random", "few", "constant", "extremes", "near"]))
+    total = (sum(counts), *shape)
+    base = rng.integers(0, largest + 1, (3, *shape))
+    images = {
+        "random": lambda: rng.integers(0, largest + 1, total),
+        "few": lambda: base[rng.integers(0, 3, total[0])],
+        "constant": lambda: np.full(total, rng.integers(0, largest + 1)),
+        "extremes": lambda: rng.integers(0, 2, total) * largest,
+        "near": lambda: base[0] // 2 + rng.integers(0, 2, total),
+    }[kind]().astype(dtype)
+    return images[: counts[0]], images[counts[0] :]
+
+
+def oracle_numerators(queries, references, metric):
+    """[query, reference]; sums of absolute or squared differences in int64."""
+    rows = []
+    for query in queries.astype(np.int64):
+        between = np.abs(references.astype(np.int64) - query)
+        between = between**2 if metric == "l2" else between
+        rows.append(between.reshape(len(references), -1).sum(1))
+    return np.stack(rows)
+
+
+def oracle_lists(numerators, k):
+    """Distances and indices of the k nearest, by a stable sort; `NOWHERE` for what there is not."""
+    order = np.argsort(numerators, axis=1, kind="stable")[:, :k]
+    distances = np.take_along_axis(numerators, order, 1)
+    order = np.where(distances == NOWHERE, NOWHERE, order)
+    missing = ((0, 0), (0, max(k - numerators.shape[1], 0)))
+    return tuple(np.pad(part, missing, constant_values=NOWHERE) for part in (distances, order))

@@ -33,8 +33,11 @@ ONLY_IN = {
     },
     "torch": {"kernels.torch"},
     "torchvision": {"sources.torchvision", "sources.torchvision_sets"},
-    "numba": {"kernels.cpu_sums", "kernels.cpu_distances", "kernels.vectors"},
-    "llvmlite": {"kernels.vectors"},
+    "numba": {
+        "kernels.cpu_nearest", "kernels.cpu_sums", "kernels.cpu_distances",
+        "kernels.search_vectors", "kernels.sketches", "kernels.vectors",
+    },
+    "llvmlite": {"kernels.search_vectors", "kernels.vectors"},
     "numcodecs": {"storage.shards"},
     "google_crc32c": {"storage.shards"},
     "PIL": {"images", "report", "sources.torchvision_sets"},

@@ -49,6 +49,8 @@ FLOAT64_LIMIT = 2**53
 INT64_LIMIT = 2**63
 SQUARE_LIMIT = 2**110
 MAX_DIGITS = 4
+NOWHERE = 2**62
+"""The distance, and the index, of a neighbour that there is not: more than any other."""
 
 ArithmeticName = Literal["digits", "float64", "int64"]
 Int64Array = npt.NDArray[np.int64]
@@ -291,6 +293,37 @@ def finish_l2(
     scale = [float(n * n * pixels * full_scale**2) for n in denominators.tolist()]
     totals /= np.where(denominators > 0, scale, np.nan)
     return np.asarray(np.sqrt(totals, out=totals))
+
+
+def finish_neighbours(
+    numerators: Int64Array, metric: str, pixels: int, full_scale: int
+) -> Float64Array:
+    """Return the distances of pairs of images: those of `finish_l1` and `finish_l2` with n = 1.
+
+    Parameters
+    ----------
+    numerators
+        `sum |x - y|` or `sum (x - y)**2`, of any shape; `NOWHERE` for no neighbour, whose distance
+        is NaN.
+    metric
+        `l1` or `l2`.
+    pixels, full_scale
+        As for `finish_l1`.
+    """
+    scale = pixels * full_scale ** (1 if metric == "l1" else 2)
+    values = numerators.astype(np.float64) / float(scale)
+    values[numerators == NOWHERE] = np.nan
+    return values if metric == "l1" else np.sqrt(values)
+
+
+def largest_within(radius: float, metric: str, pixels: int, full_scale: int) -> int:
+    """Return the largest numerator whose distance, as it is shown, is not above a radius; or -1."""
+    low, high = -1, NOWHERE - 1
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        distance = finish_neighbours(np.array([middle]), metric, pixels, full_scale)[0]
+        low, high = (middle, high) if distance <= radius else (low, middle - 1)
+    return low
 
 
 def finish_spread(

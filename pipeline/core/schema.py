@@ -14,6 +14,8 @@ from pipeline.core.errors import SchemaError
 SAMPLE = "sample"
 CLASS = "class_name"
 METRIC = "metric"
+RANK = "rank"
+PAIR = "pair"
 PIXEL_DIMS = ("y", "x")
 CHANNEL = "channel"
 
@@ -88,6 +90,18 @@ DISTANCE = Variable(
     "1",
     "distance to the prototype, 1 is full scale",
 )
+NEIGHBOUR = Variable(
+    "neighbour", (METRIC, SAMPLE, RANK), ("int64",), None,
+    "position of the neighbour among the samples searched, -1 where there is none",
+)  # fmt: skip
+NEIGHBOUR_DISTANCE = Variable(
+    "distance", (METRIC, SAMPLE, RANK), ("float64",), "1",
+    "distance to the neighbour, 1 is full scale",
+)  # fmt: skip
+NEIGHBOUR_LABEL = Variable(
+    "neighbour_label", (METRIC, SAMPLE, RANK), ("int32",), None,
+    "code into class_names of the neighbour, -1 where there is none",
+)  # fmt: skip
 
 
 def check(array: LabelledArray, variable: Variable) -> None:

@@ -104,6 +104,81 @@ class SquaredNorms(Protocol):
     def __call__(self, images: Pixels) -> Int64Array: ...
 
 
+class PrepareSearch(Protocol):
+    """Bring references into the form that a search reads.
+
+    Parameters
+    ----------
+    images
+        [reference, pixel]; at least one.
+    shape
+        Of an image, (y, x) or (y, x, channel).
+    metric
+        `l1` or `l2`.
+    first
+        The index of the first reference; the others follow.
+    pairs
+        Whether for `Within`, else for `Nearest`.
+    threads
+        How many cores to use.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        shape: tuple[int, ...],
+        metric: str,
+        first: int = 0,
+        *,
+        pairs: bool = False,
+        threads: int = 1,
+    ) -> Prepared: ...
+
+
+class Nearest(Protocol):
+    """Put the references that are nearer than those in the lists of each query into these.
+
+    A list holds k distances, `sum |x - y|` by l1 and `sum (x - y)**2` by l2, and the indices of the
+    references, sorted by both. So the lists of parts of the references are those of all when
+    they are passed on from part to part. They begin with `exact.NOWHERE` in both.
+
+    Parameters
+    ----------
+    queries
+        [query, pixel], of the type of the references.
+    references
+        What `PrepareSearch` returns.
+    skip
+        [query] int64; the index of a reference that is left out, such as the query itself; or -1.
+    distances, neighbours
+        [query, k] int64; the lists.
+    threads
+        How many cores to use.
+    """
+
+    def __call__(
+        self,
+        queries: Pixels,
+        references: Prepared,
+        skip: Int64Array,
+        distances: Int64Array,
+        neighbours: Int64Array,
+        threads: int = 1,
+    ) -> object: ...
+
+
+class Within(Protocol):
+    """Return all pairs of a query and a reference with a distance of at most `most`.
+
+    [pair, 3] int64: the number of the query, the index of the reference, and their distance as
+    `Nearest` measures it; sorted by the first two.
+    """
+
+    def __call__(
+        self, queries: Pixels, references: Prepared, most: int, threads: int = 1
+    ) -> Int64Array: ...
+
+
 @dataclass(frozen=True)
 class Kernels:
     """The kernels of one device."""
@@ -116,6 +191,9 @@ class Kernels:
     l1_numerators: L1Numerators
     dot_products: DotProducts
     squared_norms: SquaredNorms
+    prepare_search: PrepareSearch
+    nearest: Nearest
+    within: Within
 
 
 def has_cuda_driver() -> bool:
@@ -150,6 +228,8 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
     if device == "cpu" or (device == "auto" and not has_cuda_driver()):
         sums = importlib.import_module("pipeline.kernels.cpu_sums")
         cpu = importlib.import_module("pipeline.kernels.cpu_distances")
+        data = importlib.import_module("pipeline.kernels.search_data")
+        search = importlib.import_module("pipeline.kernels.cpu_nearest")
         return Kernels(
             "cpu",
             partial(sums.class_sums, threads=threads),
@@ -159,6 +239,9 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
             cpu.l1_numerators,
             cpu.dot_products,
             cpu.squared_norms,
+            data.prepare_search,
+            search.nearest,
+            search.within,
         )
     on_torch = importlib.import_module("pipeline.kernels.torch")
     if device == "auto":
@@ -181,4 +264,7 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         on_torch.l1_numerators,
         on_torch.dot_products,
         partial(on_torch.squared_norms, device=name),
+        partial(on_torch.prepare_search, device=name),
+        on_torch.nearest,
+        on_torch.within,
     )

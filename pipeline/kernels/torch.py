@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core.exact import Arithmetic, Int64Array, split_prototypes
+from pipeline.core.exact import FLOAT64_LIMIT, Arithmetic, Int64Array, split_prototypes
 
 # The share of a CUDA device's free memory that the copies of one batch may take.
 _SHARE = 8
@@ -237,3 +237,115 @@ def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
     for part, batch in _batches(images, device):
         result[part] = batch.to(torch.int64).square_().sum(dim=1)
     return np.asarray(result.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """References that are searched, on a device.
+
+    Attributes
+    ----------
+    images
+        [reference, pixel], in a type that holds every difference of two pixels.
+    index
+        [reference]; the index of each.
+    squared
+        Whether by l2.
+    norms
+        [reference] float64; `sum y*y`, by l2 where products of images are exact in float64.
+    """
+
+    images: torch.Tensor
+    index: torch.Tensor
+    squared: bool
+    norms: torch.Tensor | None
+
+    def distances(self, queries: torch.Tensor) -> torch.Tensor:
+        """Measure queries, [query, pixel], against all references: [query, reference] int64."""
+        if self.norms is not None:
+            pixels = queries.to(torch.float64)
+            products = pixels @ self.images.T
+            sums = pixels.square().sum(1)[:, None] + self.norms - 2 * products
+            return sums.to(torch.int64)
+        rows = []
+        for query in queries.to(self.images.dtype):
+            between = (self.images - query).abs_()
+            between = between.to(torch.int64).square_() if self.squared else between
+            rows.append(between.sum(1, dtype=torch.int64))
+        return torch.stack(rows)
+
+
+# Distances of a batch of queries that are on the device at once, at most.
+_AT_ONCE = 2**24
+
+
+def prepare_search(
+    images: npt.NDArray[Any],
+    shape: tuple[int, ...],
+    metric: str,
+    first: int = 0,
+    *,
+    device: str,
+    pairs: bool = False,
+    threads: int = 1,
+) -> _Searched:
+    """Bring references to the device; see `backends.PrepareSearch`."""
+    del shape, pairs, threads  # here every pair is measured
+    largest = int(np.iinfo(images.dtype).max)
+    exact = 4 * largest**2 * images.shape[1] < FLOAT64_LIMIT and not device.startswith("mps")
+    by_products = metric == "l2" and exact
+    kind = torch.float64 if by_products else torch.int32
+    held = _as_tensor(images).to(device).to(kind)
+    index = torch.arange(first, first + len(images), device=device)
+    norms = held.square().sum(1) if by_products else None
+    return _Searched(held, index, metric == "l2", norms)
+
+
+def _measured(
+    queries: npt.NDArray[Any], references: _Searched
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the distances of a few queries at a time, with their slice."""
+    step = max(1, _AT_ONCE // max(len(references.index), 1))
+    for start in range(0, len(queries), step):
+        part = slice(start, min(start + step, len(queries)))
+        yield part, references.distances(_as_tensor(queries[part]).to(references.index.device))
+
+
+def nearest(
+    queries: npt.NDArray[Any],
+    references: _Searched,
+    skip: Int64Array,
+    distances: Int64Array,
+    neighbours: Int64Array,
+    threads: int = 1,
+) -> None:
+    """Find the nearest references of each query; see `backends.Nearest`."""
+    del threads  # see `use_threads`
+    device, k = references.index.device, distances.shape[1]
+    for part, measured in _measured(queries, references):
+        own = torch.from_numpy(skip[part]).to(device)[:, None]
+        best = torch.from_numpy(distances[part]).to(device)
+        where = torch.from_numpy(neighbours[part]).to(device)
+        index = references.index.expand_as(measured)
+        # what is left out stands behind all that is in the lists
+        left_out = torch.iinfo(torch.int64).max
+        values = torch.cat([best, measured.masked_fill(index == own, left_out)], 1)
+        indices = torch.cat([where, index], 1)
+        by_index = indices.argsort(dim=1)
+        values, indices = values.gather(1, by_index), indices.gather(1, by_index)
+        by_distance = values.argsort(dim=1, stable=True)[:, :k]
+        distances[part] = values.gather(1, by_distance).cpu().numpy()
+        neighbours[part] = indices.gather(1, by_distance).cpu().numpy()
+
+
+def within(
+    queries: npt.NDArray[Any], references: _Searched, most: int, threads: int = 1
+) -> Int64Array:
+    """Find all pairs up to a distance; see `backends.Within`."""
+    del threads
+    parts = [np.zeros((0, 3), np.int64)]
+    for part, measured in _measured(queries, references):
+        rows, columns = torch.nonzero(measured <= most, as_tuple=True)
+        found = rows + part.start, references.index[columns], measured[rows, columns]
+        parts.append(torch.stack(found, 1).cpu().numpy())
+    return np.concatenate(parts)

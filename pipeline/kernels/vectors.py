@@ -40,22 +40,25 @@ Builder = Any  # llvmlite is not typed
 Value = Any
 
 
-def _call(builder: Builder, name: str, result: Any, arguments: Sequence[Value]) -> Value:
+def call(builder: Builder, name: str, result: Any, arguments: Sequence[Value]) -> Value:
+    """Call an intrinsic function of LLVM."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _parts(builder: Builder, vector: Value, size: int) -> list[Value]:
+def parts(builder: Builder, vector: Value, size: int) -> list[Value]:
     """Cut a vector into parts of `size` elements."""
-    parts = []
+    cut = []
     for start in range(0, vector.type.count, size):
         index = ir.Constant(ir.VectorType(_INT32, size), list(range(start, start + size)))
-        parts.append(builder.shuffle_vector(vector, ir.Constant(vector.type, None), index))
-    return parts
+        cut.append(builder.shuffle_vector(vector, ir.Constant(vector.type, None), index))
+    return cut
 
 
-def _join(builder: Builder, low: Value, high: Value) -> Value:
-    index = ir.Constant(ir.VectorType(_INT32, 16), list(range(16)))
+def join(builder: Builder, low: Value, high: Value) -> Value:
+    """Put two vectors of one kind into one."""
+    size = 2 * low.type.count
+    index = ir.Constant(ir.VectorType(_INT32, size), list(range(size)))
     return builder.shuffle_vector(low, high, index)
 
 
@@ -68,42 +71,42 @@ class _Instructions:
 
 
 def _differences_avx512(builder: Builder, lanes: Value, a: Value, b: Value) -> Value:
-    sums = _call(builder, "llvm.x86.avx512.psad.bw.512", ir.VectorType(_INT64, 8), [a, b])
+    sums = call(builder, "llvm.x86.avx512.psad.bw.512", ir.VectorType(_INT64, 8), [a, b])
     return builder.add(lanes, builder.bitcast(sums, _LANES))
 
 
 def _products_vnni(builder: Builder, lanes: Value, unsigned: Value, signed: Value) -> Value:
-    return _call(builder, "llvm.x86.avx512.vpdpbusd.512", _LANES, [lanes, unsigned, signed])
+    return call(builder, "llvm.x86.avx512.vpdpbusd.512", _LANES, [lanes, unsigned, signed])
 
 
 def _differences_avx2(builder: Builder, lanes: Value, a: Value, b: Value) -> Value:
     halves = [
         builder.bitcast(
-            _call(builder, "llvm.x86.avx2.psad.bw", ir.VectorType(_INT64, 4), pair),
+            call(builder, "llvm.x86.avx2.psad.bw", ir.VectorType(_INT64, 4), pair),
             ir.VectorType(_INT32, 8),
         )
-        for pair in zip(_parts(builder, a, 32), _parts(builder, b, 32), strict=True)
+        for pair in zip(parts(builder, a, 32), parts(builder, b, 32), strict=True)
     ]
-    return builder.add(lanes, _join(builder, *halves))
+    return builder.add(lanes, join(builder, *halves))
 
 
 def _products_avx2(builder: Builder, lanes: Value, unsigned: Value, signed: Value) -> Value:
     wide = ir.VectorType(ir.IntType(16), 16)
     pairs = [
-        _call(
+        call(
             builder,
             "llvm.x86.avx2.pmadd.wd",
             ir.VectorType(_INT32, 8),
             [builder.zext(a, wide), builder.sext(b, wide)],
         )
-        for a, b in zip(_parts(builder, unsigned, 16), _parts(builder, signed, 16), strict=True)
+        for a, b in zip(parts(builder, unsigned, 16), parts(builder, signed, 16), strict=True)
     ]
     low, high = builder.add(pairs[0], pairs[1]), builder.add(pairs[2], pairs[3])
-    return builder.add(lanes, _join(builder, low, high))
+    return builder.add(lanes, join(builder, low, high))
 
 
 def _add_quarters(builder: Builder, lanes: Value, values: Value) -> Value:
-    for part in _parts(builder, values, 16):
+    for part in parts(builder, values, 16):
         lanes = builder.add(lanes, part)
     return lanes
 
@@ -126,27 +129,33 @@ _AVX2 = _Instructions(_differences_avx2, _products_avx2)
 _ANYWHERE = _Instructions(_differences_anywhere, _products_anywhere)
 
 
-def _instructions(context: Any) -> _Instructions:
-    """Choose by the features of the processor that numba compiles for."""
+def processor_features(context: Any) -> set[str]:
+    """Return the features of the processor that numba compiles for, as LLVM names them."""
     _, _, features = context.codegen().magic_tuple()
-    known = set(features.split(","))
+    return set(features.split(","))
+
+
+def _instructions(context: Any) -> _Instructions:
+    known = processor_features(context)
     if {"+avx512bw", "+avx512vnni"} <= known:
         return _VNNI
     return _AVX2 if "+avx2" in known else _ANYWHERE
 
 
-def _pointer(context: Any, builder: Builder, kind: Any, array: Value) -> Value:
+def pointer(context: Any, builder: Builder, kind: Any, array: Value) -> Value:
+    """Return the address of an array's first byte."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(data, _BYTE.as_pointer())
 
 
-def _load(builder: Builder, start: Value, offset: Value) -> Value:
+def load(builder: Builder, start: Value, offset: Value) -> Value:
+    """Load `WIDTH` bytes."""
     address = builder.bitcast(builder.gep(start, [offset]), _BYTES.as_pointer())
     return builder.load(address, align=1)
 
 
 def _total(builder: Builder, lanes: Value) -> Value:
-    total = _call(builder, "llvm.vector.reduce.add.v16i32", _INT32, [lanes])
+    total = call(builder, "llvm.vector.reduce.add.v16i32", _INT32, [lanes])
     return builder.sext(total, _INT64)
 
 
@@ -167,16 +176,16 @@ def _sweep(context: Any, builder: Builder, signature: Any, arguments: Any, step:
     images, stride, planes, plane_stride, steps, _, out = arguments
     kinds, count = signature.args, 1 + signature.args[5].count
     use = _instructions(context)
-    image = _pointer(context, builder, kinds[0], images)
-    plane = _pointer(context, builder, kinds[2], planes)
+    image = pointer(context, builder, kinds[0], images)
+    plane = pointer(context, builder, kinds[2], planes)
     sums = [[cgutils.alloca_once(builder, _LANES) for _ in range(count)] for _ in range(ROWS)]
     for lanes in (lanes for row in sums for lanes in row):
         builder.store(_ZERO, lanes)
     with cgutils.for_range(builder, steps, intp=_INT64) as loop:
         offset = builder.mul(loop.index, _INT64(WIDTH))
-        loaded = [_load(builder, plane, at) for at in _each(builder, count, plane_stride, offset)]
+        loaded = [load(builder, plane, at) for at in _each(builder, count, plane_stride, offset)]
         for row, at in zip(sums, _each(builder, ROWS, stride, offset), strict=True):
-            step(use, _load(builder, image, at), loaded, row)
+            step(use, load(builder, image, at), loaded, row)
     results = context.make_array(kinds[6])(context, builder, out).data
     for number, lanes in enumerate(lanes for row in sums for lanes in row):
         total = _total(builder, builder.load(lanes))

@@ -31,6 +31,7 @@ GROUPS = {
     "planning": "benchmarks.rows_planning",
     "growth": "benchmarks.rows_growth",
     "command": "benchmarks.rows_command",
+    "neighbours": "benchmarks.rows_neighbours",
     "device": "benchmarks.rows_device",
     "pictures": "benchmarks.pictures",
 }

@@ -83,28 +83,78 @@ code = "".join(asm for f in (differences, products) for asm in f.inspect_asm().v
 print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if name in code])
 """
 
+SEARCH = """
+import numpy as np
+from pipeline.core.exact import NOWHERE
+from pipeline.kernels import cpu_nearest
+from pipeline.kernels.search_data import prepare_search
 
-@pytest.mark.skipif(
+rng = np.random.default_rng(0)
+base = rng.integers(0, 200, (3, 12, 23))
+images = base[rng.integers(0, 3, 700)] + rng.integers(0, 50, (700, 12, 23))
+extremes = rng.integers(0, 2, (700, 12, 23)) * 255
+for kind in (images, extremes):
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 257)):
+        x = (kind * factor).astype(dtype)
+        flat = x.reshape(len(x), -1)
+        between = flat[:9, None].astype(np.int64) - flat
+        for metric, numerators in (("l1", np.abs(between).sum(2)), ("l2", (between**2).sum(2))):
+            lists = np.full((2, 9, 20), NOWHERE)
+            prepared = prepare_search(flat, x.shape[1:], metric)
+            cpu_nearest.nearest(flat[:9], prepared, np.full(9, -1), *lists)
+            order = np.argsort(numerators, axis=1, kind="stable")[:, :20]
+            assert np.array_equal(lists[1], order), (metric, dtype)
+            assert np.array_equal(lists[0], np.take_along_axis(numerators, order, 1))
+            most = int(np.median(numerators))
+            prepared = prepare_search(flat, x.shape[1:], metric, pairs=True)
+            pairs = cpu_nearest.within(flat[:9], prepared, most)
+            assert np.array_equal(pairs[:, :2], np.transpose(np.nonzero(numerators <= most)))
+sweeps = cpu_nearest._sweep
+code = "".join(asm for asm in sweeps.inspect_asm().values())
+print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if name in code])
+"""
+
+
+of_x86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason="the instructions of x86-64; on others the portable loops are what all tests run",
 )
 # those of this processor are what all tests run
-@pytest.mark.parametrize("variant", [
+variants = pytest.mark.parametrize("variant", [
     *(pytest.param(name, marks=pytest.mark.slow) for name in [*VARIANTS][:-1]), [*VARIANTS][-1],
 ])  # fmt: skip
+
+
+@of_x86
+@variants
 def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
-    needed, settings, name, present, absent = VARIANTS[variant]
+    name, present, absent = VARIANTS[variant][2:]
+    chosen, found = run_under(variant, SCRIPT, tmp_path)
+    assert chosen == name
+    assert present <= set(found.split())
+    assert not absent & set(found.split())
+
+
+@of_x86
+@variants
+def test_each_set_of_instructions_finds_the_nearest_that_numpy_does(variant, tmp_path):
+    present, absent = VARIANTS[variant][3:]
+    [found] = run_under(variant, SEARCH, tmp_path)
+    assert present <= set(found.split())
+    assert not absent & set(found.split())
+
+
+def run_under(variant, script, tmp_path):
+    """Run a script for which numba compiles with a set of instructions; return what it prints."""
+    needed, settings, *_ = VARIANTS[variant]
     features = binding.get_host_cpu_features()
     if missing := sorted(feature for feature in needed if not features.get(feature)):
         pytest.skip(f"this processor has no {' and no '.join(missing)}")
     own = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=inherited | settings | own,
+        [sys.executable, "-c", script], env=inherited | settings | own,
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    chosen, found = done.stdout.splitlines()
-    assert chosen == name
-    assert present <= set(found.split())
-    assert not absent & set(found.split())
+    return done.stdout.splitlines()

@@ -1,0 +1,169 @@
+"""What a search on a CPU reads: images in padded rows, sketches, some interleaved for sweeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.exact import Int64Array
+from pipeline.kernels import search_vectors as simd
+from pipeline.kernels.sketches import (
+    COARSE,
+    Bytes,
+    Level,
+    Sketcher,
+    make_sketcher,
+    order_tiles,
+)
+
+BOXED = 512
+"""References of a tile, where whole tiles are left out."""
+
+
+class Sketched(NamedTuple):
+    """Images and their sketches; rows padded to whole vectors, at aligned addresses."""
+
+    images: npt.NDArray[Any]
+    coarse: Level
+    fine: Level
+
+
+class SearchPlan(NamedTuple):
+    """What the loops need to know of sketches and images.
+
+    Attributes
+    ----------
+    squared
+        Whether the metric is l2.
+    bounded
+        Whether sketches are used at all; without, every image is compared.
+    swept, compared, measured
+        Steps of a sweep, of a fine sketch and of an image.
+    coarse_unit, fine_unit
+        The distance that one step of a byte means.
+    """
+
+    squared: bool
+    bounded: bool
+    swept: int
+    compared: int
+    measured: int
+    coarse_unit: float
+    fine_unit: float
+
+
+class Searched(NamedTuple):
+    """References as the loops read them.
+
+    Attributes
+    ----------
+    images
+        In the order in which they are searched; the norms of their coarse sketches are padded to
+        whole groups.
+    interleaved
+        [group, bytes]; their coarse sketches as the sweeps read them.
+    indices
+        [reference]; the index of each.
+    low, high
+        [tile, COARSE]; the smallest and largest values of the sketches of a tile. No tiles: none
+        is left out.
+    """
+
+    images: Sketched
+    interleaved: Bytes
+    indices: Int64Array
+    low: Bytes
+    high: Bytes
+
+
+@dataclass(frozen=True)
+class References:
+    """Images that are searched, ready for many blocks of queries; see `backends.PrepareSearch`."""
+
+    sketcher: Sketcher
+    prepared: Searched
+    plan: SearchPlan
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """Make an array of zeros whose rows of whole vectors begin at multiples of 64 bytes."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return np.asarray(room[start : start + size].view(dtype).reshape(shape))
+
+
+def _padded(images: npt.NDArray[Any], order: Int64Array) -> npt.NDArray[Any]:
+    """Copy images into rows of whole vectors, in an order."""
+    per_step = 64 // images.itemsize
+    rows = _aligned((len(images), -(-images.shape[1] // per_step) * per_step), images.dtype)
+    for start in range(0, len(images), BOXED):
+        part = order[start : start + BOXED]
+        rows[start : start + len(part), : images.shape[1]] = images[part]
+    return rows
+
+
+def _interleave(values: Bytes, cells: int, squared: bool) -> tuple[Bytes, int]:
+    """Lay out coarse sketches as the sweeps read them; return that, and the steps of a sketch."""
+    size = simd.L2_STEP if squared else simd.L1_STEP
+    steps, lanes, groups = -(-cells // size), 64 // size, -(-len(values) // simd.GROUP)
+    rows = np.zeros((groups * simd.GROUP, steps * size), np.uint8)
+    rows[: len(values)] = values[:, : steps * size]
+    if squared:
+        rows ^= 0x80  # signed, less 128
+    parts = rows.reshape(groups, simd.GROUP // lanes, lanes, steps, size).transpose(0, 3, 1, 2, 4)
+    result = _aligned((groups, simd.GROUP * steps * size), np.uint8)
+    result.reshape(parts.shape)[:] = parts
+    return result, steps
+
+
+def _boxes(values: Bytes) -> tuple[Bytes, Bytes]:
+    """Return the smallest and largest values of each tile."""
+    starts = np.arange(0, len(values), BOXED)
+    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+
+
+def prepare_search(
+    images: npt.NDArray[Any],
+    shape: tuple[int, ...],
+    metric: str,
+    first: int = 0,
+    *,
+    pairs: bool = False,
+    bounded: bool = True,
+    threads: int = 1,
+) -> References:
+    """Bring references into the form that the loops read; see `backends.PrepareSearch`.
+
+    `bounded` is as in `SearchPlan`.
+    """
+    sketcher = make_sketcher(images, shape, metric)
+    if pairs:
+        order = order_tiles(sketcher.sketch(images, threads)[0].values, BOXED)
+    else:
+        order = np.random.default_rng(0).permutation(len(images))
+    rows = _padded(images, order)
+    coarse, fine = sketcher.sketch(rows, threads)
+    interleaved, steps = _interleave(coarse.values, sketcher.cells, sketcher.squared)
+    norms = np.zeros(len(interleaved) * simd.GROUP, np.int32)
+    norms[: len(images)] = coarse.norms
+    plan = SearchPlan(
+        sketcher.squared, bounded, steps, -(-len(sketcher.blocks.sizes) // 64),
+        rows.shape[1] * rows.itemsize // 64, sketcher.coarse.unit, sketcher.fine.unit,
+    )  # fmt: skip
+    nothing = np.zeros((0, COARSE), np.uint8)
+    boxes = _boxes(coarse.values) if pairs and len(images) else (nothing, nothing)
+    held = Sketched(rows, coarse._replace(norms=norms), fine)
+    return References(sketcher, Searched(held, interleaved, first + order, *boxes), plan)
+
+
+def sketch_queries(references: References, queries: npt.NDArray[Any], threads: int) -> Sketched:
+    """Bring queries into the form that the loops read; they are compared a few at once."""
+    rows = _padded(queries, np.arange(len(queries)))
+    coarse, fine = references.sketcher.sketch(rows, threads)
+    room = np.zeros((len(queries) + simd.QUERIES, COARSE), np.uint8)
+    room[: len(queries)] = coarse.values
+    return Sketched(rows, coarse._replace(values=room), fine)

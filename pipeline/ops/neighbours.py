@@ -1,0 +1,400 @@
+"""The nearest images of each image, exact: lazy labelled arrays in and out.
+
+References are taken in groups that are small beside the memory of a worker, one after the other:
+the next group is read when all queries were compared with the one before. What stays are lists
+of the nearest so far, k numbers and indices a query: the first bound for the next group. A list
+is sorted by distance and then by index, so neither groups nor chunks can change it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.graph_manipulation import bind, clone
+from dask.system import CPU_COUNT
+
+from pipeline.core.arguments import checked
+from pipeline.core.errors import SchemaError, ShapeError
+from pipeline.core.exact import (
+    NOWHERE,
+    Int64Array,
+    choose_arithmetic,
+    finish_neighbours,
+    largest_within,
+)
+from pipeline.core.schema import (
+    IMAGE,
+    LABEL,
+    METRIC,
+    METRICS,
+    NEIGHBOUR,
+    NEIGHBOUR_DISTANCE,
+    NEIGHBOUR_LABEL,
+    PAIR,
+    RANK,
+    SAMPLE,
+    UNLABELLED,
+    Variable,
+    pick,
+)
+from pipeline.kernels import backends
+from pipeline.ops.distances import check_metrics
+from pipeline.ops.prototypes import full_scale_of, lazy_images
+
+# Bytes of images of a group of references; with sketches it takes about twice as much.
+_GROUP_BYTES = 64 * 2**20
+# Queries of a chunk at least: below, preparing them costs more than is won by another thread.
+_LEAST_QUERIES = 256
+
+
+def empty_lists(count: int, k: int) -> Int64Array:
+    """Return lists of the nearest with nothing in them, [2, query, k]: distances and indices."""
+    return np.full((2, count, k), NOWHERE)
+
+
+def _flat(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(images).reshape(len(images), math.prod(images.shape[1:]))
+
+
+def search_block(
+    queries: npt.NDArray[Any],
+    references: Any,
+    lists: Int64Array,
+    own: int | None,
+    device: str,
+    threads: int = 1,
+) -> Int64Array:
+    """Search one group of references for the nearest of one block of queries.
+
+    Parameters
+    ----------
+    queries
+        [query, ...]; pixels.
+    references
+        What `backends.PrepareSearch` returns.
+    lists
+        [2, query, k]; the nearest of the groups before, as `empty_lists` and this function return.
+    own
+        The index of the first query among the references, where these are the same images and no
+        image shall be its own neighbour.
+    device, threads
+        As for `backends.load`, and how many cores to use.
+
+    Returns
+    -------
+    [2, query, k]; new lists.
+    """
+    result = lists.copy()
+    flat = _flat(queries)
+    skip = np.full(len(flat), -1) if own is None else np.arange(own, own + len(flat))
+    distances, found = result
+    backends.load(device).nearest(flat, references, skip, distances, found, threads)
+    return result
+
+
+def _prepare(metric: str, first: int, pairs: bool, device: str, *blocks: npt.NDArray[Any]) -> Any:
+    """Bring a group of references, in blocks, into the form that a search reads."""
+    images = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    flat, use = _flat(images), backends.load(device)
+    return use.prepare_search(flat, images.shape[1:], metric, first, pairs=pairs)
+
+
+def _check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
+    """Refuse images that cannot be compared; return pixels and full scale."""
+    image, other = images[IMAGE.name], among[IMAGE.name]
+    if image.shape[1:] != other.shape[1:] or image.dtype != other.dtype:
+        raise ShapeError(
+            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
+            f"images they are searched among, {other.shape[1:]} and {other.dtype}; bring both to "
+            "one shape"
+        )
+    scales = full_scale_of(images), full_scale_of(among)
+    if scales[0] != scales[1]:
+        raise ShapeError(
+            f"images with full scale {scales[0]}, expected that of the images they are searched "
+            f"among, {scales[1]}; bring both to one scale"
+        )
+    pixels = math.prod(image.shape[1:])
+    choose_arithmetic(1, pixels, image.dtype)
+    return pixels, scales[0]
+
+
+def _groups(images: da.Array) -> list[tuple[int, da.Array]]:
+    """Cut references into groups of whole memory blocks; return each with its first index."""
+    fitting = max(1, _GROUP_BYTES // max(1, images.dtype.itemsize * math.prod(images.shape[1:])))
+    count = images.shape[0]
+    number = -(-count // fitting)
+    edges = [count * group // number for group in range(number + 1)] if number else []
+    return [(start, images[start:stop]) for start, stop in itertools.pairwise(edges)]
+
+
+def _blocks(images: da.Array) -> list[Any]:
+    """Return the chunks of an array along its first dimension, each as a delayed object."""
+    return list(images.to_delayed(optimize_graph=False).reshape(-1))
+
+
+def _query_chunks(images: xr.Dataset) -> xr.Dataset:
+    """Cut queries so that each core has some."""
+    count = images.sizes[SAMPLE]
+    wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
+    largest = max(images.chunksizes[SAMPLE], default=0)
+    return images.chunk({SAMPLE: wanted}) if largest > wanted else images
+
+
+def _lists_of(
+    queries: da.Array, groups: Sequence[tuple[int, da.Array]], metric: str, k: int, own: bool,
+    device: str,
+) -> da.Array:  # fmt: skip
+    """Search group after group; return [2, query, k]."""
+    prepare, search = dask.delayed(_prepare), dask.delayed(search_block)
+    sizes = queries.chunks[0]
+    firsts = np.cumsum([0, *sizes]).tolist()
+    lists = [dask.delayed(empty_lists)(size, k) for size in sizes]
+    for number, (first, group) in enumerate(groups):
+        block, read = group, queries
+        if number:
+            block, read = bind(group, lists), clone(queries)
+        prepared = prepare(metric, first, False, device, *_blocks(block))
+        blocks = _blocks(read)
+        lists = [
+            search(part, prepared, before, start if own else None, device)
+            for part, before, start in zip(blocks, lists, firsts[:-1], strict=True)
+        ]
+    parts = [
+        da.from_delayed(part, (2, size, k), np.int64)
+        for part, size in zip(lists, sizes, strict=True)
+    ]
+    return da.concatenate(parts, axis=1) if parts else da.zeros((2, 0, k), np.int64)
+
+
+def _distances(
+    lists: Int64Array, metric: str, pixels: int, full_scale: int
+) -> npt.NDArray[np.float64]:
+    return finish_neighbours(lists[0], metric, pixels, full_scale)
+
+
+def _indices(lists: Int64Array) -> Int64Array:
+    return np.where(lists[1] == NOWHERE, -1, lists[1])
+
+
+def _labels_of(neighbours: Int64Array, labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Look up the labels of neighbours, -1 for none."""
+    if not len(labels):
+        return np.full(neighbours.shape, UNLABELLED, np.int32)
+    return np.where(neighbours < 0, UNLABELLED, labels[neighbours]).astype(np.int32)
+
+
+def _arrays_of(
+    lists: Sequence[da.Array], finish: Sequence[Any], labels: da.Array
+) -> dict[Variable, list[da.Array]]:
+    """Make the variables of the result, [query, k] by metric, of the lists of each metric."""
+    index = [part.map_blocks(_indices, drop_axis=0, dtype=np.int64) for part in lists]
+    distance = [
+        part.map_blocks(one, drop_axis=0, dtype=np.float64)
+        for part, one in zip(lists, finish, strict=True)
+    ]
+    label = [
+        da.blockwise(_labels_of, "qk", part, "qk", labels, "r", dtype=np.int32, concatenate=True)
+        for part in index
+    ]
+    return {NEIGHBOUR: index, NEIGHBOUR_DISTANCE: distance, NEIGHBOUR_LABEL: label}
+
+
+@checked
+def neighbours(
+    images: xr.Dataset,
+    among: xr.Dataset | None = None,
+    k: int = 10,
+    metrics: Sequence[str] = METRICS,
+    device: str = "auto",
+) -> xr.Dataset:
+    """Find the k nearest images of each image, lazily and exactly.
+
+    Parameters
+    ----------
+    images
+        `image` (sample, y, x[, channel]) and `label` (sample), as `open_images` returns.
+    among
+        The images that are searched, of the same shape, dtype and full scale. Default: the images
+        themselves, and then no image is its own neighbour; the same image a second time is one.
+    k
+        How many; where there are not so many, the rest is -1 and NaN.
+    metrics
+        `l1`, `l2` or both, as for `distances`.
+    device
+        `auto`, `cpu`, `cuda` or `torch:cpu`; the same bits on each.
+
+    Returns
+    -------
+    Variables over (metric, sample, rank), nearest first: `neighbour` int64, the position along
+    `sample` in `among`, for `.isel`; `distance` float64 in units of full scale, 0 to 1;
+    `neighbour_label` int32. Of equal distances the lower position comes first, so the first j of
+    the k nearest are the j nearest. `label` and `sample` of the images are coordinates.
+
+    Raises
+    ------
+    ShapeError
+        Where the images of both differ in shape, pixel type or full scale.
+    SchemaError
+        Where dimensions, dtypes, k or metrics are not as above.
+    """
+    names = check_metrics(metrics)
+    if k < 1:
+        raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
+    others = lazy_images(images if among is None else among)
+    lazy = _query_chunks(lazy_images(images))
+    pixels, full_scale = _check_pair(images, images if among is None else among)
+    groups = _groups(others[IMAGE.name].data)
+    lists = [
+        _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device) for name in names
+    ]
+    coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
+    coordinates |= {name: lazy[name] for name in (SAMPLE, LABEL.name) if name in lazy.coords}
+    finish = [partial(_distances, metric=m, pixels=pixels, full_scale=full_scale) for m in names]
+    arrays = _arrays_of(lists, finish, others[LABEL.name].data.rechunk(-1))
+    given = images if among is None else among
+    attributes = {name: given.attrs[name] for name in ("class_names",) if name in given.attrs}
+    variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
+    return xr.Dataset(variables, coordinates, attributes)
+
+
+def vote_block(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Return the label that most neighbours have, [...], of [..., rank], nearest first.
+
+    Between equal votes it is that of the nearest among them. Neighbours without a label, -1, have
+    no vote; where none has one, the result is -1.
+    """
+    votes = (labels[..., :, None] == labels[..., None, :]).sum(-1)
+    votes[labels == UNLABELLED] = 0
+    winner = votes.argmax(-1)[..., None]  # the first of the largest
+    return np.take_along_axis(labels, winner, -1)[..., 0].astype(np.int32)
+
+
+@checked
+def vote(neighbours: xr.Dataset, k: int) -> xr.DataArray:
+    """Predict the class of each image by the votes of its k nearest, lazily.
+
+    Parameters
+    ----------
+    neighbours
+        `neighbour_label` (metric, sample, rank), as `neighbours` returns.
+    k
+        How many vote, at most as many as there are ranks.
+
+    Returns
+    -------
+    `predicted` (metric, sample) int32: the class that most of the k nearest have, between equal
+    votes that of the nearest image among them; -1 where no neighbour has a label.
+
+    Raises
+    ------
+    SchemaError
+        Where there are fewer than k ranks, or dimensions and dtype are not as above.
+    """
+    labels = pick(neighbours, NEIGHBOUR_LABEL)
+    if not 1 <= k <= labels.sizes[RANK]:
+        raise SchemaError(
+            f"k is {k}, expected 1 to {labels.sizes[RANK]}, the neighbours there are; "
+            f"neighbours(..., k={max(k, 1)}) finds more"
+        )
+    voting = labels.isel({RANK: slice(k)}).chunk({RANK: -1})
+    values = voting.data.map_blocks(vote_block, drop_axis=2, dtype=np.int32)
+    kept = {name: c for name, c in voting.coords.items() if RANK not in c.dims}
+    attributes = {"long_name": f"class of most of the {k} nearest images"}
+    return xr.DataArray(values, kept, (METRIC, SAMPLE), "predicted", attributes)
+
+
+def _pairs_block(
+    queries: npt.NDArray[Any], references: Any, first: int, same: bool, most: int, device: str
+) -> Int64Array:
+    """Return [pair, 3]: query, reference and distance; of the same images each pair once."""
+    flat = _flat(queries)
+    pairs = backends.load(device).within(flat, references, most)
+    pairs[:, 0] += first
+    return pairs[pairs[:, 0] < pairs[:, 1]] if same else pairs
+
+
+def _find_pairs(
+    queries: da.Array, references: da.Array, metric: str, most: int, same: bool, device: str
+) -> Int64Array:
+    """Compute all pairs, [pair, 3], group after group of references; sorted by both indices."""
+    prepare, search = dask.delayed(_prepare), dask.delayed(_pairs_block)
+    firsts = np.cumsum([0, *queries.chunks[0]]).tolist()
+    parts = [np.zeros((0, 3), np.int64)]
+    for first, group in _groups(references):
+        prepared = prepare(metric, first, True, device, *_blocks(group))
+        last = first + group.shape[0]
+        found = [
+            search(block, prepared, start, same, most, device)
+            for block, start in zip(_blocks(queries), firsts[:-1], strict=True)
+            if not same or start < last
+        ]
+        parts += dask.compute(*found)
+    pairs = np.concatenate(parts)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+@checked
+def pairs_within(
+    images: xr.Dataset,
+    among: xr.Dataset | None = None,
+    *,
+    radius: float,
+    metric: str = "l1",
+    device: str = "auto",
+) -> xr.Dataset:
+    """Find all pairs of images up to a distance, for near duplicates; exact.
+
+    How many there are is not known before, so this computes, chunk by chunk.
+
+    Parameters
+    ----------
+    images
+        As for `neighbours`.
+    among
+        The images that they are compared with. Default: themselves, each pair once.
+    radius
+        The largest distance, in units of full scale, 0 to 1; it is included.
+    metric
+        `l1` or `l2`.
+    device
+        As for `neighbours`.
+
+    Returns
+    -------
+    Variables over `pair`: `sample` and `neighbour` int64, the positions in `images` and in
+    `among`, and `distance` float64. Sorted by the two positions; without `among` the first is
+    the smaller.
+
+    Raises
+    ------
+    ShapeError, SchemaError
+        As `neighbours`.
+    """
+    check_metrics([metric])
+    if not radius >= 0:
+        raise SchemaError(f"radius is {radius}, expected a distance, 0 or more")
+    others = lazy_images(images if among is None else among)
+    lazy = _query_chunks(lazy_images(images))
+    pixels, full_scale = _check_pair(images, images if among is None else among)
+    most = largest_within(radius, metric, pixels, full_scale)
+    arrays = lazy[IMAGE.name].data, others[IMAGE.name].data
+    pairs = _find_pairs(*arrays, metric, most, among is None, device)
+    distance = finish_neighbours(pairs[:, 2], metric, pixels, full_scale)
+    attributes = NEIGHBOUR_DISTANCE.attributes
+    return xr.Dataset(
+        {
+            "sample": (PAIR, pairs[:, 0].copy(), {"long_name": "position among the images"}),
+            "neighbour": (PAIR, pairs[:, 1].copy(), NEIGHBOUR.attributes),
+            "distance": (PAIR, distance, attributes),
+        }
+    )

@@ -1,0 +1,236 @@
+"""The nearest of many images: against everyone who searches, and against ourselves without bounds.
+
+Ours has its references ready as the peers have their indexes; what that takes is a row of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import pipeline
+from benchmarks import peers_neighbours as peers
+from benchmarks.images import FURTHEST
+from benchmarks.measure import Contestant, MismatchError, Readings, SkippedError, race
+from benchmarks.peers_arrays import set_threads
+from benchmarks.results import Row, growth_row, note_row, speed_row
+from benchmarks.workbench import Workbench
+from pipeline.core.exact import NOWHERE
+from pipeline.kernels import cpu_nearest, search_data
+
+K = 10
+QUERIES, REFERENCES = 10_000, 60_000
+FEW = 500  # queries of peers that take minutes for all
+NOISE = 20_000
+RADIUS = 0.01
+LARGER = 10
+# Turns of a contestant that takes half a minute.
+SLOW_TURNS = 2
+
+OURS = "ours"
+PLAIN = "our own plain loop without the bounds"
+PREPARED = "preparing the references"
+# How many times as fast as each ours is to be, by metric; the others are reported.
+WANTED = {
+    "l1": {peers.FAISS_L1: 60.0, PLAIN: 8.0},
+    "l2": {peers.FAISS_L2: 5.0, peers.NUMKONG: 2.0, peers.FAISS_BYTES: 2.0},
+}
+CIFAR_WANTED = {peers.FAISS_L1: 30.0}
+MOST_TIME, MOST_MEMORY = 6.0, 1.1
+
+TESTS = Path(__file__).resolve().parent.parent
+Flat = npt.NDArray[np.uint8]
+
+
+class Ours:
+    """A search of ours, its references prepared, and what each stage of it left."""
+
+    def __init__(self, references: Flat, shape: tuple[int, ...], metric: str, threads: int) -> None:
+        self.given = references, shape, metric
+        self.threads = threads
+        self.prepared = self.prepare()
+        self.seen = np.zeros(4)
+
+    def prepare(self, bounded: bool = True) -> search_data.References:
+        return search_data.prepare_search(*self.given, bounded=bounded, threads=self.threads)
+
+    def search(self, queries: Flat, prepared: search_data.References) -> peers.Found:
+        """Return the distances and the indices of the nearest."""
+        lists = np.full((2, len(queries), K), NOWHERE)
+        skip = np.full(len(queries), -1)
+        self.seen = cpu_nearest.nearest(queries, prepared, skip, *lists, self.threads)
+        return lists[0], lists[1]
+
+    @property
+    def left(self) -> str:
+        """What share of the candidates each stage left."""
+        pairs, coarse, fine, _ = self.seen / max(self.seen[0], 1)
+        return f"coarse sketches left {coarse:.2%}, fine ones {fine:.2%}" if pairs else ""
+
+
+def rows(bench: Workbench) -> Iterator[Row]:
+    """Measure searches among 60,000 images; then noise, pairs, and how memory grows."""
+    set_threads(bench.threads)
+    inner = slice(FURTHEST, -FURTHEST)
+    splits = bench.originals.splits
+    train, test = (splits[name][0][:, inner, inner] for name in ("train", "test"))
+    title = bench.originals.title
+    for metric in ("l1", "l2"):
+        yield from _searches(bench, title, (test[:QUERIES], train[:REFERENCES]), metric)
+    yield from _on_cifar(bench)
+    yield from _on_noise(bench)
+    yield from _pairs(bench)
+    yield from _memory(bench)
+
+
+def _flat(images: npt.NDArray[np.uint8]) -> Flat:
+    return np.ascontiguousarray(images).reshape(len(images), -1)
+
+
+def _searches(
+    bench: Workbench, title: str, images: tuple[Any, Any], metric: str, cifar: bool = False
+) -> Iterator[Row]:
+    queries, references = map(_flat, images)
+    mine = Ours(references, images[1].shape[1:], metric, bench.threads)
+    what = f"{len(queries):,} of {title} among {len(references):,}, {metric}"
+    few = queries[:FEW]
+    plain = mine.prepare(bounded=False)
+    fast = [Contestant(OURS, lambda: mine.search(queries, mine.prepared))]
+    slow = [Contestant(OURS, lambda: mine.search(few, mine.prepared))]
+    fast.append(Contestant(PLAIN, lambda: mine.search(queries, plain)))
+    fast.append(_contestant(f"faiss {metric}", peers.faiss_flat(queries, references, K, metric)))
+    names = {f"faiss {metric}": peers.FAISS_L1 if metric == "l1" else peers.FAISS_L2}
+    if metric == "l2":
+        fast.append(_contestant(peers.FAISS_BYTES, peers.faiss_bytes(queries, references, K)))
+        numkong = peers.numkong_products(queries, references, K, bench.threads)
+        fast.append(_contestant(peers.NUMKONG, numkong))
+    if not cifar:
+        slow.append(
+            _contestant(peers.SKLEARN[metric], peers.sklearn_brute(few, references, K, metric))
+        )
+        slow.append(_contestant(peers.TORCH[metric], peers.torch_cdist(few, references, K, metric)))
+    wanted = CIFAR_WANTED if cifar else WANTED[metric]
+    for group, count in ((fast, len(queries)), (slow, len(few))):
+        if len(group) < 2:
+            continue
+        wrong: dict[str, str] = {}
+        times = race(group, min(bench.repeats, SLOW_TURNS), partial(_check, notes=wrong))
+        note = mine.left if group is fast else f"{count} queries"
+        for contestant in group[1:]:
+            peer = names.get(contestant.name, contestant.name)
+            notes = "; ".join(filter(None, [note, wrong.get(contestant.name)]))
+            yield speed_row(
+                what, peer, times[OURS], times[contestant.name], wanted.get(peer), notes
+            )
+    yield _prepared_row(mine, what, times_of=lambda: mine.search(queries, mine.prepared))
+
+
+def _contestant(name: str, search: peers.Search) -> Contestant:
+    return Contestant(name, search)
+
+
+def _prepared_row(mine: Ours, what: str, times_of: Any) -> Row:
+    contestants = [Contestant(PREPARED, mine.prepare), Contestant(OURS, times_of)]
+    times = race(contestants, SLOW_TURNS, lambda _: None)
+    note = f"{PREPARED} takes {times[PREPARED].median:.2f} s, the search {times[OURS].median:.2f} s"
+    return note_row(what, note)
+
+
+def _check(results: Mapping[str, Any], notes: dict[str, str]) -> None:
+    """Compare distances with ours; count neighbours that are others, or in another order."""
+    mine = results[OURS]
+    for name, (distances, indices) in results.items():
+        if name == PLAIN and not all(map(np.array_equal, results[name], mine)):
+            raise MismatchError(f"{name}: other neighbours than with them")
+        close = np.isclose(np.asarray(distances, np.float64), mine[0], rtol=1e-4, atol=64)
+        if (
+            close.mean() < 0.99
+        ):  # the products of torch and scikit-learn cancel where images are alike
+            raise MismatchError(f"{name}: {1 - close.mean():.2%} of the distances are not ours")
+        differing = int((np.asarray(indices) != mine[1]).sum())
+        if differing:
+            notes[name] = f"{differing:,} of {mine[1].size:,} neighbours differ or stand elsewhere"
+
+
+def _on_cifar(bench: Workbench) -> Iterator[Row]:
+    what = "CIFAR-10 as JPEG, l1"
+    folder = os.environ.get("PIXSIM_DATASETS")
+    path = Path(folder or ".") / "cifar10-jpeg" / "cifar10_jpeg.tar.gz"
+    if folder is None or not path.exists():
+        yield note_row(what, "the archive is not at hand (PIXSIM_DATASETS)")
+        return
+    store = pipeline.ingest(path, bench.folder / "cifar10.zarr")
+    splits = [pipeline.open_images(store, name)["image"].values for name in ("test", "train")]
+    images = splits[0][:QUERIES], splits[1]
+    yield from _searches(bench, "CIFAR-10", images, "l1", cifar=True)
+
+
+def _on_noise(bench: Workbench) -> Iterator[Row]:
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 256, (NOISE, 784), np.uint8)
+    queries = rng.integers(0, 256, (FEW, 784), np.uint8)
+    mine = Ours(references, (28, 28), "l1", bench.threads)
+    plain = mine.prepare(bounded=False)
+    contestants = [
+        Contestant(OURS, lambda: mine.search(queries, mine.prepared)),
+        Contestant(PLAIN, lambda: mine.search(queries, plain)),
+    ]
+    times = race(contestants, bench.repeats, partial(_check, notes={}))
+    what = f"{FEW} of uniform noise among {NOISE:,}, l1"
+    yield speed_row(what, PLAIN, times[OURS], times[PLAIN], 0.95)
+
+
+def _child(bench: Workbench, what: str, count: int) -> dict[str, Any]:
+    """Search a store in a process of its own; return seconds, peak memory and what it found."""
+    command = [
+        sys.executable, "-m", "benchmarks.child_neighbours",
+        what, str(bench.store(count)), str(bench.threads),
+    ]  # fmt: skip
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise MismatchError(f"{what} on {count:,} images failed: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _sizes(bench: Workbench) -> tuple[int, int]:
+    large = max(bench.count, LARGER)
+    return large // LARGER, large
+
+
+def _pairs(bench: Workbench) -> Iterator[Row]:
+    counts = _sizes(bench)
+    try:
+        found = [_child(bench, "pairs", count) for count in counts]
+    except SkippedError as error:
+        yield note_row("pairs within a radius", str(error))
+        return
+    times = [Readings((one["seconds"] / count,)) for one, count in zip(found, counts, strict=True)]
+    note = ", ".join(
+        f"{one['pairs']:,} pairs of {n:,} in {one['seconds']:.1f} s"
+        for one, n in zip(found, counts, strict=True)
+    )
+    what = f"time an image of the pairs within {RADIUS} among {counts[1]:,}, l1"
+    yield growth_row(what, f"among {counts[0]:,}", times[1], times[0], MOST_TIME, note=note)
+
+
+def _memory(bench: Workbench) -> Iterator[Row]:
+    counts = _sizes(bench)
+    try:
+        found = [_child(bench, "neighbours", count) for count in counts]
+    except SkippedError as error:
+        yield note_row("peak memory", str(error))
+        return
+    peaks = [Readings((float(one["peak_memory"]),)) for one in found]
+    what = f"peak memory of {K} neighbours of 2,000 images among {counts[1]:,}, l1"
+    yield growth_row(what, f"among {counts[0]:,}", peaks[1], peaks[0], MOST_MEMORY, "bytes")
