@@ -31,7 +31,7 @@ from faults.workers import (
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(4 * 3600)
 SCENES = LOCAL | REMOTE
 
 

@@ -226,23 +226,7 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         Where the device is not of that form, or this machine has none such.
     """
     if device == "cpu" or (device == "auto" and not has_cuda_driver()):
-        sums = importlib.import_module("pipeline.kernels.cpu_sums")
-        cpu = importlib.import_module("pipeline.kernels.cpu_distances")
-        data = importlib.import_module("pipeline.kernels.search_data")
-        search = importlib.import_module("pipeline.kernels.cpu_nearest")
-        return Kernels(
-            "cpu",
-            partial(sums.class_sums, threads=threads),
-            partial(sums.histograms, threads=threads),
-            sums.select_ranks,
-            cpu.prepare,
-            cpu.l1_numerators,
-            cpu.dot_products,
-            cpu.squared_norms,
-            data.prepare_search,
-            search.nearest,
-            search.within,
-        )
+        return _load_cpu(threads)
     on_torch = importlib.import_module("pipeline.kernels.torch")
     if device == "auto":
         return load("cuda" if on_torch.is_available("cuda") else "cpu", threads)
@@ -267,4 +251,24 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         partial(on_torch.prepare_search, device=name),
         on_torch.nearest,
         on_torch.within,
+    )
+
+
+def _load_cpu(threads: int) -> Kernels:
+    sums = importlib.import_module("pipeline.kernels.cpu_sums")
+    cpu = importlib.import_module("pipeline.kernels.cpu_distances")
+    data = importlib.import_module("pipeline.kernels.search_data")
+    search = importlib.import_module("pipeline.kernels.cpu_nearest")
+    return Kernels(
+        "cpu",
+        partial(sums.class_sums, threads=threads),
+        partial(sums.histograms, threads=threads),
+        sums.select_ranks,
+        cpu.prepare,
+        cpu.l1_numerators,
+        cpu.dot_products,
+        cpu.squared_norms,
+        data.prepare_search,
+        search.nearest,
+        search.within,
     )
