@@ -28,8 +28,18 @@ def test_the_python_of_the_readme_gives_the_articles_number(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIXSIM_DATASETS", str(real_datasets))
-    exec(block("python", "open_images"), {})
+    exec(block("python", "class_sums"), {})
     assert capsys.readouterr().out.strip() == "0.9175"
+
+
+@pytest.mark.datasets
+def test_the_nearest_images_of_the_readme_are_as_many_and_as_good_as_it_says(
+    real_datasets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATASETS", str(real_datasets))
+    exec(block("python", "neighbours"), {})
+    assert capsys.readouterr().out.split() == ["0.9631", "935"]
 
 
 @pytest.mark.datasets
