@@ -241,7 +241,7 @@ def decide(
     if "label" in wanted:
         named = wanted["label"]
         if named is not None and plain(named) not in map(plain, names) and labelled():
-            return roles
+            return _without_labels(roles, head)
         return replace(roles, label=choose("label", names, LABEL_COLUMNS, wanted, title))
     splits = _split_names(names) if split_given else [split]
     rest = [n for n in names if n not in (image, *splits) and plain(n) not in _INDEX]
@@ -262,7 +262,13 @@ def decide(
         return replace(roles, classes=tuple(rest), remarks=tuple(remarks))
     if rest and not labelled() >= {plain(name) for name in rest}:
         raise _no_label(head, rest)
-    return roles
+    return _without_labels(roles, head) if labelled() else roles
+
+
+def _without_labels(roles: Roles, head: TableHead) -> Roles:
+    """Say that a table has no labels where others have some."""
+    remark = f"{head.title}: has no column of labels as others have, so its images are without"
+    return replace(roles, remarks=(*roles.remarks, remark))
 
 
 def _no_label(head: TableHead, rest: Sequence[str]) -> ConfigError:

@@ -282,7 +282,8 @@ def test_a_table_without_labels_beside_one_with_them_is_unlabelled(root):
     train = put(root / "train.csv", "id,width,breed\n0,4,pug\n1,4,boxer\n")
     test = put(root / "test.csv", "id,width\n2,4\n")
     places = {"splits": {"train": str(train), "test": str(test)}}
-    names, splits, _ = listed(places, columns={"label": "breed"})
+    names, splits, remarks = listed(places, columns={"label": "breed"})
+    assert "test.csv: has no column of labels as others have" in str(remarks)
     assert (names, splits) == (
         ("boxer", "pug"), {"train": ([0, 1], [1, 0]), "test": ([2], [-1])},
     )  # fmt: skip

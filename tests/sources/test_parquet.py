@@ -134,6 +134,7 @@ def test_a_file_without_the_column_of_labels_of_the_others_is_unlabelled(tmp_pat
     assert [source.read(split, 0, 2).labels.tolist() for split in ("train", "test")] == [
         [1, 0], [-1, -1],
     ]  # fmt: skip
+    assert "test.parquet: has no column of labels as others have" in str(source.remarks)
     with pytest.raises(ConfigError, match=r"test\.parquet: has no column 'breed' for the label"):
         opened(tmp_path, test, columns={"label": "breed"})
 
