@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pipeline.ops.distances import distances as distances
     from pipeline.ops.medians import class_medians as class_medians
     from pipeline.ops.neighbours import neighbours as neighbours
-    from pipeline.ops.neighbours import pairs_within as pairs_within
     from pipeline.ops.neighbours import vote as vote
+    from pipeline.ops.pairs import pairs_within as pairs_within
     from pipeline.ops.predictions import predict as predict
     from pipeline.ops.prototypes import class_sums as class_sums
     from pipeline.ops.prototypes import prototypes as prototypes
@@ -88,7 +88,7 @@ _HOMES = {
     "open_run": "report.opened",
     "open_source": "sources.registry",
     "open_store": "report.opened",
-    "pairs_within": "ops.neighbours",
+    "pairs_within": "ops.pairs",
     "plan_ingest": "ingestion.ingest",
     "predict": "ops.predictions",
     "print_pixels": "terminal",

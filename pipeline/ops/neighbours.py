@@ -8,8 +8,6 @@ is sorted by distance and then by index, so neither groups nor chunks can change
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,17 +17,13 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from dask.graph_manipulation import bind, clone
-from dask.system import CPU_COUNT
 
 from pipeline.core.arguments import checked
-from pipeline.core.errors import SchemaError, ShapeError
+from pipeline.core.errors import SchemaError
 from pipeline.core.exact import (
     NOWHERE,
     Int64Array,
-    choose_arithmetic,
     finish_neighbours,
-    largest_within,
 )
 from pipeline.core.schema import (
     IMAGE,
@@ -39,7 +33,6 @@ from pipeline.core.schema import (
     NEIGHBOUR,
     NEIGHBOUR_DISTANCE,
     NEIGHBOUR_LABEL,
-    PAIR,
     RANK,
     SAMPLE,
     UNLABELLED,
@@ -48,12 +41,16 @@ from pipeline.core.schema import (
 )
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.prototypes import full_scale_of, lazy_images
-
-# Bytes of images of a group of references; with sketches it takes about twice as much.
-_GROUP_BYTES = 64 * 2**20
-# Queries of a chunk at least: below, preparing them costs more than is won by another thread.
-_LEAST_QUERIES = 256
+from pipeline.ops.prototypes import lazy_images
+from pipeline.ops.search_tasks import (
+    check_pair,
+    chunks_of,
+    cut_queries,
+    flattened,
+    groups_of,
+    prepare_group,
+    read,
+)
 
 
 def empty_lists(count: int, k: int) -> Int64Array:
@@ -61,8 +58,8 @@ def empty_lists(count: int, k: int) -> Int64Array:
     return np.full((2, count, k), NOWHERE)
 
 
-def _flat(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(images).reshape(len(images), math.prod(images.shape[1:]))
+def _search(queries: Any, *arguments: Any) -> Int64Array:
+    return search_block(read(queries), *arguments)
 
 
 def search_block(
@@ -94,80 +91,28 @@ def search_block(
     [2, query, k]; new lists.
     """
     result = lists.copy()
-    flat = _flat(queries)
+    flat = flattened(queries)
     skip = np.full(len(flat), -1) if own is None else np.arange(own, own + len(flat))
     distances, found = result
     backends.load(device).nearest(flat, references, skip, distances, found, threads)
     return result
 
 
-def _prepare(metric: str, first: int, pairs: bool, device: str, *blocks: npt.NDArray[Any]) -> Any:
-    """Bring a group of references, in blocks, into the form that a search reads."""
-    images = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    flat, use = _flat(images), backends.load(device)
-    return use.prepare_search(flat, images.shape[1:], metric, first, pairs=pairs)
-
-
-def _check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
-    """Refuse images that cannot be compared; return pixels and full scale."""
-    image, other = images[IMAGE.name], among[IMAGE.name]
-    if image.shape[1:] != other.shape[1:] or image.dtype != other.dtype:
-        raise ShapeError(
-            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
-            f"images they are searched among, {other.shape[1:]} and {other.dtype}; bring both to "
-            "one shape"
-        )
-    scales = full_scale_of(images), full_scale_of(among)
-    if scales[0] != scales[1]:
-        raise ShapeError(
-            f"images with full scale {scales[0]}, expected that of the images they are searched "
-            f"among, {scales[1]}; bring both to one scale"
-        )
-    pixels = math.prod(image.shape[1:])
-    choose_arithmetic(1, pixels, image.dtype)
-    return pixels, scales[0]
-
-
-def _groups(images: da.Array) -> list[tuple[int, da.Array]]:
-    """Cut references into groups of whole memory blocks; return each with its first index."""
-    fitting = max(1, _GROUP_BYTES // max(1, images.dtype.itemsize * math.prod(images.shape[1:])))
-    count = images.shape[0]
-    number = -(-count // fitting)
-    edges = [count * group // number for group in range(number + 1)] if number else []
-    return [(start, images[start:stop]) for start, stop in itertools.pairwise(edges)]
-
-
-def _blocks(images: da.Array) -> list[Any]:
-    """Return the chunks of an array along its first dimension, each as a delayed object."""
-    return list(images.to_delayed(optimize_graph=False).reshape(-1))
-
-
-def _query_chunks(images: xr.Dataset) -> xr.Dataset:
-    """Cut queries so that each core has some."""
-    count = images.sizes[SAMPLE]
-    wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
-    largest = max(images.chunksizes[SAMPLE], default=0)
-    return images.chunk({SAMPLE: wanted}) if largest > wanted else images
-
-
 def _lists_of(
-    queries: da.Array, groups: Sequence[tuple[int, da.Array]], metric: str, k: int, own: bool,
+    queries: da.Array, groups: Sequence[tuple[int, int, Any]], metric: str, k: int, own: bool,
     device: str,
 ) -> da.Array:  # fmt: skip
     """Search group after group; return [2, query, k]."""
-    prepare, search = dask.delayed(_prepare), dask.delayed(search_block)
+    prepare, search = dask.delayed(prepare_group), dask.delayed(_search)
     sizes = queries.chunks[0]
     firsts = np.cumsum([0, *sizes]).tolist()
     lists = [dask.delayed(empty_lists)(size, k) for size in sizes]
-    for number, (first, group) in enumerate(groups):
-        block, read = group, queries
-        if number:
-            block, read = bind(group, lists), clone(queries)
-        prepared = prepare(metric, first, False, device, *_blocks(block))
-        blocks = _blocks(read)
+    chunks = chunks_of(queries)
+    for first, _, group in groups:
+        prepared = prepare(metric, first, False, device, group, *lists)
         lists = [
             search(part, prepared, before, start if own else None, device)
-            for part, before, start in zip(blocks, lists, firsts[:-1], strict=True)
+            for part, before, start in zip(chunks, lists, firsts[:-1], strict=True)
         ]
     parts = [
         da.from_delayed(part, (2, size, k), np.int64)
@@ -251,9 +196,9 @@ def neighbours(
     if k < 1:
         raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
     others = lazy_images(images if among is None else among)
-    lazy = _query_chunks(lazy_images(images))
-    pixels, full_scale = _check_pair(images, images if among is None else among)
-    groups = _groups(others[IMAGE.name].data)
+    lazy = cut_queries(lazy_images(images))
+    pixels, full_scale = check_pair(images, images if among is None else among)
+    groups = groups_of(others[IMAGE.name].data)
     lists = [
         _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device) for name in names
     ]
@@ -311,90 +256,3 @@ def vote(neighbours: xr.Dataset, k: int) -> xr.DataArray:
     kept = {name: c for name, c in voting.coords.items() if RANK not in c.dims}
     attributes = {"long_name": f"class of most of the {k} nearest images"}
     return xr.DataArray(values, kept, (METRIC, SAMPLE), "predicted", attributes)
-
-
-def _pairs_block(
-    queries: npt.NDArray[Any], references: Any, first: int, same: bool, most: int, device: str
-) -> Int64Array:
-    """Return [pair, 3]: query, reference and distance; of the same images each pair once."""
-    flat = _flat(queries)
-    pairs = backends.load(device).within(flat, references, most)
-    pairs[:, 0] += first
-    return pairs[pairs[:, 0] < pairs[:, 1]] if same else pairs
-
-
-def _find_pairs(
-    queries: da.Array, references: da.Array, metric: str, most: int, same: bool, device: str
-) -> Int64Array:
-    """Compute all pairs, [pair, 3], group after group of references; sorted by both indices."""
-    prepare, search = dask.delayed(_prepare), dask.delayed(_pairs_block)
-    firsts = np.cumsum([0, *queries.chunks[0]]).tolist()
-    parts = [np.zeros((0, 3), np.int64)]
-    for first, group in _groups(references):
-        prepared = prepare(metric, first, True, device, *_blocks(group))
-        last = first + group.shape[0]
-        found = [
-            search(block, prepared, start, same, most, device)
-            for block, start in zip(_blocks(queries), firsts[:-1], strict=True)
-            if not same or start < last
-        ]
-        parts += dask.compute(*found)
-    pairs = np.concatenate(parts)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-
-
-@checked
-def pairs_within(
-    images: xr.Dataset,
-    among: xr.Dataset | None = None,
-    *,
-    radius: float,
-    metric: str = "l1",
-    device: str = "auto",
-) -> xr.Dataset:
-    """Find all pairs of images up to a distance, for near duplicates; exact.
-
-    How many there are is not known before, so this computes, chunk by chunk.
-
-    Parameters
-    ----------
-    images
-        As for `neighbours`.
-    among
-        The images that they are compared with. Default: themselves, each pair once.
-    radius
-        The largest distance, in units of full scale, 0 to 1; it is included.
-    metric
-        `l1` or `l2`.
-    device
-        As for `neighbours`.
-
-    Returns
-    -------
-    Variables over `pair`: `sample` and `neighbour` int64, the positions in `images` and in
-    `among`, and `distance` float64. Sorted by the two positions; without `among` the first is
-    the smaller.
-
-    Raises
-    ------
-    ShapeError, SchemaError
-        As `neighbours`.
-    """
-    check_metrics([metric])
-    if not radius >= 0:
-        raise SchemaError(f"radius is {radius}, expected a distance, 0 or more")
-    others = lazy_images(images if among is None else among)
-    lazy = _query_chunks(lazy_images(images))
-    pixels, full_scale = _check_pair(images, images if among is None else among)
-    most = largest_within(radius, metric, pixels, full_scale)
-    arrays = lazy[IMAGE.name].data, others[IMAGE.name].data
-    pairs = _find_pairs(*arrays, metric, most, among is None, device)
-    distance = finish_neighbours(pairs[:, 2], metric, pixels, full_scale)
-    attributes = NEIGHBOUR_DISTANCE.attributes
-    return xr.Dataset(
-        {
-            "sample": (PAIR, pairs[:, 0].copy(), {"long_name": "position among the images"}),
-            "neighbour": (PAIR, pairs[:, 1].copy(), NEIGHBOUR.attributes),
-            "distance": (PAIR, distance, attributes),
-        }
-    )

@@ -76,7 +76,7 @@ def torch_cdist(queries: Flat, references: Flat, k: int, metric: str) -> Search:
 
 def numkong_products(queries: Flat, references: Flat, k: int, threads: int) -> Search:
     """Search by NumKong's products of bytes and norms in integers, and NumPy's argpartition."""
-    packed = numkong.dots_pack(np.ascontiguousarray(references), dtype="u8")
+    packed = numkong.dots_pack(np.ascontiguousarray(references), dtype="uint8")
     wide = references.astype(np.int64)
     norms = np.einsum("ij,ij->i", wide, wide)
     step = max(1, _BLOCK // 8 // len(references))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask
 import numpy as np
 import pytest
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
@@ -21,7 +22,7 @@ from strategies import (
 import pipeline
 from pipeline.core.errors import SchemaError, ShapeError
 from pipeline.core.exact import NOWHERE, finish_neighbours, largest_within
-from pipeline.ops import neighbours as module
+from pipeline.ops import search_tasks
 from pipeline.ops.neighbours import vote_block
 
 METRICS = ("l1", "l2")
@@ -82,12 +83,24 @@ def test_groups_of_references_do_not_change_the_result(monkeypatch):
     pair = pair[0], pair[1].astype(np.uint8)
     whole = pipeline.neighbours(*datasets(pair), k=20).compute()
     pairs = pipeline.pairs_within(*datasets(pair), radius=0.008)
-    monkeypatch.setattr(module, "_GROUP_BYTES", 30 * 130)
-    monkeypatch.setattr(module, "_LEAST_QUERIES", 7)
+    monkeypatch.setattr(search_tasks, "_GROUP_BYTES", 30 * 130)
+    monkeypatch.setattr(search_tasks, "_LEAST_QUERIES", 7)
     cut = pipeline.neighbours(*datasets(pair, (9, 50)), k=20)
     assert whole.identical(cut.compute())
     assert pairs.sizes["pair"] > 10
     assert pairs.identical(pipeline.pairs_within(*datasets(pair, (9, 50)), radius=0.008))
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_on_a_cluster_it_is_the_same_for_images_in_its_memory_too(persisted):
+    rng = np.random.default_rng(2)
+    pair = [rng.integers(0, 9, (count, 4, 6)).astype(np.uint8) for count in (30, 90)]
+    chunked = datasets(pair, (7, 20))
+    expected = pipeline.neighbours(*chunked, k=4).compute(scheduler="synchronous")
+    with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None):
+        given = [images.persist() if persisted else images for images in chunked]
+        assert pipeline.neighbours(*given, k=4).compute().identical(expected)
+        assert pipeline.pairs_within(*given, radius=1).sizes["pair"] == 30 * 90
 
 
 def test_nothing_is_computed_before_it_is_asked_for():

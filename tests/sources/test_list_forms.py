@@ -284,9 +284,8 @@ def test_a_table_without_labels_beside_one_with_them_is_unlabelled(root):
     places = {"splits": {"train": str(train), "test": str(test)}}
     names, splits, remarks = listed(places, columns={"label": "breed"})
     assert "test.csv: has no column of labels as others have" in str(remarks)
-    assert (names, splits) == (
-        ("boxer", "pug"), {"train": ([0, 1], [1, 0]), "test": ([2], [-1])},
-    )  # fmt: skip
+    assert names == ("boxer", "pug")
+    assert splits == {"train": ([0, 1], [1, 0]), "test": ([2], [-1])}
     put(train, "id,width,label\n0,4,pug\n1,4,boxer\n")
     assert listed(places)[1]["test"] == ([2], [-1])
     put(test, "id,height,breed\n2,4,pug\n")

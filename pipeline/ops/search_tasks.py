@@ -1,0 +1,121 @@
+"""Tasks of a search: groups of references, chunks of queries, each read when its turn has come."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from dask.highlevelgraph import MaterializedLayer
+from dask.system import CPU_COUNT
+
+from pipeline.core.errors import ShapeError
+from pipeline.core.exact import choose_arithmetic
+from pipeline.core.schema import IMAGE, SAMPLE
+from pipeline.kernels import backends
+from pipeline.ops.prototypes import full_scale_of
+
+# Bytes of images of a group of references; with sketches it takes about twice as much.
+_GROUP_BYTES = 64 * 2**20
+# Queries of a chunk at least: below, preparing them costs more than is won by another thread.
+_LEAST_QUERIES = 256
+
+
+def flattened(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return images as rows of pixels, as kernels take them."""
+    return np.ascontiguousarray(images).reshape(len(images), math.prod(images.shape[1:]))
+
+
+class _Later:
+    """A part of an array that the task which uses it reads, when its turn has come.
+
+    As a task of its own it would be read as soon as a thread is idle, and wait in memory. What is
+    in a cluster's memory already is passed on as it is.
+    """
+
+    def __init__(self, array: da.Array) -> None:
+        self._array = array
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return the part; in this thread, for the tasks of a scheduler must not wait for it."""
+        return np.asarray(self._array.compute(scheduler="synchronous"))
+
+
+def _cut(images: da.Array, edges: Sequence[int]) -> list[Any]:
+    """Return the parts of an array between edges, for tasks that call `read`."""
+    layers = images.dask.layers.values()
+    in_cluster = any(
+        type(value).__name__ == "Future"
+        for layer in layers
+        if isinstance(layer, MaterializedLayer)
+        for value in layer.values()
+    )
+    parts = [images[start:stop] for start, stop in itertools.pairwise(edges)]
+    if in_cluster:
+        return [dask.delayed(part) for part in parts]
+    return [_Later(dask.optimize(part)[0]) for part in parts]
+
+
+def read(part: Any) -> npt.NDArray[Any]:
+    """Return the images of a group or chunk, in the task that was given it."""
+    return part.read() if isinstance(part, _Later) else part
+
+
+def prepare_group(
+    metric: str, first: int, pairs: bool, device: str, group: Any, *_before: Any
+) -> Any:
+    """Bring a group of references into the form that a search reads, after the one before."""
+    images = read(group)
+    flat, use = flattened(images), backends.load(device)
+    return use.prepare_search(flat, images.shape[1:], metric, first, pairs=pairs)
+
+
+def check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
+    """Refuse images that cannot be compared; return pixels and full scale."""
+    image, other = images[IMAGE.name], among[IMAGE.name]
+    if image.shape[1:] != other.shape[1:] or image.dtype != other.dtype:
+        raise ShapeError(
+            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
+            f"images they are searched among, {other.shape[1:]} and {other.dtype}; bring both to "
+            "one shape"
+        )
+    scales = full_scale_of(images), full_scale_of(among)
+    if scales[0] != scales[1]:
+        raise ShapeError(
+            f"images with full scale {scales[0]}, expected that of the images they are searched "
+            f"among, {scales[1]}; bring both to one scale"
+        )
+    pixels = math.prod(image.shape[1:])
+    choose_arithmetic(1, pixels, image.dtype)
+    return pixels, scales[0]
+
+
+def groups_of(images: da.Array) -> list[tuple[int, int, Any]]:
+    """Cut references into groups that fit memory; return first index, one after the last, and it.
+
+    `prepare_group` takes a group.
+    """
+    fitting = max(1, _GROUP_BYTES // max(1, images.dtype.itemsize * math.prod(images.shape[1:])))
+    count = images.shape[0]
+    number = -(-count // fitting)
+    edges = [count * group // number for group in range(number + 1)] if number else [0]
+    return list(zip(edges[:-1], edges[1:], _cut(images, edges), strict=True))
+
+
+def chunks_of(images: da.Array) -> list[Any]:
+    """Return the chunks of an array along its first dimension, for tasks that call `read`."""
+    return _cut(images, np.cumsum([0, *images.chunks[0]]).tolist())
+
+
+def cut_queries(images: xr.Dataset) -> xr.Dataset:
+    """Cut queries so that each core has some."""
+    count = images.sizes[SAMPLE]
+    wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
+    largest = max(images.chunksizes[SAMPLE], default=0)
+    return images.chunk({SAMPLE: wanted}) if largest > wanted else images
