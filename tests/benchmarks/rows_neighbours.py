@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 import pipeline
 from benchmarks import peers_neighbours as peers
-from benchmarks.images import FURTHEST
+from benchmarks.images import FURTHEST, TRAIN_TO_TEST
 from benchmarks.measure import Contestant, MismatchError, Readings, SkippedError, race
 from benchmarks.peers_arrays import set_threads
 from benchmarks.results import Row, growth_row, note_row, speed_row
@@ -68,7 +68,9 @@ class Ours:
         """Return the distances and the indices of the nearest."""
         lists = np.full((2, len(queries), K), NOWHERE)
         skip = np.full(len(queries), -1)
-        self.seen = cpu_nearest.nearest(queries, prepared, skip, *lists, self.threads)
+        seen = cpu_nearest.nearest(queries, prepared, skip, *lists, self.threads)
+        if prepared is self.prepared:
+            self.seen = seen
         return lists[0], lists[1]
 
     @property
@@ -85,8 +87,9 @@ def rows(bench: Workbench) -> Iterator[Row]:
     splits = bench.originals.splits
     train, test = (splits[name][0][:, inner, inner] for name in ("train", "test"))
     title = bench.originals.title
+    few = test[: min(QUERIES, bench.count // TRAIN_TO_TEST)], train[: min(REFERENCES, bench.count)]
     for metric in ("l1", "l2"):
-        yield from _searches(bench, title, (test[:QUERIES], train[:REFERENCES]), metric)
+        yield from _searches(bench, title, few, metric)
     yield from _on_cifar(bench)
     yield from _on_noise(bench)
     yield from _pairs(bench)
@@ -186,7 +189,7 @@ def _on_cifar(bench: Workbench) -> Iterator[Row]:
         return
     store = pipeline.ingest(path, bench.folder / "cifar10.zarr")
     splits = [pipeline.open_images(store, name)["image"].values for name in ("test", "train")]
-    images = splits[0][:QUERIES], splits[1]
+    images = splits[0][: min(QUERIES, bench.count // TRAIN_TO_TEST)], splits[1][: bench.count]
     yield from _searches(bench, "CIFAR-10", images, "l1", cifar=True)
 
 
