@@ -59,7 +59,7 @@ else:
 """
 
 
-TURNS = 3
+TURNS = 8
 
 
 @pytest.mark.slow
