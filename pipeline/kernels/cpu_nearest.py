@@ -39,7 +39,7 @@ from pipeline.kernels.search_data import (
     Sketched,
     sketch_queries,
 )
-from pipeline.kernels.sketches import COARSE, FINE, Bytes, order_tiles
+from pipeline.kernels.sketches import COARSE, FINE, Bytes
 
 _TILES = np.array([64, 256, 1024, 2048])
 # Steps of 64 bytes after which a distance that is too large already is left.
@@ -60,7 +60,8 @@ class _Lists(NamedTuple):
     distances, neighbours
         [query, k]; the nearest so far. Where pairs are asked for, the distances are the radius.
     pairs
-        [pair, 3]; query, index and distance of each pair. None: the lists above are asked for.
+        [pair, 3]; query, index and distance of each pair. Of length 0 where the lists above are
+        asked for.
     found
         [1]; how many pairs there are, perhaps more than `pairs` holds.
     """
@@ -299,7 +300,7 @@ def nearest(
     [4]; how many pairs there are, those that each of the two bounds left, and those that were
     compared without.
     """
-    images = sketch_queries(references, queries, threads)
+    images, _ = sketch_queries(references, queries, threads)
     lists = _Lists(distances, neighbours, np.zeros((0, 3), np.int64), np.zeros(1, np.int64))
     seen = np.zeros((len(queries) // simd.QUERIES + 1, 4), np.int64)
 
@@ -317,11 +318,10 @@ def within(
     queries: npt.NDArray[Any], references: References, most: int, threads: int = 1
 ) -> Int64Array:
     """Find all pairs up to a distance; see `backends.Within`."""
-    order = order_tiles(references.sketcher.sketch(queries, threads)[0].values, BOXED)
-    images = sketch_queries(references, queries[order], threads)
+    images, order = sketch_queries(references, queries, threads, alike=True)
     radius = np.full((len(queries), 1), most)
     skip = np.full(len(queries), -1)
-    parts: list[tuple[int, Int64Array]] = []
+    parts = [np.zeros((0, 3), np.int64)]
 
     def search(first: int, last: int) -> None:
         bounds = first * simd.QUERIES, min(last * simd.QUERIES, len(queries))
@@ -334,11 +334,11 @@ def within(
                 np.zeros(4, np.int64),
             )  # fmt: skip
             if found[0] <= room:
-                parts.append((first, lists.pairs[: found[0]].copy()))
+                parts.append(lists.pairs[: found[0]].copy())
                 return
             room = int(found[0])
 
     in_ranges(threads, -(-len(queries) // simd.QUERIES), search)
-    pairs = np.concatenate([np.zeros((0, 3), np.int64), *(part for _, part in parts)])
+    pairs = np.concatenate(parts)
     pairs[:, 0] = order[pairs[:, 0]]
     return np.asarray(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])

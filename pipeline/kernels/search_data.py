@@ -141,12 +141,13 @@ def prepare_search(
     `bounded` is as in `SearchPlan`.
     """
     sketcher = make_sketcher(images, shape, metric)
+    levels = sketcher.sketch(images, threads)
     if pairs:
-        order = order_tiles(sketcher.sketch(images, threads)[0].values, BOXED)
+        order = order_tiles(levels[0].values, BOXED)
     else:
         order = np.random.default_rng(0).permutation(len(images))
-    rows = _padded(images, order)
-    coarse, fine = sketcher.sketch(rows, threads)
+    ordered = _lay_out(images, levels, order)
+    coarse, rows = ordered.coarse, ordered.images
     interleaved, steps = _interleave(coarse.values, sketcher.cells, sketcher.squared)
     norms = np.zeros(len(interleaved) * simd.GROUP, np.int32)
     norms[: len(images)] = coarse.norms
@@ -155,15 +156,27 @@ def prepare_search(
         rows.shape[1] * rows.itemsize // 64, sketcher.coarse.unit, sketcher.fine.unit,
     )  # fmt: skip
     nothing = np.zeros((0, COARSE), np.uint8)
-    boxes = _boxes(coarse.values) if pairs and len(images) else (nothing, nothing)
-    held = Sketched(rows, coarse._replace(norms=norms), fine)
-    return References(sketcher, Searched(held, interleaved, first + order, *boxes), plan)
+    boxes = _boxes(coarse.values) if pairs else (nothing, nothing)
+    ordered = ordered._replace(coarse=coarse._replace(norms=norms))
+    return References(sketcher, Searched(ordered, interleaved, first + order, *boxes), plan)
 
 
-def sketch_queries(references: References, queries: npt.NDArray[Any], threads: int) -> Sketched:
-    """Bring queries into the form that the loops read; they are compared a few at once."""
-    rows = _padded(queries, np.arange(len(queries)))
-    coarse, fine = references.sketcher.sketch(rows, threads)
+def _lay_out(images: npt.NDArray[Any], levels: tuple[Level, Level], order: Int64Array) -> Sketched:
+    coarse, fine = levels
+    return Sketched(_padded(images, order), coarse.take(order), fine.take(order))
+
+
+def sketch_queries(
+    references: References, queries: npt.NDArray[Any], threads: int, *, alike: bool = False
+) -> tuple[Sketched, Int64Array]:
+    """Bring queries into the form that the loops read; return them, and their order.
+
+    They are compared a few at once: `alike` puts those together whose sketches are, else the order
+    is that given.
+    """
+    levels = references.sketcher.sketch(queries, threads)
+    order = order_tiles(levels[0].values, BOXED) if alike else np.arange(len(queries))
+    ordered = _lay_out(queries, levels, order)
     room = np.zeros((len(queries) + simd.QUERIES, COARSE), np.uint8)
-    room[: len(queries)] = coarse.values
-    return Sketched(rows, coarse._replace(values=room), fine)
+    room[: len(queries)] = ordered.coarse.values
+    return ordered._replace(coarse=ordered.coarse._replace(values=room)), order

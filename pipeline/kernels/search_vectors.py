@@ -268,10 +268,14 @@ def sweep_l2(  # type: ignore[no-untyped-def]
     return types.void(references, queries, stride, steps, limits, norms, masks), generate
 
 
-def _row(context: Any, builder: Builder, kind: Any, array: Value, offset: Value) -> Value:
-    """The address of an element, as bytes."""
-    data = _data(context, builder, kind, array)
-    return builder.bitcast(builder.gep(data, [offset]), _BYTE.as_pointer())
+def _pairs_of(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
+    """Return a function that loads 64 bytes of each of two rows; an offset is in elements."""
+    rows = []
+    for number in (0, 2):
+        data = _data(context, builder, signature.args[number], arguments[number])
+        start = builder.gep(data, [arguments[number + 1]])
+        rows.append(builder.bitcast(start, _BYTE.as_pointer()))
+    return lambda offset: [load(builder, row, offset) for row in rows]
 
 
 def _sum_over(builder: Builder, steps: Value, kind: Any, start: Any, term: Any) -> Value:
@@ -292,12 +296,11 @@ def differences(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-u
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         features = processor_features(context)
-        first = _row(context, builder, signature.args[0], arguments[0], arguments[1])
-        second = _row(context, builder, signature.args[2], arguments[2], arguments[3])
+        load_pair = _pairs_of(context, builder, signature, arguments)
         lanes = _vector(_INT64, 8)
 
         def term(sums, offset):  # type: ignore[no-untyped-def]
-            pair = [load(builder, first, offset), load(builder, second, offset)]
+            pair = load_pair(offset)
             if signature.args[0].dtype.bitwidth == 8:
                 return builder.add(sums, _differences(builder, features, *pair))
             words = [builder.bitcast(part, _vector(_WORD, 32)) for part in pair]
@@ -317,18 +320,17 @@ def differences(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-u
 def squares(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-untyped-def]
     """Return `sum (a - b)**2` over `steps` steps of 64 bytes, uint8 or uint16 alike.
 
-    Lanes of 8-bit pixels hold 2**14 steps.
+    At most 2**9 steps of 8-bit pixels, whose lanes hold, and add up to, 32 bits.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         features = processor_features(context)
-        first = _row(context, builder, signature.args[0], arguments[0], arguments[1])
-        second = _row(context, builder, signature.args[2], arguments[2], arguments[3])
+        load_pair = _pairs_of(context, builder, signature, arguments)
         narrow = signature.args[0].dtype.bitwidth == 8
         lanes = _vector(_INT32, 16) if narrow else _vector(_INT64, 8)
 
         def term(sums, offset):  # type: ignore[no-untyped-def]
-            pair = [load(builder, first, offset), load(builder, second, offset)]
+            pair = load_pair(offset)
             if narrow:
                 between = _absolute(builder, *pair)
                 for half in parts(builder, between, 32):
@@ -340,25 +342,6 @@ def squares(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-untyp
             for part in parts(builder, builder.mul(wide, wide), 8):
                 sums = builder.add(sums, builder.zext(part, lanes))
             return sums
-
-        return _sum_over(builder, arguments[4], lanes, _constant(lanes, 0), term)
-
-    return types.int64(a, a_offset, b, b_offset, steps), generate
-
-
-@intrinsic
-def products(_context, a, a_offset, b, b_offset, steps):  # type: ignore[no-untyped-def]
-    """Return `sum a * b` over `steps` steps of 64 bytes, a unsigned and b signed (its bits)."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        features = processor_features(context)
-        first = _row(context, builder, signature.args[0], arguments[0], arguments[1])
-        second = _row(context, builder, signature.args[2], arguments[2], arguments[3])
-        lanes = _vector(_INT32, 16)
-
-        def term(sums, offset):  # type: ignore[no-untyped-def]
-            pair = [load(builder, first, offset), load(builder, second, offset)]
-            return _products(builder, features, sums, *pair)
 
         return _sum_over(builder, arguments[4], lanes, _constant(lanes, 0), term)
 

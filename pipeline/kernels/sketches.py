@@ -74,6 +74,10 @@ class Level(NamedTuple):
             np.zeros(count, np.int32),
         )
 
+    def take(self, order: Int64Array) -> Level:
+        """Return the sketches in an order."""
+        return Level(self.values[order], self.rests[order], self.norms[order])
+
 
 def _cut(weights: Float64Array, box: Box) -> tuple[Box, Box]:
     """Cut a box of at least two pixels across its longer extent, where half the weight lies."""
@@ -206,6 +210,8 @@ class Sketcher:
     groups
         By l1, [fine block], the coarse block it is part of; by l2, [coarse, fine block], the
         principal components.
+    centre
+        By l2, [fine block], what is taken from the fine values before these; else nothing.
     coarse, fine
         How values become bytes.
     cells

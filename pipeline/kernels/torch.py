@@ -295,10 +295,10 @@ def prepare_search(
     exact = 4 * largest**2 * images.shape[1] < FLOAT64_LIMIT and not device.startswith("mps")
     by_products = metric == "l2" and exact
     kind = torch.float64 if by_products else torch.int32
-    held = _as_tensor(images).to(device).to(kind)
+    pixels = _as_tensor(images).to(device).to(kind)
     index = torch.arange(first, first + len(images), device=device)
-    norms = held.square().sum(1) if by_products else None
-    return _Searched(held, index, metric == "l2", norms)
+    norms = pixels.square().sum(1) if by_products else None
+    return _Searched(pixels, index, metric == "l2", norms)
 
 
 def _measured(

@@ -9,7 +9,6 @@ is sorted by distance and then by index, so neither groups nor chunks can change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import dask
@@ -20,11 +19,7 @@ import xarray as xr
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import SchemaError
-from pipeline.core.exact import (
-    NOWHERE,
-    Int64Array,
-    finish_neighbours,
-)
+from pipeline.core.exact import NOWHERE, Float64Array, Int64Array, finish_neighbours
 from pipeline.core.schema import (
     IMAGE,
     LABEL,
@@ -121,9 +116,7 @@ def _lists_of(
     return da.concatenate(parts, axis=1) if parts else da.zeros((2, 0, k), np.int64)
 
 
-def _distances(
-    lists: Int64Array, metric: str, pixels: int, full_scale: int
-) -> npt.NDArray[np.float64]:
+def _distances(lists: Int64Array, metric: str, pixels: int, full_scale: int) -> Float64Array:
     return finish_neighbours(lists[0], metric, pixels, full_scale)
 
 
@@ -139,13 +132,13 @@ def _labels_of(neighbours: Int64Array, labels: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def _arrays_of(
-    lists: Sequence[da.Array], finish: Sequence[Any], labels: da.Array
+    lists: Sequence[tuple[str, da.Array]], labels: da.Array, scale: tuple[int, int]
 ) -> dict[Variable, list[da.Array]]:
     """Make the variables of the result, [query, k] by metric, of the lists of each metric."""
-    index = [part.map_blocks(_indices, drop_axis=0, dtype=np.int64) for part in lists]
+    index = [part.map_blocks(_indices, drop_axis=0, dtype=np.int64) for _, part in lists]
     distance = [
-        part.map_blocks(one, drop_axis=0, dtype=np.float64)
-        for part, one in zip(lists, finish, strict=True)
+        part.map_blocks(_distances, metric, *scale, drop_axis=0, dtype=np.float64)
+        for metric, part in lists
     ]
     label = [
         da.blockwise(_labels_of, "qk", part, "qk", labels, "r", dtype=np.int32, concatenate=True)
@@ -195,20 +188,19 @@ def neighbours(
     names = check_metrics(metrics)
     if k < 1:
         raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
-    others = lazy_images(images if among is None else among)
-    lazy = cut_queries(lazy_images(images))
-    pixels, full_scale = check_pair(images, images if among is None else among)
+    searched = images if among is None else among
+    lazy, others = cut_queries(lazy_images(images)), lazy_images(searched)
+    scale = check_pair(images, searched)
     groups = groups_of(others[IMAGE.name].data)
     lists = [
-        _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device) for name in names
+        (name, _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device))
+        for name in names
     ]
     coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
     coordinates |= {name: lazy[name] for name in (SAMPLE, LABEL.name) if name in lazy.coords}
-    finish = [partial(_distances, metric=m, pixels=pixels, full_scale=full_scale) for m in names]
-    arrays = _arrays_of(lists, finish, others[LABEL.name].data.rechunk(-1))
-    given = images if among is None else among
-    attributes = {name: given.attrs[name] for name in ("class_names",) if name in given.attrs}
+    arrays = _arrays_of(lists, others[LABEL.name].data.rechunk(-1), scale)
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
+    attributes = {name: searched.attrs[name] for name in ("class_names",) if name in searched.attrs}
     return xr.Dataset(variables, coordinates, attributes)
 
 

@@ -43,15 +43,15 @@ def _find_pairs(
     """Compute all pairs, [pair, 3], group after group of references; sorted by both indices."""
     prepare, search = dask.delayed(prepare_group), dask.delayed(_pairs_block)
     firsts = np.cumsum([0, *queries.chunks[0]]).tolist()
-    parts = [np.zeros((0, 3), np.int64)]
+    chunks, parts = chunks_of(queries), [np.zeros((0, 3), np.int64)]
     for first, last, group in groups_of(references):
         prepared = prepare(metric, first, True, device, group)
-        found = [
+        tasks = [
             search(block, prepared, start, same, most, device)
-            for block, start in zip(chunks_of(queries), firsts[:-1], strict=True)
+            for block, start in zip(chunks, firsts[:-1], strict=True)
             if not same or start < last
         ]
-        parts += dask.compute(*found)
+        parts += dask.compute(*tasks)
     pairs = np.concatenate(parts)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
