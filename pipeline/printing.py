@@ -75,11 +75,17 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     parts = (
         f"prototypes {format_bytes(memory['fit'])}, distances {format_bytes(memory['evaluate'])}"
     )
+    if memory["search"]:
+        parts += f", neighbours {format_bytes(memory['search'])}"
     limit = format_bytes(memory["limit"])
     print(f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}")
     client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
     print(f"peak memory {format_bytes(memory['total'])} in all{client}")
     print(f"arithmetic {plan['arithmetic']['reason']}")
+    if plan["pairs"]:
+        print(
+            f"{plan['pairs']:,} pairs of images to tell apart, nearly all by their sketches alone"
+        )
     rows = [
         [
             file["path"],
@@ -107,7 +113,19 @@ def print_run(run: Mapping[str, Any]) -> None:
         rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
     pipeline.print_table(["accuracy", *metrics], rows)
     _say_how_many_more(run["classes"])
+    if run["neighbours"]:
+        _print_votes(run["neighbours"])
     print(f"digest sha256:{run['digests']['run']}")
+
+
+def _print_votes(neighbours: Mapping[str, Any]) -> None:
+    """Print the accuracies by the votes of the nearest images."""
+    first = next(iter(neighbours.values()))
+    rows = [
+        [votes, *(_share(by_votes[votes]["accuracy"]) for by_votes in neighbours.values())]
+        for votes in first
+    ]
+    pipeline.print_table(["accuracy by votes of the nearest", *neighbours], rows)
 
 
 def print_run_content(run: Mapping[str, Any]) -> None:

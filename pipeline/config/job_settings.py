@@ -42,6 +42,33 @@ def _path(value: object) -> Path:
     raise ValueError("expected a path or a URL")
 
 
+Metrics = Annotated[
+    tuple[Literal["l1", "l2"], ...],
+    Field(min_length=1),
+    BeforeValidator(one_or_many),
+    AfterValidator(unique),
+]
+
+
+class NeighbourSettings(Settings):
+    """Which images are searched for the nearest of each measured image.
+
+    Attributes
+    ----------
+    k
+        How many of the nearest are written.
+    among
+        The split or splits that are searched, in them the images of the job's classes; default:
+        `fit`. An image that is in one of them itself is left out of its own.
+    metrics
+        `l1`, `l2` or both; default: those of the job.
+    """
+
+    k: int = Field(default=10, ge=1)
+    among: Annotated[Names, BeforeValidator(one_or_many)] | None = None
+    metrics: Metrics | None = None
+
+
 class JobSettings(Settings):
     """One job: which images, which prototypes, which distances, where to.
 
@@ -62,6 +89,8 @@ class JobSettings(Settings):
         What stands for a class: the `mean` of its images, or their `median`.
     metrics
         `l1`, `l2` or both.
+    neighbours
+        Also find the nearest images of each measured one, see `NeighbourSettings`; default: none.
     device
         `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
         result is the same to the bit.
@@ -85,12 +114,8 @@ class JobSettings(Settings):
     fit: str = "train"
     evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
     prototypes: Literal["mean", "median"] = "mean"
-    metrics: Annotated[
-        tuple[Literal["l1", "l2"], ...],
-        Field(min_length=1),
-        BeforeValidator(one_or_many),
-        AfterValidator(unique),
-    ] = METRICS  # type: ignore[assignment]
+    metrics: Metrics = METRICS  # type: ignore[assignment]
+    neighbours: NeighbourSettings | None = None
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     report: bool = True
@@ -122,7 +147,15 @@ class JobSettings(Settings):
             "prototypes": self.prototypes,
             "metrics": list(self.metrics),
             "allow_empty_classes": self.allow_empty_classes,
+            "neighbours": self._decides_neighbours(),
         }
+
+    def _decides_neighbours(self) -> dict[str, Any] | None:
+        wanted = self.neighbours
+        if wanted is None:
+            return None
+        among, metrics = wanted.among or (self.fit,), wanted.metrics or self.metrics
+        return {"k": wanted.k, "among": list(among), "metrics": list(metrics)}
 
     @property
     def named_cluster(self) -> ClusterSettings | None:
@@ -209,7 +242,9 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """Validate the settings of a job given as a mapping."""
     settings = _with_cluster(dict(require_mapping(content, where)), None)
     refuse_unknown(settings, JobSettings, where, "")
-    models: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "images": ImageSettings}
+    models: dict[str, type[BaseModel]] = {
+        "cluster": ClusterSettings, "images": ImageSettings, "neighbours": NeighbourSettings,
+    }  # fmt: skip
     for key, model in models.items():
         if isinstance(settings.get(key), dict):
             refuse_unknown(settings[key], model, where, f"{key}.")

@@ -46,7 +46,7 @@ from pipeline.execution.workers import (
 )
 from pipeline.ops.reduction import add_up
 
-PartitionFunction = Callable[[int], Any]
+PartitionFunction = Callable[..., Any]
 
 
 _listeners: dict[str, Callable[[int], None]] = {}
@@ -143,12 +143,18 @@ class Executor:
         """Return how many cores each of `count` tasks may use, so that all are used once."""
         return self.layout.threads_for(count)
 
-    def map(self, function: PartitionFunction, count: int, phase: Phase = SILENT) -> list[Any]:
-        """Return what the function returns for each number below `count`; small values only."""
+    def map(
+        self, function: PartitionFunction, count: int, phase: Phase = SILENT, *, tells: bool = False
+    ) -> list[Any]:
+        """Return what the function returns for each number below `count`; small values only.
+
+        With `tells` it is given another function besides, which it tells how many partitions are
+        done; else each call is one.
+        """
         if not count:
             return []
         with self._listening(phase) as topic:
-            return self._map(_Task(_Told(function), count, topic))
+            return self._map(_Task(function if tells else _Told(function), count, topic))
 
     def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
         """Return an int64 array of `kept.shape` to which the function added every partition.
@@ -169,14 +175,17 @@ class Executor:
 
     def peak_memory(self) -> int | None:
         """Return the most bytes that a process that runs tasks has held, where it can be asked."""
+        return max(self.everywhere(peak_memory), default=None)
+
+    def everywhere(self, function: Callable[[], Any]) -> list[Any]:
+        """Return what a function returns in each process that runs tasks and can be asked."""
         client = self.opened.client
         if client is None:
-            return peak_memory()
+            return [function()]
         try:
-            peaks = client.run(peak_memory, on_error="ignore")
+            return list(client.run(function, on_error="ignore").values())
         except Exception:  # a cluster that goes away now has done its work
-            return None
-        return max(peaks.values(), default=None)
+            return []
 
     def _map(self, task: _Task) -> list[Any]:
         return list(self.opened.compute(_blocks(task)))[::-1]

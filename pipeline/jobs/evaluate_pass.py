@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection
-from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError
 from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.partitions import Concatenation
@@ -108,20 +107,15 @@ class EvaluatePartition:
         return kept, rows
 
     def _is_done(self, index: int) -> bool:
-        path = part_path(self.output, index)
-        notes = tables.read_notes(path)
-        if notes.get("identity") != self.identity:
-            return False
+        kept = run_files.read_own_part(part_path(self.output, index), DIGESTED, self.identity)
+        if kept is None or not self.write_distances:
+            return kept is not None
         try:
-            if table_digest(tables.read_part(path, DIGESTED)) != notes["digest"]:
-                return False
-            if not self.write_distances:
-                return True
             start, stop = self.evaluate.bounds(index)
             written = run_files.read_distances(self.output / run_files.DISTANCES, start, stop)
         except DamagedError:
             return False
-        return distances_digest(written, self.metrics) == notes["distances"]
+        return distances_digest(written, self.metrics) == kept[1]["distances"]
 
     def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         splits = [name for name, _ in self.evaluate.counts]
@@ -167,21 +161,12 @@ class EvaluatePartition:
             "label_distance": tables.nullable(columns["label_distance"], missing["label_distance"]),
             "label_rank": tables.nullable(columns["label_rank"], columns["label_rank"] < 0),
         }
-        return table, table_digest(columns)
-
-
-def table_digest(columns: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return the digest of one prediction table."""
-    digest = ColumnDigest()
-    digest.update({name: columns[name] for name in DIGESTED})
-    return digest.result()
+        return table, run_files.rows_digest({name: columns[name] for name in DIGESTED})
 
 
 def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, ...]) -> str:
     """Return the digest of one shard of distances."""
-    digest = ColumnDigest()
-    digest.update(distance_columns(columns, list(metrics)))
-    return digest.result()
+    return run_files.rows_digest(distance_columns(columns, list(metrics)))
 
 
 @lru_cache(maxsize=2)
@@ -214,11 +199,7 @@ class _Step:
 def read_step(plan: JobPlan, index: int) -> _Step:
     """Read what a step wrote, and check its table."""
     start, stop = plan.evaluate.bounds(index)
-    path = part_path(plan.output, index)
-    rows = tables.read_part(path, DIGESTED)
-    notes = tables.read_notes(path)
-    if table_digest(rows) != notes["digest"]:
-        raise DamagedError(f"{path}: was changed while the job ran; run it again")
+    rows, notes = run_files.read_back(part_path(plan.output, index), DIGESTED)
     block = None
     if plan.write_distances:
         written = run_files.read_distances(plan.output / run_files.DISTANCES, start, stop)

@@ -2,11 +2,11 @@
 
 Two passes over the images, each one task per partition: the first sums the images of each
 class, the second measures every image against the prototypes and writes distances and
-predictions. Images are read, used and dropped inside a task; between tasks travel sums and
-file names only.
+predictions. A third, where it is asked for, finds the nearest images of each. Images are read,
+used and dropped inside a task; between tasks travel sums and file names only.
 
 Nothing that a scheduler remembers is trusted. What is done is read from the run folder: the
-prototypes once their record is written, a partition once its prediction table is, each with
+prototypes once their record is written, a partition once its table is, each with
 the plan's identity and a digest that is checked before it is kept. The finish reads every
 table back, so the metrics are those of the files, and writes the manifest last.
 """
@@ -36,6 +36,7 @@ from pipeline.ingestion.request import store_path
 from pipeline.jobs import plan as planning
 from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
+from pipeline.jobs.neighbours_pass import count_votes, find_neighbours
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.ops.highlights import Highlights, closest_classes
 from pipeline.report.opened import Run
@@ -46,6 +47,7 @@ from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
     HIGHLIGHTS_FILE,
     METRICS_FILE,
+    NEIGHBOURS,
     PREDICTIONS,
     REPORT_FILE,
     RunDigests,
@@ -158,6 +160,7 @@ def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: E
     """
     fitted, read = _fit(plan, executor, reporter)
     read += _evaluate(plan, executor, reporter, fitted)
+    read += find_neighbours(plan, executor, reporter)
     _finish(plan, executor, reporter, fitted, partial(effort, read))
 
 
@@ -270,26 +273,36 @@ def _finish(
     counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
     predictions, distances = ColumnDigest(), ColumnDigest()
     parts: list[dict[str, Any]] = []
-    for written in read_ahead(partial(read_step, plan), plan.evaluate.steps):
-        count_steps(counts, written.rows, plan.selection)
-        highlights.add(len(parts), written.rows)
-        predictions.update(written.rows)
-        parts.append(written.record)
-        if written.distances is not None:
-            distances.update(written.distances)
+    for step in read_ahead(partial(read_step, plan), plan.evaluate.steps):
+        count_steps(counts, step.rows, plan.selection)
+        highlights.add(len(parts), step.rows)
+        predictions.update(step.rows)
+        parts.append(step.record)
+        if step.distances is not None:
+            distances.update(step.distances)
     if plan.write_distances:
         consolidate(plan.output / run_files.DISTANCES)
-    header = list(plan.selection.names)
+    votes, figures, header = (
+        count_votes(plan),
+        run_metrics(plan, counts),
+        list(plan.selection.names),
+    )
+    if votes is not None:
+        votes.add_to(figures)
     digests = RunDigests(
         fitted,
         distances.result(header) if plan.write_distances else None,
         predictions.result(header),
+        votes.digest.result(header) if votes else None,
     )
-    write_json(plan.output / METRICS_FILE, run_metrics(plan, counts), indent=None)
+    write_json(plan.output / METRICS_FILE, figures, indent=None)
     highlighted = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
     write_json(plan.output / HIGHLIGHTS_FILE, highlighted, indent=None)
-    files = list_run_files(plan.output, len(parts), plan.write_distances)
-    content = _manifest(plan, executor, digests, parts, files, effort())
+    written: dict[str, Any] = {"partitions": parts}
+    if votes is not None:
+        written[NEIGHBOURS] = {"partitions": votes.parts}
+    written |= list_run_files(plan.output, written, plan.write_distances)
+    content = _manifest(plan, executor, digests, written, effort())
     if plan.settings.report:
         _write_report(plan, content, reporter)
     manifest.write_manifest(plan.output, manifest.RUN, content)
@@ -299,8 +312,7 @@ def _manifest(
     plan: JobPlan,
     executor: Executor,
     digests: RunDigests,
-    parts: list[dict[str, Any]],
-    files: Mapping[str, Any],
+    written: Mapping[str, Any],
     effort: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what the manifest will say, but for the report."""
@@ -322,8 +334,7 @@ def _manifest(
             "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,
             **effort,
-            "partitions": parts,
-            **files,
+            **written,
         },
     )
 

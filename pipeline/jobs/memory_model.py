@@ -62,6 +62,8 @@ class Load:
         How many metrics are measured, on how many splits.
     write
         Whether distances are written.
+    votes
+        Numbers of neighbours by whose votes is predicted.
     """
 
     classes: int
@@ -77,6 +79,7 @@ class Load:
     metrics: int
     splits: int
     write: bool
+    votes: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Footprint:
 
     Attributes
     ----------
-    fit, evaluate
-        Of a worker process, in each pass.
+    fit, evaluate, search
+        Of a worker process, in each pass; 0 where there is no search.
     client
         Of the process that runs the job; 0 where its threads do the work.
     processes
@@ -97,6 +100,7 @@ class Footprint:
 
     fit: int
     evaluate: int
+    search: int
     client: int
     processes: int
     accumulator: int
@@ -104,7 +108,7 @@ class Footprint:
     @property
     def worker(self) -> int:
         """The peak of one worker process."""
-        return max(self.fit, self.evaluate)
+        return max(self.fit, self.evaluate, self.search)
 
     @property
     def total(self) -> int:
@@ -182,7 +186,7 @@ def _finish_bytes(load: Load) -> int:
     Confusion counts, of all samples and of each split, and the distances of some steps: those that
     were read ahead, and copies of those that are digested.
     """
-    tables = load.splits + 1 if load.splits > 1 else 1
+    tables = (load.splits + 1 if load.splits > 1 else 1) * (1 + load.votes)
     distances = 8 * load.metrics * load.step * load.classes if load.write else 0
     return _CONFUSION * load.classes**2 * load.metrics * tables + _READ_BACK * distances
 
@@ -208,7 +212,9 @@ def base_bytes(workers: Workers) -> int:
     return _BASE_WORKER if workers.processes else _BASE
 
 
-def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) -> Footprint:
+def footprint(
+    load: Load, workers: Workers, tiles: Sequence[tuple[int, int]], search: int = 0
+) -> Footprint:
     """Work out the peaks of a job.
 
     Parameters
@@ -219,14 +225,16 @@ def footprint(load: Load, workers: Workers, tiles: Sequence[tuple[int, int]]) ->
         What it runs on.
     tiles
         The ranges of pixels of the first pass.
+    search
+        What a search for neighbours takes on top of the process; 0 where there is none.
     """
     width = max(stop - start for start, stop in tiles)
     base, assembled = base_bytes(workers), _assembled_bytes(load)
-    evaluate = _evaluate_bytes(load, workers)
+    evaluate, third = _evaluate_bytes(load, workers), base + search if search else 0
     size = accumulator_bytes(load.classes, width, load.tables)
     if not workers.processes:
         fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
-        return Footprint(base + fit, base + second, 0, 0, size)
+        return Footprint(base + fit, base + second, third, 0, 0, size)
     fit = _fit_bytes(load, workers, width)
     client = _BASE_CLIENT + max(assembled + 2 * size, _finish_bytes(load))
-    return Footprint(base + fit, base + evaluate, client, workers.processes, size)
+    return Footprint(base + fit, base + evaluate, third, client, workers.processes, size)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.classes import ClassSelection, select_classes
-from pipeline.core.errors import MemoryLimitError, ShapeError
+from pipeline.core.errors import MemoryLimitError
 from pipeline.core.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
 from pipeline.core.partitions import (
     Concatenation,
@@ -25,6 +25,7 @@ from pipeline.core.partitions import (
 )
 from pipeline.execution.workers import Workers, find_workers
 from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
+from pipeline.jobs.search_plan import Arrangement, Search, arrange_search, plan_search
 from pipeline.ops.prototypes import refuse_empty_classes
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import partition_table
@@ -41,7 +42,8 @@ class Outline:
 
     Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images.
     `fit` and `evaluate` are the partitions of the two passes, `arithmetic` the number type in which
-    every sum is exact; `shape`, `dtype` and `full_scale` are those of an image.
+    every sum is exact; `shape`, `dtype` and `full_scale` are those of an image; `search` is what is
+    searched for the nearest images, if anything.
     """
 
     settings: JobSettings
@@ -56,6 +58,7 @@ class Outline:
     full_scale: int
     arithmetic: Arithmetic
     write_distances: bool
+    search: Search | None
 
     @property
     def sample_bytes(self) -> int:
@@ -82,13 +85,18 @@ class Outline:
 
     def decides(self) -> dict[str, Any]:
         """What decides the result and its files; a folder with another such plan is refused."""
-        return {
+        known = {
             "images": self.content["digest"],
             "classes": list(self.selection.names),
             **self.settings.decides(),
             "distances": "write" if self.write_distances else "skip",
             "step": self.evaluate.step,
         }
+        if self.search is None:
+            del known["neighbours"]  # plans of runs that were made before there were any
+        else:
+            known["neighbours_step"] = self.search.queries.step
+        return known
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class JobPlan(Outline):
     """Everything that is known before a pixel is read; the first pass takes tile after tile."""
 
     tiles: tuple[tuple[int, int], ...]
+    arrangement: Arrangement | None
     workers: Workers
     footprint: Footprint
 
@@ -144,11 +153,7 @@ def outline_job(
         name: image_store.require_split(content, name, images) for name in settings.evaluate
     }
     for name, split in evaluated.items():
-        if (split["shape"], split["dtype"]) != (fit["shape"], fit["dtype"]):
-            raise ShapeError(
-                f"split '{name}' has images of {split['shape']} {split['dtype']}, expected those "
-                f"of '{settings.fit}', {fit['shape']} {fit['dtype']}; bring both to one shape"
-            )
+        image_store.require_alike(name, split, settings.fit, fit)
     check_sum_bound(max(counts), fit["dtype"])
     if settings.prototypes == "median":
         check_count_bound(max(counts))
@@ -172,6 +177,7 @@ def outline_job(
         full_scale=content["full_scale"],
         arithmetic=choose_arithmetic(denominator, math.prod(fit["shape"]), fit["dtype"]),
         write_distances=write,
+        search=plan_search(settings, content, images, selection, fit),
     )
 
 
@@ -206,12 +212,16 @@ def plan_job(
         metrics=len(settings.metrics),
         splits=len(settings.evaluate),
         write=outline.write_distances,
+        votes=len(outline.search.votes) if outline.search else 0,
     )
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
-    needed = footprint(load, offered, tiles)
+    arranged = None
+    if outline.search is not None:
+        arranged = arrange_search(outline.search, offered, base_bytes(offered))
+    needed = footprint(load, offered, tiles, arranged.memory if arranged else 0)
     _refuse_what_does_not_fit(needed, offered, settings, load)
     known = {field.name: getattr(outline, field.name) for field in fields(Outline)}
-    return JobPlan(**known, tiles=tiles, workers=offered, footprint=needed)
+    return JobPlan(**known, tiles=tiles, arrangement=arranged, workers=offered, footprint=needed)
 
 
 def _refuse_what_does_not_fit(
@@ -227,10 +237,11 @@ def _refuse_what_does_not_fit(
         cures.append(f"ingest with smaller shards (now {load.shard:,} images)")
         if load.classes > 1:
             cures.append("take fewer classes")
+    searched = f", neighbours {peaks.search / 1e9:.3g}" if peaks.search else ""
     raise MemoryLimitError(
         f"the job needs {needed / 1e9:.3g} GB in one process (prototypes {peaks.fit / 1e9:.3g}, "
-        f"distances {peaks.evaluate / 1e9:.3g}), expected at most {workers.memory / 1e9:.3g} GB, "
-        f"what it may take; {', or '.join(cures)}"
+        f"distances {peaks.evaluate / 1e9:.3g}{searched}), expected at most "
+        f"{workers.memory / 1e9:.3g} GB, what it may take; {', or '.join(cures)}"
     )
 
 

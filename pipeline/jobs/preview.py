@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config.job_settings import JobSettings, require_job
@@ -11,13 +12,23 @@ from pipeline.core.paths import shown
 from pipeline.ingestion.plan import expected_content, plan_source, require_memory
 from pipeline.ingestion.request import find_images, store_path
 from pipeline.jobs.fit_pass import SUMS, kept_files
+from pipeline.jobs.neighbours_pass import describe_search
 from pipeline.jobs.plan import JobPlan, outline_job, plan_job
+from pipeline.jobs.search_plan import Arrangement, Search
 from pipeline.sources.registry import folder_note, open_source, packed, release
 from pipeline.storage import claims, manifest, run_files
-from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, PREDICTIONS, REPORT_FILE
+from pipeline.storage.run_files import (
+    HIGHLIGHTS_FILE,
+    METRICS_FILE,
+    NEIGHBOURS,
+    PREDICTIONS,
+    REPORT_FILE,
+)
 
 # Bytes of a row of predictions in Parquet, as measured.
 _ROW_BYTES = 40
+# Bytes of a row of neighbours, likewise.
+_NEIGHBOUR_BYTES = 48
 
 
 def forecast(settings: JobSettings) -> dict[str, Any]:
@@ -35,9 +46,11 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     -------
     `name`, `images`, `ingested` (whether the image set exists), `classes`, `shape`, `dtype`;
     `passes`, each with name, partitions, tasks, reads (how often it reads the images), images
-    and bytes (of pixels); `workers` (processes, tasks each, threads a task, bytes of memory each);
-    `memory` (bytes: fit, evaluate, worker, client, total, limit); `arithmetic` (name, reason),
-    `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files, bytes).
+    and bytes (of pixels); `pairs` (distances that a search for neighbours without bounds would
+    measure); `workers` (processes, tasks each, threads a task, bytes of memory each);
+    `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `arithmetic` (name,
+    reason), `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files,
+    bytes).
 
     Raises
     ------
@@ -69,7 +82,7 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
     workers = plan.workers
     memory = {
         name: getattr(plan.footprint, name)
-        for name in ("fit", "evaluate", "worker", "client", "total")
+        for name in ("fit", "evaluate", "search", "worker", "client", "total")
     }
     return {
         "name": plan.settings.name,
@@ -79,7 +92,8 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "classes": len(plan.selection.codes),
         "shape": list(plan.shape),
         "dtype": plan.dtype,
-        "passes": ([] if ingested else [_ingest(plan)]) + [_fit(plan), _evaluate(plan)],
+        "passes": list(_passes(plan, ingested)),
+        "pairs": plan.search.pairs if plan.search else 0,
         "workers": {
             "processes": workers.processes,
             "tasks": workers.tasks,
@@ -92,6 +106,25 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "tiling": plan.tiling if len(plan.tiles) > 1 else None,
         "files": _files(plan, ingested),
     }
+
+
+def _passes(plan: JobPlan, ingested: bool) -> Iterator[dict[str, Any]]:
+    if not ingested:
+        yield _ingest(plan)
+    yield _fit(plan)
+    yield _evaluate(plan)
+    if plan.search is not None and plan.arrangement is not None:
+        yield _neighbours(plan, plan.search, plan.arrangement)
+
+
+def _neighbours(plan: JobPlan, search: Search, arrangement: Arrangement) -> dict[str, Any]:
+    """Describe the search: references are read once for each process, or for each task."""
+    tasks, groups = arrangement.tasks(search), search.references.steps
+    readers = max(1, plan.workers.processes)
+    reads = tasks // arrangement.shares if arrangement.resident < groups else readers
+    images = search.queries.total * arrangement.shares + search.references.total * reads
+    known = _pass(describe_search(search), search.queries.steps, 1, search.queries.total, 0)
+    return known | {"tasks": tasks, "reads": reads, "bytes": images * plan.sample_bytes}
 
 
 def _pass(name: str, partitions: int, reads: int, images: int, size: int) -> dict[str, Any]:
@@ -137,6 +170,12 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     if plan.write_distances:
         rows.append((run_files.DISTANCES, steps, total * (8 * metrics * classes + 16)))
     rows.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
+    if plan.search is not None and plan.arrangement is not None:
+        tables, shares = plan.search.queries.steps, plan.arrangement.shares
+        pairs = plan.search.queries.total * len(plan.search.metrics) * plan.search.k
+        saved = f"{manifest.WORK}/{NEIGHBOURS} (until the neighbours are written)"
+        rows.append((saved, tables * shares, 16 * pairs * shares))
+        rows.append((f"{NEIGHBOURS}/part-*.parquet", tables, pairs * _NEIGHBOUR_BYTES))
     rows += [
         (name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, manifest.MANIFEST)
     ]

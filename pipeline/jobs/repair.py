@@ -50,9 +50,8 @@ from pipeline.storage.folders import exists, is_folder, list_folder, remove_tree
 from pipeline.storage.image_content import records_digest
 from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import FOREIGN, foreign_parts
-from pipeline.storage.run_files import PREDICTIONS, REPORT_FILE, part_names
+from pipeline.storage.run_files import REPORT_FILE, part_names
 from pipeline.storage.store_array import StoreArray, gathered_metadata
-from pipeline.storage.tables import part_name
 
 # those that are cut into partitions
 _RUN_ARRAYS = [f"{run_files.DISTANCES}/{n}" for n in (DISTANCE.name, *run_files.PER_SAMPLE)]
@@ -257,7 +256,7 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
     for name in content["arrays"]:
         if name not in partitioned:
             damages += task.whole_array(name)
-    count = len(content["partitions"])
+    count = len(_parts_of(content)) or len(content["partitions"])
     with reporter.phase(f"verify {path.name}", count) as phase:
         for damaged in executor.map(task, count, phase):
             damages += damaged
@@ -266,16 +265,29 @@ def examine(path: Path, executor: Executor, reporter: Reporter) -> list[Damage]:
 
 def _damaged_files(path: Path, content: Mapping[str, Any]) -> Iterator[Damage]:
     """Check documents and tables, but the tables of partitions."""
+    parts = {name for name, _ in _parts_of(content)}
     for name, digest in content["files"].items():
-        if not name.startswith(f"{PREDICTIONS}/"):
+        if name not in parts:
             yield from _damaged_file(path, name, digest)
 
 
 def _foreign_tables(path: Path, content: Mapping[str, Any]) -> list[Damage]:
-    """Return the tables among the predictions that readers of the folder take for some of it."""
-    names_there = dict.fromkeys(f"{PREDICTIONS}/{name}" for name in list_folder(path / PREDICTIONS))
-    names = part_names(len(content["partitions"]))
-    return [Damage(name, FOREIGN) for name in foreign_parts(names_there, names)]
+    """Return the tables that readers of a folder take for a part of what it holds."""
+    folders = run_files.tables_of(content)
+    there = [f"{folder}/{name}" for folder in folders for name in list_folder(path / folder)]
+    names = [name for name, _ in _parts_of(content)]
+    return [Damage(name, FOREIGN) for name in foreign_parts(there, names)]
+
+
+def _parts_of(content: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the parts of the tables of a run, and the number of each in its folder."""
+    if content["kind"] != manifest.RUN:
+        return []
+    return [
+        (name, number)
+        for folder, parts in run_files.tables_of(content).items()
+        for number, name in enumerate(part_names(len(parts), folder))
+    ]
 
 
 def _damaged_file(path: Path, name: str, digest: str, partition: int = -1) -> Iterator[Damage]:
@@ -330,10 +342,11 @@ class Examination:
         """Return what is damaged of partition `index`."""
         if self._content["kind"] == manifest.IMAGES:
             return self._images(index)
-        name = f"{PREDICTIONS}/{part_name(index)}"
-        damages = list(_damaged_file(self.path, name, self._content["files"][name], index))
-        for array in map(self._array, _RUN_ARRAYS):
-            damages += [] if array is None else _read_shard(array, index, index)[1]
+        name, number = _parts_of(self._content)[index]
+        damages = list(_damaged_file(self.path, name, self._content["files"][name], number))
+        if index == number:  # a table of predictions, beside which distances may lie
+            for array in map(self._array, _RUN_ARRAYS):
+                damages += [] if array is None else _read_shard(array, index, index)[1]
         return damages
 
     def _images(self, index: int) -> list[Damage]:

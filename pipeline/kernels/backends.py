@@ -115,8 +115,8 @@ class PrepareSearch(Protocol):
         Of an image, (y, x) or (y, x, channel).
     metric
         `l1` or `l2`.
-    first
-        The index of the first reference; the others follow.
+    indices
+        [reference] int64, ascending; the index of each. Default: from 0.
     pairs
         Whether for `Within`, else for `Nearest`.
     threads
@@ -128,7 +128,7 @@ class PrepareSearch(Protocol):
         images: Pixels,
         shape: tuple[int, ...],
         metric: str,
-        first: int = 0,
+        indices: Int64Array | None = None,
         *,
         pairs: bool = False,
         threads: int = 1,

@@ -130,7 +130,7 @@ def prepare_search(
     images: npt.NDArray[Any],
     shape: tuple[int, ...],
     metric: str,
-    first: int = 0,
+    indices: Int64Array | None = None,
     *,
     pairs: bool = False,
     bounded: bool = True,
@@ -158,7 +158,8 @@ def prepare_search(
     nothing = np.zeros((0, COARSE), np.uint8)
     boxes = _boxes(coarse.values) if pairs else (nothing, nothing)
     ordered = ordered._replace(coarse=coarse._replace(norms=norms))
-    return References(sketcher, Searched(ordered, interleaved, first + order, *boxes), plan)
+    known = order if indices is None else indices[order]
+    return References(sketcher, Searched(ordered, interleaved, known, *boxes), plan)
 
 
 def _lay_out(images: npt.NDArray[Any], levels: tuple[Level, Level], order: Int64Array) -> Sketched:

@@ -283,7 +283,7 @@ def prepare_search(
     images: npt.NDArray[Any],
     shape: tuple[int, ...],
     metric: str,
-    first: int = 0,
+    indices: Int64Array | None = None,
     *,
     device: str,
     pairs: bool = False,
@@ -296,7 +296,8 @@ def prepare_search(
     by_products = metric == "l2" and exact
     kind = torch.float64 if by_products else torch.int32
     pixels = _as_tensor(images).to(device).to(kind)
-    index = torch.arange(first, first + len(images), device=device)
+    known = np.arange(len(images)) if indices is None else indices
+    index = torch.from_numpy(known).to(device)
     norms = pixels.square().sum(1) if by_products else None
     return _Searched(pixels, index, metric == "l2", norms)
 

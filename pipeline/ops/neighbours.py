@@ -53,15 +53,27 @@ def empty_lists(count: int, k: int) -> Int64Array:
     return np.full((2, count, k), NOWHERE)
 
 
-def _search(queries: Any, *arguments: Any) -> Int64Array:
-    return search_block(read(queries), *arguments)
+def merge_lists(parts: Sequence[Int64Array]) -> Int64Array:
+    """Merge the lists of the nearest of several parts of the references, [2, query, k] each."""
+    joined = np.concatenate(parts, axis=2)
+    order = np.lexsort(joined[::-1])[:, : parts[0].shape[2]]
+    return np.take_along_axis(joined, order[None], axis=2)
+
+
+def _search(
+    queries: Any, references: Any, lists: Int64Array, own: int | None, device: str
+) -> Int64Array:
+    """Search for images of a chunk; `own` is the index of the first, if it is left out."""
+    flat, count = read(queries), lists.shape[1]
+    skip = np.full(count, -1) if own is None else np.arange(own, own + count)
+    return search_block(flat, references, lists, skip, device)
 
 
 def search_block(
     queries: npt.NDArray[Any],
     references: Any,
     lists: Int64Array,
-    own: int | None,
+    skip: Int64Array,
     device: str,
     threads: int = 1,
 ) -> Int64Array:
@@ -75,9 +87,9 @@ def search_block(
         What `backends.PrepareSearch` returns.
     lists
         [2, query, k]; the nearest of the groups before, as `empty_lists` and this function return.
-    own
-        The index of the first query among the references, where these are the same images and no
-        image shall be its own neighbour.
+    skip
+        [query]; the index of the reference that is left out, since no image shall be its own
+        neighbour; or -1.
     device, threads
         As for `backends.load`, and how many cores to use.
 
@@ -86,10 +98,8 @@ def search_block(
     [2, query, k]; new lists.
     """
     result = lists.copy()
-    flat = flattened(queries)
-    skip = np.full(len(flat), -1) if own is None else np.arange(own, own + len(flat))
     distances, found = result
-    backends.load(device).nearest(flat, references, skip, distances, found, threads)
+    backends.load(device).nearest(flattened(queries), references, skip, distances, found, threads)
     return result
 
 

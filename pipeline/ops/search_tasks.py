@@ -73,7 +73,8 @@ def prepare_group(
     """Bring a group of references into the form that a search reads, after the one before."""
     images = read(group)
     flat, use = flattened(images), backends.load(device)
-    return use.prepare_search(flat, images.shape[1:], metric, first, pairs=pairs)
+    indices = np.arange(first, first + len(flat))
+    return use.prepare_search(flat, images.shape[1:], metric, indices, pairs=pairs)
 
 
 def check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:

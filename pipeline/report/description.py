@@ -23,7 +23,9 @@ from pipeline.storage.image_content import digest_images, partition_table
 from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import (
     DIGESTED,
+    DIGESTED_NEIGHBOURS,
     METRICS_FILE,
+    NEIGHBOURS,
     PREDICTIONS,
     RunDigests,
     distance_columns,
@@ -56,8 +58,8 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     For an image set `kind`, `digest`, `class_names`, `provenance` and for each of `splits` its
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
-    `classes`, `metrics`, `arrays`, the rows of the prediction table, `digests`, `seconds`, bytes on
-    disk.
+    `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `arrays`, the
+    rows of the prediction table, `digests`, `seconds`, bytes on disk.
 
     Raises
     ------
@@ -113,6 +115,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "evaluate": content["settings"]["evaluate"],
         "classes": content["class_names"],
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
+        "neighbours": run.metrics.get("neighbours", {}),
         "arrays": {
             str(name): {
                 "sizes": {str(dim): size for dim, size in array.sizes.items()},
@@ -199,10 +202,16 @@ def digest_run(path: Path) -> RunDigests:
     opened = run_files.open_prototypes(
         path / run_files.PROTOTYPES, content["digests"]["prototypes"]
     )
+    neighbours = ColumnDigest()
+    searched = run_files.tables_of(content).get(NEIGHBOURS, [])
+    for index in range(len(searched)):
+        rows = tables.read_part(part_path(path, index, NEIGHBOURS), DIGESTED_NEIGHBOURS)
+        neighbours.update(rows)
     return RunDigests(
         prototypes_digest(opened),
         distances.result(header) if written else None,
         predictions.result(header),
+        neighbours.result(header) if searched else None,
     )
 
 

@@ -23,7 +23,15 @@ from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
 from pipeline.storage.image_store import open_images
 from pipeline.storage.recorded_files import require_files_of, require_parts, require_tables
-from pipeline.storage.run_files import HIGHLIGHTS_FILE, METRICS_FILE, REPORT_FILE, part_names
+from pipeline.storage.run_files import (
+    HIGHLIGHTS_FILE,
+    METRICS_FILE,
+    NEIGHBOURS,
+    PREDICTIONS,
+    REPORT_FILE,
+    part_names,
+    tables_of,
+)
 from pipeline.storage.sample_tables import SAMPLES
 
 BALANCED = "balanced_accuracy"
@@ -208,10 +216,9 @@ class Run:
         require_files_of(self.path, self.manifest, optional=[REPORT_FILE])
         self._require_parts()
 
-    def _require_parts(self) -> list[str]:
-        names = part_names(len(self.manifest["partitions"]))
-        require_parts(self.path, self.manifest, names)
-        return names
+    def _require_parts(self) -> None:
+        for folder, parts in tables_of(self.manifest).items():
+            require_parts(self.path, self.manifest, part_names(len(parts), folder), parts)
 
     @property
     def prototypes(self) -> xr.Dataset:
@@ -266,11 +273,33 @@ class Run:
         DamagedError
             Where a table of them is missing, was changed, or there is one too many.
         """
-        names = self._require_parts()
+        return self._table(PREDICTIONS)
+
+    @property
+    def neighbours(self) -> Any:
+        """The nearest images as a dask data frame, a row per sample, metric and rank.
+
+        Raises
+        ------
+        StoreError
+            Where the job did not ask for them.
+        DamagedError
+            As `predictions`.
+        """
+        if NEIGHBOURS not in self.manifest:
+            raise StoreError(
+                f"{shown(self.path)}: this run has no neighbours; run a job with neighbours: "
+                "{k: 10}, to another folder"
+            )
+        return self._table(NEIGHBOURS)
+
+    def _table(self, folder: str) -> Any:
+        self._require_parts()
+        names = part_names(len(tables_of(self.manifest)[folder]), folder)
         parts = [self._folder / name for name in names]
         hashes = [self.manifest["files"][name] for name in names]
         meta = clear_known_categories(tables.empty_frame(parts[0]))
-        return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label="predictions")
+        return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label=folder)
 
     @property
     def images(self) -> Path:

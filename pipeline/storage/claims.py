@@ -245,7 +245,8 @@ def refuse_other(path: Path, kind: str, known: Mapping[str, Any]) -> None:
 
     As `recognise`, before all of the plan is known.
     """
-    recognise(path, kind, {**plan_there(path, kind), **known})
+    plan = {**plan_there(path, kind), **known}
+    recognise(path, kind, {key: value for key, value in plan.items() if value is not None})
 
 
 def require_place(path: Path, *, lock: bool = False) -> None:

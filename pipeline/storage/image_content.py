@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.storage import image_store, manifest
+from pipeline.storage.store_array import StoreArray
 
 
 class StoreDigest:
@@ -172,13 +173,32 @@ def read_checked(
     ConflictError
         Where the image set has another digest by now.
     """
+    images, labels = image_store.array_names(split)
+    return (
+        _read_array(path, digest, images, split, start, stop),
+        _read_array(path, digest, labels, split, start, stop),
+    )
+
+
+def read_labels(
+    path: Path, digest: str, split: str, start: int, stop: int
+) -> npt.NDArray[np.int32]:
+    """Read the labels alone; see `read_checked`."""
+    _, name = image_store.array_names(split)
+    return _read_array(path, digest, name, split, start, stop)
+
+
+def _read_array(
+    path: Path, digest: str, name: str, split: str, start: int, stop: int
+) -> npt.NDArray[Any]:
     recorded = _recorded(path, digest)
+    array = StoreArray(path, name, expected=recorded.expected.get(name, ()))
     try:
-        return image_store.read_images(path, split, start, stop, recorded.expected)
+        return array.samples(start, stop)
     except OtherFileError:
         if not _holds_its_samples(path, recorded, split, start, stop):
             raise
-        return image_store.read_images(path, split, start, stop)
+        return replace(array, expected=()).samples(start, stop)
 
 
 def _holds_its_samples(path: Path, recorded: _Recorded, split: str, start: int, stop: int) -> bool:

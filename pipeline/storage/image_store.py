@@ -23,7 +23,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.arguments import checked
-from pipeline.core.errors import SchemaError, StoreError
+from pipeline.core.errors import SchemaError, ShapeError, StoreError
 from pipeline.core.partitions import Layout, image_bytes
 from pipeline.core.paths import ABSENT, locate
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
@@ -149,22 +149,13 @@ def grow_images(
 
 
 def read_images(
-    path: Path,
-    split: str,
-    start: int,
-    stop: int,
-    expected: Mapping[str, Sequence[str]] | None = None,
+    path: Path, split: str, start: int, stop: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
     """Read images `start` to `stop` of a split and their labels.
 
-    `expected` has the fingerprints of the files of its arrays, where these are to be checked. A
-    shard that is missing, damaged, or not the expected one is a `DamagedError`.
+    A shard that is missing or damaged is a `DamagedError`.
     """
-    known = expected or {}
-    images, labels = (
-        StoreArray(path, name, expected=tuple(known.get(name, ()))).samples(start, stop)
-        for name in array_names(split)
-    )
+    images, labels = (StoreArray(path, name).samples(start, stop) for name in array_names(split))
     return images, labels
 
 
@@ -239,3 +230,18 @@ def require_split(manifest: Mapping[str, Any], split: str, path: Path) -> dict[s
     except KeyError:
         known = ", ".join(manifest["splits"])
         raise StoreError(f"{path}: has no split '{split}', expected one of {known}") from None
+
+
+def require_alike(
+    split: str, description: Mapping[str, Any], other: str, expected: Mapping[str, Any]
+) -> None:
+    """Raise `ShapeError` unless a split has images of the shape and type of another one.
+
+    `description` and `expected` are what the manifest says of the two.
+    """
+    mine, theirs = (f"{part['shape']} {part['dtype']}" for part in (description, expected))
+    if mine != theirs:
+        raise ShapeError(
+            f"split '{split}' has images of {mine}, expected those of '{other}', {theirs}; bring "
+            "both to one shape"
+        )

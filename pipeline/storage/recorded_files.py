@@ -83,8 +83,13 @@ def require_files_of(
     _require(path, [*documents, *_wrong_arrays(content, sizes, folder)])
 
 
-def require_parts(path: Path, content: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise `DamagedError` unless the tables of a run's partitions are those that were written.
+def require_parts(
+    path: Path,
+    content: Mapping[str, Any],
+    names: Sequence[str],
+    parts: Sequence[Mapping[str, Any]],
+) -> None:
+    """Raise `DamagedError` unless the parts of a table of a run are those that were written.
 
     One is wrong that is missing, too much, or of another size or number of rows. Their ends are
     read on a disk; at a URL, where each costs requests, only where the manifest has no sizes.
@@ -93,15 +98,15 @@ def require_parts(path: Path, content: Mapping[str, Any], names: Sequence[str]) 
     ----------
     path, content
         The folder of the run, and its manifest.
-    names
-        The table of each partition.
+    names, parts
+        The file of each part, and what the manifest says of it.
     """
     folder = names[0].rpartition("/")[0]
     sizes = {f"{folder}/{name}": size for name, size in sizes_below(path / folder).items()}
     wrong = dict(_wrong_documents(content, sizes, folder, ()))
     wrong |= dict.fromkeys(foreign_parts(sizes, names), FOREIGN)
     if not is_remote(path) or "sizes" not in content:
-        for name, part in zip(names, content["partitions"], strict=True):
+        for name, part in zip(names, parts, strict=True):
             if name not in wrong:
                 wrong |= dict(_wrong_rows(path, name, part))
     _require(path, list(wrong.items()))

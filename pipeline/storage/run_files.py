@@ -31,6 +31,7 @@ from pipeline.core.schema import (
     SAMPLE,
     SPREAD,
 )
+from pipeline.storage import tables
 from pipeline.storage.folders import remove_tree, sizes_below
 from pipeline.storage.manifest import file_hashes
 from pipeline.storage.recorded_files import list_files
@@ -46,6 +47,7 @@ from pipeline.storage.zarr_arrays import (
 )
 
 PREDICTIONS = "predictions"
+NEIGHBOURS = "neighbours"
 PROTOTYPES = "prototypes.zarr"
 DISTANCES = "distances.zarr"
 METRICS_FILE = "metrics.json"
@@ -55,6 +57,11 @@ SPLIT = "split"
 DIGESTED = (
     "sample", "split", "label", "metric", "predicted", "distance", "margin", "label_distance",
     "label_rank",
+)  # fmt: skip
+
+DIGESTED_NEIGHBOURS = (
+    "sample", "split", "label", "metric", "rank", "neighbour", "neighbour_split",
+    "neighbour_label", "distance",
 )  # fmt: skip
 
 _FRACTIONS = [NUMERATOR.name, DENOMINATOR.name, COUNT.name]
@@ -184,13 +191,55 @@ def open_distances(path: Path, digest: str, expected: Expected | None = None) ->
     return xr.DataArray(distance, coordinates, name=DISTANCE.name)
 
 
-def part_path(path: Path, index: int) -> Path:
-    return path / PREDICTIONS / part_name(index)
+def part_path(path: Path, index: int, folder: str = PREDICTIONS) -> Path:
+    return path / folder / part_name(index)
 
 
-def part_names(parts: int) -> list[str]:
-    """Return the paths of the prediction tables of a run below its folder."""
-    return [f"{PREDICTIONS}/{part_name(index)}" for index in range(parts)]
+def tables_of(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return what the manifest of a run says of the parts of its tables, by their folder."""
+    folders = {PREDICTIONS: content["partitions"]}
+    if NEIGHBOURS in content:
+        folders[NEIGHBOURS] = content[NEIGHBOURS]["partitions"]
+    return folders
+
+
+def rows_digest(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the digest of the rows of one part of a table."""
+    digest = ColumnDigest()
+    digest.update(columns)
+    return digest.result()
+
+
+def read_own_part(
+    path: Path, columns: Sequence[str], identity: str
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]] | None:
+    """Return columns of a part and its notes; None where it is not whole, or of another plan."""
+    notes = tables.read_notes(path)
+    if notes.get("identity") != identity:
+        return None
+    try:
+        rows = tables.read_part(path, columns)
+    except DamagedError:
+        return None
+    return (rows, notes) if rows_digest(rows) == notes["digest"] else None
+
+
+def read_back(
+    path: Path, columns: Sequence[str]
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Return columns of a part that was just written, and its notes.
+
+    `DamagedError` where it is not what was written.
+    """
+    rows, notes = tables.read_part(path, columns), tables.read_notes(path)
+    if rows_digest(rows) != notes["digest"]:
+        raise DamagedError(f"{path}: was changed while the job ran; run it again")
+    return rows, notes
+
+
+def part_names(parts: int, folder: str = PREDICTIONS) -> list[str]:
+    """Return the paths of the parts of a table of a run, below its folder."""
+    return [f"{folder}/{part_name(index)}" for index in range(parts)]
 
 
 def prototypes_digest(prototypes: xr.Dataset) -> str:
@@ -204,11 +253,16 @@ def prototypes_digest(prototypes: xr.Dataset) -> str:
     return columns.result({"class_names": classes, "shape": shape})
 
 
-def list_run_files(path: Path, parts: int, distances: bool) -> dict[str, Any]:
-    """Return what the manifest of a run says of its files."""
-    tables_of_run = part_names(parts)
+def list_run_files(path: Path, content: Mapping[str, Any], distances: bool) -> dict[str, Any]:
+    """Return what the manifest of a run says of its files, given what it says of its tables."""
+    folders = tables_of(content)
+    tables_of_run = [n for folder, parts in folders.items() for n in part_names(len(parts), folder)]
     names = [METRICS_FILE, HIGHLIGHTS_FILE, *tables_of_run]
-    sizes = {f"{PREDICTIONS}/{k}": size for k, size in sizes_below(path / PREDICTIONS).items()}
+    sizes = {
+        f"{folder}/{name}": size
+        for folder in folders
+        for name, size in sizes_below(path / folder).items()
+    }
     listed: dict[str, Any] = {
         "files": file_hashes(path, names),
         "arrays": {},
@@ -236,10 +290,16 @@ class RunDigests:
     prototypes: str
     distances: str | None
     predictions: str
+    neighbours: str | None = None
 
     @property
     def run(self) -> str:
-        return json_digest([self.prototypes, self.distances, self.predictions])
+        known = [self.prototypes, self.distances, self.predictions]
+        return json_digest(known + ([] if self.neighbours is None else [self.neighbours]))
 
     def as_dict(self) -> dict[str, str | None]:
-        return {**asdict(self), "run": self.run}
+        """Return the digests by name; those of neighbours only where there are any."""
+        known = asdict(self)
+        if self.neighbours is None:
+            del known["neighbours"]
+        return known | {"run": self.run}

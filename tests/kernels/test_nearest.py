@@ -26,7 +26,7 @@ def search(queries, references, metric, k, device="cpu", *, cuts=(), skip=None):
     for start, stop in itertools.pairwise(edges):
         if start < stop:
             part = references[start:stop].reshape(stop - start, -1)
-            prepared = use.prepare_search(part, shape, metric, start, threads=2)
+            prepared = use.prepare_search(part, shape, metric, np.arange(start, stop), threads=2)
             flat = queries.reshape(len(queries), -1)
             use.nearest(flat, prepared, skip, distances, found, 2)
     return distances, found
@@ -70,7 +70,8 @@ def test_pairs_are_all_up_to_the_radius_in_order(device, data, pair, metric):
     values = [0, *numerators.reshape(-1).tolist()]
     most = data.draw(st.sampled_from(values)) - data.draw(st.integers(0, 1))
     use, flat = backends.load(device), references.reshape(len(references), -1)
-    prepared = use.prepare_search(flat, references.shape[1:], metric, 7, pairs=True)
+    indices = 7 + np.arange(len(flat))
+    prepared = use.prepare_search(flat, references.shape[1:], metric, indices, pairs=True)
     pairs = use.within(queries.reshape(len(queries), -1), prepared, most)
     rows, columns = np.nonzero(numerators <= most)
     expected = np.stack([rows, columns + 7, numerators[rows, columns]], 1)

@@ -1,0 +1,250 @@
+"""The search of a job, task by task; what is found is saved, so that it can be resumed.
+
+A task compares some steps of queries with a share of the groups of references, group after group:
+what one finds is the first bound for the next. After each its lists are saved in the run folder,
+with how many groups they are of; so a job that is killed loses what was in flight. A process
+prepares a group once, for all its tasks, and keeps as many as `search_plan` says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.classes import ClassSelection
+from pipeline.core.exact import Int64Array
+from pipeline.core.partitions import Concatenation
+from pipeline.core.threads import OwnLock
+from pipeline.execution import signals
+from pipeline.execution.checkpoints import Tell
+from pipeline.jobs.search_plan import Arrangement, Search
+from pipeline.kernels import backends
+from pipeline.ops.neighbours import empty_lists, search_block
+from pipeline.ops.search_tasks import flattened
+from pipeline.storage import tables
+from pipeline.storage.claims import Token
+from pipeline.storage.image_content import read_checked
+from pipeline.storage.manifest import WORK
+from pipeline.storage.run_files import (
+    DIGESTED_NEIGHBOURS,
+    NEIGHBOURS,
+    part_path,
+    read_own_part,
+    rows_digest,
+)
+from pipeline.storage.tables import part_name
+
+_LISTS = ("distance", "neighbour")
+Prepared = Mapping[str, Any]
+"""A group of references by metric, as `backends.PrepareSearch` returns it; nothing if empty."""
+
+
+@dataclass(frozen=True)
+class SearchedJob:
+    """What the tasks of the pass know of the job."""
+
+    output: Path
+    images: Path
+    digest: str
+    search: Search
+    selection: ClassSelection
+    identity: str
+
+    @property
+    def work(self) -> Path:
+        """The folder of lists that are not those of all references yet."""
+        return self.output / WORK / NEIGHBOURS
+
+    def token(self, stage: str) -> Token:
+        """Lets tasks of a stage write."""
+        return Token(self.output / WORK, self.identity, stage)
+
+    def measured(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which samples have neighbours: as in predictions, all but those of other classes."""
+        return (self.selection.positions(labels) >= 0) | (labels < 0)
+
+    def is_written(self, step: int) -> bool:
+        """Tell whether the table of a step is there, whole."""
+        path = part_path(self.output, step, NEIGHBOURS)
+        return read_own_part(path, DIGESTED_NEIGHBOURS, self.identity) is not None
+
+
+@dataclass(frozen=True)
+class SavedLists:
+    """The lists of a step that a share of the groups has given so far, saved and read back."""
+
+    job: SearchedJob
+    arrangement: Arrangement
+    step: int
+    share: int
+
+    @property
+    def path(self) -> Path:
+        name = part_name(self.step).removesuffix(".parquet")
+        return self.job.work / f"{name}-{self.share + 1}-of-{self.arrangement.shares}.parquet"
+
+    @property
+    def _identity(self) -> str:
+        return f"{self.job.identity} groups of {self.job.search.references.step}"
+
+    def save(self, lists: Int64Array, done: int) -> None:
+        """Save lists, [metric, 2, query, k], of the groups before `done`."""
+        columns = {name: lists[:, at].reshape(-1) for at, name in enumerate(_LISTS)}
+        notes = {"identity": self._identity, "done": str(done)}
+        tables.write_part(self.path, columns, notes | {"digest": rows_digest(columns)})
+
+    def load(self, queries: int) -> tuple[Int64Array, int]:
+        """Return the lists of so many queries, and the group that follows."""
+        search, groups = self.job.search, self.arrangement.groups(self.job.search, self.share)
+        metrics = len(search.metrics)
+        saved = read_own_part(self.path, _LISTS, self._identity)
+        if saved is None:
+            return np.stack([empty_lists(queries, search.k)] * metrics), groups.start
+        columns, notes = saved
+        parts = [columns[name].reshape(metrics, queries, search.k) for name in _LISTS]
+        return np.stack(parts, axis=1), int(notes["done"])
+
+
+class _Groups:
+    """Prepared groups that the tasks of a process share: those used last, each prepared once."""
+
+    def __init__(self) -> None:
+        self._lock = OwnLock()
+        self._slots: dict[Any, _Slot] = {}
+
+    def get(self, key: Any, prepare: Callable[[], Prepared], most: int) -> Prepared:
+        """Return the group of a key, of which at most so many are kept."""
+        with self._lock.held():
+            slot = self._slots.pop(key, None) or _Slot()
+            self._slots[key] = slot  # the last one now
+            while len(self._slots) > most:
+                del self._slots[next(iter(self._slots))]
+        with slot.lock:
+            if slot.value is None:
+                slot.value = prepare()
+            return slot.value
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock.held():
+            self._slots.clear()
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.value: Prepared | None = None
+
+
+_groups = _Groups()
+
+
+def forget_groups() -> None:
+    """Give back the memory of the groups that this process keeps."""
+    _groups.clear()
+
+
+@dataclass(frozen=True)
+class SearchPart:
+    """Compares some steps of queries with a share of the groups; called with its number."""
+
+    job: SearchedJob
+    arrangement: Arrangement
+    device: str
+    threads: int
+
+    @property
+    def token(self) -> Token:
+        """Lets it save lists."""
+        return self.job.token("search")
+
+    def __call__(self, index: int, tell: Tell) -> int:
+        """Search what is not searched yet; return for how many queries of its steps it did."""
+        search, share = self.job.search, index % self.arrangement.shares
+        groups = self.arrangement.groups(search, share)
+        waiting: dict[int, tuple[SavedLists, Queries, list[Any]]] = {}
+        for step in self.arrangement.steps(search, index):
+            if self.job.is_written(step):
+                tell(len(groups))
+                continue
+            queries = Queries.read(self.job, step)
+            saved = SavedLists(self.job, self.arrangement, step, share)
+            waiting[step] = saved, queries, list(saved.load(len(queries.images)))
+            tell(waiting[step][2][1] - groups.start)
+        searched = sum(len(q.images) for _, q, (_, done) in waiting.values() if done < groups.stop)
+        for group in groups:
+            for saved, queries, state in waiting.values():
+                if state[1] > group:
+                    continue
+                signals.stop_if_requested()
+                state[:] = self._search(group, queries, state[0]), group + 1
+                self.token.require()
+                saved.save(*state)
+                tell(1)
+        return searched
+
+    def _search(self, group: int, queries: Queries, lists: Int64Array) -> Int64Array:
+        """Return the lists with what a group has that is nearer."""
+        key = self.job.identity, self.job.digest, str(self.job.images), self.device, group
+        prepared = _groups.get(key, partial(self._prepare, group), self.arrangement.resident)
+        if not prepared or not len(queries.images):
+            return lists
+        return np.stack([
+            search_block(
+                queries.images, prepared[metric], before, queries.own, self.device, self.threads
+            )
+            for metric, before in zip(self.job.search.metrics, lists, strict=True)
+        ])  # fmt: skip
+
+    def _prepare(self, group: int) -> Prepared:
+        references, metrics = self.job.search.references, self.job.search.metrics
+        images, labels = read_images(self.job, references, group)
+        start, stop = references.bounds(group)
+        wanted = self.job.selection.positions(labels) >= 0
+        indices = np.arange(start, stop)
+        if not wanted.all():
+            images, indices = images[wanted], indices[wanted]
+        if not len(images):
+            return {}
+        flat, use = flattened(images), backends.load(self.device)
+        shape = images.shape[1:]
+        return {
+            metric: use.prepare_search(flat, shape, metric, indices, threads=self.threads)
+            for metric in metrics
+        }
+
+
+def read_images(
+    job: SearchedJob, which: Concatenation, number: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Read a step or group: images and labels."""
+    pieces = [read_checked(job.images, job.digest, *at) for at in which.pieces(number)]
+    if len(pieces) == 1:
+        return pieces[0]
+    images, labels = zip(*pieces, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The measured images of a step, and the index of each among the references or -1."""
+
+    images: npt.NDArray[Any]
+    own: Int64Array
+
+    @classmethod
+    def read(cls, job: SearchedJob, step: int) -> Queries:
+        images, labels = read_images(job, job.search.queries, step)
+        pieces = job.search.queries.pieces(step)
+        own = [job.search.own(split, np.arange(a, b)) for split, a, b in pieces]
+        kept = job.measured(labels)
+        if kept.all():
+            return cls(images, np.concatenate(own))
+        return cls(images[kept], np.concatenate(own)[kept])

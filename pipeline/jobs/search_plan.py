@@ -1,0 +1,209 @@
+"""How a job's search for the nearest images is cut into tasks, and the memory that it takes.
+
+Queries are cut into steps, each one table of the run; references into groups that are small beside
+the memory of a worker. Neither depends on where the job runs, so a resume may run elsewhere. What
+does is the arrangement: where all references fit, a process prepares each group once and keeps it,
+and a task takes a step. Where they do not, a task takes as many steps as its memory holds, since
+all references are read once for each task. Where there are fewer tasks than can run at once, the
+groups are shared out among several for the same steps, whose lists are merged in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.job_settings import JobSettings
+from pipeline.core.classes import ClassSelection
+from pipeline.core.errors import EmptyClassError
+from pipeline.core.exact import Int64Array
+from pipeline.core.partitions import Concatenation, ceil_div, image_bytes
+from pipeline.execution.workers import Workers
+from pipeline.storage import image_store
+
+# Bytes of pixels of a step of queries, and of a group of references, at most.
+_STEP_BYTES, _GROUP_BYTES = 16 * 2**20, 64 * 2**20
+# Steps that even a small job is cut into, of so many queries at least.
+_STEPS, _LEAST_QUERIES = 8, 1024
+# Bytes that a search keeps of each image beside its pixels: sketches, norms, indices, padding.
+_SKETCHES = 600
+# Bytes of the block sums of the images that a thread sketches, and of the sample that
+# principal components are made of.
+_SKETCHING = 48 * 10**6
+# Bytes of pixels that are read, for each that is used: itself, decoded, and a compressed chunk.
+_READ = 2.2
+# Bytes of a row of the table, in NumPy, Arrow and as it is encoded.
+_ROW = 250
+# The share of the memory that references may fill.
+_SHARE = 0.8
+
+VOTES = (1, 3, 5, 10)
+"""Numbers of neighbours, up to k, by whose votes is predicted."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched for what.
+
+    Attributes
+    ----------
+    queries, references
+        The splits that are measured, cut into steps; those that are searched, cut into groups.
+    k, metrics
+        How many neighbours, by which metrics.
+    sample_bytes
+        Bytes of an image.
+    """
+
+    queries: Concatenation
+    references: Concatenation
+    k: int
+    metrics: tuple[str, ...]
+    sample_bytes: int
+
+    @property
+    def pairs(self) -> int:
+        """How many distances a search without bounds would measure."""
+        return self.queries.total * self.references.total * len(self.metrics)
+
+    @property
+    def votes(self) -> list[int]:
+        """The numbers of nearest images by whose votes is predicted."""
+        return [k for k in VOTES if k <= self.k]
+
+    def own(self, split: str, samples: Int64Array) -> Int64Array:
+        """Return the indices of samples of a split among the references, -1 where they are none."""
+        first = 0
+        for name, count in self.references.counts:
+            if name == split:
+                return samples + first
+            first += count
+        return np.full(len(samples), -1)
+
+    def sample_of(self, references: Int64Array) -> tuple[npt.NDArray[np.int32], Int64Array]:
+        """Return the split, as its number among those searched, and the sample of references."""
+        edges = np.cumsum([0, *(count for _, count in self.references.counts)])
+        split = np.searchsorted(edges, references, side="right") - 1
+        return split.astype(np.int32), references - edges[split]
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What one task of a search does.
+
+    Attributes
+    ----------
+    batch
+        Steps of queries that it takes.
+    shares
+        Parts that the groups of references are cut into, each for a task of its own.
+    resident
+        Prepared groups that a process keeps for its tasks.
+    memory
+        Bytes that all tasks of a process take, beside the process itself.
+    """
+
+    batch: int
+    shares: int
+    resident: int
+    memory: int
+
+    def tasks(self, search: Search) -> int:
+        """Return how many tasks there are."""
+        return ceil_div(search.queries.steps, self.batch) * self.shares
+
+    def steps(self, search: Search, task: int) -> range:
+        """Return the steps of queries of a task."""
+        first = task // self.shares * self.batch
+        return range(first, min(first + self.batch, search.queries.steps))
+
+    def groups(self, search: Search, share: int) -> range:
+        """Return the groups of references of a share."""
+        edges = [search.references.steps * at // self.shares for at in (share, share + 1)]
+        return range(*edges)
+
+
+def _even(total: int, parts: int) -> int:
+    return max(1, ceil_div(total, max(parts, 1)))
+
+
+def plan_search(
+    settings: JobSettings,
+    content: Mapping[str, Any],
+    images: Path,
+    selection: ClassSelection,
+    like: Mapping[str, Any],
+) -> Search | None:
+    """Cut the search of a job into steps and groups; None where it asks for none.
+
+    Parameters
+    ----------
+    settings
+        The job.
+    content, images
+        The manifest of its image set, and the folder.
+    selection
+        Its classes.
+    like
+        What the manifest says of the split that prototypes are made from.
+
+    Raises
+    ------
+    StoreError, ShapeError, EmptyClassError
+        Where a split that is to be searched is not there, has other images, or none of the classes.
+    """
+    asked = settings.decides()["neighbours"]
+    if asked is None:
+        return None
+    among = {name: image_store.require_split(content, name, images) for name in asked["among"]}
+    for name, split in among.items():
+        image_store.require_alike(name, split, settings.fit, like)
+    labelled = sum(split["labels"][code] for split in among.values() for code in selection.codes)
+    if labelled < 2:
+        raise EmptyClassError(
+            f"neighbours: {labelled} images of the classes in {', '.join(among)}, expected 2 or "
+            "more to search among; name splits with labelled images in neighbours.among"
+        )
+    size = image_bytes(like["shape"], like["dtype"])
+    counts = {name: content["splits"][name]["count"] for name in (*settings.evaluate, *among)}
+    total = sum(counts[name] for name in settings.evaluate)
+    steps = max(ceil_div(total * size, _STEP_BYTES), min(_STEPS, total // _LEAST_QUERIES))
+    steps = 1 << max(0, steps - 1).bit_length()
+    searched = sum(counts[name] for name in among)
+    groups = ceil_div(searched * size, _GROUP_BYTES)
+    return Search(
+        Concatenation(tuple((n, counts[n]) for n in settings.evaluate), _even(total, steps)),
+        Concatenation(tuple((name, counts[name]) for name in among), _even(searched, groups)),
+        asked["k"],
+        tuple(asked["metrics"]),
+        size,
+    )
+
+
+def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
+    """Fit a search to the memory of workers whose processes take `base` bytes by themselves."""
+    tasks = min(workers.tasks, search.queries.steps * search.references.steps)
+    size, metrics = search.sample_bytes, len(search.metrics)
+    step, group = search.queries.step, search.references.step
+    prepared = metrics * group * (size + _SKETCHES)
+    rows = metrics * search.k * step
+    lists = 16 * rows
+    fixed = tasks * int(
+        _READ * size * group + step * (2 * size + _SKETCHES) + _SKETCHING + _ROW * rows
+    )
+    room = int(_SHARE * workers.memory) - base - fixed
+    more = step * size + lists  # of another step in the same task
+    resident, batch = search.references.steps, 1
+    if resident * prepared > room:
+        resident = min(resident, tasks)
+        batch = 1 + max(0, (room - resident * prepared) // (tasks * more))
+    at_once = workers.at_once
+    batch = min(batch, _even(search.queries.steps, at_once))
+    shares = min(search.references.steps, ceil_div(at_once, ceil_div(search.queries.steps, batch)))
+    taken = resident * prepared + fixed + tasks * (batch - 1) * more
+    return Arrangement(batch, shares, resident, taken)
