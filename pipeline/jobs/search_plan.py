@@ -32,11 +32,11 @@ _STEP_BYTES, _GROUP_BYTES = 16 * 2**20, 64 * 2**20
 _STEPS, _LEAST_QUERIES = 8, 1024
 # Bytes that a search keeps of each image beside its pixels: sketches, norms, indices, padding.
 _SKETCHES = 600
-# Bytes of the block sums of the images that a thread sketches, and of the sample that
-# principal components are made of.
-_SKETCHING = 48 * 10**6
+# Bytes of the block sums of the images that a thread sketches; and of the sample that partition and
+# components are made of, two copies.
+_SKETCHING, _SAMPLED = 16 * 10**6, 64 * 2**20
 # Bytes of pixels that are read, for each that is used: itself, decoded, and a compressed chunk.
-_READ = 2.2
+_READ = 1.3
 # Bytes of a row of the table, in NumPy, Arrow and as it is encoded.
 _ROW = 250
 # The share of the memory that references may fill.
@@ -193,9 +193,10 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     prepared = metrics * group * (size + _SKETCHES)
     rows = metrics * search.k * step
     lists = 16 * rows
-    fixed = tasks * int(
-        _READ * size * group + step * (2 * size + _SKETCHES) + _SKETCHING + _ROW * rows
-    )
+    # a group is prepared by one task, for all of a process
+    sampled = min(_SAMPLED, 2 * group * size)
+    fixed = min(tasks, search.references.steps) * (int(_READ * size * group) + sampled)
+    fixed += tasks * (step * (2 * size + _SKETCHES) + _SKETCHING + _ROW * rows)
     room = int(_SHARE * workers.memory) - base - fixed
     more = step * size + lists  # of another step in the same task
     resident, batch = search.references.steps, 1

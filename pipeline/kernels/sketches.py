@@ -39,8 +39,8 @@ from pipeline.core.threads import in_ranges
 COARSE, FINE = 64, 256
 """Bytes of the two sketches of an image; the first is meant to be a vector of a processor."""
 
-_SAMPLE = 2048
-"""Images that a partition and principal components are made from."""
+_SAMPLE, _SAMPLE_BYTES, _LEAST = 2048, 32 * 2**20, 128
+"""Images that a partition and principal components are made from: fewer of large ones."""
 
 _ROWS = 1024  # images whose block sums are in memory at once
 
@@ -302,13 +302,12 @@ def make_sketcher(images: npt.NDArray[Any], shape: tuple[int, ...], metric: str)
     metric
         `l1` or `l2`.
     """
-    step = max(1, len(images) // _SAMPLE)
-    sample = np.ascontiguousarray(images[::step][:_SAMPLE])
+    size = images.shape[1] * images.itemsize
+    most = min(_SAMPLE, max(_LEAST, _SAMPLE_BYTES // size))
+    sample = np.ascontiguousarray(images[:: max(1, len(images) // most)][:most])
     height, width = shape[:2]
     channels = math.prod(shape[2:])
-    lines = sample.reshape(len(sample), height, width, channels).sum(3, dtype=np.int32)
-    others = lines[np.random.default_rng(0).permutation(len(lines))]
-    weights = np.abs(lines - others).mean(0) + largest_pixel(images.dtype) / 2**12
+    weights = _differing(sample.reshape(-1, height, width, channels))
     coarse = partition_pixels(weights, COARSE)
     fine = _refine(weights, coarse, FINE)
     groups = np.array([number for number, _ in fine], np.int64)
@@ -328,6 +327,16 @@ def make_sketcher(images: npt.NDArray[Any], shape: tuple[int, ...], metric: str)
         _Scale(_fitting(values, 2**-10), 0),
     )
     return Sketcher(True, blocks, basis, centre, *scales, len(basis))
+
+
+def _differing(images: npt.NDArray[Any]) -> Float64Array:
+    """Return how much each pixel, [y, x], differs between two images at random; never 0."""
+    others = images[np.random.default_rng(0).permutation(len(images))]
+    total = np.zeros(images.shape[1:3], np.int64)
+    for start in range(0, len(images), 64):
+        one, other = (part[start : start + 64].sum(3, dtype=np.int64) for part in (images, others))
+        total += np.abs(one - other).sum(0)
+    return total / len(images) + largest_pixel(images.dtype) / 2**12
 
 
 def _refine(weights: Float64Array, coarse: list[Box], blocks: int) -> list[tuple[int, Box]]:

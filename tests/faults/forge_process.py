@@ -20,6 +20,9 @@ import pipeline
 from faults import objects, phases
 from faults.forge import LONGEST_SECONDS, Order, Outcome, receive
 from faults.watching import Watch
+from pipeline.core.exact import NOWHERE
+from pipeline.core.schema import METRICS
+from pipeline.jobs import search_plan
 from pipeline.kernels import backends
 from pipeline.report import page
 from pipeline.storage import blobs, lock_files
@@ -41,6 +44,11 @@ def import_everything() -> None:
         images, positions = np.zeros((2, 6), dtype), np.zeros(2, np.int64)
         use.class_sums(images, positions, 1)
         use.histograms(images, positions, 1)
+        for metric in METRICS:
+            prepared = use.prepare_search(images, (2, 3), metric)
+            use.nearest(images, prepared, positions, *np.full((2, 2, 1), NOWHERE))
+    # a search of so few images takes several steps and groups all the same
+    search_plan._STEP_BYTES, search_plan._GROUP_BYTES = 6 * 20, 8 * 20
     # processes are killed, the machine is not: what the kernel has is there
     os.fsync = lambda descriptor: None
     # drawing takes a second, and many times the memory

@@ -21,11 +21,12 @@ _BEGINNINGS = (
     ("pipeline.jobs.job", "run_plan", "begin"),
     ("pipeline.jobs.job", "_fit", "fit"),
     ("pipeline.jobs.job", "_evaluate", "evaluate"),
+    ("pipeline.jobs.job", "find_neighbours", "neighbours"),
     ("pipeline.jobs.job", "_finish", "finish of the run"),
 )
 INGEST = ("plan", "partitions", "tally", "bad samples", "samples", "duplicates", "finish")
 APPEND = ("append", "commit")
-RUN = ("begin", "fit", "evaluate", "finish of the run")
+RUN = ("begin", "fit", "evaluate", "neighbours", "finish of the run")
 
 
 def announce(entered: Callable[[str], None]) -> None:

@@ -22,6 +22,7 @@ name: disturbed
 images: {{source: pictures, store: "{at}images.zarr", shard: 5, max_bad: 2}}
 evaluate: [test, train]
 distances: write
+neighbours: {{k: 3, among: [train, test]}}
 device: cpu
 cluster: {{workers: 2}}
 output: "{at}run"

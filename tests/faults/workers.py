@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dask.config
 import distributed
@@ -21,6 +22,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 import pipeline
 from pipeline.core.errors import ClusterError, ConfigError
 from pipeline.execution.compute import PREFIX
+from pipeline.jobs import search_plan
 from pipeline.sources.arrays import from_arrays
 
 CHAOS = ("sys.exit", "segfault", "graceful")
@@ -99,7 +101,9 @@ def work(folder: Path, source: Any, shard: int, cluster: str) -> list[Any]:
     """Ingest a source and run a job on it; return both digests."""
     images = pipeline.ingest(source, folder / "i.zarr", shard, pipeline.make_cluster(cluster))
     settings = {"name": "r", "images": str(images), "output": str(folder / "run")}
-    pipeline.run_job(pipeline.make_job({**settings, "device": "cpu", "cluster": cluster}))
+    settings |= {"device": "cpu", "cluster": cluster, "neighbours": {"k": 3}}
+    with patch.object(search_plan, "_STEP_BYTES", 30 * shard):  # as many tasks as partitions
+        pipeline.run_job(pipeline.make_job(settings))
     return [pipeline.digest(images), pipeline.digest(folder / "run")]
 
 
