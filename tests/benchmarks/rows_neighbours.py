@@ -22,10 +22,12 @@ import pipeline
 from benchmarks import peers_neighbours as peers
 from benchmarks.images import FURTHEST, TRAIN_TO_TEST
 from benchmarks.measure import Contestant, MismatchError, Readings, SkippedError, race
+from benchmarks.ours import remove_run
 from benchmarks.peers_arrays import set_threads
 from benchmarks.results import Row, growth_row, note_row, speed_row
 from benchmarks.workbench import Workbench
 from pipeline.core.exact import NOWHERE
+from pipeline.core.schema import IMAGE
 from pipeline.kernels import cpu_nearest, search_data
 
 K = 10
@@ -40,13 +42,14 @@ LONG = 5.0
 OURS = "ours"
 PLAIN = "our own plain loop without the bounds"
 PREPARED = "preparing the references"
+KERNELS = "the kernels alone, images in memory"
 # How many times as fast as each ours is to be, by metric; the others are reported.
 WANTED = {
     "l1": {peers.FAISS_L1: 60.0, PLAIN: 8.0},
     "l2": {peers.FAISS_L2: 5.0, peers.NUMKONG: 2.0, peers.FAISS_BYTES: 2.0},
 }
 CIFAR_WANTED = {peers.FAISS_L1: 30.0}
-MOST_TIME, MOST_MEMORY = 6.0, 1.1
+MOST_TIME, MOST_MEMORY, MOST_AROUND = 6.0, 1.1, 1.15
 
 TESTS = Path(__file__).resolve().parent.parent
 Flat = npt.NDArray[np.uint8]
@@ -92,6 +95,7 @@ def rows(bench: Workbench) -> Iterator[Row]:
         yield from _searches(bench, title, few, metric)
     yield from _on_cifar(bench)
     yield from _on_noise(bench)
+    yield from _job(bench)
     yield from _pairs(bench)
     yield from _memory(bench)
 
@@ -206,6 +210,39 @@ def _on_noise(bench: Workbench) -> Iterator[Row]:
     times = race(contestants, bench.repeats, partial(_check, notes={}))
     what = f"{FEW} of uniform noise among {NOISE:,}, l1"
     yield speed_row(what, PLAIN, times[OURS], times[PLAIN], 0.95)
+
+
+def _job(bench: Workbench) -> Iterator[Row]:
+    """Measure a whole job, its tables written, beside the kernels on images in memory."""
+    count = min(bench.count, REFERENCES)
+    store, output = bench.store(count), bench.run_folder("neighbours")
+    images = pipeline.open_images(store, "train")[IMAGE.name].values
+    flat = _flat(images)
+
+    def kernels() -> npt.NDArray[np.int64]:
+        mine = Ours(flat, images.shape[1:], "l1", bench.threads)
+        lists = np.full((2, count, K), NOWHERE)
+        cpu_nearest.nearest(flat, mine.prepared, np.arange(count), *lists, bench.threads)
+        return lists[1]
+
+    settings = {
+        "name": "neighbours", "images": str(store), "output": str(output), "metrics": "l1",
+        "evaluate": "train", "neighbours": {"k": K}, "distances": "skip", "report": False,
+        "cluster": {"workers": bench.threads}, "device": "cpu",
+    }  # fmt: skip
+    contestants = [
+        Contestant(OURS, lambda: pipeline.run_job(settings), after=lambda: remove_run(output)),
+        Contestant(KERNELS, kernels),
+    ]
+
+    def check(results: Mapping[str, Any]) -> None:
+        frame = results[OURS].neighbours.compute()
+        if not np.array_equal(frame["neighbour"].to_numpy(), results[KERNELS].reshape(-1)):
+            raise MismatchError("the tables of the job have other neighbours than the kernels")
+
+    times = race(contestants, bench.repeats, check)
+    what = f"a job with neighbours, {count:,} among {count:,}, l1, tables written"
+    yield growth_row(what, KERNELS, times[OURS], times[KERNELS], MOST_AROUND)
 
 
 def _child(bench: Workbench, what: str, count: int) -> dict[str, Any]:
