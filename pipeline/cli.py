@@ -199,13 +199,7 @@ def run(
 
 
 @app.command
-def plan(
-    job: Path,
-    /,
-    *,
-    options: JobOptions = _AS_IN_THE_FILE,
-    override: Override = None,
-) -> None:
+def plan(job: Path, /, *, options: JobOptions = _AS_IN_THE_FILE, override: Override = None) -> None:
     """Show what a job will read, write and take, without reading a pixel.
 
     Parameters
@@ -272,8 +266,7 @@ def explain(
     pixels
         ROWS,COLS to show as a shaded table, such as 5:25,4:24.
     picture
-        A PNG or SVG file to draw: image, prototypes, differences, distances, pixels, and the
-        nearest images by the first metric.
+        A PNG or SVG file to draw: image, prototypes, differences, nearest, distances, pixels.
     """
     explanation = pipeline.explain(path, split, sample, neighbours=neighbours)
     printing.print_explanation(explanation)
