@@ -184,17 +184,17 @@ def read_neighbours(
     """
     if run_files.NEIGHBOURS not in content:
         return {}
-    by_part = defaultdict[int, set[Key]](set)
-    for partition, key in wanted:
+    partition_of = {key: partition for partition, key in wanted}
+    by_part = defaultdict[int, list[Key]](list)
+    for key, partition in partition_of.items():
         for number in _tables_of(content, partition, key):
-            by_part[number].add(key)
+            by_part[number].append(key)
     found: dict[Key, list[NearImage]] = {}
     for number, keys in sorted(by_part.items()):
         part = run_files.part_path(path, number, run_files.NEIGHBOURS)
         found |= _read_nearest(part, content, keys, metric, most)
-    for keys in by_part.values():
-        for split, sample in keys - set(found):
-            raise DamagedError(f"{path}: has no neighbours of sample {sample} of '{split}'")
+    for split, sample in partition_of.keys() - found.keys():
+        raise DamagedError(f"{path}: has no neighbours of sample {sample} of '{split}'")
     return found
 
 
