@@ -15,7 +15,6 @@ from pipeline.core.arguments import checked
 from pipeline.core.classes import ClassSelection, select_classes
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
-from pipeline.core.paths import options_of
 from pipeline.core.schema import (
     DENOMINATOR,
     IMAGE,
@@ -209,8 +208,7 @@ def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
     splits = known["among"] if known else [run.manifest["settings"]["fit"]]
     parts = []
     for code, split in enumerate(splits):
-        options = run.storage_options or options_of(run.path)
-        images = image_store.open_images(run.images, split, options)
+        images = image_store.open_images(run.images, split)
         labels = images[LABEL.name].values
         kept = selection.positions(labels) >= 0
         if split == key[0]:
