@@ -199,13 +199,7 @@ def run(
 
 
 @app.command
-def plan(
-    job: Path,
-    /,
-    *,
-    options: JobOptions = _AS_IN_THE_FILE,
-    override: Override = None,
-) -> None:
+def plan(job: Path, /, *, options: JobOptions = _AS_IN_THE_FILE, override: Override = None) -> None:
     """Show what a job will read, write and take, without reading a pixel.
 
     Parameters
@@ -253,10 +247,11 @@ def explain(
     *,
     split: str,
     sample: int,
+    neighbours: int = 0,
     pixels: str | None = None,
     picture: Path | None = None,
 ) -> None:
-    """Show how far one image is from every prototype of a run.
+    """Show how far one image is from every prototype of a run, and its nearest images.
 
     Parameters
     ----------
@@ -266,12 +261,14 @@ def explain(
         The split of the image.
     sample
         Its index there.
+    neighbours
+        How many of the nearest images to show, by each metric of the run; default: none.
     pixels
         ROWS,COLS to show as a shaded table, such as 5:25,4:24.
     picture
-        A PNG or SVG file to draw: image, prototypes, differences, distances, pixels.
+        A PNG or SVG file to draw: image, prototypes, differences, nearest, distances, pixels.
     """
-    explanation = pipeline.explain(path, split, sample)
+    explanation = pipeline.explain(path, split, sample, neighbours=neighbours)
     printing.print_explanation(explanation)
     if pixels is not None:
         pipeline.print_pixels(explanation.image, explanation.full_scale, pixels)

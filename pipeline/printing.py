@@ -166,6 +166,21 @@ def print_explanation(explanation: Any) -> None:
     pipeline.print_table(["class", *explanation.metrics], rows)
     for metric, name in explanation.predicted.items():
         print(f"nearest by {metric}: {printable(name)}")
+    if explanation.neighbours:
+        _print_nearest(explanation.neighbours)
+
+
+def _print_nearest(neighbours: Mapping[str, Sequence[Any]]) -> None:
+    """Print the nearest images by each metric."""
+    rows = [
+        [metric, f"{rank:,}", near.split, str(near.sample), near.label_name, f"{near.distance:.4f}"]
+        for metric, images in neighbours.items()
+        for rank, near in enumerate(images, start=1)
+    ]
+    if rows:
+        pipeline.print_table(["nearest by", "rank", "split", "sample", "class", "distance"], rows)
+    else:
+        print("there is no other image of the run's classes to compare it with")
 
 
 def print_datasets(known: Sequence[tuple[Any, str]]) -> None:

@@ -209,6 +209,13 @@ def test_explain_prints_the_distance_to_every_prototype(digits_run, capsys):
     assert out.splitlines()[-1].split() == ["3", *map(str, found.image[3])]
     written = pipeline.open_run(digits_run).distances.sel(sample=5).values
     assert np.array_equal(found.distances, written)
+    assert main([*arguments, "--neighbours", "2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for metric, near in pipeline.explain(digits_run, "test", 5, neighbours=2).neighbours.items():
+        for rank, n in enumerate(near, start=1):
+            row = [metric, rank, n.split, n.sample, n.label_name, f"{n.distance:.4f}"]
+            assert list(map(str, row)) in lines
+    assert "neighbours is -1, expected how many" in fails(capsys, *arguments, "--neighbours=-1")
 
 
 def test_digest_prints_what_the_manifest_recorded(digits_run, capsys):

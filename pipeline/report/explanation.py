@@ -1,24 +1,61 @@
-"""Why one image was predicted as it was: its distance to every prototype."""
+"""Why one image was predicted as it was: how far it is from prototypes and other images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
 from pipeline.core.arguments import checked
-from pipeline.core.classes import select_classes
+from pipeline.core.classes import ClassSelection, select_classes
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
-from pipeline.core.schema import DENOMINATOR, NUMERATOR, PROTOTYPE
+from pipeline.core.schema import (
+    DENOMINATOR,
+    IMAGE,
+    LABEL,
+    NEIGHBOUR,
+    NEIGHBOUR_DISTANCE,
+    NUMERATOR,
+    PROTOTYPE,
+    SAMPLE,
+    UNLABELLED,
+)
 from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.neighbours import neighbours as search
 from pipeline.ops.predictions import predict_block
-from pipeline.report.opened import open_run
+from pipeline.report.opened import Run, open_run
+from pipeline.report.shown_samples import Key, SampleReader
 from pipeline.storage import image_store, manifest
+from pipeline.storage.run_files import SPLIT
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One of the images that are nearest to an explained one.
+
+    Attributes
+    ----------
+    split, sample
+        Which image.
+    image
+        [y, x] or [y, x, channel].
+    label_name
+        The name of its class.
+    distance
+        How far it is from the explained image, in units of full scale, 0 to 1.
+    """
+
+    split: str
+    sample: int
+    image: npt.NDArray[Any]
+    label_name: str
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +81,8 @@ class Explanation:
     prototypes
         [y, x] or [y, x, channel], in pixel values, by class name: those of the three nearest
         classes by each metric, and that of its label.
+    neighbours
+        For each metric the nearest images, the nearest first; empty where none were asked for.
     """
 
     split: str
@@ -56,6 +95,7 @@ class Explanation:
     distances: Float64Array
     predicted: dict[str, str]
     prototypes: dict[str, Float64Array]
+    neighbours: dict[str, tuple[Neighbour, ...]] = field(default_factory=dict)
 
     def ranked(self, metric: str) -> list[int]:
         """Return positions among the classes, the nearest first; classes without images are out.
@@ -81,6 +121,7 @@ def explain(
     split: str,
     sample: int,
     storage_options: Mapping[str, Any] | None = None,
+    neighbours: int = 0,
 ) -> Explanation:
     """Measure one image of a run's image set against the run's prototypes.
 
@@ -95,24 +136,44 @@ def explain(
     storage_options
         fsspec's options for the URLs of the run and of its image set; default: credentials from
         the environment.
+    neighbours
+        How many of the nearest images to find as well, by each metric of the run; where there are
+        fewer, all. Images of the run's classes are searched, in the splits that the run searched
+        for neighbours, else in the one that its prototypes are from; the image itself is left out.
 
     Raises
     ------
     InputError
-        Where there is no such split or sample.
+        Where there is no such split or sample, or the number of neighbours is negative.
     """
+    if neighbours < 0:
+        raise InputError(
+            f"neighbours is {neighbours}, expected how many of the nearest images to show, 0 or "
+            "more; leave it out to show none"
+        )
     opened = open_run(run, storage_options)
     content = manifest.read_manifest(opened.images, manifest.IMAGES)
     count = image_store.require_split(content, split, opened.images)["count"]
     if not 0 <= sample < count:
         raise InputError(f"sample {sample} of split '{split}', expected 0 to {count - 1}")
-    images, labels = image_store.read_images(opened.images, split, sample, sample + 1)
-    prototypes = opened.prototypes
-    metrics = tuple(opened.manifest["settings"]["metrics"])
-    fractions = prototypes[NUMERATOR.name].values, prototypes[DENOMINATOR.name].values
-    reference = make_reference(*fractions, str(images.dtype), content["full_scale"], "cpu")
-    distances = distances_block(images, reference, metrics)
     selection = select_classes(content["class_names"], opened.manifest["class_names"])
+    measured = _measure(opened, content["full_scale"], selection, (split, sample))
+    if not neighbours:
+        return measured
+    searched = _searched(opened, selection, (split, sample))
+    reader = SampleReader(opened.images, content)
+    return replace(measured, neighbours=_nearest(measured, searched, neighbours, reader))
+
+
+def _measure(run: Run, full_scale: int, selection: ClassSelection, key: Key) -> Explanation:
+    """Measure an image against all prototypes."""
+    split, sample = key
+    images, labels = image_store.read_images(run.images, split, sample, sample + 1)
+    prototypes = run.prototypes
+    metrics = tuple(run.manifest["settings"]["metrics"])
+    fractions = prototypes[NUMERATOR.name].values, prototypes[DENOMINATOR.name].values
+    reference = make_reference(*fractions, str(images.dtype), full_scale, "cpu")
+    distances = distances_block(images, reference, metrics)
     rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))
     names = selection.all_names
     label = names[labels[0]] if labels[0] >= 0 else None
@@ -122,7 +183,7 @@ def explain(
         split=split,
         sample=sample,
         image=images[0],
-        full_scale=content["full_scale"],
+        full_scale=full_scale,
         label_name=label,
         metrics=metrics,
         class_names=selection.names,
@@ -135,3 +196,54 @@ def explain(
             selection.names[at]: prototypes[PROTOTYPE.name][at].values for at in sorted(near)
         },
     )
+
+
+def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
+    """Return the images that are searched for the nearest of one, lazy.
+
+    They are in the order in which a job numbers them, to which ties go: split after split, whose
+    names are in the attribute `splits`; `split` (sample) is the position in it.
+    """
+    known = run.manifest["plan"].get("neighbours")
+    splits = known["among"] if known else [run.manifest["settings"]["fit"]]
+    parts = []
+    for code, split in enumerate(splits):
+        images = image_store.open_images(run.images, split)
+        labels = images[LABEL.name].values
+        kept = selection.positions(labels) >= 0
+        if split == key[0]:
+            kept[key[1]] = False
+        coordinates = {LABEL.name: labels, SPLIT: np.full(len(labels), code, np.int32)}
+        images = images.assign_coords({name: (SAMPLE, v) for name, v in coordinates.items()})
+        parts.append(images.isel({SAMPLE: np.flatnonzero(kept)}))
+    alike: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
+    searched = xr.concat(parts, SAMPLE, join="override", combine_attrs="override", **alike)
+    return searched.assign_attrs(splits=list(splits))
+
+
+def _nearest(
+    measured: Explanation, searched: xr.Dataset, number: int, reader: SampleReader
+) -> dict[str, tuple[Neighbour, ...]]:
+    """Return by metric the nearest of the images that are searched, up to so many."""
+    count = min(number, searched.sizes[SAMPLE])
+    if not count:
+        return dict.fromkeys(measured.metrics, ())
+    image = xr.Dataset(
+        {IMAGE.name: (searched[IMAGE.name].dims, measured.image[None])},
+        {LABEL.name: (SAMPLE, np.full(1, UNLABELLED, np.int32))},
+        {"full_scale": measured.full_scale},
+    )
+    lists = search(image, searched, count, measured.metrics, "cpu").compute()
+    positions, distances = (lists[v.name].values[:, 0] for v in (NEIGHBOUR, NEIGHBOUR_DISTANCE))
+    near = {name: searched[name].values[positions] for name in (SPLIT, SAMPLE, LABEL.name)}
+    keys = np.stack([near[SPLIT], near[SAMPLE]], axis=-1).reshape(-1, 2).tolist()
+    splits, names = searched.attrs["splits"], searched.attrs["class_names"]
+    images = reader.images((splits[code], sample) for code, sample in keys)
+    found = {}
+    for metric, *columns in zip(measured.metrics, *near.values(), distances, strict=True):
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        found[metric] = tuple(
+            Neighbour(splits[code], sample, images[splits[code], sample], names[label], distance)
+            for code, sample, label, distance in rows
+        )
+    return found

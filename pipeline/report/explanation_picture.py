@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.report import image_plots
 from pipeline.report import plot_style as style
-from pipeline.report.explanation import Explanation
+from pipeline.report.explanation import Explanation, Neighbour
 from pipeline.storage.atomic import replaced, require_file
 
 WHOLE = 28  # pixels a side up to which the whole image is shown as a table
 WIDTH = 10.0  # inches
 PANEL, BARS, LINE = 2.2, 0.24, 0.23  # inches: a row of images, a bar, a line of the table
+NEAR = 1.35  # inches of a row of nearest images
 CELL = 0.4  # inches of a pixel of the table at most
 PROTOTYPES = 3  # that are drawn
 KINDS = {".png": "png", ".svg": "svg"}
 DPI = 150
 NEAREST = 10  # classes whose distance is drawn
+FEWEST, ACROSS, IMAGES = 6, 10, 30  # nearest images: columns of a row, and how many are drawn
+NAME = 14  # columns of text of the name of a nearest image
 
 
 @checked
@@ -84,7 +88,8 @@ def draw_explanation(explanation: Explanation, picture: Path, pixels: str | None
     """Draw an image, the nearest prototypes, where they differ, distances and pixel values.
 
     Prototypes are those of the nearest classes by the first metric of the run and of the image's
-    label, three in all.
+    label, three in all. Where the explanation has them, the nearest images by the first metric
+    are drawn too, up to 30, each with its class and its distance.
 
     Parameters
     ----------
@@ -120,7 +125,9 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
     rows, columns = _part(image, pixels)
     bars = min(len(explanation.class_names), 11) * BARS + 0.8
     table = LINE * len(range(*rows.indices(image.shape[0]))) + 0.5
-    heights = [2 * PANEL + 0.3, bars, table]
+    nearest = explanation.neighbours.get(explanation.metrics[0], ())[:IMAGES]
+    lines = -(-len(nearest) // ACROSS)
+    heights = [2 * PANEL + 0.3, *([0.3 + lines * NEAR] if lines else []), bars, table]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     label = explanation.label_name
     stated = "without label" if label is None else f"labelled {style.one_line(label, 40)}"
@@ -128,8 +135,12 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
         f"{style.one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
         x=0.01, ha="left", color=style.INK, fontsize=11, **style.PLAIN,
     )  # fmt: skip
-    above, between, below = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    above, *more, between, below = figure.subfigures(
+        len(heights), 1, squeeze=False, height_ratios=heights
+    )[:, 0]
     _draw_images(above, explanation)
+    for part in more:
+        _draw_nearest(part, explanation, nearest)
     axes = between.subplots(1, len(explanation.metrics), squeeze=False)[0]
     for ax, metric in zip(axes, explanation.metrics, strict=True):
         distances(explanation, metric, ax=ax)
@@ -169,6 +180,25 @@ def _draw_images(figure: Any, explanation: Explanation) -> None:
         0, 1, "where the image has more\nthan the prototype, and less,\nin units of full scale",
         va="top", color=style.INK, fontsize=8, transform=axes[1, 0].transAxes,
     )  # fmt: skip
+
+
+def _draw_nearest(figure: Any, explanation: Explanation, nearest: Sequence[Neighbour]) -> None:
+    """Draw the nearest images; their names have the colour of right where the label is the same."""
+    figure.suptitle(
+        f"the nearest images by {explanation.metrics[0]}",
+        x=0.01, ha="left", color=style.INK, fontsize=style.TEXT, **style.PLAIN,
+    )  # fmt: skip
+    across = min(max(len(nearest), FEWEST), ACROSS)
+    axes = figure.subplots(-(-len(nearest) // ACROSS), across, squeeze=False)
+    label = explanation.label_name
+    for ax, near in zip(axes.flat, nearest, strict=False):
+        image_plots.image(near.image, explanation.full_scale, ax=ax)
+        colour = style.RIGHT if near.label_name == label else style.WRONG
+        text = f"{style.one_line(near.label_name, NAME)}\n{near.distance:.4f}"
+        ax.set_xlabel(text, fontsize=style.SMALL, **style.PLAIN)
+        ax.xaxis.label.set_color(style.INK if label is None else colour)
+    for ax in axes.flat[len(nearest) :]:
+        ax.set_axis_off()
 
 
 def chosen_classes(explanation: Explanation, metric: str) -> dict[str, str]:

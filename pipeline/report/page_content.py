@@ -91,7 +91,8 @@ def number(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _quoted(names: Sequence[str]) -> str:
+def quoted(names: Sequence[str]) -> str:
+    """Return names in quotation marks, each on one line."""
     return " and ".join(f"‘{one_line(name)}’" for name in names)
 
 
@@ -100,8 +101,8 @@ def asked(findings: Findings) -> str:
     settings, kind = findings.content["settings"], findings.content["settings"]["prototypes"]
     return (
         f"How far does the simplest possible model get? Each class is represented by one image, "
-        f"the {kind} of its images in {_quoted([settings['fit']])}, and each image in "
-        f"{_quoted(settings['evaluate'])} is given the class whose {kind} is nearest."
+        f"the {kind} of its images in {quoted([settings['fit']])}, and each image in "
+        f"{quoted(settings['evaluate'])} is given the class whose {kind} is nearest."
     )
 
 
@@ -290,10 +291,12 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         for key in ("classes", "fit", "evaluate", "prototypes", "metrics", "device", "distances")
         if settings.get(key) is not None
     }
+    searched = content["plan"].get("neighbours")
     rows = [
         ("job", content["name"]),
         *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
           for key, value in given.items()),
+        *([] if searched is None else [("job: neighbours", _searched(searched))]),
         ("image set", content["images"]["path"]),
         ("digest of the image set", f"sha256:{content['images']['digest']}"),
         *((f"digest of the {name}", "not written" if value is None else f"sha256:{value}")
@@ -311,6 +314,11 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         rows.append(("peak memory of a process", _memory(effort["memory"])))
     rows += [("versions", ", ".join(f"{k} {v}" for k, v in content["versions"].items()))]
     return rows
+
+
+def _searched(search: Mapping[str, Any]) -> str:
+    metrics, among = (", ".join(map(one_line, search[key])) for key in ("metrics", "among"))
+    return f"{search['k']:,} by {metrics} among {among}"
 
 
 def _memory(known: Mapping[str, Any]) -> str:

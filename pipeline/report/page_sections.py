@@ -12,18 +12,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.core.errors import PixsimError, RemoteError
-from pipeline.core.schema import CLASS, COUNT, PROTOTYPE, SPREAD
+from pipeline.core.schema import CLASS, CLASS_CODE, COUNT, PROTOTYPE, SPREAD
+from pipeline.report import nearest_images, plots
 from pipeline.report import page_content as say
-from pipeline.report import plots
 from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
-from pipeline.report.shown_samples import Key, SampleReader, read_distances
+from pipeline.report.shown_samples import (
+    Key,
+    NearImage,
+    SampleReader,
+    read_distances,
+    read_neighbours,
+)
 from pipeline.storage import run_files
 from pipeline.storage.tables import part_name
 
 EACH = 8  # images of a class in the grid of samples
 _GROUPS = 8  # disagreements that are shown, of each kind at most
+_NEAR = 48  # pixels of the longer side of a nearest image, at most
 
 
 def part_of(name: str) -> Markup:
@@ -51,6 +58,9 @@ class Page:
         shown = run_files.open_prototypes(path / run_files.PROTOTYPES, digest)
         self._prototypes = shown
         self._full_scale = float(shown.attrs["full_scale"])
+        codes = shown[CLASS_CODE.name].values.tolist()
+        self._positions = {code: position for position, code in enumerate(codes)}
+        self._near: dict[Key, list[NearImage]] = {}
         self._anchors: dict[Key, str] = {}
         self._rows: list[dict[str, Any]] = []
 
@@ -59,6 +69,7 @@ class Page:
         findings = self._findings
         order = plots.confusion_order(findings.counts(findings.main))
         by_class, differing = self._chosen()
+        self._near = self._read_near(_all(by_class))
         pictures, distances = self._read([*_all(by_class), *differing])
         samples = self._samples(by_class, pictures, distances)
         agreement = say.agreement(findings)
@@ -72,6 +83,7 @@ class Page:
             "settings": findings.content["settings"], "finished": findings.content["finished"],
             "facts": self._facts(),
             "accuracies": say.accuracies(findings),
+            "nearest": nearest_images.comparison(findings),
             "prototypes": self._gallery(),
             "confusion": self._confusion(order), "mistakes": say.mistakes(findings),
             "closest": self._closest(order),
@@ -110,16 +122,27 @@ class Page:
             differing = say.columns_to_rows(highlights["agreement"]["samples"])
         return by_class, differing
 
+    def _read_near(self, rows: Iterable[Mapping[str, Any]]) -> dict[Key, list[NearImage]]:
+        """Read which images are nearest to samples, where the run has neighbours."""
+        search = nearest_images.search_of(self._findings)
+        if search is None:
+            return {}
+        wanted = [(row["part"], (row["split"], row["sample"])) for row in rows]
+        metric = nearest_images.metric_of(self._findings, search)
+        content = self._findings.content
+        return read_neighbours(self._path, content, wanted, metric, nearest_images.SHOWN)
+
     def _read(self, rows: Iterable[Mapping[str, Any]]) -> tuple[dict[Key, Any], dict[Key, Any]]:
-        """Read the images of samples, and their distances where the run has them."""
+        """Read the images of samples and of those nearest to them, and distances where there."""
         wanted = {(row["split"], row["sample"]): row["part"] for row in rows}
         distances = read_distances(
             self._path, self._findings.content, [(part, key) for key, part in wanted.items()]
         )
         if self._images is None:
             return {}, distances
+        near = [image.key for images in self._near.values() for image in images]
         try:
-            return self._images.images(wanted), distances
+            return self._images.images([*wanted, *near]), distances
         except RemoteError:
             raise
         except (PixsimError, OSError):
@@ -157,7 +180,21 @@ class Page:
             "label": self._names[label], "predicted": self._names[predicted],
             "right": label == predicted, "margin": value("margin"),
             "picture": None if picture is None else thumbnail(picture, self._full_scale),
+            "nearest": [] if index is not None else self._nearest(key, label, pictures),
         }  # fmt: skip
+
+    def _nearest(self, key: Key, label: int, pictures: Mapping[Key, Any]) -> list[dict[str, Any]]:
+        """Return what is shown of the nearest images of a sample, which has this label."""
+        return [
+            {
+                "key": near.key, "name": self._names[self._positions[near.label]],
+                "distance": near.distance,
+                "kind": "right" if self._positions[near.label] == label else "wrong",
+                "picture": None if near.key not in pictures
+                else thumbnail(pictures[near.key], self._full_scale, _NEAR),
+            }
+            for near in self._near.get(key, [])
+        ]  # fmt: skip
 
     def _anchor(self, row: Mapping[str, Any], value: Any) -> str:
         """Note a sample for the table at the end, once; return the name of its row there."""
@@ -323,6 +360,6 @@ def make_environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": say.percent, "number": say.number, "line": one_line, "full": say.written_in_full,
-        "plain": lambda value: f"{value:,}",
+        "plain": lambda value: f"{value:,}", "points": nearest_images.points,
     }  # fmt: skip
     return environment

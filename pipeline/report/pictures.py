@@ -143,11 +143,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(aside, format="PNG", optimize=True)
 
 
-def thumbnail(image: npt.NDArray[Any], full_scale: float) -> str:
-    """Return an image, [y, x] or [y, x, channel], as the address of a small picture."""
+def thumbnail(image: npt.NDArray[Any], full_scale: float, side: int = THUMBNAIL) -> str:
+    """Return an image, [y, x] or [y, x, channel], as the address of a small picture.
+
+    Its longer side has at most `side` pixels.
+    """
     picture = _as_picture(_shares(image, full_scale))
-    if max(picture.size) > THUMBNAIL:
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return as_data(picture)
 
 

@@ -1,7 +1,8 @@
-"""The few samples that a report shows: their images, distances and sources, each read once."""
+"""The few samples that a report shows: images, distances, neighbours, sources, each read once."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.errors import DamagedError, PixsimError, RemoteError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import DISTANCE, SAMPLE
-from pipeline.storage import manifest, run_files
+from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.image_content import read_checked
 from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES, sources_of
@@ -22,6 +23,7 @@ from pipeline.storage.store_array import StoreArray
 
 MAX_LISTED = 5 * 10**6  # samples of an image set up to which their sources are looked up
 _WHOLE_BYTES = 2**26  # distances of a partition that are read at once
+_OF_NEIGHBOURS = "sample", "split", "neighbour", "neighbour_split", "neighbour_label", "distance"
 
 Key = tuple[str, int]
 """A split and the index of a sample in it."""
@@ -135,3 +137,102 @@ def read_distances(
                 start = bounds[0] + row_in_part
                 distances[split, sample] = distance.samples(start, start + 1)[:, 0]
     return distances
+
+
+@dataclass(frozen=True)
+class NearImage:
+    """One of the nearest images of a sample, as the tables of a run have it.
+
+    Attributes
+    ----------
+    key
+        Which it is.
+    label
+        The code of its class in the image set.
+    distance
+        In units of full scale.
+    """
+
+    key: Key
+    label: int
+    distance: float
+
+
+def read_neighbours(
+    path: Path,
+    content: Mapping[str, Any],
+    wanted: Iterable[tuple[int, Key]],
+    metric: str,
+    most: int,
+) -> dict[Key, list[NearImage]]:
+    """Read the nearest images of some samples of a run, the nearest first.
+
+    Parameters
+    ----------
+    path, content
+        The run, and its manifest.
+    wanted
+        The partition of each sample, and which it is.
+    metric
+        One of those that neighbours were found by.
+    most
+        How many of each.
+
+    Returns
+    -------
+    Nothing where the run has no neighbours; of a sample only those there are.
+    """
+    if run_files.NEIGHBOURS not in content:
+        return {}
+    partition_of = {key: partition for partition, key in wanted}
+    by_part = defaultdict[int, list[Key]](list)
+    for key, partition in partition_of.items():
+        for number in _tables_of(content, partition, key):
+            by_part[number].append(key)
+    found: dict[Key, list[NearImage]] = {}
+    for number, keys in sorted(by_part.items()):
+        part = run_files.part_path(path, number, run_files.NEIGHBOURS)
+        found |= _read_nearest(part, content, keys, metric, most)
+    for split, sample in partition_of.keys() - found.keys():
+        raise DamagedError(f"{path}: has no neighbours of sample {sample} of '{split}'")
+    return found
+
+
+def _tables_of(content: Mapping[str, Any], partition: int, key: Key) -> list[int]:
+    """Return the tables of neighbours that may have a sample.
+
+    Where other splits were measured before its own, that is those of its whole partition: how many
+    samples they have is known to the image set alone, which may have gone.
+    """
+    start, stop = (content["partitions"][partition][edge] for edge in ("start", "stop"))
+    if key[0] == content["settings"]["evaluate"][0]:
+        start, stop = key[1], key[1] + 1
+    parts = content[run_files.NEIGHBOURS]["partitions"]
+    return [
+        number for number, part in enumerate(parts)
+        if part["start"] < stop and start < part["stop"]
+    ]  # fmt: skip
+
+
+def _read_nearest(
+    part: Path, content: Mapping[str, Any], keys: Iterable[Key], metric: str, most: int
+) -> dict[Key, list[NearImage]]:
+    """Read those samples of a table of neighbours that it has."""
+    search, splits = content["plan"]["neighbours"], content["settings"]["evaluate"]
+    shape = -1, len(search["metrics"]), search["k"]
+    at = search["metrics"].index(metric)
+    rows = {
+        name: column.reshape(shape)[:, at, :most]
+        for name, column in tables.read_part(part, _OF_NEIGHBOURS).items()
+    }
+    found = {}
+    for split, sample in keys:
+        mine = (rows["split"][:, 0] == splits.index(split)) & (rows[SAMPLE][:, 0] == sample)
+        for row in np.flatnonzero(mine).tolist():
+            columns = (rows[name][row].tolist() for name in _OF_NEIGHBOURS[2:])
+            found[split, sample] = [
+                NearImage((search["among"][code], neighbour), label, distance)
+                for neighbour, code, label, distance in zip(*columns, strict=True)
+                if neighbour >= 0
+            ]
+    return found

@@ -245,6 +245,7 @@ def pages(tmp_path_factory):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv("PIXSIM_DATA", str(folder))
                     job = {"name": name, "images": name, "output": str(folder / "run")}
+                    job["neighbours"] = {"k": 5}
                     run = pipeline.run_job(pipeline.make_job(job))
             made[name] = run.path / "report.html"
         return made[name]
