@@ -33,8 +33,8 @@ _STEPS, _LEAST_QUERIES = 8, 1024
 # Bytes that a search keeps of each image beside its pixels: sketches, norms, indices, padding.
 _SKETCHES = 600
 # Bytes of the block sums of the images that a thread sketches; and of the sample that partition and
-# components are made of, two copies.
-_SKETCHING, _SAMPLED = 16 * 10**6, 64 * 2**20
+# components are made of.
+_SKETCHING, _SAMPLED = 16 * 10**6, 32 * 2**20
 # Bytes of pixels that are read, for each that is used: itself, decoded, and a compressed chunk.
 _READ = 1.3
 # Bytes of a row of the table, in NumPy, Arrow and as it is encoded.
@@ -194,7 +194,7 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     rows = metrics * search.k * step
     lists = 16 * rows
     # a group is prepared by one task, for all of a process
-    sampled = min(_SAMPLED, 2 * group * size)
+    sampled = min(_SAMPLED, group * size)
     fixed = min(tasks, search.references.steps) * (int(_READ * size * group) + sampled)
     fixed += tasks * (step * (2 * size + _SKETCHES) + _SKETCHING + _ROW * rows)
     room = int(_SHARE * workers.memory) - base - fixed

@@ -305,13 +305,11 @@ def make_sketcher(images: npt.NDArray[Any], shape: tuple[int, ...], metric: str)
     size = images.shape[1] * images.itemsize
     most = min(_SAMPLE, max(_LEAST, _SAMPLE_BYTES // size))
     sample = np.ascontiguousarray(images[:: max(1, len(images) // most)][:most])
-    height, width = shape[:2]
-    channels = math.prod(shape[2:])
-    weights = _differing(sample.reshape(-1, height, width, channels))
+    weights = _differing(sample, shape)
     coarse = partition_pixels(weights, COARSE)
     fine = _refine(weights, coarse, FINE)
     groups = np.array([number for number, _ in fine], np.int64)
-    blocks = _runs([box for _, box in fine], width, channels)
+    blocks = _runs([box for _, box in fine], shape[1], math.prod(shape[2:]))
     sums = np.empty((len(sample), len(fine)), np.int64)
     _block_sums(sample, blocks, sums)
     if metric == "l1":
@@ -329,14 +327,26 @@ def make_sketcher(images: npt.NDArray[Any], shape: tuple[int, ...], metric: str)
     return Sketcher(True, blocks, basis, centre, *scales, len(basis))
 
 
-def _differing(images: npt.NDArray[Any]) -> Float64Array:
+@njit(nogil=True, cache=True)
+def _add_differences(
+    images: npt.NDArray[Any], others: Int64Array, channels: int, total: Int64Array
+) -> None:
+    """Add, to each of [pixel], how much it differs between every image and its other one."""
+    for sample in range(len(images)):
+        one, other = images[sample], images[others[sample]]
+        for pixel in range(len(total)):
+            difference = np.int64(0)
+            for at in range(pixel * channels, (pixel + 1) * channels):
+                difference += np.int64(one[at]) - np.int64(other[at])
+            total[pixel] += abs(difference)
+
+
+def _differing(images: npt.NDArray[Any], shape: tuple[int, ...]) -> Float64Array:
     """Return how much each pixel, [y, x], differs between two images at random; never 0."""
-    others = images[np.random.default_rng(0).permutation(len(images))]
-    total = np.zeros(images.shape[1:3], np.int64)
-    for start in range(0, len(images), 64):
-        one, other = (part[start : start + 64].sum(3, dtype=np.int64) for part in (images, others))
-        total += np.abs(one - other).sum(0)
-    return total / len(images) + largest_pixel(images.dtype) / 2**12
+    total = np.zeros(math.prod(shape[:2]), np.int64)
+    others = np.random.default_rng(0).permutation(len(images))
+    _add_differences(images, others, math.prod(shape[2:]), total)
+    return total.reshape(shape[:2]) / len(images) + largest_pixel(images.dtype) / 2**12
 
 
 def _refine(weights: Float64Array, coarse: list[Box], blocks: int) -> list[tuple[int, Box]]:
