@@ -253,7 +253,7 @@ def commit(
     hashes = (records["sha256"] for name in templates for records in records_of(name))
     counts = {name: template.count for name, template in templates.items()}
     duplicates = write_duplicates(path, counts, hashes)
-    consolidate(path)
+    consolidate(path, templates)
     files = list_files(path, content.fingerprints, tables_of(duplicates))
     summary = summarise(content.about, templates, {name: records_of(name) for name in templates})
     manifest.write_manifest(

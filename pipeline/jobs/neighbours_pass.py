@@ -155,7 +155,9 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         claims.identity(plan.decides()),
     )  # fmt: skip
     tasks = arrangement.tasks(search)
-    part = SearchPart(job, arrangement, plan.settings.device, executor.threads_for(tasks))
+    part = SearchPart(
+        job, arrangement, plan.settings.device, executor.threads_for(tasks), executor.threads_for(1)
+    )
     name = describe_search(search)
     units, size = search.queries.steps * search.references.steps, search.queries.total
     with reporter.phase(name, units, size * plan.sample_bytes) as phase, part.token.issued():

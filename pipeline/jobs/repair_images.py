@@ -104,7 +104,7 @@ class ImageRepair:
         image_store.create_images(
             empty, attributes, stored_templates(self.content), self.content.get("encoding")
         )
-        consolidate(empty)
+        consolidate(empty, self.content["splits"])
         for file in files:
             remove_tree(self.path / file)
             copy_file(empty / file, self.path / file)

@@ -153,12 +153,17 @@ def forget_groups() -> None:
 
 @dataclass(frozen=True)
 class SearchPart:
-    """Compares some steps of queries with a share of the groups; called with its number."""
+    """Compares some steps of queries with a share of the groups; called with its number.
+
+    Each task searches in `threads`. A group is prepared in all `cores` of the process: the other
+    tasks wait for it then.
+    """
 
     job: SearchedJob
     arrangement: Arrangement
     device: str
     threads: int
+    cores: int
 
     @property
     def token(self) -> Token:
@@ -216,7 +221,7 @@ class SearchPart:
         flat, use = flattened(images), backends.load(self.device)
         shape = images.shape[1:]
         return {
-            metric: use.prepare_search(flat, shape, metric, indices, threads=self.threads)
+            metric: use.prepare_search(flat, shape, metric, indices, threads=self.cores)
             for metric in metrics
         }
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,14 +201,13 @@ def _write(array: zarr.Array[Any], part: Any, values: npt.NDArray[Any]) -> None:
         array.with_config(_WRITE_ALL)[part] = values
 
 
-def consolidate(path: Path) -> None:
-    """Gather the metadata of the store and of each group in one file each.
+def consolidate(path: Path, groups: Iterable[str] = ()) -> None:
+    """Gather the metadata of the store and of each of its groups in one file each.
 
     Opening then lists no folder, which matters on object stores.
     """
     with storage_errors(path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
         warnings.filterwarnings("ignore", ".*is not recognized as a component")
-        root = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False)
-        for group in [*root.group_keys(), ""]:
+        for group in [*groups, ""]:
             zarr.consolidate_metadata(zarr_store(path), path=group or None, zarr_format=3)

@@ -66,7 +66,7 @@ def make_images(folder: Path, partitions: int) -> Path:
     }
     attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
     image_store.create_images(path, attributes, templates, None)
-    consolidate(path)
+    consolidate(path, SPLITS)
     for split in SPLITS:
         content["splits"][split] |= {
             "count": each * SHARD,
