@@ -1,7 +1,8 @@
 """The third pass of a job, where it asks for it: the nearest images of every measured image.
 
-`search_pass` searches. Here the lists that its tasks saved are merged, step by step, and written as
-tables; and these are read back, so that what the votes of the nearest predict is that of the files.
+`search_pass` searches. Here what its tasks found is written as tables, a step each, after the lists
+of several shares of the references were merged; and these are read back, so that what the votes of
+the nearest predict is that of the files.
 """
 
 from __future__ import annotations
@@ -67,19 +68,22 @@ class WriteNeighbours:
             SavedLists(job, self.arrangement, step, at) for at in range(self.arrangement.shares)
         ]
         if not job.is_written(step):
-            samples = self._samples(step)
-            read = [each.load(len(samples[SAMPLE])) for each in saved]
+            count = len(self._samples(step)[SAMPLE])
+            read = [each.load(count) for each in saved]
             for each, (_, done) in zip(saved, read, strict=True):
                 if done < self.arrangement.groups(search, each.share).stop:
                     raise DamagedError(f"{each.path}: was changed; run the same command again")
             by_metric = zip(*(lists for lists, _ in read), strict=True)
-            lists = np.stack([merge_lists(parts) for parts in by_metric])
-            table, digest = self._table(lists, samples)
             self.token.require()
-            notes = {"identity": job.identity, "digest": digest}
-            tables.write_part(part_path(job.output, step, NEIGHBOURS), table, notes)
+            self.write(step, np.stack([merge_lists(parts) for parts in by_metric]))
         for each in saved:
             remove_tree(each.path)
+
+    def write(self, step: int, lists: Int64Array) -> None:
+        """Write the table of a step from the lists of all references."""
+        table, digest = self._table(lists, self._samples(step))
+        notes = {"identity": self.job.identity, "digest": digest}
+        tables.write_part(part_path(self.job.output, step, NEIGHBOURS), table, notes)
 
     def _samples(self, step: int) -> dict[str, npt.NDArray[Any]]:
         """Return sample, split and label of the measured samples of a step."""
@@ -155,9 +159,11 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         claims.identity(plan.decides()),
     )  # fmt: skip
     tasks = arrangement.tasks(search)
+    write = WriteNeighbours(job, arrangement, plan.pixels, plan.full_scale)
     part = SearchPart(
-        job, arrangement, plan.settings.device, executor.threads_for(tasks), executor.threads_for(1)
-    )
+        job, arrangement, plan.settings.device, executor.threads_for(tasks),
+        executor.threads_for(1), write.write if arrangement.shares == 1 else None,
+    )  # fmt: skip
     name = describe_search(search)
     units, size = search.queries.steps * search.references.steps, search.queries.total
     with reporter.phase(name, units, size * plan.sample_bytes) as phase, part.token.issued():
@@ -165,9 +171,9 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
             searched: list[int] = executor.map(part, tasks, phase, tells=True)
         finally:
             executor.everywhere(forget_groups)
-    write = WriteNeighbours(job, arrangement, plan.pixels, plan.full_scale)
-    with write.token.issued():
-        executor.map(write, search.queries.steps)
+    if part.finish is None:
+        with write.token.issued():
+            executor.map(write, search.queries.steps)
     remove_tree(job.work)
     return sum(searched) * plan.sample_bytes
 

@@ -119,9 +119,7 @@ def _passes(plan: JobPlan, ingested: bool) -> Iterator[dict[str, Any]]:
 
 def _neighbours(plan: JobPlan, search: Search, arrangement: Arrangement) -> dict[str, Any]:
     """Describe the search: references are read once for each process, or for each task."""
-    tasks, groups = arrangement.tasks(search), search.references.steps
-    readers = max(1, plan.workers.processes)
-    reads = tasks // arrangement.shares if arrangement.resident < groups else readers
+    tasks, reads = arrangement.tasks(search), arrangement.reads(search, plan.workers)
     images = search.queries.total * arrangement.shares + search.references.total * reads
     known = _pass(describe_search(search), search.queries.steps, 1, search.queries.total, 0)
     return known | {"tasks": tasks, "reads": reads, "bytes": images * plan.sample_bytes}

@@ -156,7 +156,7 @@ class SearchPart:
     """Compares some steps of queries with a share of the groups; called with its number.
 
     Each task searches in `threads`. A group is prepared in all `cores` of the process: the other
-    tasks wait for it then.
+    tasks wait for it then. Where a task has all groups, `finish` takes the lists of each step.
     """
 
     job: SearchedJob
@@ -164,6 +164,7 @@ class SearchPart:
     device: str
     threads: int
     cores: int
+    finish: Callable[[int, Int64Array], None] | None = None
 
     @property
     def token(self) -> Token:
@@ -185,13 +186,16 @@ class SearchPart:
             tell(waiting[step][2][1] - groups.start)
         searched = sum(len(q.images) for _, q, (_, done) in waiting.values() if done < groups.stop)
         for group in groups:
-            for saved, queries, state in waiting.values():
+            for step, (saved, queries, state) in waiting.items():
                 if state[1] > group:
                     continue
                 signals.stop_if_requested()
                 state[:] = self._search(group, queries, state[0]), group + 1
                 self.token.require()
-                saved.save(*state)
+                if self.finish is not None and group == groups[-1]:
+                    self.finish(step, state[0])
+                else:
+                    saved.save(*state)
                 tell(1)
         return searched
 

@@ -10,7 +10,7 @@ groups are shared out among several for the same steps, whose lists are merged i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,12 @@ class Arrangement:
         """Return how many tasks there are."""
         return ceil_div(search.queries.steps, self.batch) * self.shares
 
+    def reads(self, search: Search, workers: Workers) -> int:
+        """Return how often all references are read, at most."""
+        if self.resident < search.references.steps:
+            return self.tasks(search) // self.shares
+        return max(1, workers.processes)
+
     def steps(self, search: Search, task: int) -> range:
         """Return the steps of queries of a task."""
         first = task // self.shares * self.batch
@@ -169,18 +175,29 @@ def plan_search(
             f"neighbours: {labelled} images of the classes in {', '.join(among)}, expected 2 or "
             "more to search among; name splits with labelled images in neighbours.among"
         )
-    size = image_bytes(like["shape"], like["dtype"])
     counts = {name: content["splits"][name]["count"] for name in (*settings.evaluate, *among)}
-    total = sum(counts[name] for name in settings.evaluate)
+    return cut_search(
+        {name: counts[name] for name in settings.evaluate},
+        {name: counts[name] for name in among},
+        asked["k"],
+        asked["metrics"],
+        image_bytes(like["shape"], like["dtype"]),
+    )
+
+
+def cut_search(
+    measured: Mapping[str, int], among: Mapping[str, int], k: int, metrics: Iterable[str], size: int
+) -> Search:
+    """Cut a search into steps and groups, given the images of each split and the bytes of one."""
+    total, searched = sum(measured.values()), sum(among.values())
     steps = max(ceil_div(total * size, _STEP_BYTES), min(_STEPS, total // _LEAST_QUERIES))
     steps = 1 << max(0, steps - 1).bit_length()
-    searched = sum(counts[name] for name in among)
     groups = ceil_div(searched * size, _GROUP_BYTES)
     return Search(
-        Concatenation(tuple((n, counts[n]) for n in settings.evaluate), _even(total, steps)),
-        Concatenation(tuple((name, counts[name]) for name in among), _even(searched, groups)),
-        asked["k"],
-        tuple(asked["metrics"]),
+        Concatenation(tuple(measured.items()), _even(total, steps)),
+        Concatenation(tuple(among.items()), _even(searched, groups)),
+        k,
+        tuple(metrics),
         size,
     )
 
@@ -203,8 +220,8 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     if resident * prepared > room:
         resident = min(resident, tasks)
         batch = 1 + max(0, (room - resident * prepared) // (tasks * more))
-    at_once = workers.at_once
-    batch = min(batch, _even(search.queries.steps, at_once))
-    shares = min(search.references.steps, ceil_div(at_once, ceil_div(search.queries.steps, batch)))
+    batches = ceil_div(search.queries.steps, batch)
+    batch = ceil_div(search.queries.steps, batches)
+    shares = min(search.references.steps, ceil_div(workers.at_once, batches))
     taken = resident * prepared + fixed + tasks * (batch - 1) * more
     return Arrangement(batch, shares, resident, taken)

@@ -40,6 +40,7 @@ LARGER = 10
 LONG = 5.0
 
 OURS = "ours"
+CIFAR = "CIFAR-10 as JPEG"
 PLAIN = "our own plain loop without the bounds"
 PREPARED = "preparing the references"
 KERNELS = "the kernels alone, images in memory"
@@ -184,14 +185,20 @@ def _check(results: Mapping[str, Any], notes: dict[str, str]) -> None:
             notes[name] = f"{differing:,} of {mine[1].size:,} neighbours differ or stand elsewhere"
 
 
-def _on_cifar(bench: Workbench) -> Iterator[Row]:
-    what = "CIFAR-10 as JPEG, l1"
+def cifar_store(bench: Workbench) -> Path | None:
+    """Return the image set of CIFAR-10 as JPEG; None where its archive is not at hand."""
     folder = os.environ.get("PIXSIM_DATASETS")
     path = Path(folder or ".") / "cifar10-jpeg" / "cifar10_jpeg.tar.gz"
     if folder is None or not path.exists():
-        yield note_row(what, "the archive is not at hand (PIXSIM_DATASETS)")
+        return None
+    return pipeline.ingest(path, bench.folder / "cifar10.zarr")
+
+
+def _on_cifar(bench: Workbench) -> Iterator[Row]:
+    store = cifar_store(bench)
+    if store is None:
+        yield note_row(CIFAR, "the archive is not at hand (PIXSIM_DATASETS)")
         return
-    store = pipeline.ingest(path, bench.folder / "cifar10.zarr")
     splits = [pipeline.open_images(store, name)["image"].values for name in ("test", "train")]
     images = splits[0][: min(QUERIES, bench.count // TRAIN_TO_TEST)], splits[1][: bench.count]
     yield from _searches(bench, "CIFAR-10", images, "l1", cifar=True)

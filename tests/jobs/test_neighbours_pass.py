@@ -23,6 +23,7 @@ from pipeline.core.errors import (
     DamagedError,
     EmptyClassError,
     JobInterruptedError,
+    MemoryLimitError,
     ShapeError,
     StoreError,
 )
@@ -350,16 +351,22 @@ def arranged(tmp_path, memory, processes=0, tasks=2, size=64, counts=(3000, 600)
 
 def test_memory_decides_what_stays_and_how_many_queries_a_task_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(search_plan, "_GROUP_BYTES", 2**20)
-    monkeypatch.setattr(search_plan, "_STEP_BYTES", 2**18)
-    plenty = arranged(tmp_path, 16 * 10**9)
-    assert plenty.search.references.steps == 12
-    assert plenty.arrangement.resident == 12
-    assert plenty.arrangement.batch == 1
-    little = arranged(tmp_path, 706 * 10**6)
-    assert little.arrangement.resident == 2
-    assert little.arrangement.batch > 1
-    for plan in (plenty, little):
+    monkeypatch.setattr(search_plan, "_STEP_BYTES", 2**17)
+    seen = []
+    for memory in range(560, 800, 8):
+        try:
+            plan = arranged(tmp_path, memory * 10**6)
+        except MemoryLimitError:
+            assert not seen
+            continue
         assert plan.footprint.search <= plan.workers.memory
+        reads = plan.arrangement.reads(plan.search, plan.workers)
+        seen.append((reads, plan.arrangement.resident, plan.arrangement.batch))
+    assert plan.search.references.steps == 12
+    assert seen == sorted(seen, key=lambda each: -each[0])  # more memory, fewer reads
+    assert {resident for _, resident, _ in seen} == {2, 12}
+    assert {batch for _, resident, batch in seen if resident == 12} == {1}
+    assert max(batch for _, _, batch in seen) > 4
 
 
 def test_more_workers_than_steps_share_the_groups(tmp_path, monkeypatch):
