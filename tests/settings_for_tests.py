@@ -15,6 +15,7 @@ fit: training
 evaluate: [validation, test]
 prototypes: mean
 metrics: [l2]
+neighbours: {k: 5, among: training, metrics: [l1, l2]}
 device: torch:cpu
 distances: skip
 report: false
