@@ -360,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with pipeline.stop_on_signals():
             app(words, exit_on_error=False, print_error=False, result_action="return_value")
+            sys.stdout.flush()
     except JobInterruptedError as error:
         return _stopped(str(error), debug)
     except PixsimError as error:
@@ -372,7 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped("interrupted", debug)
     except Exception as error:  # one line, whatever it is: the traceback is for --debug
-        return _fail(printing.unforeseen(error), 1, debug)
+        left = printing.reader_left(error)
+        return 1 if left else _fail(printing.unforeseen(error), 1, debug)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -194,6 +195,15 @@ def print_datasets(known: Sequence[tuple[Any, str]]) -> None:
 def print_digests(digests: Mapping[str, str | None]) -> None:
     for name, value in digests.items():
         print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
+
+
+def reader_left(error: Exception) -> bool:
+    """Tell whether the reader of the output closed it, as `head` does: nobody need be told."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    # what is in the buffer would be tried again at the end of the process
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 _LONGEST = 500  # characters of a message that is not ours

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.config.settings import parse_range
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.terminal import print_pixels, print_table
@@ -150,3 +155,17 @@ def test_pixels_outside_of_the_image_are_refused_by_name(capsys, ranges, which):
         return
     with pytest.raises(InputError, match=f"{which} '9:'"):
         print_pixels(image, 255, ranges)
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path):
+    images = np.zeros((2, 4, 4), np.uint8), np.arange(2, dtype=np.int32)
+    names = [f"class {number}" for number in range(2)]
+    store = pipeline.ingest(pipeline.from_arrays({"train": images}, names), tmp_path / "s.zarr")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "show", str(store)],
+        stdout=writing, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
