@@ -84,9 +84,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     print(f"peak memory {format_bytes(memory['total'])} in all{client}")
     print(f"arithmetic {plan['arithmetic']['reason']}")
     if plan["pairs"]:
-        print(
-            f"{plan['pairs']:,} pairs of images to tell apart, nearly all by their sketches alone"
-        )
+        print(f"{plan['pairs']:,} pairs of images to compare, fewer where sketches tell them apart")
     rows = [
         [
             file["path"],

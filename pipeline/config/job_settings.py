@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -64,7 +65,7 @@ class NeighbourSettings(Settings):
         `l1`, `l2` or both; default: those of the job.
     """
 
-    k: int = Field(default=10, ge=1)
+    k: int = Field(default=10, ge=1, le=10**6, strict=True)
     among: Annotated[Names, BeforeValidator(one_or_many)] | None = None
     metrics: Metrics | None = None
 
@@ -123,6 +124,13 @@ class JobSettings(Settings):
     cluster: ClusterSettings = ClusterSettings()
     output: Annotated[Path, PlainValidator(_path), PlainSerializer(shown)]
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @field_validator("neighbours", mode="before")
+    @classmethod
+    def _require_neighbours(cls, value: object) -> object:
+        if value is None or isinstance(value, dict | NeighbourSettings):
+            return value
+        raise ValueError("expected a mapping such as {k: 10, among: train}")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ the nearest predict is that of the files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError
 from pipeline.core.exact import NOWHERE, Int64Array, finish_neighbours
+from pipeline.core.paths import ABSENT
 from pipeline.core.schema import LABEL, METRIC, RANK, SAMPLE, UNLABELLED
 from pipeline.core.threads import read_ahead
 from pipeline.execution.executor import Executor
@@ -35,6 +36,7 @@ from pipeline.jobs.search_plan import Arrangement, Search
 from pipeline.ops.neighbours import merge_lists, vote_block
 from pipeline.ops.predictions import confusion_counts, summarise
 from pipeline.storage import claims, tables
+from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.claims import Token
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import read_labels
@@ -67,17 +69,16 @@ class WriteNeighbours:
         saved = [
             SavedLists(job, self.arrangement, step, at) for at in range(self.arrangement.shares)
         ]
-        if not job.is_written(step):
-            count = len(self._samples(step)[SAMPLE])
-            read = [each.load(count) for each in saved]
-            for each, (_, done) in zip(saved, read, strict=True):
-                if done < self.arrangement.groups(search, each.share).stop:
-                    raise DamagedError(f"{each.path}: was changed; run the same command again")
-            by_metric = zip(*(lists for lists, _ in read), strict=True)
-            self.token.require()
-            self.write(step, np.stack([merge_lists(parts) for parts in by_metric]))
-        for each in saved:
-            remove_tree(each.path)
+        if job.is_written(step):
+            return
+        count = len(self._samples(step)[SAMPLE])
+        read = [each.load(count) for each in saved]
+        for each, (_, done) in zip(saved, read, strict=True):
+            if done < self.arrangement.groups(search, each.share).stop:
+                raise DamagedError(f"{each.path}: was changed; run the same command again")
+        by_metric = zip(*(lists for lists, _ in read), strict=True)
+        self.token.require()
+        self.write(step, np.stack([merge_lists(parts) for parts in by_metric]))
 
     def write(self, step: int, lists: Int64Array) -> None:
         """Write the table of a step from the lists of all references."""
@@ -150,7 +151,7 @@ class WriteNeighbours:
 
 
 def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> int:
-    """Write the tables of a run that are not written yet; return the bytes of pixels of queries."""
+    """Write the tables of a run that are not written yet; return the bytes of pixels read."""
     search, arrangement = plan.search, plan.arrangement
     if search is None or arrangement is None:
         return 0
@@ -158,6 +159,7 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         plan.output, plan.images, plan.content["digest"], search, plan.selection,
         claims.identity(plan.decides()),
     )  # fmt: skip
+    arrangement = replace(arrangement, shares=_shares(job, arrangement.shares))
     tasks = arrangement.tasks(search)
     write = WriteNeighbours(job, arrangement, plan.pixels, plan.full_scale)
     part = SearchPart(
@@ -168,14 +170,28 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
     units, size = search.queries.steps * search.references.steps, search.queries.total
     with reporter.phase(name, units, size * plan.sample_bytes) as phase, part.token.issued():
         try:
-            searched: list[int] = executor.map(part, tasks, phase, tells=True)
+            read: list[int] = executor.map(part, tasks, phase, tells=True)
         finally:
             executor.everywhere(forget_groups)
     if part.finish is None:
         with write.token.issued():
             executor.map(write, search.queries.steps)
     remove_tree(job.work)
-    return sum(searched) * plan.sample_bytes
+    return sum(read) * plan.sample_bytes
+
+
+def _shares(job: SearchedJob, wanted: int) -> int:
+    """Return how many shares a search was begun with, to which its lists belong; else begin it."""
+    record = job.work / "shares.json"
+    try:
+        known = read_json(record)
+        if known["identity"] == job.identity and known["groups"] == job.search.references.step:
+            return int(known["shares"])
+    except (*ABSENT, ValueError, KeyError, TypeError):
+        pass  # it was not begun, or begins anew
+    groups = job.search.references.step
+    write_json(record, {"identity": job.identity, "groups": groups, "shares": wanted})
+    return wanted
 
 
 def describe_search(search: Search) -> str:

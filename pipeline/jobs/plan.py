@@ -230,7 +230,8 @@ def _refuse_what_does_not_fit(
     needed = peaks.worker
     if needed <= workers.memory:
         return
-    cures = ["give it more memory (cluster.memory, where the limit is not the machine's)"]
+    cures = ["take a smaller neighbours.k"] if needed == peaks.search else []
+    cures += ["give it more memory (cluster.memory, where the limit is not the machine's)"]
     if workers.memory > base_bytes(workers):  # else nothing that it does fits
         if workers.tasks > 1:
             cures.append(f"run fewer tasks at once ({_fewer(settings)})")

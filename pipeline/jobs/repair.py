@@ -326,6 +326,12 @@ def _content(path: Path, identity: str) -> dict[str, Any]:
     return content
 
 
+@lru_cache(maxsize=2)
+def _parts(path: Path, identity: str) -> list[tuple[str, int]]:
+    """Return the same, once for all tasks of a process."""
+    return _parts_of(_content(path, identity))
+
+
 @dataclass(frozen=True)
 class Examination:
     """Reads one partition of an image set or run; `broken` are the files known to be so."""
@@ -342,7 +348,7 @@ class Examination:
         """Return what is damaged of partition `index`."""
         if self._content["kind"] == manifest.IMAGES:
             return self._images(index)
-        name, number = _parts_of(self._content)[index]
+        name, number = _parts(self.path, self.identity)[index]
         damages = list(_damaged_file(self.path, name, self._content["files"][name], number))
         if index == number:  # a table of predictions, beside which distances may lie
             for array in map(self._array, _RUN_ARRAYS):

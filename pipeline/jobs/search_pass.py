@@ -172,7 +172,7 @@ class SearchPart:
         return self.job.token("search")
 
     def __call__(self, index: int, tell: Tell) -> int:
-        """Search what is not searched yet; return for how many queries of its steps it did."""
+        """Search what is not searched yet; return how many images were read."""
         search, share = self.job.search, index % self.arrangement.shares
         groups = self.arrangement.groups(search, share)
         waiting: dict[int, tuple[SavedLists, Queries, list[Any]]] = {}
@@ -184,25 +184,31 @@ class SearchPart:
             saved = SavedLists(self.job, self.arrangement, step, share)
             waiting[step] = saved, queries, list(saved.load(len(queries.images)))
             tell(waiting[step][2][1] - groups.start)
-        searched = sum(len(q.images) for _, q, (_, done) in waiting.values() if done < groups.stop)
+        read = [len(q.images) for _, q, (_, done) in waiting.values() if done < groups.stop]
         for group in groups:
+            prepared: Prepared | None = None
             for step, (saved, queries, state) in waiting.items():
                 if state[1] > group:
                     continue
                 signals.stop_if_requested()
-                state[:] = self._search(group, queries, state[0]), group + 1
+                if prepared is None:
+                    prepared = self._prepared(group, read)
+                state[:] = self._search(prepared, queries, state[0]), group + 1
                 self.token.require()
                 if self.finish is not None and group == groups[-1]:
                     self.finish(step, state[0])
                 else:
                     saved.save(*state)
                 tell(1)
-        return searched
+        return sum(read)
 
-    def _search(self, group: int, queries: Queries, lists: Int64Array) -> Int64Array:
-        """Return the lists with what a group has that is nearer."""
+    def _prepared(self, group: int, read: list[int]) -> Prepared:
+        """Return a group, prepared by this task or another; note the images that were read."""
         key = self.job.identity, self.job.digest, str(self.job.images), self.device, group
-        prepared = _groups.get(key, partial(self._prepare, group), self.arrangement.resident)
+        return _groups.get(key, partial(self._prepare, group, read), self.arrangement.resident)
+
+    def _search(self, prepared: Prepared, queries: Queries, lists: Int64Array) -> Int64Array:
+        """Return the lists with what a group has that is nearer."""
         if not prepared or not len(queries.images):
             return lists
         return np.stack([
@@ -212,9 +218,10 @@ class SearchPart:
             for metric, before in zip(self.job.search.metrics, lists, strict=True)
         ])  # fmt: skip
 
-    def _prepare(self, group: int) -> Prepared:
+    def _prepare(self, group: int, read: list[int]) -> Prepared:
         references, metrics = self.job.search.references, self.job.search.metrics
         images, labels = read_images(self.job, references, group)
+        read.append(len(images))
         start, stop = references.bounds(group)
         wanted = self.job.selection.positions(labels) >= 0
         indices = np.arange(start, stop)

@@ -10,8 +10,8 @@ groups are shared out among several for the same steps, whose lists are merged i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Search:
         How many neighbours, by which metrics.
     sample_bytes
         Bytes of an image.
+    pairs
+        How many distances a search without bounds would measure.
     """
 
     queries: Concatenation
@@ -65,11 +67,7 @@ class Search:
     k: int
     metrics: tuple[str, ...]
     sample_bytes: int
-
-    @property
-    def pairs(self) -> int:
-        """How many distances a search without bounds would measure."""
-        return self.queries.total * self.references.total * len(self.metrics)
+    pairs: int
 
     @property
     def votes(self) -> list[int]:
@@ -119,9 +117,10 @@ class Arrangement:
 
     def reads(self, search: Search, workers: Workers) -> int:
         """Return how often all references are read, at most."""
+        batches = self.tasks(search) // self.shares
         if self.resident < search.references.steps:
-            return self.tasks(search) // self.shares
-        return max(1, workers.processes)
+            return batches
+        return min(batches, max(1, workers.processes))
 
     def steps(self, search: Search, task: int) -> range:
         """Return the steps of queries of a task."""
@@ -172,21 +171,27 @@ def plan_search(
     labelled = sum(split["labels"][code] for split in among.values() for code in selection.codes)
     if labelled < 2:
         raise EmptyClassError(
-            f"neighbours: {labelled} images of the classes in {', '.join(among)}, expected 2 or "
+            f"neighbours: images of the classes in {', '.join(among)}: {labelled}, expected 2 or "
             "more to search among; name splits with labelled images in neighbours.among"
         )
+    measured = [content["splits"][name] for name in settings.evaluate]
+    queries = sum(
+        split["unlabelled"] + sum(split["labels"][code] for code in selection.codes)
+        for split in measured
+    )
     counts = {name: content["splits"][name]["count"] for name in (*settings.evaluate, *among)}
-    return cut_search(
+    search = cut_search(
         {name: counts[name] for name in settings.evaluate},
         {name: counts[name] for name in among},
         asked["k"],
         asked["metrics"],
         image_bytes(like["shape"], like["dtype"]),
     )
+    return replace(search, pairs=queries * labelled * len(search.metrics))
 
 
 def cut_search(
-    measured: Mapping[str, int], among: Mapping[str, int], k: int, metrics: Iterable[str], size: int
+    measured: Mapping[str, int], among: Mapping[str, int], k: int, metrics: Sequence[str], size: int
 ) -> Search:
     """Cut a search into steps and groups, given the images of each split and the bytes of one."""
     total, searched = sum(measured.values()), sum(among.values())
@@ -199,6 +204,7 @@ def cut_search(
         k,
         tuple(metrics),
         size,
+        total * searched * len(tuple(metrics)),
     )
 
 
@@ -220,8 +226,8 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     if resident * prepared > room:
         resident = min(resident, tasks)
         batch = 1 + max(0, (room - resident * prepared) // (tasks * more))
-    batches = ceil_div(search.queries.steps, batch)
-    batch = ceil_div(search.queries.steps, batches)
+    batches = max(1, ceil_div(search.queries.steps, batch))
+    batch = max(1, ceil_div(search.queries.steps, batches))
     shares = min(search.references.steps, ceil_div(workers.at_once, batches))
     taken = resident * prepared + fixed + tasks * (batch - 1) * more
     return Arrangement(batch, shares, resident, taken)

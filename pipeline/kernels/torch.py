@@ -267,12 +267,13 @@ class _Searched:
             products = pixels @ self.images.T
             sums = pixels.square().sum(1)[:, None] + self.norms - 2 * products
             return sums.to(torch.int64)
-        rows = []
-        for query in queries.to(self.images.dtype):
+        shape = len(queries), len(self.images)
+        result = torch.empty(shape, dtype=torch.int64, device=self.images.device)
+        for row, query in zip(result, queries.to(self.images.dtype), strict=True):
             between = (self.images - query).abs_()
             between = between.to(torch.int64).square_() if self.squared else between
-            rows.append(between.sum(1, dtype=torch.int64))
-        return torch.stack(rows)
+            torch.sum(between, 1, dtype=torch.int64, out=row)
+        return result
 
 
 # Distances of a batch of queries that are on the device at once, at most.

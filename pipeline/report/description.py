@@ -211,7 +211,7 @@ def digest_run(path: Path) -> RunDigests:
         prototypes_digest(opened),
         distances.result(header) if written else None,
         predictions.result(header),
-        neighbours.result(header) if searched else None,
+        neighbours.result(header) if NEIGHBOURS in content else None,
     )
 
 

@@ -218,7 +218,8 @@ class Run:
 
     def _require_parts(self) -> None:
         for folder, parts in tables_of(self.manifest).items():
-            require_parts(self.path, self.manifest, part_names(len(parts), folder), parts)
+            names = part_names(len(parts), folder)
+            require_parts(self.path, self.manifest, folder, names, parts)
 
     @property
     def prototypes(self) -> xr.Dataset:

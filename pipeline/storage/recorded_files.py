@@ -86,6 +86,7 @@ def require_files_of(
 def require_parts(
     path: Path,
     content: Mapping[str, Any],
+    folder: str,
     names: Sequence[str],
     parts: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -98,10 +99,9 @@ def require_parts(
     ----------
     path, content
         The folder of the run, and its manifest.
-    names, parts
-        The file of each part, and what the manifest says of it.
+    folder, names, parts
+        Where they are; the file of each part, and what the manifest says of it.
     """
-    folder = names[0].rpartition("/")[0]
     sizes = {f"{folder}/{name}": size for name, size in sizes_below(path / folder).items()}
     wrong = dict(_wrong_documents(content, sizes, folder, ()))
     wrong |= dict.fromkeys(foreign_parts(sizes, names), FOREIGN)

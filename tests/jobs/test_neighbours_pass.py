@@ -23,15 +23,11 @@ from pipeline.core.errors import (
     DamagedError,
     EmptyClassError,
     JobInterruptedError,
-    MemoryLimitError,
     ShapeError,
     StoreError,
 )
 from pipeline.core.exact import NOWHERE, finish_neighbours
-from pipeline.execution.workers import Workers
 from pipeline.jobs import neighbours_pass, search_pass, search_plan
-from pipeline.jobs.plan import plan_job
-from pipeline.sources.arrays import from_arrays
 from pipeline.storage import tables
 
 SIZE = 20  # bytes of an image of `make_arrays`
@@ -203,11 +199,11 @@ def test_more_neighbours_than_there_are_end_in_rows_without(tmp_path):
 class Stopping(search_pass.SearchPart):
     """Is stopped after some groups."""
 
-    def _search(self, group, queries, lists):
+    def _search(self, prepared, queries, lists):
         _left[0] -= 1
         if not _left[0]:
             raise KeyboardInterrupt
-        return super()._search(group, queries, lists)
+        return super()._search(prepared, queries, lists)
 
 
 _left = [0]
@@ -227,9 +223,9 @@ def test_a_search_cut_short_goes_on_after_the_group_that_it_was_at(
     searched = []
     plain = search_pass.SearchPart._search
 
-    def counted(self, group, queries, lists):
-        searched.append(group)
-        return plain(self, group, queries, lists)
+    def counted(self, prepared, queries, lists):
+        searched.append(len(lists))
+        return plain(self, prepared, queries, lists)
 
     monkeypatch.setattr(search_pass.SearchPart, "_search", counted)
     done = run(images, tmp_path / "run", **one)
@@ -237,6 +233,43 @@ def test_a_search_cut_short_goes_on_after_the_group_that_it_was_at(
     assert len(searched) == steps * groups - (after - 1)
     assert done.manifest["digests"] == expected.manifest["digests"]
     assert not (done.path / ".work").exists()
+
+
+def test_a_search_resumed_by_another_number_of_workers_keeps_what_was_searched(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search_plan, "_GROUP_BYTES", 30 * SIZE)  # a step, and eight groups
+    images = make_images(tmp_path / "images.zarr")
+    expected = run(images, tmp_path / "expected", neighbours={"k": 5})
+    with monkeypatch.context() as patch:
+        patch.setattr(neighbours_pass, "SearchPart", Stopping)
+        _left[0] = 7
+        with pytest.raises(JobInterruptedError):
+            run(images, tmp_path / "run", neighbours={"k": 5}, cluster={"workers": 4})
+    saved = list((tmp_path / "run/.work/neighbours").glob("*-of-4.parquet"))
+    kept = sum(int(tables.read_notes(path)["done"]) % 2 or 2 for path in saved)
+    searched = []
+    plain = search_pass.SearchPart._search
+
+    def counted(self, prepared, queries, lists):
+        searched.append(len(lists))
+        return plain(self, prepared, queries, lists)
+
+    monkeypatch.setattr(search_pass.SearchPart, "_search", counted)
+    done = run(images, tmp_path / "run", neighbours={"k": 5}, cluster={"workers": 1})
+    assert kept > 2
+    assert 0 < len(searched) <= 8 - kept  # a task that was told to stop may have ended since
+    assert done.manifest["digests"] == expected.manifest["digests"]
+
+
+def test_a_measured_split_without_images_has_no_neighbours(tmp_path):
+    arrays = make_arrays(train=20, test=9)
+    arrays["none"] = arrays["test"][0][:0], arrays["test"][1][:0]
+    images = make_images(tmp_path / "images.zarr", arrays)
+    done = run(images, tmp_path / "run", evaluate="none", neighbours={"k": 3}, report=False)
+    assert done.metrics["neighbours"]["l1"]["1"]["accuracy"] is None
+    assert pipeline.digest(done.path) == done.manifest["digests"]
+    assert pipeline.verify(done.path) == []
 
 
 def test_saved_lists_that_were_damaged_are_searched_again(images, tmp_path, small, monkeypatch):
@@ -314,7 +347,8 @@ def test_a_run_without_neighbours_says_how_to_get_them(undisturbed):
         ({"amongst": "train"}, "did you mean 'among'"),
         ({"metrics": ["l3"]}, "neighbours.metrics"),
         ({"among": []}, "neighbours.among"),
-        (5, "neighbours"),
+        (5, r"expected a mapping such as \{k: 10"),
+        ({"k": True}, "neighbours.k"),
     ],
 )
 def test_wrong_settings_are_refused(images, tmp_path, neighbours, message):
@@ -333,55 +367,6 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(tmp_path)
         with pytest.raises(expected, match=among):
             run(images, tmp_path / "run", neighbours={"among": among})
     assert not (tmp_path / "run").exists()
-
-
-def arranged(tmp_path, memory, processes=0, tasks=2, size=64, counts=(3000, 600), k=10):
-    """Plan a search among images of 64 x 64 in a given memory."""
-    splits = {
-        name: (np.zeros((count, size, size), np.uint8), (np.arange(count) % 4).astype(np.int32))
-        for name, count in zip(("train", "test"), counts, strict=True)
-    }
-    path = tmp_path / f"{size}-{counts[0]}.zarr"
-    if not path.exists():
-        pipeline.ingest(from_arrays(splits, NAMES), path, shard_samples=256)
-    job = make_settings(path, tmp_path / "run", neighbours={"k": k}, distances="skip")
-    workers = Workers(processes, tasks, max(1, processes) * tasks, memory)
-    return plan_job(job, path, workers)
-
-
-def test_memory_decides_what_stays_and_how_many_queries_a_task_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(search_plan, "_GROUP_BYTES", 2**20)
-    monkeypatch.setattr(search_plan, "_STEP_BYTES", 2**17)
-    seen = []
-    for memory in range(560, 800, 8):
-        try:
-            plan = arranged(tmp_path, memory * 10**6)
-        except MemoryLimitError:
-            assert not seen
-            continue
-        assert plan.footprint.search <= plan.workers.memory
-        reads = plan.arrangement.reads(plan.search, plan.workers)
-        seen.append((reads, plan.arrangement.resident, plan.arrangement.batch))
-    assert plan.search.references.steps == 12
-    assert seen == sorted(seen, key=lambda each: -each[0])  # more memory, fewer reads
-    assert {resident for _, resident, _ in seen} == {2, 12}
-    assert {batch for _, resident, batch in seen if resident == 12} == {1}
-    assert max(batch for _, _, batch in seen) > 4
-
-
-def test_more_workers_than_steps_share_the_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(search_plan, "_GROUP_BYTES", 2**20)
-    plan = arranged(tmp_path, 16 * 10**9, processes=6, tasks=2)
-    search, arrangement = plan.search, plan.arrangement
-    assert search.queries.steps == 1
-    assert arrangement.shares == 12
-    seen = [
-        (step, group)
-        for task in range(arrangement.tasks(search))
-        for step in arrangement.steps(search, task)
-        for group in arrangement.groups(search, task % arrangement.shares)
-    ]
-    assert sorted(seen) == [(0, group) for group in range(12)]
 
 
 def test_the_plan_says_what_a_search_reads_and_writes(images, tmp_path, small):
