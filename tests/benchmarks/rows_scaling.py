@@ -117,7 +117,8 @@ def cost(rates: Rates, count: int, cores: int, size: int) -> str:
     arrangement = arrange_search(search, workers, base_bytes(workers))
     reads = arrangement.reads(search, workers)
     read = (reads + arrangement.shares) * count * size
-    seconds = (rates.pair * count**2 + rates.prepare * reads * count) / cores
+    busy = min(cores, arrangement.tasks(search))
+    seconds = (rates.pair * count**2 + rates.prepare * reads * count) / busy
     memory = base_bytes(workers) + arrangement.memory
     return (
         f"{cores:,} core{'s' if cores > 1 else ''}: {_duration(seconds)}; {float(count) ** 2:.0e} "
