@@ -64,6 +64,8 @@ class Load:
         Whether distances are written.
     votes
         Numbers of neighbours by whose votes is predicted.
+    read_back
+        Bytes of tables of neighbours that are in memory at once when they are read back.
     """
 
     classes: int
@@ -80,6 +82,7 @@ class Load:
     splits: int
     write: bool
     votes: int = 0
+    read_back: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,12 @@ def _finish_bytes(load: Load) -> int:
     """Return what the client takes to read everything back.
 
     Confusion counts, of all samples and of each split, and the distances of some steps: those that
-    were read ahead, and copies of those that are digested.
+    were read ahead, and copies of those that are digested; later the neighbours of some steps.
     """
     tables = (load.splits + 1 if load.splits > 1 else 1) * (1 + load.votes)
     distances = 8 * load.metrics * load.step * load.classes if load.write else 0
-    return _CONFUSION * load.classes**2 * load.metrics * tables + _READ_BACK * distances
+    read = max(_READ_BACK * distances, load.read_back)
+    return _CONFUSION * load.classes**2 * load.metrics * tables + read
 
 
 def fitting_pixels(load: Load, workers: Workers) -> int:

@@ -213,6 +213,7 @@ def plan_job(
         splits=len(settings.evaluate),
         write=outline.write_distances,
         votes=len(outline.search.votes) if outline.search else 0,
+        read_back=outline.search.read_back if outline.search else 0,
     )
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
     arranged = None

@@ -39,6 +39,8 @@ _SKETCHING, _SAMPLED = 16 * 10**6, 32 * 2**20
 _READ = 1.3
 # Bytes of a row of the table, in NumPy, Arrow and as it is encoded.
 _ROW = 250
+# Bytes of a row while tables are read back: of three tables, with what is made of one.
+_READ_BACK = 350
 # The share of the memory that references may fill.
 _SHARE = 0.8
 
@@ -68,6 +70,12 @@ class Search:
     metrics: tuple[str, ...]
     sample_bytes: int
     pairs: int
+
+    @property
+    def read_back(self) -> int:
+        """How many bytes the tables take that are in memory at once when they are read back."""
+        rows = len(self.metrics) * self.k * self.queries.step
+        return _READ_BACK * rows
 
     @property
     def votes(self) -> list[int]:
@@ -226,8 +234,10 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     if resident * prepared > room:
         resident = min(resident, tasks)
         batch = 1 + max(0, (room - resident * prepared) // (tasks * more))
-    batches = max(1, ceil_div(search.queries.steps, batch))
-    batch = max(1, ceil_div(search.queries.steps, batches))
-    shares = min(search.references.steps, ceil_div(workers.at_once, batches))
+    steps, groups = search.queries.steps, search.references.steps
+    # as few batches as memory allows, but for workers that would have nothing to do
+    batches = max(1, ceil_div(steps, batch), min(steps, ceil_div(workers.at_once, groups)))
+    batch = max(1, ceil_div(steps, batches))
+    shares = min(groups, ceil_div(workers.at_once, batches))
     taken = resident * prepared + fixed + tasks * (batch - 1) * more
     return Arrangement(batch, shares, resident, taken)
