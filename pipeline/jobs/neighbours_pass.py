@@ -1,8 +1,8 @@
 """The third pass of a job, where it asks for it: the nearest images of every measured image.
 
-`search_pass` searches. Here what its tasks found is written as tables, a step each, after the lists
-of several shares of the references were merged; and these are read back, so that what the votes of
-the nearest predict is that of the files.
+`search_pass` searches. Here the lists of its tasks are written as tables, a step each, after those
+of several shares of the references were merged; and the tables are read back, so that what the
+votes of the nearest predict is that of the files.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ from pipeline.core.threads import read_ahead
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
 from pipeline.jobs.plan import JobPlan
-from pipeline.jobs.search_pass import (
-    SavedLists,
-    SearchedJob,
-    SearchPart,
-    forget_groups,
-)
+from pipeline.jobs.search_pass import SavedLists, SearchedJob, SearchPart, forget_groups
 from pipeline.jobs.search_plan import Arrangement, Search
 from pipeline.ops.neighbours import merge_lists, vote_block
 from pipeline.ops.predictions import confusion_counts, summarise
@@ -66,11 +61,11 @@ class WriteNeighbours:
     def __call__(self, step: int) -> None:
         """Write the table of a step, unless it is there; running it twice writes the same."""
         job, search = self.job, self.job.search
+        if job.is_written(step):
+            return
         saved = [
             SavedLists(job, self.arrangement, step, at) for at in range(self.arrangement.shares)
         ]
-        if job.is_written(step):
-            return
         count = len(self._samples(step)[SAMPLE])
         read = [each.load(count) for each in saved]
         for each, (_, done) in zip(saved, read, strict=True):

@@ -1,8 +1,8 @@
-"""The search of a job, task by task; what is found is saved, so that it can be resumed.
+"""The search of a job, task by task; lists of the nearest are saved, so that it can be resumed.
 
 A task compares some steps of queries with a share of the groups of references, group after group:
-what one finds is the first bound for the next. After each its lists are saved in the run folder,
-with how many groups they are of; so a job that is killed loses what was in flight. A process
+the lists of one are the first bound for the next. After each group they are saved in the run
+folder, with how many groups they cover; so a job that is killed loses what was in flight. A process
 prepares a group once, for all its tasks, and keeps as many as `search_plan` says.
 """
 
@@ -257,6 +257,7 @@ class Queries:
 
     @classmethod
     def read(cls, job: SearchedJob, step: int) -> Queries:
+        """Read those of a step."""
         images, labels = read_images(job, job.search.queries, step)
         pieces = job.search.queries.pieces(step)
         own = [job.search.own(split, np.arange(a, b)) for split, a, b in pieces]
