@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from pipeline.sources.arrays import from_arrays as from_arrays
     from pipeline.sources.catalog import list_datasets as list_datasets
     from pipeline.sources.registry import open_source as open_source
-    from pipeline.storage.image_store import open_images as open_images
+    from pipeline.storage.image_content import open_images as open_images
     from pipeline.terminal import print_pixels as print_pixels
     from pipeline.terminal import print_table as print_table
 
@@ -84,7 +84,7 @@ _HOMES = {
     "make_reporter": "execution.progress",
     "neighbours": "ops.neighbours",
     "open_executor": "execution.executor",
-    "open_images": "storage.image_store",
+    "open_images": "storage.image_content",
     "open_run": "report.opened",
     "open_source": "sources.registry",
     "open_store": "report.opened",

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import SourceError
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import image_store, manifest
+from pipeline.storage import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["cat", "dog", "emu"]
@@ -83,7 +84,7 @@ def shards(path):
 
 def holds(path, arrays):
     for split, (images, labels) in arrays.items():
-        found = image_store.open_images(path, split).compute()
+        found = pipeline.open_images(path, split).compute()
         np.testing.assert_array_equal(found["image"].values, images)
         np.testing.assert_array_equal(found["label"].values, labels)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -36,3 +37,20 @@ def metadata(path, name):
 
 def chunk_files(path, name):
     return sorted(item for item in (path / name / "c").rglob("*") if item.is_file())
+
+
+def _swap(one, two):
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+@contextmanager
+def swapped(folder, *names):
+    """Put two files in each other's place for a while."""
+    one, two = (folder / name for name in names)
+    _swap(one, two)
+    try:
+        yield
+    finally:
+        _swap(one, two)

@@ -32,6 +32,7 @@ from pipeline.storage import image_store, manifest, tables
 from pipeline.storage.atomic import copy_file, flush
 from pipeline.storage.claims import Token
 from pipeline.storage.folders import exists, list_folder, remove_tree
+from pipeline.storage.image_content import read_checked
 from pipeline.storage.locks import held
 from pipeline.storage.sample_tables import SAMPLES
 
@@ -195,10 +196,13 @@ class AppendPartition:
         template, before = self.growth.templates[split], self.growth.before(split)
         start = number * template.layout.shard
         stop = min(start + template.layout.shard, template.count)
-        old = image_store.read_images(self.path, split, min(start, before), before)
-        new = image_store.read_images(self.aside, split, max(start - before, 0), stop - before)
-        images = np.concatenate([old[0], new[0]])
-        labels = np.concatenate([old[1], self.growth.codes[new[1]]])
+        images, added = image_store.read_images(
+            self.aside, split, max(start - before, 0), stop - before
+        )
+        labels = self.growth.codes[added]
+        if start < before:
+            old = read_checked(self.path, self.growth.base["digest"], split, start, before)
+            images, labels = np.concatenate([old[0], images]), np.concatenate([old[1], labels])
         self.token.require()
         return image_store.write_images(self.path, split, start, images, labels, template.count)
 

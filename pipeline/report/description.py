@@ -19,7 +19,7 @@ from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.storage import image_store, manifest, run_files, tables
 from pipeline.storage.atomic import require_file
 from pipeline.storage.folders import exists, is_folder, sizes_below
-from pipeline.storage.image_content import digest_images, partition_table
+from pipeline.storage.image_content import digest_images, partition_table, read_checked
 from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import (
     DIGESTED,
@@ -219,7 +219,8 @@ def grid_of_images(path: Path, split: str) -> Image.Image:
     """Draw the first images of each class of a split, a row a class."""
     content = manifest.read_manifest(path, manifest.IMAGES)
     info = image_store.require_split(content, split, path)
-    images, labels = image_store.read_images(path, split, 0, min(info["shard"], info["count"]))
+    stop = min(info["shard"], info["count"])
+    images, labels = read_checked(path, content["digest"], split, 0, stop)
     if not len(images):
         raise InputError(f"{path}: split '{split}' holds no image to draw")
     codes = [code for code in range(len(content["class_names"])) if (labels == code).any()]

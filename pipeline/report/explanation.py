@@ -32,6 +32,7 @@ from pipeline.ops.predictions import predict_block
 from pipeline.report.opened import Run, open_run
 from pipeline.report.shown_samples import Key, SampleReader
 from pipeline.storage import image_store, manifest
+from pipeline.storage.image_content import open_images, read_checked
 from pipeline.storage.run_files import SPLIT
 
 
@@ -157,7 +158,7 @@ def explain(
     if not 0 <= sample < count:
         raise InputError(f"sample {sample} of split '{split}', expected 0 to {count - 1}")
     selection = select_classes(content["class_names"], opened.manifest["class_names"])
-    measured = _measure(opened, content["full_scale"], selection, (split, sample))
+    measured = _measure(opened, content, selection, (split, sample))
     if not neighbours:
         return measured
     searched = _searched(opened, selection, (split, sample))
@@ -165,10 +166,13 @@ def explain(
     return replace(measured, neighbours=_nearest(measured, searched, neighbours, reader))
 
 
-def _measure(run: Run, full_scale: int, selection: ClassSelection, key: Key) -> Explanation:
+def _measure(
+    run: Run, content: Mapping[str, Any], selection: ClassSelection, key: Key
+) -> Explanation:
     """Measure an image against all prototypes."""
     split, sample = key
-    images, labels = image_store.read_images(run.images, split, sample, sample + 1)
+    images, labels = read_checked(run.images, content["digest"], split, sample, sample + 1)
+    full_scale = content["full_scale"]
     prototypes = run.prototypes
     metrics = tuple(run.manifest["settings"]["metrics"])
     fractions = prototypes[NUMERATOR.name].values, prototypes[DENOMINATOR.name].values
@@ -208,7 +212,7 @@ def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
     splits = known["among"] if known else [run.manifest["settings"]["fit"]]
     parts = []
     for code, split in enumerate(splits):
-        images = image_store.open_images(run.images, split)
+        images = open_images(run.images, split)
         labels = images[LABEL.name].values
         kept = selection.positions(labels) >= 0
         if split == key[0]:

@@ -21,7 +21,7 @@ from pipeline.core.schema import PROTOTYPE
 from pipeline.report.pictures import as_data, draw_prototypes
 from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
-from pipeline.storage.image_store import open_images
+from pipeline.storage.image_content import open_images
 from pipeline.storage.recorded_files import require_files_of, require_parts, require_tables
 from pipeline.storage.run_files import (
     HIGHLIGHTS_FILE,
@@ -254,16 +254,12 @@ class Run:
             self._folder / run_files.DISTANCES, digest, self._arrays(run_files.DISTANCES)
         )
 
-    def _arrays(self, store: str) -> dict[str, tuple[str, ...]]:
+    def _arrays(self, store: str) -> run_files.Expected:
         """Return the fingerprints of the files of each array of a store of the run."""
         require_files_of(self.path, self.manifest, store)
         documents = [name for name in self.manifest["files"] if name.startswith(f"{store}/")]
         manifest.require_files(self.path, self.manifest, documents)
-        return {
-            name.removeprefix(f"{store}/"): tuple(marks)
-            for name, marks in self.manifest["arrays"].items()
-            if name.startswith(f"{store}/")
-        }
+        return run_files.fingerprints_of(self.manifest, store)
 
     @property
     def predictions(self) -> Any:

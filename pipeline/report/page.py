@@ -102,7 +102,7 @@ def render_report(run: Run, content: Mapping[str, Any] | None = None) -> str:
     findings = Findings(known, shown.metrics, shown.highlights)
     path = locate(known["images"]["path"], run.storage_options or options_of(run.path))
     images, missing = open_image_set(path, known["images"]["digest"])
-    page = Page(run.path, findings, images, missing)
+    page = Page(shown, findings, images, missing)
     template = make_environment().get_template("report.html.j2")
     script, style = part_of("report.js"), part_of("report.css")
     return template.render(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.core.errors import PixsimError, RemoteError
 from pipeline.core.schema import CLASS, CLASS_CODE, COUNT, PROTOTYPE, SPREAD
 from pipeline.report import nearest_images, plots
 from pipeline.report import page_content as say
+from pipeline.report.opened import Run
 from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
 from pipeline.report.plot_style import chart, one_line
@@ -25,7 +25,6 @@ from pipeline.report.shown_samples import (
     read_distances,
     read_neighbours,
 )
-from pipeline.storage import run_files
 from pipeline.storage.tables import part_name
 
 EACH = 8  # images of a class in the grid of samples
@@ -43,20 +42,20 @@ class Page:
 
     Parameters
     ----------
-    path, findings
-        The folder of the run, and what it has written.
+    run, findings
+        The run, and what it has written.
     images, missing
         Its image set, or None and why it cannot be shown.
     """
 
     def __init__(
-        self, path: Path, findings: Findings, images: SampleReader | None, missing: str
+        self, run: Run, findings: Findings, images: SampleReader | None, missing: str
     ) -> None:
-        self._path, self._findings, self._images, self._missing = path, findings, images, missing
+        self._path, self._findings, self._images, self._missing = (
+            run.path, findings, images, missing,
+        )  # fmt: skip
         self._names = findings.names
-        digest = findings.content["digests"]["prototypes"]
-        shown = run_files.open_prototypes(path / run_files.PROTOTYPES, digest)
-        self._prototypes = shown
+        self._prototypes = shown = run.prototypes
         self._full_scale = float(shown.attrs["full_scale"])
         codes = shown[CLASS_CODE.name].values.tolist()
         self._positions = {code: position for position, code in enumerate(codes)}

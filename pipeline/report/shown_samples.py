@@ -19,7 +19,6 @@ from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.image_content import read_checked
 from pipeline.storage.recorded_files import require_tables
 from pipeline.storage.sample_tables import SAMPLES, sources_of
-from pipeline.storage.store_array import StoreArray
 
 MAX_LISTED = 5 * 10**6  # samples of an image set up to which their sources are looked up
 _WHOLE_BYTES = 2**26  # distances of a partition that are read at once
@@ -116,13 +115,16 @@ def read_distances(
         return {}
     store = path / run_files.DISTANCES
     splits = content["settings"]["evaluate"]
-    distance = StoreArray(store, DISTANCE.name, 1)
+    expected = run_files.fingerprints_of(content, run_files.DISTANCES)
+    distance, split_code, sample_index = (
+        run_files.stored_array(store, name, expected)
+        for name in (DISTANCE.name, run_files.SPLIT, SAMPLE)
+    )
     distances = {}
     for number, group in groupby(sorted(set(wanted)), lambda pair: pair[0]):
         part = content["partitions"][number]
         bounds = part["start"], part["stop"]
-        codes = StoreArray(store, run_files.SPLIT).samples(*bounds)
-        samples = StoreArray(store, SAMPLE).samples(*bounds)
+        codes, samples = split_code.samples(*bounds), sample_index.samples(*bounds)
         keys = [key for _, key in group]
         row = 8 * distance.shape[0] * distance.shape[2]
         block = distance.samples(*bounds) if (bounds[1] - bounds[0]) * row < _WHOLE_BYTES else None

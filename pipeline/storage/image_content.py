@@ -1,8 +1,8 @@
 """What an image set holds, whatever its shards: its partitions, and the digest of its samples.
 
 A chunk that does not pass its checksum is noticed by any reader. A complete file that belongs
-elsewhere, such as two shards that changed places, is noticed by `read_checked`: each shard must
-have the fingerprint that the manifest has for it, which costs a few bytes a chunk.
+elsewhere, such as two shards that changed places, is noticed by `open_images` and `read_checked`:
+each shard must have the fingerprint that the manifest has for it, which costs a few bytes a chunk.
 
 While samples are appended, the last shard of a split is written again with new samples behind those
 that the manifest counts. Its fingerprint is another one then; what decides is the digest of the
@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 
+from pipeline.core.arguments import checked
 from pipeline.core.digests import json_digest, sample_records
 from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import Partition, PartitionTable
-from pipeline.core.schema import UNLABELLED
+from pipeline.core.paths import locate
+from pipeline.core.schema import IMAGE, LABEL, SAMPLE, UNLABELLED
 from pipeline.storage import image_store, manifest
 from pipeline.storage.store_array import StoreArray
 
@@ -137,16 +140,92 @@ def digest_images(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Recorded:
-    """What a manifest says: of each partition, and of the files of each array."""
+class _SplitArray(StoreArray):
+    """The images or the labels of a split, each file of which is the one that was written.
 
-    table: PartitionTable
-    digests: tuple[str, ...]
-    expected: Mapping[str, tuple[str, ...]]
+    Of a file with another fingerprint the digest of its partition decides: see above.
+    """
+
+    count: int = 0  # samples of the split
+    digests: tuple[str, ...] = ()  # of each of its partitions, in order
+
+    def _require(self, number: int, mark: str) -> None:
+        try:
+            super()._require(number, mark)
+        except OtherFileError:
+            # the second look: what was read is what was checked, and not replaced in between
+            if not self._holds_its_samples(number) or self.fingerprint(number) != mark:
+                raise
+
+    def _holds_its_samples(self, number: int) -> bool:
+        split, _, _ = self.name.rpartition("/")
+        start = number * self.shard
+        partition = Partition(number, split, start, min(start + self.shard, self.count))
+        return records_digest(read_records(self.path, partition)) == self.digests[number]
+
+
+def _arrays(path: Path, content: Mapping[str, Any]) -> dict[str, _SplitArray]:
+    """Return the arrays of images and of labels of all splits, by name, from a manifest."""
+    arrays = {}
+    for split, info in content["splits"].items():
+        digests = tuple(x["digest"] for x in content["partitions"] if x["split"] == split)
+        for name in image_store.array_names(split):
+            expected = tuple(content["arrays"][name])
+            arrays[name] = _SplitArray(
+                path, name, expected=expected, count=info["count"], digests=digests
+            )
+    return arrays
+
+
+@checked
+def open_images(
+    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
+
+    Parameters
+    ----------
+    store
+        The folder of the image set, or its URL.
+    split
+        The name of the split.
+    storage_options
+        fsspec's options for a URL; default: credentials from the environment.
+
+    Returns
+    -------
+    A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
+    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
+    metadata is read.
+
+    Raises
+    ------
+    StoreError
+        Where the folder is no image set, is incomplete, or has no such split; a `DamagedError`
+        where a shard is read that is missing, damaged or not the one that was written.
+    """
+    path = locate(store, storage_options).absolute()
+    content = manifest.read_manifest(path, manifest.IMAGES)
+    count = image_store.require_split(content, split, path)["count"]
+    # metadata of another array may fit the files as well, and give them another meaning
+    names = image_store.array_names(split)
+    manifest.require_files(path, content, [f"{name}/zarr.json" for name in names])
+    arrays = _arrays(path, content)
+    image, label = (  # samples beyond the manifest's are being added, and not there yet
+        arrays[name].lazy(content["digest"])[:count] for name in names
+    )
+    coordinates: dict[str, Any] = {
+        LABEL.name: label,
+        SAMPLE: (SAMPLE, np.arange(image.sizes[SAMPLE]), {"long_name": "sample index"}),
+    }
+    for dim in image.dims[1:]:
+        coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
+    attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
+    return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
 
 
 @lru_cache(maxsize=4)
-def _recorded(path: Path, digest: str) -> _Recorded:
+def _recorded(path: Path, digest: str) -> dict[str, _SplitArray]:
     """Read the manifest, once for all tasks of a process."""
     content = manifest.read_manifest(path, manifest.IMAGES)
     if content["digest"] != digest:
@@ -154,11 +233,7 @@ def _recorded(path: Path, digest: str) -> _Recorded:
             f"{path}: holds other images (digest {content['digest']}) than when the job began "
             f"({digest}); run the job on what it holds now, to another place"
         )
-    return _Recorded(
-        partition_table(content),
-        tuple(part["digest"] for part in content["partitions"]),
-        {name: tuple(marks) for name, marks in content["arrays"].items()},
-    )
+    return _arrays(path, content)
 
 
 def read_checked(
@@ -173,11 +248,10 @@ def read_checked(
     ConflictError
         Where the image set has another digest by now.
     """
-    images, labels = image_store.array_names(split)
-    return (
-        _read_array(path, digest, images, split, start, stop),
-        _read_array(path, digest, labels, split, start, stop),
+    images, labels = (
+        _read_array(path, digest, name, start, stop) for name in image_store.array_names(split)
     )
+    return images, labels
 
 
 def read_labels(
@@ -185,28 +259,9 @@ def read_labels(
 ) -> npt.NDArray[np.int32]:
     """Read the labels alone; see `read_checked`."""
     _, name = image_store.array_names(split)
-    return _read_array(path, digest, name, split, start, stop)
+    return _read_array(path, digest, name, start, stop)
 
 
-def _read_array(
-    path: Path, digest: str, name: str, split: str, start: int, stop: int
-) -> npt.NDArray[Any]:
-    recorded = _recorded(path, digest)
-    array = StoreArray(path, name, expected=recorded.expected.get(name, ()))
-    try:
-        return array.samples(start, stop)
-    except OtherFileError:
-        if not _holds_its_samples(path, recorded, split, start, stop):
-            raise
-        return replace(array, expected=()).samples(start, stop)
-
-
-def _holds_its_samples(path: Path, recorded: _Recorded, split: str, start: int, stop: int) -> bool:
-    """Tell whether the partitions with these samples hold what they should."""
-    numbers = recorded.table.indices(split)
-    size = recorded.table[numbers[0]].count
-    for number in numbers[start // size : (stop - 1) // size + 1]:
-        records = read_records(path, recorded.table[number])
-        if records_digest(records) != recorded.digests[number]:
-            return False
-    return True
+def _read_array(path: Path, digest: str, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+    # a new one, which opens what is there now
+    return replace(_recorded(path, digest)[name]).samples(start, stop)

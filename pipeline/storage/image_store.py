@@ -8,7 +8,7 @@
 - `samples.parquet` and `manifest.json` beside the groups.
 
 The sample index is the position along `sample` and is not stored: as a coordinate it would be
-read at every opening, one file per shard. `open_images` adds it.
+read at every opening, one file per shard. `image_content.open_images` adds it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
-from pipeline.core.arguments import checked
 from pipeline.core.errors import SchemaError, ShapeError, StoreError
 from pipeline.core.partitions import Layout, image_bytes
-from pipeline.core.paths import ABSENT, locate
+from pipeline.core.paths import ABSENT
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 from pipeline.storage.atomic import read_json
-from pipeline.storage.manifest import IMAGES, read_manifest, require_files
 from pipeline.storage.store_array import StoreArray
 from pipeline.storage.zarr_arrays import (
     ArrayTemplate,
@@ -173,54 +170,6 @@ def by_array(
 def array_names(split: str) -> tuple[str, str]:
     """Return the names of the arrays of images and of labels of a split."""
     return f"{split}/{IMAGE.name}", f"{split}/{LABEL.name}"
-
-
-@checked
-def open_images(
-    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
-) -> xr.Dataset:
-    """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
-
-    Parameters
-    ----------
-    store
-        The folder of the image set, or its URL.
-    split
-        The name of the split.
-    storage_options
-        fsspec's options for a URL; default: credentials from the environment.
-
-    Returns
-    -------
-    A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
-    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
-    metadata is read.
-
-    Raises
-    ------
-    StoreError
-        Where the folder is no image set, is incomplete, or has no such split.
-    """
-    path = locate(store, storage_options).absolute()
-    manifest = read_manifest(path, IMAGES)
-    require_split(manifest, split, path)
-    # metadata of another array may fit the files as well, and give them another meaning
-    require_files(path, manifest, [f"{name}/zarr.json" for name in array_names(split)])
-    count, shard = (manifest["splits"][split][key] for key in ("count", "shard"))
-    image, label = (  # samples beyond the manifest's are being added, and not there yet
-        StoreArray(path, name, expected=tuple(manifest["arrays"][name][: count // shard])).lazy(
-            manifest["digest"]
-        )[:count]
-        for name in array_names(split)
-    )
-    coordinates: dict[str, Any] = {
-        LABEL.name: label,
-        SAMPLE: (SAMPLE, np.arange(image.sizes[SAMPLE]), {"long_name": "sample index"}),
-    }
-    for dim in image.dims[1:]:
-        coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
-    attributes = {name: manifest[name] for name in ("class_names", "full_scale", "provenance")}
-    return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
 
 
 def require_split(manifest: Mapping[str, Any], split: str, path: Path) -> dict[str, Any]:

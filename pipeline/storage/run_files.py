@@ -94,12 +94,13 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
     """
     images = {}
     for name in _OF_CLASSES:
-        array = _array(path, name, expected)
+        array = stored_array(path, name, expected)
         # the digest is of the fractions alone, from which deviations do not follow
         images[name] = array.lazy(json_digest([digest, array.expected]))
     dims = [str(dim) for dim in images[NUMERATOR.name].dims]
     small = {
-        name: _array(path, name, expected).small() for name in (COUNT.name, CLASS_CODE.name, *dims)
+        name: stored_array(path, name, expected).small()
+        for name in (COUNT.name, CLASS_CODE.name, *dims)
     }
     return xr.Dataset(images, small, group_attributes(path))
 
@@ -112,7 +113,17 @@ def read_fractions(path: Path, digest: str) -> xr.Dataset:
     return open_prototypes(path, digest)[_FRACTIONS].compute(scheduler="synchronous")
 
 
-def _array(path: Path, name: str, expected: Expected | None) -> StoreArray:
+def fingerprints_of(content: Mapping[str, Any], store: str) -> Expected:
+    """Return what a manifest says of the files of each array of a store of the run."""
+    return {
+        name.removeprefix(f"{store}/"): marks
+        for name, marks in content["arrays"].items()
+        if name.startswith(f"{store}/")
+    }
+
+
+def stored_array(path: Path, name: str, expected: Expected | None = None) -> StoreArray:
+    """Return an array of `prototypes.zarr` or `distances.zarr`; see `open_prototypes`."""
     return StoreArray(path, name, _sample_axis(name), tuple((expected or {}).get(name, ())))
 
 
@@ -171,7 +182,7 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
     """Read one shard of `distances.zarr` back; a missing or damaged one is a `DamagedError`."""
     try:
         return {
-            name: StoreArray(path, name, _sample_axis(name)).samples(start, stop)
+            name: stored_array(path, name).samples(start, stop)
             for name in (DISTANCE.name, *PER_SAMPLE)
         }
     except RemoteError:
@@ -182,7 +193,7 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
 
 def open_distances(path: Path, digest: str, expected: Expected | None = None) -> xr.DataArray:
     """Open `distances.zarr` lazily, a dask chunk per shard; see `open_prototypes`."""
-    arrays = {name: _array(path, name, expected) for name in (DISTANCE.name, *_OF_DISTANCES)}
+    arrays = {name: stored_array(path, name, expected) for name in (DISTANCE.name, *_OF_DISTANCES)}
     distance = arrays[DISTANCE.name].lazy(digest)
     coordinates: dict[str, Any] = {
         name: arrays[name].small() for name in (METRIC, CLASS, CLASS_CODE.name, SAMPLE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -225,8 +225,7 @@ class StoreArray:
         return zarr.Array.from_dict(StorePath(files, self.name), dict(self.metadata))
 
     def __getstate__(self) -> dict[str, Any]:
-        fields = ("path", "name", "axis", "expected", "metadata")
-        return {field: getattr(self, field) for field in fields}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from sources_for_tests import NAMES, Faulty, make_arrays
 
+import pipeline
 from pipeline.core.errors import BadSamplesError, ConflictError, InUseError, ShapeError, StoreError
 from pipeline.ingestion import append, steps
 from pipeline.ingestion.duplicates import DUPLICATES
@@ -64,7 +65,7 @@ def content(path):
 
 def holds(path, arrays):
     for split, (images, labels) in arrays.items():
-        found = image_store.open_images(path, split).compute()
+        found = pipeline.open_images(path, split).compute()
         np.testing.assert_array_equal(found["image"].values, images)
         np.testing.assert_array_equal(found["label"].values, labels)
         plain = xr.open_zarr(path, group=split)
@@ -105,7 +106,7 @@ def test_new_classes_become_the_last_ones_and_old_codes_stay(base_store, tmp_pat
     labels = np.array([0, 1, 2, -1], np.int32)
     ingest(from_arrays({"train": (images, labels)}, ["yak", "emu", "ant"]), path, append=True)
     assert content(path)["class_names"] == [*NAMES, "yak", "ant"]
-    found = image_store.open_images(path, "train")
+    found = pipeline.open_images(path, "train")
     assert found["label"].values[21:].tolist() == [3, 2, 4, -1]
     assert found.attrs["class_names"] == [*NAMES, "yak", "ant"]
     assert xr.open_zarr(path, group="train").attrs["class_names"] == [*NAMES, "yak", "ant"]
@@ -254,9 +255,7 @@ def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
     assert digest_images(path) == found
     if found == old:
         for split, (images, _) in BASE.items():
-            np.testing.assert_array_equal(
-                image_store.open_images(path, split)["image"].values, images
-            )
+            np.testing.assert_array_equal(pipeline.open_images(path, split)["image"].values, images)
     ingest(source, path, SHARD, append=True)
     assert holds(path, whole)
     assert digest_images(path) == content(path)["digest"] != old

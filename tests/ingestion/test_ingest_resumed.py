@@ -26,6 +26,7 @@ from ingests_for_tests import (
     snapshot,
 )
 
+import pipeline
 from pipeline.core.errors import (
     ConflictError,
     DamagedError,
@@ -46,7 +47,7 @@ def test_an_interrupted_store_is_incomplete_and_not_opened(tmp_path):
     interrupted(tmp_path / "s")
     assert manifest.kind_of(tmp_path / "s") is None
     with pytest.raises(IncompleteError, match="run the same command"):
-        image_store.open_images(tmp_path / "s")
+        pipeline.open_images(tmp_path / "s")
 
 
 @pytest.mark.parametrize("fails_at", PARTITIONS)
@@ -179,7 +180,7 @@ ingest(deadly, {str(tmp_path / "s")!r}, {SHARD}, ClusterSettings(workers=1))
     child = subprocess.run([sys.executable, tmp_path / "child.py"], env=environment, check=False)
     assert child.returncode == -9
     with pytest.raises(IncompleteError):
-        image_store.open_images(tmp_path / "s")
+        pipeline.open_images(tmp_path / "s")
     source = Watched()
     ingest(source, tmp_path / "s", SHARD)
     assert ("train", 16) in source.reads

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores_for_tests import swapped
 
 import pipeline
 from pipeline.cli import main
@@ -155,6 +156,16 @@ def test_what_it_shows_is_checked(tmp_path):
     file.write_text(file.read_text().replace("1", "2", 1))
     with pytest.raises(DamagedError, match=r"highlights\.json: was changed"):
         pipeline.write_report(run.path)
+
+
+def test_prototypes_that_it_shows_are_those_that_were_written(tmp_path):
+    run = make_run(tmp_path)
+    with (
+        swapped(run.path, *(f"prototypes.zarr/{n}/c/0/0/0" for n in ("prototype", "std"))),
+        pytest.raises(DamagedError, match="is not the file that was written there"),
+    ):
+        pipeline.write_report(run.path)
+    pipeline.write_report(run.path)
 
 
 def test_a_run_of_an_earlier_version_is_told_apart(tmp_path):

@@ -22,6 +22,7 @@ from stores_for_tests import (
     metadata,
 )
 
+import pipeline
 from pipeline.core.errors import DamagedError, IncompleteError, SchemaError, StoreError
 from pipeline.core.partitions import Layout
 from pipeline.storage import image_store, manifest, store_array
@@ -61,7 +62,7 @@ def test_xarray_alone_reads_a_store_with_its_names_types_and_values(tmp_path, ki
 def test_open_images_gives_what_was_written(tmp_path, kind):
     shape, dtype = KINDS[kind]
     pixels, labels = make_arrays(shape, dtype)
-    found = image_store.open_images(make_store(tmp_path / "s.zarr", {"train": (pixels, labels)}))
+    found = pipeline.open_images(make_store(tmp_path / "s.zarr", {"train": (pixels, labels)}))
     dims = ("sample", "y", "x", "channel")[: 1 + len(shape)]
     expected = xr.Dataset(
         {"image": (dims, pixels)},
@@ -123,7 +124,7 @@ def test_a_shard_of_black_or_of_unlabelled_images_only_is_read_back(tmp_path, un
     else:
         pixels[8:16] = 0
     path = make_store(tmp_path / "s.zarr", {"train": (pixels, labels)})
-    found = image_store.open_images(path).compute()
+    found = pipeline.open_images(path).compute()
     np.testing.assert_array_equal(found["image"].values, pixels)
     np.testing.assert_array_equal(found["label"].values, labels)
 
@@ -131,7 +132,7 @@ def test_a_shard_of_black_or_of_unlabelled_images_only_is_read_back(tmp_path, un
 def test_an_empty_split_beside_another_is_kept(tmp_path):
     pixels, labels = make_arrays()
     path = make_store(tmp_path / "s", {"train": (pixels, labels), "test": (pixels[:0], labels[:0])})
-    found = image_store.open_images(path, "test").compute()
+    found = pipeline.open_images(path, "test").compute()
     assert found["image"].shape == (0, 5, 4)
     assert found["image"].dtype == np.uint8
     assert found["label"].shape == (0,)
@@ -191,7 +192,7 @@ def read_both_ways(path):
     found = []
     for read in (
         lambda: image_store.read_images(path, "train", 0, COUNT),
-        lambda: dask.compute(*(image_store.open_images(path)[n].data for n in ("image", "label"))),
+        lambda: dask.compute(*(pipeline.open_images(path)[n].data for n in ("image", "label"))),
     ):
         try:
             found.append(read())
@@ -269,7 +270,7 @@ def test_a_damaged_shard_does_not_hide_the_others(images):
         found = image_store.read_images(path, "train", start, stop)
         np.testing.assert_array_equal(found[0], pixels[start:stop])
         np.testing.assert_array_equal(found[1], labels[start:stop])
-    lazy = image_store.open_images(path)["image"].data
+    lazy = pipeline.open_images(path)["image"].data
     for key in (slice(7, 9), slice(None), slice(15, 16), slice(0, 21, 10)):
         with pytest.raises(DamagedError):
             lazy[key].compute()
@@ -290,7 +291,7 @@ def test_opening_reads_no_pixel_and_no_label(images):
     for name in ("image", "label"):
         shutil.rmtree(path / "train" / name / "c")
     with dask.config.set(scheduler=no_reading):
-        found = image_store.open_images(path)
+        found = pipeline.open_images(path)
         part = found.isel(sample=slice(3, 12), y=0).rename(image="picture")
     assert part["picture"].shape == (9, 4)
     with pytest.raises(DamagedError):
@@ -298,7 +299,7 @@ def test_opening_reads_no_pixel_and_no_label(images):
 
 
 def test_there_is_a_dask_chunk_for_each_shard(shared):
-    found = image_store.open_images(shared[0])
+    found = pipeline.open_images(shared[0])
     assert found["image"].chunks == ((8, 8, 5), (5,), (4,))
     assert found["label"].chunks == ((8, 8, 5),)
 
@@ -311,7 +312,7 @@ def test_there_is_a_dask_chunk_for_each_shard(shared):
 )  # fmt: skip
 def test_any_part_of_the_samples_is_what_numpy_gives(shared, key):
     path, pixels, labels = shared
-    found = image_store.open_images(path).isel(sample=key)
+    found = pipeline.open_images(path).isel(sample=key)
     np.testing.assert_array_equal(found["image"].values, pixels[key])
     np.testing.assert_array_equal(found["label"].values, labels[key])
     np.testing.assert_array_equal(found["sample"].values, np.arange(COUNT)[key])
@@ -319,7 +320,7 @@ def test_any_part_of_the_samples_is_what_numpy_gives(shared, key):
 
 def test_a_block_of_pixels_within_images_is_what_numpy_gives(shared):
     path, pixels, _ = shared
-    found = image_store.open_images(path)["image"].isel(sample=slice(6, 18), y=slice(1, 3), x=-1)
+    found = pipeline.open_images(path)["image"].isel(sample=slice(6, 18), y=slice(1, 3), x=-1)
     np.testing.assert_array_equal(found.values, pixels[6:18, 1:3, -1])
     direct = store_array.StoreArray(path, "train/image")
     np.testing.assert_array_equal(direct[6:18, 1:3, -1], pixels[6:18, 1:3, -1])
@@ -340,20 +341,20 @@ def test_an_unknown_split_is_refused_with_those_there_are(tmp_path):
     arrays = make_arrays()
     path = make_store(tmp_path / "s.zarr", {"train": arrays, "test": arrays})
     with pytest.raises(StoreError, match="no split 'valid', expected one of train, test"):
-        image_store.open_images(path, "valid")
+        pipeline.open_images(path, "valid")
 
 
 def test_a_store_without_manifest_is_incomplete(images):
     path, *_ = images
     (path / manifest.MANIFEST).unlink()
     with pytest.raises(IncompleteError, match=r"its manifest\.json is missing"):
-        image_store.open_images(path)
+        pipeline.open_images(path)
 
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
 def test_a_folder_that_is_no_store_is_refused(tmp_path, place):
     with pytest.raises(StoreError):
-        image_store.open_images(tmp_path / place)
+        pipeline.open_images(tmp_path / place)
 
 
 def test_an_array_that_is_not_there_is_named(shared):

@@ -16,14 +16,15 @@ from stores_for_tests import (
     metadata,
 )
 
+import pipeline
 from pipeline.core.errors import DamagedError, StoreError
 from pipeline.ops.prototypes import class_sums, prototypes
-from pipeline.storage import image_store, run_files, zarr_arrays
+from pipeline.storage import run_files, zarr_arrays
 
 
 @pytest.fixture(scope="module")
 def found_prototypes(shared):
-    return prototypes(class_sums(image_store.open_images(shared[0]), device="cpu")).load()
+    return prototypes(class_sums(pipeline.open_images(shared[0]), device="cpu")).load()
 
 
 def make_distances(path, total=20, step=8):
@@ -164,7 +165,7 @@ def test_no_step_from_creating_to_reading_warns(tmp_path):
         warnings.simplefilter("error")
         arrays = {"train": (pixels, labels), "test": (pixels[:2], labels[:2])}
         path = make_store(tmp_path / "s.zarr", arrays)
-        opened = image_store.open_images(path)
+        opened = pipeline.open_images(path)
         opened.compute()
         for split in arrays:
             xr.open_zarr(path, group=split).compute()

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from sources_for_tests import NAMES, Faulty, make_arrays
 
+import pipeline
 from pipeline.core.errors import BadSamplesError, ConfigError, SourceError
 from pipeline.ingestion import compaction, steps
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import image_store, manifest
+from pipeline.storage import manifest
 from pipeline.storage.image_content import digest_images
 from pipeline.storage.sample_tables import BAD_SAMPLES, SAMPLES
 
@@ -74,7 +75,7 @@ def test_what_is_left_is_the_store_of_the_good_samples(tmp_path, pattern, shard)
     other = ingest(from_arrays(source.good(), NAMES), tmp_path / "good", shard)
     assert content(path)["digest"] == content(other)["digest"] == digest_images(path)
     for split, (images, labels) in source.good().items():
-        found = image_store.open_images(path, split).compute()
+        found = pipeline.open_images(path, split).compute()
         np.testing.assert_array_equal(found["image"].values, images)
         np.testing.assert_array_equal(found["label"].values, labels)
     for name in ("splits", "partitions", "class_names"):
