@@ -28,6 +28,7 @@ from pipeline.execution.progress import Reporter
 from pipeline.jobs.plan import JobPlan
 from pipeline.jobs.search_pass import SavedLists, SearchedJob, SearchPart, forget_groups
 from pipeline.jobs.search_plan import Arrangement, Search
+from pipeline.ops.looks import NORMALIZED_SCALE
 from pipeline.ops.neighbours import merge_lists, vote_block
 from pipeline.ops.predictions import confusion_counts, summarise
 from pipeline.storage import claims, tables
@@ -113,20 +114,23 @@ class WriteNeighbours:
         self, lists: Int64Array, samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[dict[str, Any], str]:
         """Return the table of a step, a row per sample, metric and rank, and its digest."""
-        search, (metrics, _, count, k) = self.job.search, lists.shape
-        by_sample = lists.transpose(2, 0, 3, 1).reshape(-1, 2)  # [sample, metric, rank]
+        search, (measures, _, count, k) = self.job.search, lists.shape
+        by_sample = lists.transpose(2, 0, 3, 1).reshape(-1, 2)  # [sample, measure, rank]
         references = by_sample[:, 1]
         there = references != NOWHERE
         split, neighbour = search.sample_of(np.where(there, references, 0))
         distance = np.stack([
-            finish_neighbours(lists[at, 0], metric, self.pixels, self.full_scale)
-            for at, metric in enumerate(search.metrics)
+            finish_neighbours(
+                lists[at, 0], measure.metric, self.pixels,
+                NORMALIZED_SCALE if measure.normalized else self.full_scale,
+            )
+            for at, measure in enumerate(search.measures)
         ], axis=1).reshape(-1)  # fmt: skip
         columns = {
-            name: np.repeat(samples[name], metrics * k) for name in (SAMPLE, "split", LABEL.name)
+            name: np.repeat(samples[name], measures * k) for name in (SAMPLE, "split", LABEL.name)
         }
-        columns[METRIC] = np.tile(np.repeat(np.arange(metrics, dtype=np.int32), k), count)
-        columns[RANK] = np.tile(np.arange(1, k + 1, dtype=np.int32), count * metrics)
+        columns[METRIC] = np.tile(np.repeat(np.arange(measures, dtype=np.int32), k), count)
+        columns[RANK] = np.tile(np.arange(1, k + 1, dtype=np.int32), count * measures)
         columns["neighbour"] = np.where(there, neighbour, -1)
         columns["neighbour_split"] = np.where(there, split, -1).astype(np.int32)
         columns["neighbour_label"] = self._labels_of(np.where(there, references, -1))
@@ -134,7 +138,7 @@ class WriteNeighbours:
         counted, searched = search.queries.counts, search.references.counts
         table = dict(columns) | {
             "split": tables.dictionary(columns["split"], [name for name, _ in counted]),
-            METRIC: tables.dictionary(columns[METRIC], search.metrics),
+            METRIC: tables.dictionary(columns[METRIC], search.names),
             "neighbour_split": tables.dictionary(
                 columns["neighbour_split"], [name for name, _ in searched]
             ),
@@ -211,7 +215,7 @@ class Votes:
 
     def __post_init__(self) -> None:
         search, classes = self.search, len(self.selection.codes)
-        shape = len(search.queries.counts), len(search.metrics), len(search.votes)
+        shape = len(search.queries.counts), len(search.measures), len(search.votes)
         self.counts = np.zeros((*shape, classes, classes), np.int64)
         self.digest, self.parts = ColumnDigest(), list[dict[str, Any]]()
 
@@ -226,7 +230,7 @@ class Votes:
             self.parts.append(part | {"digest": notes["digest"]})
 
     def _add(self, rows: Mapping[str, npt.NDArray[Any]]) -> None:
-        metrics, k = len(self.search.metrics), self.search.k
+        metrics, k = len(self.search.measures), self.search.k
         shape = -1, metrics, k
         split, label = (rows[name].reshape(shape)[:, 0, 0] for name in ("split", LABEL.name))
         nearest = rows["neighbour_label"].reshape(shape).astype(np.int32)
@@ -257,7 +261,7 @@ class Votes:
                 str(votes): summarise(pairs, names)
                 for votes, pairs in zip(self.search.votes, by_votes, strict=True)
             }
-            for metric, by_votes in zip(self.search.metrics, counts, strict=True)
+            for metric, by_votes in zip(self.search.names, counts, strict=True)
         }
 
 

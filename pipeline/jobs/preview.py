@@ -170,7 +170,7 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     rows.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))
     if plan.search is not None and plan.arrangement is not None:
         tables, shares = plan.search.queries.steps, plan.arrangement.shares
-        pairs = plan.search.queries.total * len(plan.search.metrics) * plan.search.k
+        pairs = plan.search.queries.total * len(plan.search.measures) * plan.search.k
         saved = f"{manifest.WORK}/{NEIGHBOURS} (until the neighbours are written)"
         rows.append((saved, tables * shares, 16 * pairs * shares))
         rows.append((f"{NEIGHBOURS}/part-*.parquet", tables, pairs * _NEIGHBOUR_BYTES))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from pipeline.core.partitions import Concatenation
 from pipeline.core.threads import OwnLock
 from pipeline.execution import signals
 from pipeline.execution.checkpoints import Tell
-from pipeline.jobs.search_plan import Arrangement, Search
+from pipeline.jobs.search_plan import Arrangement, Measure, Search
 from pipeline.kernels import backends
+from pipeline.ops.looks import look_at
 from pipeline.ops.neighbours import empty_lists, search_block
 from pipeline.ops.search_tasks import flattened
 from pipeline.storage import tables
@@ -42,8 +43,8 @@ from pipeline.storage.run_files import (
 from pipeline.storage.tables import part_name
 
 _LISTS = ("distance", "neighbour")
-Prepared = Mapping[str, Any]
-"""A group of references by metric, as `backends.PrepareSearch` returns it; nothing if empty."""
+Prepared = Mapping[Measure, Any]
+"""A group of references by measure, as `backends.PrepareSearch` returns it, where it has any."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class SearchedJob:
     def token(self, stage: str) -> Token:
         """Lets tasks of a stage write."""
         return Token(self.output / WORK, self.identity, stage)
+
+    def searched(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which samples may be neighbours: those of the job's classes."""
+        return self.selection.positions(labels) >= 0
 
     def measured(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which samples have neighbours: as in predictions, all but those of other classes."""
@@ -95,7 +100,7 @@ class SavedLists:
         return f"{self.job.identity} groups of {self.job.search.references.step}"
 
     def save(self, lists: Int64Array, done: int) -> None:
-        """Save lists, [metric, 2, query, k], of the groups before `done`."""
+        """Save lists, [measure, 2, query, k], of the groups before `done`."""
         columns = {name: lists[:, at].reshape(-1) for at, name in enumerate(_LISTS)}
         notes = {"identity": self._identity, "done": str(done)}
         tables.write_part(self.path, columns, notes | {"digest": rows_digest(columns)})
@@ -103,12 +108,12 @@ class SavedLists:
     def load(self, queries: int) -> tuple[Int64Array, int]:
         """Return the lists of so many queries, and the group that follows."""
         search, groups = self.job.search, self.arrangement.groups(self.job.search, self.share)
-        metrics = len(search.metrics)
+        measures = len(search.measures)
         saved = read_own_part(self.path, _LISTS, self._identity)
         if saved is None:
-            return np.stack([empty_lists(queries, search.k)] * metrics), groups.start
+            return np.stack([empty_lists(queries, search.k)] * measures), groups.start
         columns, notes = saved
-        parts = [columns[name].reshape(metrics, queries, search.k) for name in _LISTS]
+        parts = [columns[name].reshape(measures, queries, search.k) for name in _LISTS]
         return np.stack(parts, axis=1), int(notes["done"])
 
 
@@ -209,32 +214,34 @@ class SearchPart:
 
     def _search(self, prepared: Prepared, queries: Queries, lists: Int64Array) -> Int64Array:
         """Return the lists with what a group has that is nearer."""
-        if not prepared or not len(queries.images):
-            return lists
-        return np.stack([
-            search_block(
-                queries.images, prepared[metric], before, queries.own, self.device, self.threads
-            )
-            for metric, before in zip(self.job.search.metrics, lists, strict=True)
-        ])  # fmt: skip
+        result = lists.copy()
+        for at, measure in enumerate(self.job.search.measures):
+            if measure.references in prepared and len(queries.images):
+                result[at] = search_block(
+                    queries.seen_by(measure), prepared[measure.references], lists[at],
+                    queries.own, self.device, self.threads,
+                )  # fmt: skip
+        return result
 
     def _prepare(self, group: int, read: list[int]) -> Prepared:
-        references, metrics = self.job.search.references, self.job.search.metrics
-        images, labels = read_images(self.job, references, group)
+        search = self.job.search
+        images, labels = read_images(self.job, search.references, group)
         read.append(len(images))
-        start, stop = references.bounds(group)
-        wanted = self.job.selection.positions(labels) >= 0
-        indices = np.arange(start, stop)
+        indices = np.arange(*search.references.bounds(group))
+        wanted = self.job.searched(labels)
         if not wanted.all():
             images, indices = images[wanted], indices[wanted]
-        if not len(images):
-            return {}
-        flat, use = flattened(images), backends.load(self.device)
-        shape = images.shape[1:]
-        return {
-            metric: use.prepare_search(flat, shape, metric, indices, threads=self.cores)
-            for metric in metrics
-        }
+        use, prepared = backends.load(self.device), dict[Measure, Any]()
+        for measure in dict.fromkeys(each.references for each in search.measures):
+            mine = np.flatnonzero(search.within(measure.split, indices))
+            if len(mine):
+                part = slice(mine[0], mine[-1] + 1)  # those of a split lie side by side
+                seen = look_at(images[part], measure.normalized)
+                prepared[measure] = use.prepare_search(
+                    flattened(seen), seen.shape[1:], measure.metric, indices[part],
+                    threads=self.cores,
+                )  # fmt: skip
+        return prepared
 
 
 def read_images(
@@ -254,6 +261,14 @@ class Queries:
 
     images: npt.NDArray[Any]
     own: Int64Array
+    _seen: dict[tuple[bool, bool], npt.NDArray[Any]] = field(default_factory=dict)
+
+    def seen_by(self, measure: Measure) -> npt.NDArray[Any]:
+        """Return the images as a measure compares them."""
+        look = measure.normalized, measure.mirrored
+        if look not in self._seen:
+            self._seen[look] = look_at(self.images, *look)
+        return self._seen[look]
 
     @classmethod
     def read(cls, job: SearchedJob, step: int) -> Queries:

@@ -44,6 +44,41 @@ _READ_BACK = 350
 # The share of the memory that references may fill.
 _SHARE = 0.8
 
+
+@dataclass(frozen=True)
+class Measure:
+    """One way in which a search compares images; each gives lists of its own.
+
+    Attributes
+    ----------
+    metric
+        `l1` or `l2`.
+    normalized
+        Whether all images are brought to one brightness and contrast first, see `ops.looks`.
+    mirrored
+        Whether each query is mirrored left to right.
+    split
+        The only split that is searched; default: all.
+    """
+
+    metric: str
+    normalized: bool = False
+    mirrored: bool = False
+    split: str | None = None
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        looks = ["normalized"] * self.normalized + ["mirrored"] * self.mirrored
+        place = [] if self.split is None else [f"in {self.split}"]
+        return " ".join([*looks, self.metric, *place])
+
+    @property
+    def references(self) -> Measure:
+        """What decides how the images that are searched are prepared."""
+        return replace(self, mirrored=False)
+
+
 VOTES = (1, 3, 5, 10)
 """Numbers of neighbours, up to k, by whose votes is predicted."""
 
@@ -56,8 +91,8 @@ class Search:
     ----------
     queries, references
         The splits that are measured, cut into steps; those that are searched, cut into groups.
-    k, metrics
-        How many neighbours, by which metrics.
+    k, measures
+        How many neighbours, by which measures.
     sample_bytes
         Bytes of an image.
     pairs
@@ -67,20 +102,37 @@ class Search:
     queries: Concatenation
     references: Concatenation
     k: int
-    metrics: tuple[str, ...]
+    measures: tuple[Measure, ...]
     sample_bytes: int
     pairs: int
 
     @property
     def read_back(self) -> int:
         """How many bytes the tables take that are in memory at once when they are read back."""
-        rows = len(self.metrics) * self.k * self.queries.step
+        rows = len(self.measures) * self.k * self.queries.step
         return _READ_BACK * rows
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the measures."""
+        return [measure.name for measure in self.measures]
+
+    @property
+    def prepared(self) -> int:
+        """How often each image is prepared, as the measures want it."""
+        return len({replace(m, mirrored=False, split=None) for m in self.measures})
 
     @property
     def votes(self) -> list[int]:
         """The numbers of nearest images by whose votes is predicted."""
         return [k for k in VOTES if k <= self.k]
+
+    def within(self, split: str | None, references: Int64Array) -> npt.NDArray[np.bool_]:
+        """Tell which references are of a split; all are, where that is None."""
+        if split is None:
+            return np.ones(len(references), bool)
+        number = [name for name, _ in self.references.counts].index(split)
+        return np.equal(self.sample_of(references)[0], number)
 
     def own(self, split: str, samples: Int64Array) -> Int64Array:
         """Return the indices of samples of a split among the references, -1 where they are none."""
@@ -192,37 +244,42 @@ def plan_search(
         {name: counts[name] for name in settings.evaluate},
         {name: counts[name] for name in among},
         asked["k"],
-        asked["metrics"],
+        [Measure(metric) for metric in asked["metrics"]],
         image_bytes(like["shape"], like["dtype"]),
     )
-    return replace(search, pairs=queries * labelled * len(search.metrics))
+    return replace(search, pairs=queries * labelled * len(search.measures))
 
 
 def cut_search(
-    measured: Mapping[str, int], among: Mapping[str, int], k: int, metrics: Sequence[str], size: int
+    measured: Mapping[str, int],
+    among: Mapping[str, int],
+    k: int,
+    measures: Sequence[Measure],
+    size: int,
 ) -> Search:
     """Cut a search into steps and groups, given the images of each split and the bytes of one."""
     total, searched = sum(measured.values()), sum(among.values())
     steps = max(ceil_div(total * size, _STEP_BYTES), min(_STEPS, total // _LEAST_QUERIES))
     steps = 1 << max(0, steps - 1).bit_length()
     groups = ceil_div(searched * size, _GROUP_BYTES)
+    compared = sum(searched if m.split is None else among[m.split] for m in measures)
     return Search(
         Concatenation(tuple(measured.items()), _even(total, steps)),
         Concatenation(tuple(among.items()), _even(searched, groups)),
         k,
-        tuple(metrics),
+        tuple(measures),
         size,
-        total * searched * len(tuple(metrics)),
+        total * compared,
     )
 
 
 def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     """Fit a search to the memory of workers whose processes take `base` bytes by themselves."""
     tasks = min(workers.tasks, search.queries.steps * search.references.steps)
-    size, metrics = search.sample_bytes, len(search.metrics)
+    size, looks = search.sample_bytes, search.prepared
     step, group = search.queries.step, search.references.step
-    prepared = metrics * group * (size + _SKETCHES)
-    rows = metrics * search.k * step
+    prepared = looks * group * (size + _SKETCHES)
+    rows = len(search.measures) * search.k * step
     lists = 16 * rows
     # a group is prepared by one task, for all of a process
     sampled = min(_SAMPLED, group * size)
