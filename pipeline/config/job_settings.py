@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,7 +27,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
 from pipeline.config.image_settings import ImageSettings
-from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
+from pipeline.config.search_settings import AuditChecks, Metrics, NeighbourSettings
+from pipeline.config.settings import LocalPath, Names, Settings, one_or_many
 from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError, describe
@@ -37,37 +38,11 @@ from pipeline.core.schema import METRICS
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
 
 
-def _path(value: object) -> Path:
+def as_path(value: object) -> Path:
+    """Take a path or a URL."""
     if is_path_like(value):
         return locate(cast(Path, value))
     raise ValueError("expected a path or a URL")
-
-
-Metrics = Annotated[
-    tuple[Literal["l1", "l2"], ...],
-    Field(min_length=1),
-    BeforeValidator(one_or_many),
-    AfterValidator(unique),
-]
-
-
-class NeighbourSettings(Settings):
-    """Which images are searched for the nearest of each measured image.
-
-    Attributes
-    ----------
-    k
-        How many of the nearest are written.
-    among
-        The split or splits that are searched, in them the images of the job's classes; default:
-        `fit`. An image that is in one of them itself is left out of its own.
-    metrics
-        `l1`, `l2` or both; default: those of the job.
-    """
-
-    k: int = Field(default=10, ge=1, le=10**6, strict=True)
-    among: Annotated[Names, BeforeValidator(one_or_many)] | None = None
-    metrics: Metrics | None = None
 
 
 class JobSettings(Settings):
@@ -92,6 +67,8 @@ class JobSettings(Settings):
         `l1`, `l2` or both.
     neighbours
         Also find the nearest images of each measured one, see `NeighbourSettings`; default: none.
+    audit
+        Also look for what is wrong with the image set, see `AuditChecks`; default: not.
     device
         `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
         result is the same to the bit.
@@ -117,20 +94,22 @@ class JobSettings(Settings):
     prototypes: Literal["mean", "median"] = "mean"
     metrics: Metrics = METRICS  # type: ignore[assignment]
     neighbours: NeighbourSettings | None = None
+    audit: AuditChecks | None = None
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     report: bool = True
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
-    output: Annotated[Path, PlainValidator(_path), PlainSerializer(shown)]
+    output: Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
-    @field_validator("neighbours", mode="before")
+    @field_validator("neighbours", "audit", mode="before")
     @classmethod
-    def _require_neighbours(cls, value: object) -> object:
-        if value is None or isinstance(value, dict | NeighbourSettings):
+    def _require_mapping(cls, value: object, info: ValidationInfo) -> object:
+        if value is None or isinstance(value, dict | NeighbourSettings | AuditChecks):
             return value
-        raise ValueError("expected a mapping such as {k: 10, among: train}")
+        example = "among: train" if info.field_name == "neighbours" else "variants: [mirror]"
+        raise ValueError(f"expected a mapping such as {{k: 10, {example}}}")
 
     @model_validator(mode="before")
     @classmethod
@@ -252,6 +231,7 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     refuse_unknown(settings, JobSettings, where, "")
     models: dict[str, type[BaseModel]] = {
         "cluster": ClusterSettings, "images": ImageSettings, "neighbours": NeighbourSettings,
+        "audit": AuditChecks,
     }  # fmt: skip
     for key, model in models.items():
         if isinstance(settings.get(key), dict):

@@ -1,0 +1,96 @@
+"""An audit of an image set: what it looks for, in which images, where to.
+
+It is made of a source, a store, or the images of a job file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
+
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.image_settings import ImageSettings
+from pipeline.config.job_settings import (
+    DEVICE_PATTERN,
+    JobSettings,
+    as_path,
+    make_images,
+    require_mapping,
+    with_overrides,
+)
+from pipeline.config.search_settings import AuditChecks
+from pipeline.config.yaml_files import first_problem, refuse_unknown
+from pipeline.core.errors import ConfigError
+from pipeline.core.paths import shown
+
+
+class AuditSettings(AuditChecks):
+    """One audit: of which images, where it runs, where it is written.
+
+    Attributes
+    ----------
+    name
+        Its name; default: that of the images.
+    images, device, cluster, storage_options
+        As for a job.
+    output
+        The folder of the audit, or its URL.
+    """
+
+    name: str = Field(min_length=1)
+    images: ImageSettings
+    device: str = Field(default="auto", pattern=DEVICE_PATTERN)
+    cluster: ClusterSettings = ClusterSettings()
+    output: Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
+    storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @property
+    def named_cluster(self) -> ClusterSettings | None:
+        """The cluster that it names; nothing where it leaves that to its caller."""
+        return self.cluster if "cluster" in self.model_fields_set else None
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """What decides the result, in plain values."""
+        return self.model_dump(mode="json", include=set(AuditChecks.model_fields))
+
+
+def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSettings:
+    """Return the audit of the images of a job: in the folder `audit` of its output, by default."""
+    checks = dict(job.audit or {})
+    checks.setdefault("keep", list(dict.fromkeys((*job.evaluate, job.fit))))
+    known = {
+        "name": job.name,
+        "images": job.images,
+        "device": job.device,
+        "output": job.output / "audit" if output is None else output,
+        "storage_options": job.storage_options,
+    }
+    named = {} if job.named_cluster is None else {"cluster": job.named_cluster}
+    return make_audit(checks | known | named)
+
+
+def make_audit(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> AuditSettings:
+    """Validate the settings of an audit, given as a mapping; see `AuditSettings`.
+
+    Raises
+    ------
+    ConfigError
+        Where keys are unknown or missing, or values wrong.
+    """
+    settings = with_overrides(dict(require_mapping(content, "audit")), overrides)
+    refuse_unknown(settings, AuditSettings, "audit", "")
+    if "images" in settings and not isinstance(settings["images"], ImageSettings):
+        settings["images"] = make_images(settings["images"])
+    try:
+        return AuditSettings.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"audit: {first_problem(error)}") from None

@@ -1,0 +1,75 @@
+"""What a job or an audit says of its search for the nearest images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from pipeline.config.settings import Names, Settings, one_or_many, unique
+
+Metrics = Annotated[
+    tuple[Literal["l1", "l2"], ...],
+    Field(min_length=1),
+    BeforeValidator(one_or_many),
+    AfterValidator(unique),
+]
+
+
+class NeighbourSettings(Settings):
+    """Which images are searched for the nearest of each measured image.
+
+    Attributes
+    ----------
+    k
+        How many of the nearest are written.
+    among
+        The split or splits that are searched, in them the images of the job's classes; default:
+        `fit`. An image that is in one of them itself is left out of its own.
+    metrics
+        `l1`, `l2` or both; default: those of the job.
+    """
+
+    k: int = Field(default=10, ge=1, le=10**6, strict=True)
+    among: Annotated[Names, BeforeValidator(one_or_many)] | None = None
+    metrics: Metrics | None = None
+
+
+Variants = Annotated[
+    tuple[Literal["mirror"], ...], BeforeValidator(one_or_many), AfterValidator(unique)
+]
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class AuditChecks(Settings):
+    """What is looked for, and from which score on it is a finding.
+
+    Attributes
+    ----------
+    k
+        How many of the nearest images of each image are looked at.
+    metric
+        `l1` or `l2`.
+    variants
+        `mirror`: every image is compared with all others as its mirror image too.
+    near
+        The score of a pair, 0 to 1, from which its images count as nearly the same; default:
+        chosen from the image set.
+    labels
+        The score of a label, 0 to 1, from which it counts as wrong; default: where another class is
+        likelier.
+    outliers
+        The score of an image, 0 to 1, from which it counts as far from all others; default: chosen
+        from the image set.
+    keep
+        Splits, the first to keep its images first: of images that are (nearly) the same one is
+        kept, in the first of these splits that has any. Default: all but the fitted one, then that.
+    """
+
+    k: int = Field(default=10, ge=2, le=1000, strict=True)
+    metric: Literal["l1", "l2"] = "l1"
+    variants: Variants = ()
+    near: Score | None = None
+    labels: Score | None = None
+    outliers: Score | None = None
+    keep: Annotated[Names, BeforeValidator(one_or_many)] | None = None
