@@ -51,8 +51,6 @@ class WriteNeighbours:
 
     job: SearchedJob
     arrangement: Arrangement
-    pixels: int
-    full_scale: int
 
     @property
     def token(self) -> Token:
@@ -114,15 +112,15 @@ class WriteNeighbours:
         self, lists: Int64Array, samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[dict[str, Any], str]:
         """Return the table of a step, a row per sample, metric and rank, and its digest."""
-        search, (measures, _, count, k) = self.job.search, lists.shape
+        job, search, (measures, _, count, k) = self.job, self.job.search, lists.shape
         by_sample = lists.transpose(2, 0, 3, 1).reshape(-1, 2)  # [sample, measure, rank]
         references = by_sample[:, 1]
         there = references != NOWHERE
         split, neighbour = search.sample_of(np.where(there, references, 0))
         distance = np.stack([
             finish_neighbours(
-                lists[at, 0], measure.metric, self.pixels,
-                NORMALIZED_SCALE if measure.normalized else self.full_scale,
+                lists[at, 0], measure.metric, job.pixels,
+                NORMALIZED_SCALE if measure.normalized else job.full_scale,
             )
             for at, measure in enumerate(search.measures)
         ], axis=1).reshape(-1)  # fmt: skip
@@ -156,18 +154,26 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         return 0
     job = SearchedJob(
         plan.output, plan.images, plan.content["digest"], search, plan.selection,
-        claims.identity(plan.decides()),
+        claims.identity(plan.decides()), plan.pixels, plan.full_scale,
     )  # fmt: skip
+    return write_neighbours(job, arrangement, plan.settings.device, executor, reporter)
+
+
+def write_neighbours(
+    job: SearchedJob, arrangement: Arrangement, device: str, executor: Executor, reporter: Reporter
+) -> int:
+    """Write the tables of a search that are not written yet; return the bytes of pixels read."""
+    search = job.search
     arrangement = replace(arrangement, shares=_shares(job, arrangement.shares))
     tasks = arrangement.tasks(search)
-    write = WriteNeighbours(job, arrangement, plan.pixels, plan.full_scale)
+    write = WriteNeighbours(job, arrangement)
     part = SearchPart(
-        job, arrangement, plan.settings.device, executor.threads_for(tasks),
+        job, arrangement, device, executor.threads_for(tasks),
         executor.threads_for(1), write.write if arrangement.shares == 1 else None,
     )  # fmt: skip
     name = describe_search(search)
     units, size = search.queries.steps * search.references.steps, search.queries.total
-    with reporter.phase(name, units, size * plan.sample_bytes) as phase, part.token.issued():
+    with reporter.phase(name, units, size * search.sample_bytes) as phase, part.token.issued():
         try:
             read: list[int] = executor.map(part, tasks, phase, tells=True)
         finally:
@@ -176,7 +182,7 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         with write.token.issued():
             executor.map(write, search.queries.steps)
     remove_tree(job.work)
-    return sum(read) * plan.sample_bytes
+    return sum(read) * search.sample_bytes
 
 
 def _shares(job: SearchedJob, wanted: int) -> int:

@@ -49,14 +49,30 @@ Prepared = Mapping[Measure, Any]
 
 @dataclass(frozen=True)
 class SearchedJob:
-    """What the tasks of the pass know of the job."""
+    """What the tasks of the pass know of the job, or of an audit.
+
+    Attributes
+    ----------
+    output, identity
+        The folder that is filled, and the identity of its plan.
+    images, digest
+        The image set and its digest.
+    search
+        What is searched for what.
+    selection
+        The classes that it is about; None for all images, labelled or not.
+    pixels, full_scale
+        Of an image.
+    """
 
     output: Path
     images: Path
     digest: str
     search: Search
-    selection: ClassSelection
+    selection: ClassSelection | None
     identity: str
+    pixels: int
+    full_scale: int
 
     @property
     def work(self) -> Path:
@@ -69,11 +85,13 @@ class SearchedJob:
 
     def searched(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which samples may be neighbours: those of the job's classes."""
+        if self.selection is None:
+            return np.ones(len(labels), bool)
         return self.selection.positions(labels) >= 0
 
     def measured(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which samples have neighbours: as in predictions, all but those of other classes."""
-        return (self.selection.positions(labels) >= 0) | (labels < 0)
+        return self.searched(labels) | (labels < 0)
 
     def is_written(self, step: int) -> bool:
         """Tell whether the table of a step is there, whole."""

@@ -34,6 +34,7 @@ from pipeline.storage.locks import check, put_away
 FORMAT_VERSION = 2
 IMAGES = "pixsim image set"
 RUN = "pixsim run"
+AUDIT = "pixsim audit"
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
@@ -84,7 +85,7 @@ def kind_of(path: Path) -> str | None:
         kind = read_json(path / MANIFEST).get("kind")
     except (*ABSENT, ValueError, AttributeError):
         return None
-    return kind if kind in (IMAGES, RUN) else None
+    return kind if kind in (IMAGES, RUN, AUDIT) else None
 
 
 def find_manifest(path: Path, kind: str) -> dict[str, Any] | None:

@@ -1,0 +1,78 @@
+"""How well the prototype of its class fits a suspect image, which helped to make it.
+
+The mean of a class without one of its images is `(S - x) / (n - 1)`, and the distance of `x` to it
+is `n / (n - 1)` times that to the mean with it, by l1 and l2 alike. So one sum for each class is
+enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.exact import Int64Array
+from pipeline.core.schema import COUNT, PIXEL_SUM, UNLABELLED
+from pipeline.execution.executor import Executor
+from pipeline.jobs.audit_plan import AuditPlan
+from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.prototypes import class_sums
+from pipeline.storage.image_content import open_images
+
+# Images that are measured at once.
+_BLOCK = 1024
+
+
+def prototype_ranks(
+    plan: AuditPlan,
+    read: Callable[[Int64Array], npt.NDArray[Any]],
+    labels: npt.NDArray[np.int32],
+    numbers: Int64Array,
+    executor: Executor,
+) -> Int64Array:
+    """Return for some images the rank of their own class among the means of all, nearest first.
+
+    Parameters
+    ----------
+    plan, executor
+        The audit, and where it runs.
+    read
+        Reads images by their numbers, ascending.
+    labels
+        [image]; codes, of all.
+    numbers
+        [row]; which images, any order.
+
+    Returns
+    -------
+    [row]; 1 where the mean of its own class is the nearest, without the image itself; -1 for images
+    without a label. One that is the only one of its class comes last.
+    """
+    ranks = np.full(len(numbers), -1)
+    if not len(numbers) or not (labels != UNLABELLED).any():
+        return ranks
+    device, metric = plan.settings.device, plan.settings.metric
+    sums = [class_sums(open_images(plan.images, split), device=device) for split in plan.splits]
+    total = executor.opened.compute(reduce(lambda a, b: a + b, (s[_SUMMED] for s in sums)))
+    counts = total[COUNT.name].values
+    there = np.flatnonzero(counts)
+    reference = make_reference(
+        total[PIXEL_SUM.name].values[there], counts[there], str(plan.like["dtype"]),
+        plan.content["full_scale"], device,
+    )  # fmt: skip
+    order = np.argsort(numbers)
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        distance = distances_block(read(numbers[rows]), reference, (metric,))[0]
+        own = np.searchsorted(there, labels[numbers[rows]])
+        at, count = np.arange(len(rows)), counts[there][own]
+        without = np.where(count > 1, distance[at, own] * count / np.maximum(count - 1, 1), np.inf)
+        distance[at, own] = np.inf
+        ranks[rows] = 1 + (distance < without[:, None]).sum(1)
+    return ranks
+
+
+_SUMMED = [PIXEL_SUM.name, COUNT.name]
