@@ -193,6 +193,33 @@ def run(
 
 
 @app.command
+def audit(
+    source: str,
+    /,
+    *,
+    options: JobOptions = _AS_IN_THE_FILE,
+    override: Override = None,
+    resume: bool = True,
+) -> None:
+    """Find what is in an image set twice, named wrongly, or like nothing else.
+
+    Parameters
+    ----------
+    source
+        A store, what ingest takes, or a job file.
+    options
+        Where to, and where its tasks run; default: data/audits/NAME, or audit in a job's output.
+    override
+        KEY=VALUE: k=20 variants=mirror images.mode=RGB; of a job file, its keys.
+    resume
+        Go on with what the folder holds of this audit; else it must be new or empty.
+    """
+    settings = pipeline.load_audit(source, override or (), options.output, options.cluster)
+    finished = pipeline.run_audit(settings, pipeline.make_reporter(), resume=resume)
+    printing.print_audit(pipeline.describe(finished.path))
+
+
+@app.command
 def plan(job: Path, /, *, options: JobOptions = _AS_IN_THE_FILE, override: Override = None) -> None:
     """Show what a job will read, write and take, without reading a pixel.
 
@@ -227,6 +254,8 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
     if content["kind"] == "pixsim run":
         printing.print_run(content)
         printing.print_run_content(content)
+    elif content["kind"] == "pixsim audit":
+        printing.print_audit(content)
     else:
         printing.print_images(content)
     if grid is not None:

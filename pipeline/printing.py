@@ -117,6 +117,32 @@ def print_run(run: Mapping[str, Any]) -> None:
     print(f"digest sha256:{run['digests']['run']}")
 
 
+def print_audit(audit: Mapping[str, Any]) -> None:
+    summary = audit["summary"]
+    print(f"audit of {audit['images']} in {audit['path']}")
+    rows = [
+        [place, f"{found['images']:,}", f"{found['pairs']:,}", f"{found['threshold']:.3f}"]
+        for place, found in summary["between"].items()
+    ]
+    pipeline.print_table(["(nearly) the same images", "images", "pairs", "score from"], rows)
+    copies = summary["copies"]
+    print(
+        f"copies    {copies['images']:,} images in {count_of(copies['groups'], 'group')}, "
+        f"{copies['exact_pairs']:,} of {count_of(copies['pairs'], 'pair')} exact; "
+        f"to remove so that one of each is left: {copies['copies_to_remove']:,}"
+    )
+    for what, name in (("labels", "labels that do not fit"), ("outliers", "images far from all")):
+        found = summary[what]
+        print(f"{what:9} {found['images']:,} {name}, score from {found['threshold']:.3f}")
+    reasons = list(dict.fromkeys(reason for split in summary["keep"].values() for reason in split))
+    kept = [
+        [name, *(f"{split.get(reason, 0):,}" for reason in reasons)]
+        for name, split in summary["keep"].items()
+    ]
+    pipeline.print_table(["split", *reasons], kept)
+    print(f"digest sha256:{audit['digests']['audit']}")
+
+
 def _print_votes(neighbours: Mapping[str, Any]) -> None:
     """Print the accuracies by the votes of the nearest images."""
     first = next(iter(neighbours.values()))

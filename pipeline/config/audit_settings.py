@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import (
     DEVICE_PATTERN,
@@ -28,6 +28,7 @@ from pipeline.config.job_settings import (
 )
 from pipeline.config.search_settings import AuditChecks
 from pipeline.config.yaml_files import first_problem, refuse_unknown
+from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
 from pipeline.core.paths import shown
 
@@ -65,7 +66,7 @@ class AuditSettings(AuditChecks):
 
 def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSettings:
     """Return the audit of the images of a job: in the folder `audit` of its output, by default."""
-    checks = dict(job.audit or {})
+    checks = {} if job.audit is None else job.audit.model_dump(exclude_unset=True)
     checks.setdefault("keep", list(dict.fromkeys((*job.evaluate, job.fit))))
     known = {
         "name": job.name,
@@ -78,6 +79,7 @@ def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSet
     return make_audit(checks | known | named)
 
 
+@checked
 def make_audit(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> AuditSettings:
     """Validate the settings of an audit, given as a mapping; see `AuditSettings`.
 
@@ -88,6 +90,8 @@ def make_audit(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> Aud
     """
     settings = with_overrides(dict(require_mapping(content, "audit")), overrides)
     refuse_unknown(settings, AuditSettings, "audit", "")
+    if isinstance(settings.get("cluster"), str):
+        settings["cluster"] = make_cluster(settings["cluster"])
     if "images" in settings and not isinstance(settings["images"], ImageSettings):
         settings["images"] = make_images(settings["images"])
     try:

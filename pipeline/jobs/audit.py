@@ -8,12 +8,14 @@ manifest is written last: the folder is verified, repaired and recognised like t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.config.audit_settings import AuditSettings, make_audit
+from pipeline.config.audit_settings import AuditSettings, audit_of_job, make_audit
+from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.arguments import checked
 from pipeline.core.errors import JobInterruptedError
 from pipeline.core.exact import Int64Array
@@ -22,6 +24,7 @@ from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.duplicates import DUPLICATES
 from pipeline.ingestion.ingest import prepare_images
+from pipeline.ingestion.request import source_name
 from pipeline.jobs.audit_lists import ListTables
 from pipeline.jobs.audit_plan import AuditPlan, plan_audit
 from pipeline.jobs.audit_tables import write_findings
@@ -70,20 +73,67 @@ def run_audit(
     try:
         with deferred_executor(settings.named_cluster, listener) as executor:
             images = prepare_images(settings.images, executor, listener, settings.storage_options)
-            plan = plan_audit(settings, images, executor.layout)
-            with claims.claimed(
-                plan.output, manifest.AUDIT, plan.decides(), listener.say, resume=resume
-            ) as done:
-                if done is None:
-                    resume_audit(plan, executor, listener)
-                else:
-                    listener.say(f"{shown(settings.output)} is complete already")
-            return Audit(settings.output, settings.storage_options)
+            return audit_images(settings, images, executor, listener, resume=resume)
     except KeyboardInterrupt:
         raise JobInterruptedError(
             f"interrupted: {shown(settings.output)} is incomplete, what was searched is kept; run "
             "the same command again to complete it"
         ) from None
+
+
+def audit_images(
+    settings: AuditSettings,
+    images: Path,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    resume: bool = True,
+) -> Audit:
+    """Audit an image set that is there, on workers that are; see `run_audit`."""
+    plan = plan_audit(settings, images, executor.layout)
+    with claims.claimed(
+        plan.output, manifest.AUDIT, plan.decides(), reporter.say, resume=resume
+    ) as done:
+        if done is None:
+            resume_audit(plan, executor, reporter)
+        else:
+            reporter.say(f"{shown(settings.output)} is complete already")
+    return Audit(settings.output, settings.storage_options)
+
+
+@checked
+def load_audit(
+    source: Path | str,
+    overrides: Iterable[str] = (),
+    output: Path | str | None = None,
+    cluster: str | None = None,
+) -> AuditSettings:
+    """Return the audit of a source, a store, or the images of a job file.
+
+    Parameters
+    ----------
+    source
+        As for an ingest; or the job file, whose key `audit` says what is looked for.
+    overrides
+        `key=value` texts that replace keys: of the audit, such as `k=20` or `images.mode=RGB`; of
+        the job, such as `audit.k=20`, where there is one.
+    output
+        The folder of the audit; default: `audit` in the job's output, else `data/audits/NAME`.
+    cluster
+        Where its tasks run, see `make_cluster`.
+
+    Raises
+    ------
+    ConfigError
+        Where a file cannot be read, keys are unknown, or values wrong.
+    """
+    text = str(source)
+    if text.lower().endswith((".yml", ".yaml")):
+        return audit_of_job(load_job(text, overrides, cluster=cluster), output)
+    name = source_name(text)
+    place = load_environment().data / "audits" / name if output is None else output
+    known = {"name": name, "images": text, "output": place}
+    return make_audit(known | ({} if cluster is None else {"cluster": cluster}), overrides)
 
 
 def resume_audit(
@@ -116,6 +166,7 @@ def resume_audit(
             "digests": digests | {"audit": audit_digest(digests)},
             "executor": executor.description,
             NEIGHBOURS: {"partitions": lists.parts},
+            "measures": plan.search.names,
             **known,
             **list_audit_files(plan.output, len(lists.parts)),
         },

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.audit_settings import audit_of_job
 from pipeline.config.job_settings import JobSettings, require_job
 from pipeline.core.arguments import checked
 from pipeline.core.digests import ColumnDigest
@@ -34,6 +35,7 @@ from pipeline.ingestion.ingest import prepare_images
 from pipeline.ingestion.plan import IngestPlan, expected_content
 from pipeline.ingestion.request import store_path
 from pipeline.jobs import plan as planning
+from pipeline.jobs.audit import audit_images
 from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.neighbours_pass import count_votes, find_neighbours
@@ -115,6 +117,8 @@ def run_job(
             else:
                 plan = plan_job(settings, images, executor.layout, outline)
                 run_plan(plan, executor, listener, resume=resume)
+            if settings.audit is not None:
+                audit_images(audit_of_job(settings), images, executor, listener)
             return Run(settings.output, settings.images.storage_options)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None

@@ -15,8 +15,9 @@ from pipeline.core.errors import DamagedError, InputError, StoreError
 from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate, shown
 from pipeline.report.opened import open_run
+from pipeline.report.opened_audit import open_audit
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
-from pipeline.storage import image_store, manifest, run_files, tables
+from pipeline.storage import audit_files, image_store, manifest, run_files, tables
 from pipeline.storage.atomic import require_file
 from pipeline.storage.folders import exists, is_folder, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table, read_checked
@@ -44,7 +45,7 @@ def folder_bytes(path: Path) -> int:
 
 @checked
 def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Describe an image set or a run from its manifest.
+    """Describe an image set, a run or an audit from its manifest.
 
     Parameters
     ----------
@@ -59,7 +60,8 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
     `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `arrays`, the
-    rows of the prediction table, `digests`, `seconds`, bytes on disk.
+    rows of the prediction table, `digests`, `seconds`, bytes on disk. For an audit `kind`, `name`,
+    `images`, `summary` (what `audit.json` holds), `digests`, `seconds`, bytes on disk.
 
     Raises
     ------
@@ -67,8 +69,11 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
         Where the folder is neither, or was never finished.
     """
     folder = locate(path, storage_options)
-    if kind_or_refuse(folder) == manifest.RUN:
+    kind = kind_or_refuse(folder)
+    if kind == manifest.RUN:
         return _describe_run(folder)
+    if kind == manifest.AUDIT:
+        return _describe_audit(folder)
     content = manifest.read_manifest(folder, manifest.IMAGES)
     require_files_of(folder, content)
     require_tables(folder, content, SAMPLES)
@@ -134,6 +139,23 @@ def _describe_run(folder: Path) -> dict[str, Any]:
     }
 
 
+def _describe_audit(folder: Path) -> dict[str, Any]:
+    audit = open_audit(folder)
+    require_files_of(folder, audit.manifest)
+    content = audit.manifest
+    return {
+        "kind": manifest.AUDIT,
+        "path": shown(folder),
+        "name": content["name"],
+        "images": content["images"]["path"],
+        "summary": audit.summary,
+        "digests": content["digests"],
+        "executor": content["executor"],
+        "seconds": content["seconds"],
+        "stored_bytes": folder_bytes(folder),
+    }
+
+
 def kind_or_refuse(path: Path) -> str:
     """Return what a folder holds, or raise the error that says why it holds neither."""
     kind = manifest.kind_of(path)
@@ -171,9 +193,13 @@ def digest(
         Where what is there is not what the manifest recorded.
     """
     folder = locate(path, storage_options)
-    if kind_or_refuse(folder) == manifest.IMAGES:
+    kind = kind_or_refuse(folder)
+    if kind == manifest.IMAGES:
         recorded = {"images": manifest.read_manifest(folder, manifest.IMAGES)["digest"]}
         computed: dict[str, str | None] = {"images": digest_images(folder)}
+    elif kind == manifest.AUDIT:
+        recorded = open_audit(folder).manifest["digests"]
+        computed = digest_audit(folder)
     else:
         recorded = open_run(folder).manifest["digests"]
         computed = digest_run(folder).as_dict()
@@ -184,6 +210,16 @@ def digest(
                 "they were changed after they were written: make it anew"
             )
     return computed
+
+
+def digest_audit(path: Path) -> dict[str, str | None]:
+    """Read a whole audit and return the digests of what it holds now."""
+    content, lists = open_audit(path).manifest, ColumnDigest()
+    for index in range(len(content[NEIGHBOURS]["partitions"])):
+        lists.update(tables.read_part(part_path(path, index, NEIGHBOURS), DIGESTED_NEIGHBOURS))
+    found = {name: audit_files.read_digest(path, name) for name in audit_files.TABLES}
+    digests = {NEIGHBOURS: lists.result(content["measures"]), **found}
+    return {**digests, "audit": audit_files.audit_digest(digests)}
 
 
 def digest_run(path: Path) -> RunDigests:

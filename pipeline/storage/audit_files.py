@@ -47,23 +47,30 @@ def write_table(path: Path, name: str, columns: Columns, texts: Mapping[str, Any
         Columns as they are written, in their order: those named as one of `columns` in its place,
         the others beside them, such as where an image came from, which does not decide what it is.
     """
-    digest = ColumnDigest()
-    digest.update({key: np.asarray(values) for key, values in columns.items()})
-    result = digest.result({"table": name})
+    result = _digest(name, {key: np.asarray(values) for key, values in columns.items()})
     order = list(dict.fromkeys((*texts, *columns)))
     table = {key: texts.get(key, columns.get(key)) for key in order}
-    tables.write_part(path / table_file(name), table, {"digest": result})
+    notes = {"digest": result, "columns": " ".join(columns)}
+    tables.write_part(path / table_file(name), table, notes)
     return result
+
+
+def _digest(name: str, columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = ColumnDigest()
+    digest.update(columns)
+    return digest.result({"table": name})
+
+
+def read_digest(path: Path, name: str) -> str:
+    """Read a table of findings whole, and return the digest of what it holds now."""
+    file = path / table_file(name)
+    columns = tables.read_notes(file).get("columns", "").split()
+    return _digest(name, tables.read_part(file, columns))
 
 
 def audit_digest(digests: Mapping[str, str]) -> str:
     """Return the digest of an audit, from those of its lists of neighbours and of its tables."""
     return json_digest(dict(digests))
-
-
-def read_findings(path: Path, name: str) -> dict[str, npt.NDArray[Any]]:
-    """Read a table of findings, see `tables.read_part`."""
-    return tables.read_part(path / table_file(name))
 
 
 def list_audit_files(path: Path, parts: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Whoever opens an image set or a run checks first that the files are there, without reading them: a
 table that is gone would otherwise be rows that are not missed. Listings tell what is missing, empty
 or too much, and the ends of tables how many rows they have. What is damaged inside,
-`jobs.repair` finds, which reads everything.
+`jobs.examination` finds, which reads everything.
 """
 
 from __future__ import annotations

@@ -207,8 +207,8 @@ def part_path(path: Path, index: int, folder: str = PREDICTIONS) -> Path:
 
 
 def tables_of(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return what the manifest of a run says of the parts of its tables, by their folder."""
-    folders = {PREDICTIONS: content["partitions"]}
+    """Return what the manifest of a run or audit says of the parts of its tables, by folder."""
+    folders = {PREDICTIONS: content["partitions"]} if "partitions" in content else {}
     if NEIGHBOURS in content:
         folders[NEIGHBOURS] = content[NEIGHBOURS]["partitions"]
     return folders
