@@ -162,6 +162,16 @@ def check_sum_bound(images: int, dtype: npt.DTypeLike) -> None:
         )
 
 
+def check_square_bound(pixels: int, dtype: npt.DTypeLike) -> None:
+    """Prove that squares of differences to medians, doubled, add up in int64: `(2*F)**2 * D`."""
+    bound = (2 * largest_pixel(dtype)) ** 2 * pixels
+    if bound >= INT64_LIMIT:
+        raise ExactnessError(
+            f"squares of doubled differences of {pixels} {np.dtype(dtype)} values reach "
+            f"{bound:.4g}, beyond int64; use leave_one_out: false"
+        )
+
+
 def check_count_bound(images: int) -> None:
     """Prove that counts of the values of `images` images fit uint32: `images < 2**32`."""
     if images >= 2**32:

@@ -15,7 +15,13 @@ from typing import Any
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.classes import ClassSelection, select_classes
 from pipeline.core.errors import MemoryLimitError
-from pipeline.core.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
+from pipeline.core.exact import (
+    Arithmetic,
+    check_count_bound,
+    check_square_bound,
+    check_sum_bound,
+    choose_arithmetic,
+)
 from pipeline.core.partitions import (
     Concatenation,
     PartitionTable,
@@ -167,6 +173,8 @@ def outline_job(
     check_sum_bound(max(counts), fit["dtype"])
     if settings.prototypes == "median":
         check_count_bound(max(counts))
+        if settings.leaves_one_out:
+            check_square_bound(math.prod(fit["shape"]), fit["dtype"])
     denominator = 2 if settings.prototypes == "median" else max(counts)
     row = 8 * len(settings.metrics) * len(selection.codes)
     step = choose_step(max(split["shard"] for split in evaluated.values()), row, _STEP_BYTES)

@@ -26,6 +26,7 @@ from pipeline.core.errors import SchemaError, ShapeError
 from pipeline.core.exact import (
     Float64Array,
     Int64Array,
+    check_square_bound,
     choose_arithmetic,
     finish_l1,
     finish_l2,
@@ -211,6 +212,8 @@ def _distances_from_arrays(
     own, others = None, None
     if left_out:
         own, without, *medians = left_out
+        if medians:
+            check_square_bound(numerators[:1].size, images.dtype)
         others = make_others(without, medians)
     dtype = str(images.dtype)
     reference = make_reference(numerators, denominators, dtype, full_scale, device, others)
@@ -258,13 +261,11 @@ def distances(
         `image` (sample, y, x[, channel]) and `label` (sample), as `open_images` returns.
     prototypes
         `numerator` and `denominator`, as `prototypes` returns.
-    metrics
-        `l1`, `l2` or both.
-    device
-        `auto`, `cpu`, `cuda` or `torch:cpu`; the same bits on each.
+    metrics, device
+        `l1`, `l2` or both; `auto`, `cpu`, `cuda` or `torch:cpu`, the same bits on each.
     leave_one_out
-        Whether `images` are those that the prototypes were made of: then each is measured from the
-        prototype that its own class has without it. Needs means, or medians that were made for it.
+        Whether each image is measured from its own class without it; `images` must be those that
+        the prototypes were made of, and these means, or medians that `class_medians` made for it.
 
     Returns
     -------
@@ -287,11 +288,11 @@ def distances(
     one_chunk = dict.fromkeys(prototypes[NUMERATOR.name].dims, -1)
     fractions = prototypes[[NUMERATOR.name, DENOMINATOR.name]].chunk(one_chunk)
     axes = "yxk"[: image.ndim - 1]
-    more = _left_out(lazy, prototypes, axes) if leave_one_out else []
     values = da.blockwise(
         _distances_from_arrays, "msc", image.data, "s" + axes,
         fractions[NUMERATOR.name].data, "c" + axes, fractions[DENOMINATOR.name].data, "c",
-        *more, metrics=names, device=device, full_scale=full_scale_of(images), concatenate=True,
+        *(_left_out(lazy, prototypes, axes) if leave_one_out else ()), metrics=names,
+        device=device, full_scale=full_scale_of(images), concatenate=True,
         new_axes={"m": len(names)}, dtype=np.float64, meta=np.empty((0, 0, 0), np.float64),
     )  # fmt: skip
     coordinates: dict[str, Any] = {METRIC: list(names), CLASS: prototypes[CLASS]}
