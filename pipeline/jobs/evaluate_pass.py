@@ -100,19 +100,18 @@ class EvaluatePartition:
         reference = load_reference(self.output, self.prototypes, self.device, leaves_out)
         codes = np.array(self.selection.codes, np.int32)
         positions = self.selection.positions(samples[LABEL.name])
-        own = np.full(len(images), -1)
+        own = None
         if self.left_out is not None:
             fitted = samples["split"] == self._splits.index(self.left_out)
-            own = np.where(fitted, positions, own)
+            own = np.where(fitted, positions, -1)
         metrics, count = len(self.metrics), len(images)
         kept = np.empty((metrics, count, len(codes))) if self.write_distances else None
         rows = np.empty((metrics, count), ROW)
         step = max(1, _BLOCK_BYTES // (8 * metrics * len(codes)))
         for start in range(0, count, step * self.threads):
             part = slice(start, start + step * self.threads)
-            distance = distances_block(
-                images[part], reference, self.metrics, self.threads, own[part]
-            )
+            mine = None if own is None else own[part]
+            distance = distances_block(images[part], reference, self.metrics, self.threads, mine)
             rows[:, part] = predict_block(distance, codes, positions[part])
             if kept is not None:
                 kept[:, part] = distance

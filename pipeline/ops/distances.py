@@ -149,13 +149,15 @@ def distances_block(
         How many cores to use.
     own
         [sample]; the position of the class whose prototype each image is a part of, and which is
-        measured without it; -1 for none. Default: none of them is.
+        measured without it; -1 for none. Default: none of them is. Needs the reference's `others`.
 
     Returns
     -------
     [metric, sample, class]; NaN for classes without images, other than this one where it is left
     out.
     """
+    if own is not None and reference.others is None:
+        raise ValueError("images to leave out, expected a reference that has 'others'")
     classes = len(reference.denominators)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)

@@ -124,7 +124,7 @@ def test_one_is_left_out_where_the_fitted_split_is_measured(evaluate, asked, fou
 
 
 def test_leaving_one_out_of_a_split_that_is_not_fitted_is_refused():
-    with pytest.raises(ConfigError, match="'leave_one_out' is True .bool.: expected the split"):
+    with pytest.raises(ConfigError, match="expected the split of 'fit' in 'evaluate'; name it"):
         make_job(MINIMAL | {"leave_one_out": True})
 
 
