@@ -67,6 +67,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
     if plan["tiling"] is not None:
         print(plan["tiling"])
+    _say_what_is_left_out(plan["leave_one_out"])
     workers, memory = plan["workers"], plan["memory"]
     tasks = count_of(workers["tasks"], "task") + " at once"
     where = f"{tasks} in this process"
@@ -96,6 +97,11 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     pipeline.print_table([f"written to {plan['output']}", "files", "before compression"], rows)
 
 
+def _say_what_is_left_out(split: str | None) -> None:
+    if split is not None:
+        print(f"each image of '{split}' is measured from its class without it (leave_one_out)")
+
+
 def count_of(count: int, noun: str) -> str:
     plural = "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
@@ -112,6 +118,7 @@ def print_run(run: Mapping[str, Any]) -> None:
         rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
     pipeline.print_table(["accuracy", *metrics], rows)
     _say_how_many_more(run["classes"])
+    _say_what_is_left_out(run["leave_one_out"])
     if run["neighbours"]:
         _print_votes(run["neighbours"])
     print(f"digest sha256:{run['digests']['run']}")
@@ -184,6 +191,8 @@ def print_explanation(explanation: Any) -> None:
     name = explanation.label_name
     label = f"labelled {printable(name)}" if name else "without label"
     print(f"{explanation.split} image {explanation.sample}, {label}")
+    if explanation.left_out:
+        print(f"measured from {printable(name)} without it, as in the run (leave_one_out)")
     rows = [
         [name, *(f"{value:.4f}" for value in explanation.distances[:, column])]
         for column, name in enumerate(explanation.class_names)

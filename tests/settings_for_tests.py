@@ -13,6 +13,7 @@ images: some/store.zarr
 classes: [cat, dog]
 fit: training
 evaluate: [validation, test]
+leave_one_out: false
 prototypes: mean
 metrics: [l2]
 neighbours: {k: 5, among: training, metrics: [l1, l2]}

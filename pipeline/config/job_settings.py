@@ -61,6 +61,9 @@ class JobSettings(Settings):
         The split that prototypes are made from.
     evaluate
         The split or splits that are measured.
+    leave_one_out
+        Whether images of `fit` are measured from the prototype that their class has without them;
+        default: where `evaluate` names it.
     prototypes
         What stands for a class: the `mean` of its images, or their `median`.
     metrics
@@ -91,6 +94,7 @@ class JobSettings(Settings):
     classes: Names | None = None
     fit: str = "train"
     evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
+    leave_one_out: bool | None = None
     prototypes: Literal["mean", "median"] = "mean"
     metrics: Metrics = METRICS  # type: ignore[assignment]
     neighbours: NeighbourSettings | None = None
@@ -102,6 +106,13 @@ class JobSettings(Settings):
     cluster: ClusterSettings = ClusterSettings()
     output: Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @field_validator("leave_one_out")
+    @classmethod
+    def _require_fitted(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("fit") not in info.data.get("evaluate", ()):
+            raise ValueError("expected the split of 'fit' in 'evaluate'; name it there, or say no")
+        return value
 
     @field_validator("neighbours", "audit", mode="before")
     @classmethod
@@ -126,8 +137,13 @@ class JobSettings(Settings):
             content["images"] = {"storage_options": options} | images
         return content
 
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether images of `fit` are measured, and that without themselves."""
+        return self.leave_one_out is not False and self.fit in self.evaluate
+
     def decides(self) -> dict[str, Any]:
-        """Return what of these settings decides the result of a run by itself."""
+        """Return what of these settings decides the result of a run by itself; None: not asked."""
         return {
             "fit": self.fit,
             "evaluate": list(self.evaluate),
@@ -135,6 +151,7 @@ class JobSettings(Settings):
             "metrics": list(self.metrics),
             "allow_empty_classes": self.allow_empty_classes,
             "neighbours": self._decides_neighbours(),
+            "leave_one_out": self.leaves_one_out or None,
         }
 
     def _decides_neighbours(self) -> dict[str, Any] | None:

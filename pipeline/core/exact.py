@@ -162,6 +162,16 @@ def check_sum_bound(images: int, dtype: npt.DTypeLike) -> None:
         )
 
 
+def check_square_bound(pixels: int, dtype: npt.DTypeLike) -> None:
+    """Prove that squares of differences to medians, doubled, add up in int64: `(2*F)**2 * D`."""
+    bound = (2 * largest_pixel(dtype)) ** 2 * pixels
+    if bound >= INT64_LIMIT:
+        raise ExactnessError(
+            f"squares of doubled differences of {pixels} {np.dtype(dtype)} values reach "
+            f"{bound:.4g}, beyond int64; use leave_one_out: false"
+        )
+
+
 def check_count_bound(images: int) -> None:
     """Prove that counts of the values of `images` images fit uint32: `images < 2**32`."""
     if images >= 2**32:
@@ -241,24 +251,23 @@ def finish_l1(
     Returns
     -------
     [sample, class]; the mean absolute difference in units of full scale, 0 to 1.
+
+    Without the first axis, numbers and their own denominators: [sample] each.
     """
     scale = np.array([n * pixels * full_scale for n in denominators.tolist()], np.float64)
     scale[scale == 0] = np.nan
     return numerators.astype(np.float64) / scale
 
 
-def finish_l2(
+def sum_squares(
     squares: Int64Array,
     products: tuple[Int64Array, Int64Array],
     norms: list[int],
     denominators: Int64Array,
     pixels: int,
-    full_scale: int,
     largest: int,
 ) -> Float64Array:
-    """Divide and take roots: `sqrt(sum (n*x - P)**2 / (n**2 * D * full_scale**2))`.
-
-    The sum of squares is put together from its parts in whole numbers, so nothing cancels.
+    """Put `sum (n*x - P)**2` together from its parts, in whole numbers, so nothing cancels.
 
     Parameters
     ----------
@@ -269,15 +278,15 @@ def finish_l2(
     norms
         `sum P*P` of each class.
     denominators
-        [class]; n. A class with n = 0 gets NaN.
-    pixels, full_scale
-        As for `finish_l1`.
+        [class]; n, or 0 for a class without prototype.
+    pixels
+        D, the values of one image.
     largest
         F, the largest value of the pixel type.
 
     Returns
     -------
-    [sample, class]; the root of the mean squared difference in units of full scale, 0 to 1.
+    [sample, class]; the sum, rounded once.
     """
     counts = [max(n, 1) for n in denominators.tolist()]
     doubled = squares[:, None] - 2 * products[0]  # within F**2 * D of zero
@@ -285,14 +294,31 @@ def finish_l2(
     low -= products[1].view(np.uint64) * np.array([_uint64(2 * n) for n in counts])
     low += np.array([_uint64(norm) for norm in norms])
     if max(counts, default=1) ** 2 * largest**2 * pixels < INT64_LIMIT:
-        totals = low.view(np.int64).astype(np.float64)
-    else:
-        n = np.array(counts, np.float64)
-        estimate = n * n * doubled - 2 * n * products[1] + np.array(norms, np.float64)
-        totals = _whole_number(low, estimate)
+        return np.asarray(low.view(np.int64).astype(np.float64))
+    n = np.array(counts, np.float64)
+    estimate = n * n * doubled - 2 * n * products[1] + np.array(norms, np.float64)
+    return _whole_number(low, estimate)
+
+
+def finish_l2(
+    totals: Float64Array | Int64Array, denominators: Int64Array, pixels: int, full_scale: int
+) -> Float64Array:
+    """Divide and take roots: `sqrt(sum (n*x - P)**2 / (n**2 * D * full_scale**2))`.
+
+    Parameters
+    ----------
+    totals
+        [sample, class]; the sums, as `sum_squares` returns.
+    denominators, pixels, full_scale
+        As for `finish_l1`.
+
+    Returns
+    -------
+    As `finish_l1`; the root of the mean squared difference in units of full scale, 0 to 1.
+    """
     scale = [float(n * n * pixels * full_scale**2) for n in denominators.tolist()]
-    totals /= np.where(denominators > 0, scale, np.nan)
-    return np.asarray(np.sqrt(totals, out=totals))
+    quotients = totals / np.where(denominators > 0, scale, np.nan)
+    return np.asarray(np.sqrt(quotients, out=quotients))
 
 
 def finish_neighbours(

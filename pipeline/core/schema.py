@@ -72,6 +72,14 @@ NUMERATOR = Variable(
     "numerator", (CLASS, *PIXEL_DIMS), ("int64",), None, "prototype times denominator", (CHANNEL,)
 )
 DENOMINATOR = Variable("denominator", (CLASS,), ("int64",), "1", "denominator of the prototype")
+RISE = Variable(
+    "rise", (CLASS, *PIXEL_DIMS), ("int64",), None,
+    "how much higher the numerator is without one of the lower images", (CHANNEL,),
+)  # fmt: skip
+FALL = Variable(
+    "fall", (CLASS, *PIXEL_DIMS), ("int64",), None,
+    "how much lower the numerator is without one of the higher images", (CHANNEL,),
+)  # fmt: skip
 PROTOTYPE = Variable(
     "prototype", (CLASS, *PIXEL_DIMS), ("float64",), None, "prototype image", (CHANNEL,)
 )

@@ -24,6 +24,7 @@ from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR
 from pipeline.core.threads import OwnLock
 from pipeline.jobs.plan import JobPlan
 from pipeline.ops.distances import Reference, distances_block, make_reference
+from pipeline.ops.leave_one_out import others_of
 from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
 from pipeline.storage import run_files, tables
 from pipeline.storage.claims import Token
@@ -42,7 +43,8 @@ _BLOCK_BYTES = 4 * 2**20
 class EvaluatePartition:
     """Measures one step of samples and writes its distances and predictions.
 
-    Called with the number of the step. The prediction table is written last and says what was
+    Called with the number of the step. Images of `left_out`, the split that prototypes are from,
+    are measured without themselves. The prediction table is written last and says what was
     written; running a step twice writes the same. One that comes late, when the run is being put
     together or finished, writes nothing.
     """
@@ -58,11 +60,16 @@ class EvaluatePartition:
     identity: str
     prototypes: str
     threads: int
+    left_out: str | None = None
 
     @property
     def token(self) -> Token:
         """Lets it write."""
         return Token(self.output / WORK, self.identity, "measure")
+
+    @property
+    def _splits(self) -> list[str]:
+        return [name for name, _ in self.evaluate.counts]
 
     def __call__(self, index: int) -> bool:
         """Do step `index`; return whether there was anything to do."""
@@ -70,7 +77,7 @@ class EvaluatePartition:
             return False
         self.token.require()
         images, samples = self._read(index)
-        distance, rows = self._measure(images, samples[LABEL.name])
+        distance, rows = self._measure(images, samples)
         del images
         notes = {"identity": self.identity, "distances": ""}
         self.token.require()
@@ -86,21 +93,25 @@ class EvaluatePartition:
         return True
 
     def _measure(
-        self, images: npt.NDArray[Any], labels: npt.NDArray[Any]
+        self, images: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
     ) -> tuple[Float64Array | None, npt.NDArray[Any]]:
         """Return the distances, where they are written, and records [metric, sample]."""
-        reference = load_reference(self.output, self.prototypes, self.device)
-        codes, positions = (
-            np.array(self.selection.codes, np.int32),
-            self.selection.positions(labels),
-        )
+        leaves_out = self.left_out is not None
+        reference = load_reference(self.output, self.prototypes, self.device, leaves_out)
+        codes = np.array(self.selection.codes, np.int32)
+        positions = self.selection.positions(samples[LABEL.name])
+        own = None
+        if self.left_out is not None:
+            fitted = samples["split"] == self._splits.index(self.left_out)
+            own = np.where(fitted, positions, -1)
         metrics, count = len(self.metrics), len(images)
         kept = np.empty((metrics, count, len(codes))) if self.write_distances else None
         rows = np.empty((metrics, count), ROW)
         step = max(1, _BLOCK_BYTES // (8 * metrics * len(codes)))
         for start in range(0, count, step * self.threads):
             part = slice(start, start + step * self.threads)
-            distance = distances_block(images[part], reference, self.metrics, self.threads)
+            mine = None if own is None else own[part]
+            distance = distances_block(images[part], reference, self.metrics, self.threads, mine)
             rows[:, part] = predict_block(distance, codes, positions[part])
             if kept is not None:
                 kept[:, part] = distance
@@ -118,11 +129,10 @@ class EvaluatePartition:
         return distances_digest(written, self.metrics) == kept[1]["distances"]
 
     def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
-        splits = [name for name, _ in self.evaluate.counts]
         pieces = list(self.evaluate.pieces(index))
         read = [read_checked(self.images, self.digest, *piece) for piece in pieces]
         images = read[0][0] if len(read) == 1 else np.concatenate([image for image, _ in read])
-        codes = [np.full(b - a, splits.index(name), np.int32) for name, a, b in pieces]
+        codes = [np.full(b - a, self._splits.index(name), np.int32) for name, a, b in pieces]
         return images, {
             LABEL.name: np.concatenate([label for _, label in read]),
             SAMPLE: np.concatenate([np.arange(a, b) for _, a, b in pieces]),
@@ -150,7 +160,7 @@ class EvaluatePartition:
         missing = {name: np.isnan(columns[name]) for name in ("margin", "label_distance")}
         table = {
             SAMPLE: columns[SAMPLE],
-            "split": tables.dictionary(columns["split"], [n for n, _ in self.evaluate.counts]),
+            "split": tables.dictionary(columns["split"], self._splits),
             "label": tables.nullable(columns["label"], columns["label"] < 0),
             "label_name": tables.dictionary(columns["label"], names),
             METRIC: tables.dictionary(columns[METRIC], self.metrics),
@@ -170,8 +180,11 @@ def distances_digest(columns: dict[str, npt.NDArray[Any]], metrics: tuple[str, .
 
 
 @lru_cache(maxsize=2)
-def load_reference(output: Path, digest: str, device: str) -> Reference:
-    """Read a run's prototypes, once for all tasks of a process; they must have that digest."""
+def load_reference(output: Path, digest: str, device: str, leaves_out: bool = False) -> Reference:
+    """Read a run's prototypes, once for all tasks of a process; they must have that digest.
+
+    `leaves_out` says whether images are measured without themselves.
+    """
     fractions = run_files.read_fractions(output / run_files.PROTOTYPES, digest)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
@@ -184,6 +197,7 @@ def load_reference(output: Path, digest: str, device: str) -> Reference:
         str(fractions.attrs["pixel_dtype"]),
         int(fractions.attrs["full_scale"]),
         device,
+        others_of(fractions) if leaves_out else None,
     )
 
 
@@ -225,7 +239,10 @@ def count_steps(
 
 
 def run_metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
-    """Per metric over all evaluated samples; and, of several splits, each by itself."""
+    """Per metric over all evaluated samples; and, of several splits, each by itself.
+
+    Under `leave_one_out` the split whose images were measured without themselves, if any.
+    """
     names = plan.selection.names
     splits = [name for name, _ in plan.evaluate.counts]
 
@@ -235,6 +252,8 @@ def run_metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
         }
 
     result = by_metric(counts.sum(axis=0))
+    if plan.settings.leaves_one_out:
+        result["leave_one_out"] = plan.settings.fit
     if len(splits) > 1:
         result["splits"] = {name: by_metric(counts[at]) for at, name in enumerate(splits)}
     return result

@@ -34,7 +34,7 @@ from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Phase, Reporter
 from pipeline.jobs.plan import JobPlan
 from pipeline.kernels import backends
-from pipeline.ops.medians import BINS, first_bytes, label_medians, median_numerators, select_bytes
+from pipeline.ops.medians import BINS, first_bytes, label_medians, median_images, select_bytes
 from pipeline.ops.prototypes import flat_images, label_sums, prototypes
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
 from pipeline.storage.folders import remove_tree
@@ -77,7 +77,7 @@ class FitPartition:
         use = backends.load(self.device, self.threads)
         if self.high is not None:
             high = _read_high(self.high)
-            for table, wanted in zip(_tables(total, 2), high, strict=True):
+            for table, wanted in zip(_tables(total, len(high)), high, strict=True):
                 use.histograms(tile, positions, classes, wanted, into=table)
             return
         sums = total[:, :width], total[:, width : 2 * width], total[:, 2 * width]
@@ -87,15 +87,15 @@ class FitPartition:
             use.histograms(tile, positions, classes, into=table)
 
 
-def accumulator_columns(width: int, histograms: bool, low: bool) -> int:
+def accumulator_columns(width: int, histograms: bool, low: int) -> int:
     """Return how many integers of 64 bits an accumulator has for each class.
 
     The sums of `width` pixels, those of squares, and the number of images; then, where values are
-    counted, 256 counts for each pixel, two counts in an integer. Where low bytes are counted, two
-    such tables alone: for the lower and for the upper middle value.
+    counted, 256 counts for each pixel, two counts in an integer. Where low bytes are counted, `low`
+    such tables alone: one for each middle value.
     """
     if low:
-        return 2 * width * _PAIRS
+        return low * width * _PAIRS
     return 2 * width + 1 + (width * _PAIRS if histograms else 0)
 
 
@@ -127,7 +127,7 @@ def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
     labelled = label_sums(_join(plan, sums), plan.selection, _like(plan))
     if not plan.counts_values:
         return prototypes(labelled)
-    return label_medians(labelled, np.concatenate(medians, axis=1))
+    return label_medians(labelled, np.concatenate(medians, axis=2))
 
 
 def _join(plan: JobPlan, sums: Sequence[Int64Array]) -> Int64Array:
@@ -143,7 +143,7 @@ def _join(plan: JobPlan, sums: Sequence[Int64Array]) -> Int64Array:
 def _fit_tile(
     plan: JobPlan, executor: Executor, phase: Phase, tile: tuple[int, int]
 ) -> tuple[Int64Array, Int64Array]:
-    """Return the sums of a tile, [class, 2 * pixel + 1], and twice its medians, [class, pixel].
+    """Return the sums of a tile, [class, 2 * pixel + 1], and what `median_images` makes of it.
 
     Of several tiles each is kept once it is done, and what it was made of is removed.
     """
@@ -151,14 +151,14 @@ def _fit_tile(
         return _count_tile(plan, executor, phase, tile)
     width = tile[1] - tile[0]
     last = 2 * width + 1
-    kept = _kept(plan, "tile", tile, last + (width if plan.counts_values else 0))
+    kept = _kept(plan, "tile", tile, last + width * _images_of_medians(plan))
     done = kept.load(ALL)
     if done is not None:
         phase.advance(plan.passes * len(plan.fit))
-        return done[:, :last], done[:, last:]
+        return done[:, :last], done[:, last:].reshape(len(done), -1, width).swapaxes(0, 1)
     sums, medians = _count_tile(plan, executor, phase, tile)
     kept.token.issue()
-    kept.save(ALL, np.concatenate([sums, medians], axis=1))
+    kept.save(ALL, np.concatenate([sums, *medians], axis=1))
     remove_tree(plan.work / SUMS / _name("counts", tile))
     remove_tree(plan.work / SUMS / _name("low", tile))
     return sums, medians
@@ -171,21 +171,25 @@ def _count_tile(
     total = _pass(plan, executor, phase, tile, None)
     last = 2 * (tile[1] - tile[0]) + 1
     if not plan.counts_values:
-        return total, total[:, :0]
+        return total, np.empty((0, len(total), tile[1] - tile[0]), np.int64)
     (counts,) = _tables(total[:, last:], 1)
-    high, rest = first_bytes(counts)
+    high, rest = first_bytes(counts, plan.middle)
     sums = total[:, :last].copy()  # without the counts
     del total, counts
     if plan.passes == 1:
-        return sums, median_numerators(high)
+        return sums, median_images(high)
     path = plan.work / f"high-{array_digest(high)}.zarr"
     remove_tree(path)  # what a try that was cut short left of it
     zarr_arrays.create_group(path, {})
     zarr_arrays.write_array(path, "high", ("middle", "class_name", "pixel"), high, {})
-    tables = _tables(_pass(plan, executor, phase, tile, path), 2)
+    tables = _tables(_pass(plan, executor, phase, tile, path), plan.middle)
     remove_tree(path)
     low, _ = select_bytes(tables, rest)
-    return sums, median_numerators(high, low)
+    return sums, median_images(high, low)
+
+
+def _images_of_medians(plan: JobPlan) -> int:
+    return 1 + 2 * plan.shifts if plan.counts_values else 0
 
 
 def _pass(
@@ -197,7 +201,8 @@ def _pass(
         plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
         executor.threads_for(partitions), tile, plan.counts_values, high,
     )  # fmt: skip
-    columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
+    low = 0 if high is None else plan.middle
+    columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, low)
     kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)
     another = high is None and plan.passes > 1  # pass follows, which begins with the sum of this
     total = kept.load(ALL) if another else None
@@ -243,13 +248,13 @@ def kept_files(plan: JobPlan) -> tuple[int, int]:
     width = max(stop - start for start, stop in plan.tiles)
     files, total = 0, 0
     for low in (False, True)[: plan.passes]:
-        size = 8 * classes * accumulator_columns(width, plan.counts_values, low)
+        size = 8 * classes * accumulator_columns(width, plan.counts_values, low * plan.middle)
         batch = batch_size(partitions, size, _read_bytes(plan))
         sums = saved_batches(partitions, batch, workers.at_once)
         sums += plan.passes - 1 - low  # that of all partitions
         files, total = files + sums, total + sums * size
     if len(plan.tiles) > 1:
-        results = 8 * classes * plan.pixels * (3 if plan.counts_values else 2)
+        results = 8 * classes * plan.pixels * (2 + _images_of_medians(plan))
         files, total = files + len(plan.tiles), total + results
     return files, total
 

@@ -253,7 +253,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         plan.output, plan.images, plan.content["digest"], steps, plan.selection,
         settings.metrics, settings.device,
         plan.write_distances, claims.identity(plan.decides()), fitted,
-        executor.threads_for(steps.steps),
+        executor.threads_for(steps.steps), settings.fit if settings.leaves_one_out else None,
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     size = steps.total * plan.sample_bytes

@@ -62,6 +62,8 @@ class Load:
         How many metrics are measured, on how many splits.
     write
         Whether distances are written.
+    shifts
+        Whether medians come with how far they move without one image.
     votes
         Numbers of neighbours by whose votes is predicted.
     read_back
@@ -81,6 +83,7 @@ class Load:
     metrics: int
     splits: int
     write: bool
+    shifts: bool = False
     votes: int = 0
     read_back: int = 0
 
@@ -153,13 +156,14 @@ def _accumulator_sizes(load: Load, width: int) -> list[int]:
         return [first]
     return [
         first,
-        accumulator_bytes(load.classes, width, 2) - accumulator_bytes(load.classes, width),
+        accumulator_bytes(load.classes, width, load.tables)
+        - accumulator_bytes(load.classes, width),
     ]
 
 
 def _assembled_bytes(load: Load) -> int:
-    """Return what the client makes of the sums: images, deviations, and medians' numerators."""
-    return 8 * load.classes * load.pixels * (4 if load.tables else 3)
+    """Return what the client makes of the sums: images, deviations, and medians' integers."""
+    return 8 * load.classes * load.pixels * ((4 if load.tables else 3) + 2 * load.shifts)
 
 
 def _fit_here_bytes(load: Load, workers: Workers, width: int) -> int:
@@ -176,6 +180,7 @@ def _evaluate_bytes(load: Load, workers: Workers) -> int:
     """Return what the second pass takes on top of the process."""
     tasks = min(workers.tasks, load.steps)
     prepared = load.classes * load.pixels * (8 + (1 + load.digits if load.digits else 24))
+    prepared += load.shifts * load.classes * load.pixels * (2 * 8 + 3 * 4)  # as read, and as used
     distances = 8 * load.metrics * load.step * load.classes
     copies = tasks + _WRITTEN if load.write else 0
     rows = load.metrics * load.step * _ROW

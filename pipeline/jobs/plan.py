@@ -15,7 +15,13 @@ from typing import Any
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.classes import ClassSelection, select_classes
 from pipeline.core.errors import MemoryLimitError
-from pipeline.core.exact import Arithmetic, check_count_bound, check_sum_bound, choose_arithmetic
+from pipeline.core.exact import (
+    Arithmetic,
+    check_count_bound,
+    check_square_bound,
+    check_sum_bound,
+    choose_arithmetic,
+)
 from pipeline.core.partitions import (
     Concatenation,
     PartitionTable,
@@ -26,6 +32,7 @@ from pipeline.core.partitions import (
 from pipeline.execution.workers import Workers, find_workers
 from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
 from pipeline.jobs.search_plan import Arrangement, Search, arrange_search, plan_search
+from pipeline.ops.medians import AROUND, MIDDLE
 from pipeline.ops.prototypes import refuse_empty_classes
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import partition_table
@@ -79,6 +86,16 @@ class Outline:
         return self.settings.prototypes == "median"
 
     @property
+    def middle(self) -> int:
+        """How many values around the middle medians need, see `medians.middle_ranks`."""
+        return AROUND if self.settings.leaves_one_out else MIDDLE
+
+    @property
+    def shifts(self) -> bool:
+        """Whether medians come with how far they move without one image."""
+        return self.counts_values and self.settings.leaves_one_out
+
+    @property
     def passes(self) -> int:
         """How often the first pass reads each tile."""
         return passes_of(self.settings.prototypes, self.dtype)
@@ -92,11 +109,10 @@ class Outline:
             "distances": "write" if self.write_distances else "skip",
             "step": self.evaluate.step,
         }
-        if self.search is None:
-            del known["neighbours"]  # plans of runs that were made before there were any
-        else:
+        if self.search is not None:
             known["neighbours_step"] = self.search.queries.step
-        return known
+        # not in the plans of runs that were made before one could ask for them
+        return {key: value for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,8 @@ def outline_job(
     check_sum_bound(max(counts), fit["dtype"])
     if settings.prototypes == "median":
         check_count_bound(max(counts))
+        if settings.leaves_one_out:
+            check_square_bound(math.prod(fit["shape"]), fit["dtype"])
     denominator = 2 if settings.prototypes == "median" else max(counts)
     row = 8 * len(settings.metrics) * len(selection.codes)
     step = choose_step(max(split["shard"] for split in evaluated.values()), row, _STEP_BYTES)
@@ -204,7 +222,7 @@ def plan_job(
         sample_bytes=outline.sample_bytes,
         shard=content["splits"][settings.fit]["shard"],
         partitions=len(outline.fit),
-        tables=outline.passes * outline.counts_values,
+        tables=outline.counts_values * (outline.middle if outline.passes > 1 else 1),
         digits=outline.arithmetic.digits,
         step=outline.evaluate.step,
         evaluated_shard=max(content["splits"][name]["shard"] for name in settings.evaluate),
@@ -212,6 +230,7 @@ def plan_job(
         metrics=len(settings.metrics),
         splits=len(settings.evaluate),
         write=outline.write_distances,
+        shifts=outline.shifts,
         votes=len(outline.search.votes) if outline.search else 0,
         read_back=outline.search.read_back if outline.search else 0,
     )

@@ -46,7 +46,8 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     -------
     `name`, `images`, `ingested` (whether the image set exists), `classes`, `shape`, `dtype`;
     `passes`, each with name, partitions, tasks, reads (how often it reads the images), images
-    and bytes (of pixels); `pairs` (distances that a search for neighbours without bounds would
+    and bytes (of pixels); `leave_one_out` (the split whose images are measured without
+    themselves, or None); `pairs` (distances that a search for neighbours without bounds would
     measure); `workers` (processes, tasks each, threads a task, bytes of memory each);
     `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `arithmetic` (name,
     reason), `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files,
@@ -93,6 +94,7 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "shape": list(plan.shape),
         "dtype": plan.dtype,
         "passes": list(_passes(plan, ingested)),
+        "leave_one_out": plan.settings.fit if plan.settings.leaves_one_out else None,
         "pairs": plan.search.pairs if plan.search else 0,
         "workers": {
             "processes": workers.processes,
@@ -164,7 +166,7 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
     if kept:
         rows.append((f"{manifest.WORK}/{SUMS} (until the prototypes are made)", kept, size))
     image = 8 * math.prod(plan.shape) * classes
-    rows.append((run_files.PROTOTYPES, 1, 3 * image))
+    rows.append((run_files.PROTOTYPES, 1, (3 + 2 * plan.shifts) * image))
     if plan.write_distances:
         rows.append((run_files.DISTANCES, steps, total * (8 * metrics * classes + 16)))
     rows.append((f"{PREDICTIONS}/part-*.parquet", steps, total * metrics * _ROW_BYTES))

@@ -229,6 +229,7 @@ def _plan_again(
 ) -> JobPlan:
     """Plan the job of a run once more; its image set must be the one that it was."""
     kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
+    kept.setdefault("leave_one_out", False)  # of a run that was made before there was this
     place = content["images"]["path"]
     changed = {"images": place, "output": str(path), "storage_options": dict(options)}
     plan = plan_job(make_job(kept | changed), locate(place, options), executor.layout)

@@ -6,7 +6,8 @@ For an image x of D pixels, a prototype P/n and full scale F:
 - l2 is the root of the mean squared difference, `sqrt(sum (x - P/n)**2 / (D*F**2))`.
 
 Both lie between 0 and 1. They are the `F.l1_loss` and `F.mse_loss(...).sqrt()` of torch on
-images scaled to 0..1. The kernels count integers, `exact` divides.
+images scaled to 0..1. The kernels count integers, `exact` divides. Images that prototypes were made
+of can be measured from their own class without them, see `leave_one_out`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from pipeline.core.errors import SchemaError, ShapeError
 from pipeline.core.exact import (
     Float64Array,
     Int64Array,
+    check_square_bound,
     choose_arithmetic,
     finish_l1,
     finish_l2,
     largest_pixel,
     prototype_norms,
+    sum_squares,
 )
 from pipeline.core.schema import (
     CLASS,
@@ -46,6 +49,12 @@ from pipeline.core.schema import (
 )
 from pipeline.core.threads import in_ranges
 from pipeline.kernels import backends
+from pipeline.ops.leave_one_out import (
+    Others,
+    denominators_without_one,
+    make_others,
+    median_arrays,
+)
 from pipeline.ops.prototypes import full_scale_of, lazy_images
 
 # Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
@@ -74,6 +83,8 @@ class Reference:
         The pixel value that counts as 1.
     device
         As for `backends.load`.
+    others
+        How they are without one of their images, where that is asked for.
     """
 
     prepared: Any
@@ -83,6 +94,7 @@ class Reference:
     dtype: str
     full_scale: int
     device: str
+    others: Others | None = None
 
 
 def make_reference(
@@ -91,8 +103,11 @@ def make_reference(
     dtype: str,
     full_scale: int,
     device: str = "auto",
+    others: Others | None = None,
 ) -> Reference:
     """Prepare prototypes, [class, ...] over [class], for images of `dtype`.
+
+    `others` are needed to measure images without themselves.
 
     Raises
     ------
@@ -109,11 +124,16 @@ def make_reference(
         dtype,
         full_scale,
         device,
+        others,
     )
 
 
 def distances_block(
-    images: npt.NDArray[Any], reference: Reference, metrics: Sequence[str], threads: int = 1
+    images: npt.NDArray[Any],
+    reference: Reference,
+    metrics: Sequence[str],
+    threads: int = 1,
+    own: Int64Array | None = None,
 ) -> Float64Array:
     """Measure one block of images.
 
@@ -127,11 +147,17 @@ def distances_block(
         `l1`, `l2` or both.
     threads
         How many cores to use.
+    own
+        [sample]; the position of the class whose prototype each image is a part of, and which is
+        measured without it; -1 for none. Default: none of them is. Needs the reference's `others`.
 
     Returns
     -------
-    [metric, sample, class]; NaN for classes without images.
+    [metric, sample, class]; NaN for classes without images, other than this one where it is left
+    out.
     """
+    if own is not None and reference.others is None:
+        raise ValueError("images to leave out, expected a reference that has 'others'")
     classes = len(reference.denominators)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
@@ -142,35 +168,58 @@ def distances_block(
         for start in range(first, last, step):
             part = slice(start, min(start + step, last))
             for index, metric in enumerate(metrics):
-                result[index, part] = _measure(flat[part], reference, metric)
+                mine = None if own is None else own[part]
+                result[index, part] = _measure(flat[part], reference, metric, mine)
 
     in_ranges(threads, len(images), measure)
     return result
 
 
-def _measure(images: npt.NDArray[Any], reference: Reference, metric: str) -> Float64Array:
-    use = backends.load(reference.device)
+def _measure(
+    images: npt.NDArray[Any], reference: Reference, metric: str, own: Int64Array | None
+) -> Float64Array:
+    use, finish = backends.load(reference.device), finish_l1 if metric == "l1" else finish_l2
     denominators, pixels, scale = reference.denominators, reference.pixels, reference.full_scale
+    totals: Any
     if metric == "l1":
-        sums = use.l1_numerators(images, reference.prepared)
-        return finish_l1(sums, denominators, pixels, scale)
-    products = use.dot_products(images, reference.prepared)
-    return finish_l2(
-        use.squared_norms(images), products, reference.norms, denominators,
-        pixels, scale, largest_pixel(reference.dtype),
-    )  # fmt: skip
+        totals = use.l1_numerators(images, reference.prepared)
+    else:
+        products = use.dot_products(images, reference.prepared)
+        totals = sum_squares(
+            use.squared_norms(images), products, reference.norms, denominators,
+            pixels, largest_pixel(reference.dtype),
+        )  # fmt: skip
+    result = finish(totals, denominators, pixels, scale)
+    if own is not None and reference.others is not None:
+        others, rows = reference.others, np.flatnonzero(own >= 0)
+        mine = own[rows]
+        if others.medians is None:
+            totals = totals[rows, mine]
+        else:
+            totals = others.medians.numerators_of(images[rows], mine, metric)
+        result[rows, mine] = finish(totals, others.denominators[mine], pixels, scale)
+    return result
 
 
 def _distances_from_arrays(
     images: npt.NDArray[Any],
     numerators: Int64Array,
     denominators: Int64Array,
+    *left_out: npt.NDArray[Any],
     metrics: Sequence[str],
     device: str,
     full_scale: int,
 ) -> Float64Array:
-    reference = make_reference(numerators, denominators, str(images.dtype), full_scale, device)
-    return distances_block(images, reference, metrics)
+    """Measure one chunk; `left_out` are own classes, and the arguments of `make_others`."""
+    own, others = None, None
+    if left_out:
+        own, without, *medians = left_out
+        if medians:
+            check_square_bound(numerators[:1].size, images.dtype)
+        others = make_others(without, medians)
+    dtype = str(images.dtype)
+    reference = make_reference(numerators, denominators, dtype, full_scale, device, others)
+    return distances_block(images, reference, metrics, own=own)
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -204,6 +253,7 @@ def distances(
     prototypes: xr.Dataset,
     metrics: Sequence[str] = METRICS,
     device: str = "auto",
+    leave_one_out: bool = False,
 ) -> xr.DataArray:
     """Measure every image against every prototype, lazily.
 
@@ -213,10 +263,11 @@ def distances(
         `image` (sample, y, x[, channel]) and `label` (sample), as `open_images` returns.
     prototypes
         `numerator` and `denominator`, as `prototypes` returns.
-    metrics
-        `l1`, `l2` or both.
-    device
-        `auto`, `cpu`, `cuda` or `torch:cpu`; the same bits on each.
+    metrics, device
+        `l1`, `l2` or both; `auto`, `cpu`, `cuda` or `torch:cpu`, the same bits on each.
+    leave_one_out
+        Whether each image is measured from its own class without it; `images` must be those that
+        the prototypes were made of, and these means, or medians that `class_medians` made for it.
 
     Returns
     -------
@@ -242,7 +293,8 @@ def distances(
     values = da.blockwise(
         _distances_from_arrays, "msc", image.data, "s" + axes,
         fractions[NUMERATOR.name].data, "c" + axes, fractions[DENOMINATOR.name].data, "c",
-        metrics=names, device=device, full_scale=full_scale_of(images), concatenate=True,
+        *(_left_out(lazy, prototypes, axes) if leave_one_out else ()), metrics=names,
+        device=device, full_scale=full_scale_of(images), concatenate=True,
         new_axes={"m": len(names)}, dtype=np.float64, meta=np.empty((0, 0, 0), np.float64),
     )  # fmt: skip
     coordinates: dict[str, Any] = {METRIC: list(names), CLASS: prototypes[CLASS]}
@@ -255,3 +307,23 @@ def distances(
     if "class_names" in prototypes.attrs:
         attributes["class_names"] = prototypes.attrs["class_names"]
     return xr.DataArray(values, coordinates, DISTANCE.dims, DISTANCE.name, attributes)
+
+
+def _left_out(lazy: xr.Dataset, prototypes: xr.Dataset, axes: str) -> list[Any]:
+    """Return what `distances` needs to leave each image out of its class: arrays and their axes."""
+    codes = np.arange(prototypes.sizes[CLASS])
+    if CLASS_CODE.name in prototypes.variables:
+        codes = prototypes[CLASS_CODE.name].values
+    label = lazy[LABEL.name].chunk({SAMPLE: lazy.chunksizes[SAMPLE]}).data
+    own = label.map_blocks(_positions, codes=codes, dtype=np.int64)
+    needed: list[Any] = [own, "s", denominators_without_one(prototypes).chunk(-1).data, "c"]
+    for array in median_arrays(prototypes):
+        needed += [array.chunk(-1).data, "c" + axes]
+    return needed
+
+
+def _positions(labels: npt.NDArray[Any], codes: npt.NDArray[Any]) -> Int64Array:
+    """Return the position of each label among codes, -1 where it is none of them."""
+    order = np.argsort(codes)
+    at = order[np.searchsorted(codes, labels, sorter=order).clip(max=len(codes) - 1)]
+    return np.where(codes[at] == labels, at, -1)

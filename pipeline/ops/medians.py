@@ -6,7 +6,8 @@ it. 16-bit pixels take two passes: the first counts high bytes, which gives the 
 median; the second counts the low bytes of the values that have it.
 
 For an even number of images the median is halfway between the two in the middle, as NumPy's is:
-always the sum of the lower and the upper one over 2, an exact fraction.
+always the sum of the lower and the upper one over 2, an exact fraction. The median of all images
+but one follows from four values around the middle, see `median_shifts`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import xarray as xr
 from pipeline.core.arguments import checked
 from pipeline.core.classes import select_classes
 from pipeline.core.exact import Int64Array, check_count_bound
-from pipeline.core.schema import COUNT, IMAGE, PIXEL_SUM, SAMPLE
+from pipeline.core.schema import COUNT, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.prototypes import (
@@ -37,6 +38,8 @@ from pipeline.ops.prototypes import (
 from pipeline.ops.reduction import add_up
 
 BINS = 256
+MIDDLE, AROUND = 2, 4
+"""Values that make a median, and values that make that of all images but one."""
 
 Counts = npt.NDArray[np.uint32]
 
@@ -61,11 +64,11 @@ def low_histograms_block(
     Parameters as for `class_sums_block`, and
 
     high
-        [2, class, pixel]; the high bytes of the lower and of the upper middle value.
+        [rank, class, pixel]; the high bytes of the middle values.
 
     Returns
     -------
-    [2, class, pixel, 256]; for the lower and for the upper middle value.
+    [rank, class, pixel, 256]; for each of them.
     """
     return np.stack([use.histograms(images, positions, classes, part) for part in high])
 
@@ -76,22 +79,27 @@ def images_counted(counts: Counts) -> Int64Array:
     return np.asarray(counts[:, 0].sum(axis=1, dtype=np.int64))
 
 
-def middle_ranks(counts: Counts) -> Int64Array:
-    """Return the ranks of the two middle values, [2, class, pixel]; equal for odd numbers.
+def middle_ranks(counts: Counts, values: int = MIDDLE) -> Int64Array:
+    """Return the ranks of the middle values, [rank, class, pixel].
 
     Parameters
     ----------
     counts
         [class, pixel, 256].
+    values
+        `MIDDLE`: of n images ranks (n - 1) // 2 and n // 2, equal for odd numbers; `AROUND`: those
+        between (n - 2) // 2 and (n + 1) // 2. The nearest rank there is, where there is no such.
     """
     images = images_counted(counts)
-    ranks = np.stack([np.maximum(images - 1, 0) // 2, images // 2])
-    return np.broadcast_to(ranks[:, :, None], (2, *counts.shape[:2])).copy()
+    first = 1 - values // 2
+    ranks = np.stack([(images + shift - 1) // 2 for shift in range(first, first + values)])
+    ranks = np.clip(ranks, 0, np.maximum(images - 1, 0))
+    return np.broadcast_to(ranks[:, :, None], (values, *counts.shape[:2])).copy()
 
 
-def first_bytes(counts: Counts) -> tuple[npt.NDArray[np.uint8], Int64Array]:
-    """Find the (high) bytes of the two middle values; see `select_bytes`."""
-    return select_bytes(counts, middle_ranks(counts))
+def first_bytes(counts: Counts, values: int = MIDDLE) -> tuple[npt.NDArray[np.uint8], Int64Array]:
+    """Find the (high) bytes of the middle values; see `middle_ranks` and `select_bytes`."""
+    return select_bytes(counts, middle_ranks(counts, values))
 
 
 def select_bytes(
@@ -102,32 +110,64 @@ def select_bytes(
     Parameters
     ----------
     counts
-        Two of [class, pixel, 256], or one for both.
+        One of [class, pixel, 256] for each rank, or one for all.
     ranks
-        [2, class, pixel]; from 0.
+        [rank, class, pixel]; from 0.
 
     Returns
     -------
-    [2, class, pixel] each; 0 for a class without images.
+    [rank, class, pixel] each; 0 for a class without images.
     """
     one = isinstance(counts, np.ndarray) and counts.ndim == 3
-    tables = (counts, counts) if one else counts
+    tables = [counts] * len(ranks) if one else counts
     select = backends.load("cpu").select_ranks
     selected = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
     return np.stack([value for value, _ in selected]), np.stack([rest for _, rest in selected])
 
 
-def median_numerators(high: Any, low: Any = None) -> Int64Array:
-    """Return twice the median, [class, pixel], from the bytes of the two middle values."""
+def _values(high: Any, low: Any) -> Int64Array:
     values = high.astype(np.int64)
-    if low is not None:
-        values = 256 * values + low
-    return np.asarray(values.sum(axis=0))
+    return np.asarray(values if low is None else 256 * values + low)
+
+
+def median_numerators(high: Any, low: Any = None) -> Int64Array:
+    """Return twice the median, [class, pixel], from the bytes of the middle values."""
+    values = _values(high, low)
+    middle = len(values) // 2
+    return np.asarray(values[middle - 1] + values[middle])
+
+
+def median_shifts(high: Any, low: Any = None) -> Int64Array:
+    """Return how far twice the median moves without one image, from the bytes around the middle.
+
+    Let v be the values of a pixel in order. Twice their median is v[(n-1)//2] + v[n//2]. Without
+    one of the lower values it is v[n//2] + v[(n+1)//2], without one of the higher ones
+    v[(n-2)//2] + v[(n-1)//2], and of odd numbers without that in the middle the sum of the first
+    and the last of these four. So the difference to that of all is a rise without a value that
+    is not above the median, and a fall without one that is not below it; both, where it is equal.
+
+    Returns
+    -------
+    [2, class, pixel]; the rise and the fall, neither of them negative.
+    """
+    values = _values(high, low)
+    return np.stack([values[3] - values[1], values[2] - values[0]])
+
+
+def median_images(high: Any, low: Any = None) -> Int64Array:
+    """Return twice the median, and of four values the shifts too: [1 or 3, class, pixel]."""
+    numerators = median_numerators(high, low)[None]
+    if len(high) < AROUND:
+        return numerators
+    return np.concatenate([numerators, median_shifts(high, low)])
 
 
 @checked
 def class_medians(
-    images: xr.Dataset, classes: Sequence[str] | None = None, device: str = "auto"
+    images: xr.Dataset,
+    classes: Sequence[str] | None = None,
+    device: str = "auto",
+    leave_one_out: bool = False,
 ) -> xr.Dataset:
     """Make the median image of each class, lazily.
 
@@ -138,11 +178,14 @@ def class_medians(
     ----------
     images, classes, device
         As for `class_sums`.
+    leave_one_out
+        Whether `distances` will measure these images without themselves.
 
     Returns
     -------
     As `prototypes` returns, with the median as `prototype`: `numerator` is twice the median,
-    `denominator` is 2.
+    `denominator` is 2. With `leave_one_out` also `rise` and `fall`, int64 of the dimensions of
+    `numerator`: how far that moves without one of the lower, or higher, images.
 
     Raises
     ------
@@ -157,9 +200,10 @@ def class_medians(
     sizes = dict(zip("cpv", (*classes_pixels, BINS), strict=True))
     blocks = each_block(histograms_block, sizes, lazy, selection, np.uint32, device)
     counts = add_up(blocks).to_delayed().item()  # made once for all that follows
-    high, rest = dask.delayed(first_bytes, nout=2)(counts)
+    middle = AROUND if leave_one_out else MIDDLE
+    high, rest = dask.delayed(first_bytes, nout=2)(counts, middle)
     if image.dtype == np.uint8:
-        numerator = dask.delayed(median_numerators)(high)
+        made = dask.delayed(median_images)(high)
         packed = da.from_delayed(
             dask.delayed(sums_of_counts)(counts),
             (classes_pixels[0], 2 * classes_pixels[1] + 1),
@@ -167,16 +211,17 @@ def class_medians(
         )
         sums = label_sums(packed, selection, lazy)
     else:
-        wanted = da.from_delayed(high, (2, *classes_pixels), np.uint8)
-        both = {"h": 2, **sizes}
-        more = each_block(low_histograms_block, both, lazy, selection, np.uint32, device, wanted)
+        wanted = da.from_delayed(high, (middle, *classes_pixels), np.uint8)
+        each = {"h": middle, **sizes}
+        more = each_block(low_histograms_block, each, lazy, selection, np.uint32, device, wanted)
         low, _ = dask.delayed(select_bytes, nout=2)(add_up(more), rest)
-        numerator = dask.delayed(median_numerators)(high, low)
+        made = dask.delayed(median_images)(high, low)
         sums = class_sums(images, classes, device)
     # counted here too, so that the medians alone need no sums
     number = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
     sums[COUNT.name] = sums[COUNT.name].copy(data=number)
-    return label_medians(sums, da.from_delayed(numerator, classes_pixels, np.int64))
+    shape = 3 if leave_one_out else 1, *classes_pixels
+    return label_medians(sums, da.from_delayed(made, shape, np.int64))
 
 
 def sums_of_counts(counts: Counts) -> Int64Array:
@@ -195,9 +240,14 @@ def label_medians(sums: xr.Dataset, numerators: Any) -> xr.Dataset:
     sums
         As `class_sums` returns.
     numerators
-        [class, pixel]; twice the median.
+        [1 or 3, class, pixel]; as `median_images` returns.
     """
     like = sums[PIXEL_SUM.name]
-    numerator = like.copy(data=numerators.reshape(like.shape))
+    images = numerators.reshape(len(numerators), *like.shape)
     denominator = (2 * (sums[COUNT.name] > 0)).astype(np.int64)
-    return label_prototypes(sums, numerator, denominator, "median")
+    labelled = label_prototypes(sums, like.copy(data=images[0]), denominator, "median")
+    if len(images) > 1:
+        for variable, values in zip((RISE, FALL), (images[1], images[2]), strict=True):
+            labelled[variable.name] = like.dims, values, variable.attributes
+        labelled.attrs["shifts"] = [RISE.name, FALL.name]  # for readers of a store
+    return labelled

@@ -59,6 +59,7 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     For an image set `kind`, `digest`, `class_names`, `provenance` and for each of `splits` its
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
+    `leave_one_out` (the split whose images were measured without themselves, or None),
     `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `arrays`, the
     rows of the prediction table, `digests`, `seconds`, bytes on disk. For an audit `kind`, `name`,
     `images`, `summary` (what `audit.json` holds), `digests`, `seconds`, bytes on disk.
@@ -118,6 +119,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "images": content["images"]["path"],
         "fit": content["settings"]["fit"],
         "evaluate": content["settings"]["evaluate"],
+        "leave_one_out": run.metrics.get("leave_one_out"),
         "classes": content["class_names"],
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
         "neighbours": run.metrics.get("neighbours", {}),

@@ -27,6 +27,7 @@ from pipeline.core.schema import (
     UNLABELLED,
 )
 from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.leave_one_out import others_of
 from pipeline.ops.neighbours import neighbours as search
 from pipeline.ops.predictions import predict_block
 from pipeline.report.opened import Run, open_run
@@ -84,6 +85,8 @@ class Explanation:
         classes by each metric, and that of its label.
     neighbours
         For each metric the nearest images, the nearest first; empty where none were asked for.
+    left_out
+        Whether its distance to the class of its label is that to the prototype without it.
     """
 
     split: str
@@ -97,6 +100,7 @@ class Explanation:
     predicted: dict[str, str]
     prototypes: dict[str, Float64Array]
     neighbours: dict[str, tuple[Neighbour, ...]] = field(default_factory=dict)
+    left_out: bool = False
 
     def ranked(self, metric: str) -> list[int]:
         """Return positions among the classes, the nearest first; classes without images are out.
@@ -125,6 +129,8 @@ def explain(
     neighbours: int = 0,
 ) -> Explanation:
     """Measure one image of a run's image set against the run's prototypes.
+
+    Where the run measured images of its fitted split without themselves, so is one of them here.
 
     Parameters
     ----------
@@ -169,16 +175,19 @@ def explain(
 def _measure(
     run: Run, content: Mapping[str, Any], selection: ClassSelection, key: Key
 ) -> Explanation:
-    """Measure an image against all prototypes."""
+    """Measure an image against all prototypes, without itself where the run did so."""
     split, sample = key
     images, labels = read_checked(run.images, content["digest"], split, sample, sample + 1)
     full_scale = content["full_scale"]
     prototypes = run.prototypes
     metrics = tuple(run.manifest["settings"]["metrics"])
     fractions = prototypes[NUMERATOR.name].values, prototypes[DENOMINATOR.name].values
-    reference = make_reference(*fractions, str(images.dtype), full_scale, "cpu")
-    distances = distances_block(images, reference, metrics)
-    rows = predict_block(distances, np.array(selection.codes), selection.positions(labels))
+    positions, own, others = selection.positions(labels), None, None
+    if run.manifest["plan"].get("leave_one_out") and split == run.manifest["settings"]["fit"]:
+        own, others = positions, others_of(prototypes)
+    reference = make_reference(*fractions, str(images.dtype), full_scale, "cpu", others)
+    distances = distances_block(images, reference, metrics, own=own)
+    rows = predict_block(distances, np.array(selection.codes), positions)
     names = selection.all_names
     label = names[labels[0]] if labels[0] >= 0 else None
     near = {at for row in distances[:, 0] for at in _ranked(row)[:3]}
@@ -199,6 +208,7 @@ def _measure(
         prototypes={
             selection.names[at]: prototypes[PROTOTYPE.name][at].values for at in sorted(near)
         },
+        left_out=own is not None and positions[0] >= 0,
     )
 
 

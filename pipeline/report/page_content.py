@@ -97,12 +97,16 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def asked(findings: Findings) -> str:
-    """Return what was asked, in one sentence."""
+    """Return what was asked, in two or three sentences."""
     settings, kind = findings.content["settings"], findings.content["settings"]["prototypes"]
+    left_out = ""
+    if "leave_one_out" in findings.metrics:
+        fitted = quoted([findings.metrics["leave_one_out"]])
+        left_out = f" For an image in {fitted} the {kind} of its own class is that without it."
     return (
         f"How far does the simplest possible model get? Each class is represented by one image, "
         f"the {kind} of its images in {quoted([settings['fit']])}, and each image in "
-        f"{quoted(settings['evaluate'])} is given the class whose {kind} is nearest."
+        f"{quoted(settings['evaluate'])} is given the class whose {kind} is nearest.{left_out}"
     )
 
 
@@ -292,6 +296,8 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         if settings.get(key) is not None
     }
     searched = content["plan"].get("neighbours")
+    if content["plan"].get("leave_one_out"):
+        given["leave one out"] = [settings["fit"]]
     rows = [
         ("job", content["name"]),
         *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))

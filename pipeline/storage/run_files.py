@@ -6,7 +6,7 @@ Both stores open with plain `xr.open_zarr`. Their `class_name` and `metric` coor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from pipeline.core.schema import (
     COUNT,
     DENOMINATOR,
     DISTANCE,
+    FALL,
     LABEL,
     METRIC,
     NUMERATOR,
     PROTOTYPE,
+    RISE,
     SAMPLE,
     SPREAD,
 )
@@ -66,6 +68,7 @@ DIGESTED_NEIGHBOURS = (
 
 _FRACTIONS = [NUMERATOR.name, DENOMINATOR.name, COUNT.name]
 _OF_CLASSES = (NUMERATOR.name, DENOMINATOR.name, PROTOTYPE.name, SPREAD.name)
+_SHIFTS = (RISE.name, FALL.name)  # of medians of which one image can be left out
 PER_SAMPLE = (SAMPLE, LABEL.name, SPLIT)
 _OF_DISTANCES = (METRIC, CLASS, CLASS_CODE.name, *PER_SAMPLE)
 
@@ -77,10 +80,11 @@ def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
     remove_tree(path)
     create_group(path, prototypes.attrs)
     dims = [str(dim) for dim in prototypes[NUMERATOR.name].dims]
-    for name in (*_OF_CLASSES, COUNT.name, CLASS_CODE.name, *dims):
+    of_classes = [*_OF_CLASSES, *_shifts(prototypes.variables)]
+    for name in (*of_classes, COUNT.name, CLASS_CODE.name, *dims):
         variable = prototypes[name]
         attributes = dict(variable.attrs)
-        if name in _OF_CLASSES:
+        if name in of_classes:
             attributes["coordinates"] = f"{COUNT.name} {CLASS_CODE.name}"
         write_array(path, name, [str(dim) for dim in variable.dims], variable.values, attributes)
     consolidate(path)
@@ -92,8 +96,8 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
     `digest` is that of its content; of what is not lazy for long, anything. `expected` are the
     fingerprints of the files of each array, where these are to be checked.
     """
-    images = {}
-    for name in _OF_CLASSES:
+    images, attributes = {}, group_attributes(path)
+    for name in (*_OF_CLASSES, *_shifts(attributes.get("shifts", ()))):
         array = stored_array(path, name, expected)
         # the digest is of the fractions alone, from which deviations do not follow
         images[name] = array.lazy(json_digest([digest, array.expected]))
@@ -102,15 +106,25 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
         name: stored_array(path, name, expected).small()
         for name in (COUNT.name, CLASS_CODE.name, *dims)
     }
-    return xr.Dataset(images, small, group_attributes(path))
+    return xr.Dataset(images, small, attributes)
+
+
+def _shifts(names: Container[Any]) -> list[str]:
+    return [name for name in _SHIFTS if name in names]
 
 
 def read_fractions(path: Path, digest: str) -> xr.Dataset:
     """Read the exact fractions of `prototypes.zarr`: numerators, denominators and image counts.
 
-    They are read in this process: a cluster may have no worker by now.
+    And how they move without one image, where that is there. They are read in this process: a
+    cluster may have no worker by now.
     """
-    return open_prototypes(path, digest)[_FRACTIONS].compute(scheduler="synchronous")
+    opened = open_prototypes(path, digest)
+    return opened[_integers(opened)].compute(scheduler="synchronous")
+
+
+def _integers(prototypes: xr.Dataset) -> list[str]:
+    return [*_FRACTIONS, *_shifts(prototypes.variables)]
 
 
 def fingerprints_of(content: Mapping[str, Any], store: str) -> Expected:
@@ -257,8 +271,9 @@ def prototypes_digest(prototypes: xr.Dataset) -> str:
     """Return the digest of prototypes: their exact fractions and the names of the classes."""
     columns = ColumnDigest()
     # read here, where the digest is made: the workers of a cluster may be gone by now
-    read = prototypes[_FRACTIONS].compute(scheduler="synchronous")
-    columns.update({name: read[name].values for name in _FRACTIONS})
+    names = _integers(prototypes)
+    read = prototypes[names].compute(scheduler="synchronous")
+    columns.update({name: read[name].values for name in names})
     shape = list(prototypes[NUMERATOR.name].shape)
     classes = [str(name) for name in prototypes["class_name"].values]
     return columns.result({"class_names": classes, "shape": shape})

@@ -34,6 +34,7 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
         "classes": ("cat", "dog"),
         "fit": "training",
         "evaluate": ("validation", "test"),
+        "leave_one_out": False,
         "prototypes": "mean",
         "metrics": ("l2",),
         "neighbours": {"k": 5, "among": ("training",), "metrics": ("l1", "l2")},
@@ -67,6 +68,7 @@ def test_a_job_file_needs_its_images_only(tmp_path):
         "classes": None,
         "fit": "train",
         "evaluate": ("test",),
+        "leave_one_out": None,
         "prototypes": "mean",
         "metrics": ("l1", "l2"),
         "neighbours": None,
@@ -110,6 +112,20 @@ def test_class_names_may_be_numbers_in_the_file(tmp_path):
 )
 def test_evaluate_is_one_split_or_a_list(given, expected):
     assert make_job(MINIMAL | {"evaluate": given}).evaluate == expected
+
+
+@pytest.mark.parametrize(("evaluate", "asked", "found"), [
+    ("test", None, False), ("test", False, False), ("train", None, True), ("train", True, True),
+    ("train", False, False), (["test", "train"], None, True), (["test", "train"], False, False),
+])  # fmt: skip
+def test_one_is_left_out_where_the_fitted_split_is_measured(evaluate, asked, found):
+    settings = make_job(MINIMAL | {"evaluate": evaluate, "leave_one_out": asked})
+    assert settings.leaves_one_out == found
+
+
+def test_leaving_one_out_of_a_split_that_is_not_fitted_is_refused():
+    with pytest.raises(ConfigError, match="expected the split of 'fit' in 'evaluate'; name it"):
+        make_job(MINIMAL | {"leave_one_out": True})
 
 
 @pytest.mark.parametrize("given", ["l1", ["l1"], ["l2", "l1"]])

@@ -20,6 +20,7 @@ from pipeline.core.exact import (
     finish_spread,
     prototype_norms,
     split_prototypes,
+    sum_squares,
 )
 
 TYPES = [("uint8", 255), ("uint16", 65535)]
@@ -48,10 +49,9 @@ def l2(images, numerators, n, largest, full_scale=None):
     n, squares = np.asarray(n, np.int64), (images.astype(np.int64) ** 2).sum(axis=1)
     norms = [sum(int(value) ** 2 for value in image) for image in numerators]
     assert prototype_norms(numerators, n) == norms
-    return finish_l2(
-        squares, limbs(images, numerators, n), norms, n, images.shape[1],
-        full_scale or largest, largest,
-    )  # fmt: skip
+    pixels = images.shape[1]
+    totals = sum_squares(squares, limbs(images, numerators, n), norms, n, pixels, largest)
+    return finish_l2(totals, n, pixels, full_scale or largest)
 
 
 def test_l1_is_the_quotient_correctly_rounded():
@@ -144,9 +144,10 @@ def test_black_against_white_is_one_beside_every_limit(dtype, largest, pixels):
         denominators, norm = np.array([n, n]), n * n * bright
         l1 = finish_l1(np.array([[0, full], [full, 0]]), denominators, pixels, largest)
         products = np.array([[0, 0], [0, bright]]), np.zeros((2, 2), np.int64)
-        found = finish_l2(
-            np.array([0, bright]), products, [0, norm], denominators, pixels, largest, largest
+        totals = sum_squares(
+            np.array([0, bright]), products, [0, norm], denominators, pixels, largest
         )
+        found = finish_l2(totals, denominators, pixels, largest)
         assert l1.tolist() == [[0.0, 1.0], [1.0, 0.0]]
         assert [found[0, 0], found[1, 1]] == [0.0, 0.0]
         for one in (found[0, 1], found[1, 0]):

@@ -74,12 +74,17 @@ TURNS = 8
      "settings": {"prototypes": "median"}},
     {"shape": [40, 40], "dtype": "uint16", "classes": 20, "train": 8000, "test": 500,
      "settings": {"prototypes": "median"}},
+    {"shape": [28, 28], "dtype": "uint8", "classes": 300, "train": 15000, "test": 100,
+     "settings": {"prototypes": "median", "evaluate": "train"}},
+    {"shape": [40, 40], "dtype": "uint16", "classes": 20, "train": 8000, "test": 500,
+     "settings": {"prototypes": "median", "evaluate": "train"}},
     {"shape": [28, 28], "dtype": "uint8", "classes": 10, "train": 60000, "test": 10000,
      "settings": {"neighbours": {"k": 10}}},
     {"shape": [256, 256, 3], "dtype": "uint8", "classes": 10, "train": 1000, "test": 100,
      "settings": {"neighbours": {"k": 10}}},
 ], ids=[
-    "small", "thousand classes", "distances", "medians", "16-bit medians", "neighbours",
+    "small", "thousand classes", "distances", "medians", "16-bit medians", "medians without one",
+    "16-bit medians without one", "neighbours",
     "neighbours of many groups",
 ])  # fmt: skip
 def test_the_peak_is_what_was_planned_or_up_to_30_percent_less(tmp_path, given):

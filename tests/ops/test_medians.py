@@ -23,6 +23,7 @@ from pipeline.core.classes import select_classes
 from pipeline.core.errors import LabelError, SchemaError
 from pipeline.kernels import backends
 from pipeline.ops.medians import (
+    AROUND,
     first_bytes,
     histograms_block,
     images_counted,
@@ -202,3 +203,20 @@ def test_the_middle_of_so_many(images, ranks):
     found = middle_ranks(counts)
     assert found.dtype == np.int64
     assert found.tolist() == [[[rank, rank]] for rank in ranks]
+    around = middle_ranks(counts, AROUND)[:, 0, 0].tolist()
+    last = max(images - 1, 0)
+    assert around == [max(ranks[1] - 1, 0), *ranks, min(ranks[0] + 1, last)]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_medians_made_to_leave_one_out_are_the_same(dtype):
+    plain = pipeline.class_medians(small(dtype=dtype)).compute()
+    found = pipeline.class_medians(small(dtype=dtype), leave_one_out=True).compute()
+    assert (
+        found.drop_vars(["rise", "fall"])
+        .drop_attrs(deep=False)
+        .identical(plain.drop_attrs(deep=False))
+    )
+    assert found.attrs == {**plain.attrs, "shifts": ["rise", "fall"]}
+    assert (found["rise"] >= 0).all()
+    assert (found["fall"] >= 0).all()

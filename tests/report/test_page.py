@@ -189,6 +189,14 @@ def test_runs_of_every_kind_have_one(tmp_path, settings):
     assert page.rstrip().endswith("</html>")
 
 
+def test_how_images_of_the_fitted_split_were_measured_is_said(tmp_path):
+    for way, said in {True: True, False: False}.items():
+        settings = {"evaluate": ["train", "test"], "leave_one_out": way}
+        page = page_of(make_run(tmp_path / str(way), **settings))
+        sentence = "For an image in ‘train’ the mean of its own class is that without it."
+        assert (sentence in page, "job: leave one out" in page) == (said, said)
+
+
 def test_images_in_colour_and_of_16_bits(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2**16, (12, 90, 70, 3)).astype(np.uint16)
