@@ -21,8 +21,8 @@ from pipeline.ops.audit_scores import fence, nearness
 
 LEAST = 1000
 """Pairs of each two splits that are listed, whatever their score."""
-# Of the pairs below this score only so many as are listed anyway are kept.
-_LOWEST = 0.1
+LOWEST = 0.1
+"""Below this score only the nearest of an image makes a pair with it."""
 
 Sides = tuple[int, int]
 
@@ -110,14 +110,14 @@ class PairFinder:
             if not measure.normalized:
                 self.distance[mine] = distance[:, 0]
             new.append(self._candidates(numbers, neighbour, score, measure.mirrored))
-        self.found = self._listed(best_of_each(new), _LOWEST)
+        self.found = self._listed(best_of_each(new), LOWEST)
 
     def _candidates(
         self, numbers: Int64Array, neighbour: Int64Array, score: Float64Array, mirrored: bool
     ) -> Pairs:
         nearest = score[:, 0]
         least = np.partition(nearest, -LEAST)[-LEAST] if len(nearest) > LEAST else 0.0
-        wanted = score >= _LOWEST
+        wanted = score >= LOWEST
         wanted[:, 0] |= nearest >= least
         rows, ranks = np.nonzero(wanted & (neighbour >= 0))
         first, second = numbers[rows], neighbour[rows, ranks]
@@ -134,7 +134,7 @@ class PairFinder:
 
     def result(self, copies: Pairs, cut: float | None) -> tuple[Pairs, float]:
         """Return the pairs that are listed, exact copies among them, and the cut."""
-        chosen = max(fence(self.best), _LOWEST) if cut is None else cut
+        chosen = max(fence(self.best), LOWEST) if cut is None else cut
         return self._listed(best_of_each([self.found, copies]), chosen), chosen
 
 
