@@ -65,6 +65,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         for part in plan["passes"]
     ]
     pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
+    _print_excluded(plan)
     if plan["tiling"] is not None:
         print(plan["tiling"])
     workers, memory = plan["workers"], plan["memory"]
@@ -114,7 +115,15 @@ def print_run(run: Mapping[str, Any]) -> None:
     _say_how_many_more(run["classes"])
     if run["neighbours"]:
         _print_votes(run["neighbours"])
+    _print_excluded(run)
     print(f"digest sha256:{run['digests']['run']}")
+
+
+def _print_excluded(content: Mapping[str, Any]) -> None:
+    """Print how many samples are left out of each split, and why."""
+    for split, known in content.get("excluded", {}).items():
+        kinds = ", ".join(f"{count:,} {printable(why)}" for why, count in known["reasons"].items())
+        print(f"left out  {count_of(known['count'], 'sample')} of '{split}' ({kinds})")
 
 
 def _print_votes(neighbours: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ evaluate: [validation, test]
 prototypes: mean
 metrics: [l2]
 neighbours: {k: 5, among: training, metrics: [l1, l2]}
+exclude: some/out.csv
 device: torch:cpu
 distances: skip
 report: false

@@ -43,6 +43,7 @@ def _path(value: object) -> Path:
     raise ValueError("expected a path or a URL")
 
 
+Place = Annotated[Path, PlainValidator(_path), PlainSerializer(shown)]
 Metrics = Annotated[
     tuple[Literal["l1", "l2"], ...],
     Field(min_length=1),
@@ -92,6 +93,9 @@ class JobSettings(Settings):
         `l1`, `l2` or both.
     neighbours
         Also find the nearest images of each measured one, see `NeighbourSettings`; default: none.
+    exclude
+        Samples to leave out: a folder with a table `keep.parquet`, or a Parquet or CSV file;
+        default: none.
     device
         `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
         result is the same to the bit.
@@ -117,12 +121,13 @@ class JobSettings(Settings):
     prototypes: Literal["mean", "median"] = "mean"
     metrics: Metrics = METRICS  # type: ignore[assignment]
     neighbours: NeighbourSettings | None = None
+    exclude: Place | None = None
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     report: bool = True
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
-    output: Annotated[Path, PlainValidator(_path), PlainSerializer(shown)]
+    output: Place
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
 
     @field_validator("neighbours", mode="before")
@@ -135,12 +140,13 @@ class JobSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _options_for_urls(cls, value: object) -> object:
-        """Give the storage options to the output, and to images that have none of their own."""
+        """Give the storage options to the places, and to images that have none of their own."""
         if not isinstance(value, dict) or not isinstance(value.get("storage_options"), dict):
             return value
         options, content = value["storage_options"], dict(value)
-        if isinstance(content.get("output"), str):
-            content["output"] = locate(content["output"], options)
+        for key in ("output", "exclude"):
+            if isinstance(content.get(key), str):
+                content[key] = locate(content[key], options)
         images = content.get("images")
         images = {"source": images} if isinstance(images, str) else images
         if isinstance(images, dict):
@@ -205,6 +211,7 @@ def load_job(
     overrides: Iterable[str] = (),
     output: Path | str | None = None,
     cluster: str | None = None,
+    exclude: Path | str | None = None,
 ) -> JobSettings:
     """Read a job file.
 
@@ -219,6 +226,8 @@ def load_job(
         Replaces the run folder.
     cluster
         Replaces the cluster; a text as in `make_cluster`. Overrides are put into it.
+    exclude
+        Replaces the samples that are left out.
 
     Raises
     ------
@@ -231,8 +240,8 @@ def load_job(
         content["cluster"] = cluster
     content = _with_cluster(content, path.parent)
     content = _with_cluster(with_overrides(content, overrides), path.parent)
-    if output is not None:
-        content["output"] = output
+    places = {"output": output, "exclude": exclude}
+    content |= {key: place for key, place in places.items() if place is not None}
     content.setdefault("name", path.stem)
     return make_job(content, where=str(path))
 

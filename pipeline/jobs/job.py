@@ -158,6 +158,7 @@ def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: E
 
     `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
     """
+    plan.choice.write()
     fitted, read = _fit(plan, executor, reporter)
     read += _evaluate(plan, executor, reporter, fitted)
     read += find_neighbours(plan, executor, reporter)
@@ -249,7 +250,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         plan.output, plan.images, plan.content["digest"], steps, plan.selection,
         settings.metrics, settings.device,
         plan.write_distances, claims.identity(plan.decides()), fitted,
-        executor.threads_for(steps.steps),
+        executor.threads_for(steps.steps), plan.choice.taken,
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     size = steps.total * plan.sample_bytes
@@ -289,6 +290,7 @@ def _finish(
     )
     if votes is not None:
         votes.add_to(figures)
+    figures |= plan.choice.recorded()
     digests = RunDigests(
         fitted,
         distances.result(header) if plan.write_distances else None,
@@ -301,7 +303,7 @@ def _finish(
     written: dict[str, Any] = {"partitions": parts}
     if votes is not None:
         written[NEIGHBOURS] = {"partitions": votes.parts}
-    written |= list_run_files(plan.output, written, plan.write_distances)
+    written |= list_run_files(plan.output, written, plan.write_distances, plan.choice.files)
     content = _manifest(plan, executor, digests, written, effort())
     if plan.settings.report:
         _write_report(plan, content, reporter)
@@ -330,6 +332,7 @@ def _manifest(
                 "digest": plan.content["digest"],
                 "provenance": plan.content["provenance"],
             },
+            **plan.choice.recorded(),
             "digests": digests.as_dict(),
             "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,

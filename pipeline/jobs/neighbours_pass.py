@@ -87,7 +87,7 @@ class WriteNeighbours:
         splits = [name for name, _ in queries.counts]
         pieces = list(queries.pieces(step))
         labels = np.concatenate([read_labels(job.images, job.digest, *at) for at in pieces])
-        kept = job.measured(labels)
+        kept = job.measured(labels, pieces)
         return {
             SAMPLE: np.concatenate([np.arange(a, b) for _, a, b in pieces])[kept],
             "split": np.concatenate(
@@ -152,7 +152,7 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         return 0
     job = SearchedJob(
         plan.output, plan.images, plan.content["digest"], search, plan.selection,
-        claims.identity(plan.decides()),
+        claims.identity(plan.decides()), plan.choice.taken,
     )  # fmt: skip
     arrangement = replace(arrangement, shares=_shares(job, arrangement.shares))
     tasks = arrangement.tasks(search)

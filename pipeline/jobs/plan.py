@@ -25,6 +25,7 @@ from pipeline.core.partitions import (
 )
 from pipeline.execution.workers import Workers, find_workers
 from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
+from pipeline.jobs.sample_choice import SampleChoice, choose_samples
 from pipeline.jobs.search_plan import Arrangement, Search, arrange_search, plan_search
 from pipeline.ops.prototypes import refuse_empty_classes
 from pipeline.storage import image_store, manifest
@@ -40,7 +41,8 @@ _STEP_BYTES = 64 * 2**20
 class Outline:
     """What is known of a job before its workers are.
 
-    Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images.
+    Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images,
+    which counts labels without those that are left out, as `choice` says.
     `fit` and `evaluate` are the partitions of the two passes, `arithmetic` the number type in which
     every sum is exact; `shape`, `dtype` and `full_scale` are those of an image; `search` is what is
     searched for the nearest images, if anything.
@@ -51,6 +53,7 @@ class Outline:
     content: Mapping[str, Any]
     output: Path
     selection: ClassSelection
+    choice: SampleChoice
     fit: PartitionTable
     evaluate: Concatenation
     shape: tuple[int, ...]
@@ -91,6 +94,7 @@ class Outline:
             **self.settings.decides(),
             "distances": "write" if self.write_distances else "skip",
             "step": self.evaluate.step,
+            **self.choice.decides(),
         }
         if self.search is None:
             del known["neighbours"]  # plans of runs that were made before there were any
@@ -134,6 +138,8 @@ def outline_job(
     ------
     StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError
         Where a split, a class, an image of a class, one shape or an exact arithmetic is missing.
+    SourceError, SchemaError, InputError, ConflictError
+        Where samples are to be left out that a table does not name as it should.
     DamagedError
         Where what the image set says of itself was changed.
     """
@@ -144,6 +150,7 @@ def outline_job(
         arrays = [name for split in splits for name in image_store.array_names(split)]
         manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
         return outline
+    choice, content = choose_samples(settings, images, content)
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -170,6 +177,7 @@ def outline_job(
         content=content,
         output=settings.output.absolute(),
         selection=selection,
+        choice=choice,
         fit=partition_table(content, [settings.fit]),
         evaluate=concatenation,
         shape=tuple(fit["shape"]),
@@ -214,11 +222,12 @@ def plan_job(
         write=outline.write_distances,
         votes=len(outline.search.votes) if outline.search else 0,
         read_back=outline.search.read_back if outline.search else 0,
+        listed=outline.choice.memory,
     )
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
     arranged = None
     if outline.search is not None:
-        arranged = arrange_search(outline.search, offered, base_bytes(offered))
+        arranged = arrange_search(outline.search, offered, base_bytes(offered) + load.listed)
     needed = footprint(load, offered, tiles, arranged.memory if arranged else 0)
     _refuse_what_does_not_fit(needed, offered, settings, load)
     known = {field.name: getattr(outline, field.name) for field in fields(Outline)}

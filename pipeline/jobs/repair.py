@@ -51,6 +51,7 @@ from pipeline.storage.image_content import records_digest
 from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import FOREIGN, foreign_parts
 from pipeline.storage.run_files import REPORT_FILE, part_names
+from pipeline.storage.sample_lists import EXCLUDED
 from pipeline.storage.store_array import StoreArray, gathered_metadata
 
 # those that are cut into partitions
@@ -181,7 +182,7 @@ def _resume_run(
         if REPORT_FILE in files:
             whole = add_report(report, whole)
     else:
-        plan = _plan_again(path, content, executor, options)
+        plan = _plan_again(path, content, executor, options, files)
         for file in files:
             remove_tree(path / file)
         if any(file.startswith(f"{run_files.PROTOTYPES}/") for file in files):
@@ -204,12 +205,21 @@ def _resume_run(
 
 
 def _plan_again(
-    path: Path, content: Mapping[str, Any], executor: Executor, options: Mapping[str, Any]
+    path: Path,
+    content: Mapping[str, Any],
+    executor: Executor,
+    options: Mapping[str, Any],
+    damaged: Container[str],
 ) -> JobPlan:
-    """Plan the job of a run once more; its image set must be the one that it was."""
+    """Plan the job of a run once more; its image set must be the one that it was.
+
+    So must the samples that it leaves out: those of its copy, unless that is `damaged`.
+    """
     kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
     place = content["images"]["path"]
     changed = {"images": place, "output": str(path), "storage_options": dict(options)}
+    if EXCLUDED in content["files"] and EXCLUDED not in damaged:
+        changed["exclude"] = str(path.absolute() / EXCLUDED)
     plan = plan_job(make_job(kept | changed), locate(place, options), executor.layout)
     if claims.identity(plan.decides()) != content["identity"]:
         raise ConflictError(

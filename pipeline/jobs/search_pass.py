@@ -9,7 +9,7 @@ prepares a group once, for all its tasks, and keeps as many as `search_plan` say
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from pipeline.storage.run_files import (
     read_own_part,
     rows_digest,
 )
+from pipeline.storage.sample_lists import ListedSamples, taken_of
 from pipeline.storage.tables import part_name
 
 _LISTS = ("distance", "neighbour")
@@ -56,6 +57,7 @@ class SearchedJob:
     search: Search
     selection: ClassSelection
     identity: str
+    taken: tuple[ListedSamples, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -66,9 +68,15 @@ class SearchedJob:
         """Lets tasks of a stage write."""
         return Token(self.output / WORK, self.identity, stage)
 
-    def measured(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tell which samples have neighbours: as in predictions, all but those of other classes."""
-        return (self.selection.positions(labels) >= 0) | (labels < 0)
+    def measured(
+        self, labels: npt.NDArray[Any], pieces: Iterable[tuple[str, int, int]]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which samples of some ranges have neighbours, [sample]: as in predictions, all that
+        are taken but those of other classes.
+        """
+        return ((self.selection.positions(labels) >= 0) | (labels < 0)) & taken_of(
+            self.taken, pieces
+        )
 
     def is_written(self, step: int) -> bool:
         """Tell whether the table of a step is there, whole."""
@@ -224,6 +232,7 @@ class SearchPart:
         read.append(len(images))
         start, stop = references.bounds(group)
         wanted = self.job.selection.positions(labels) >= 0
+        wanted &= taken_of(self.job.taken, references.pieces(group))
         indices = np.arange(start, stop)
         if not wanted.all():
             images, indices = images[wanted], indices[wanted]
@@ -259,9 +268,9 @@ class Queries:
     def read(cls, job: SearchedJob, step: int) -> Queries:
         """Read those of a step."""
         images, labels = read_images(job, job.search.queries, step)
-        pieces = job.search.queries.pieces(step)
+        pieces = list(job.search.queries.pieces(step))
         own = [job.search.own(split, np.arange(a, b)) for split, a, b in pieces]
-        kept = job.measured(labels)
+        kept = job.measured(labels, pieces)
         if kept.all():
             return cls(images, np.concatenate(own))
         return cls(images[kept], np.concatenate(own)[kept])

@@ -58,8 +58,9 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     For an image set `kind`, `digest`, `class_names`, `provenance` and for each of `splits` its
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
-    `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `arrays`, the
-    rows of the prediction table, `digests`, `seconds`, bytes on disk.
+    `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `excluded` (how
+    many samples were left out of each split, and why), `arrays`, the rows of the prediction table,
+    `digests`, `seconds`, bytes on disk.
 
     Raises
     ------
@@ -116,6 +117,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "classes": content["class_names"],
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
         "neighbours": run.metrics.get("neighbours", {}),
+        "excluded": content.get("excluded", {}),
         "arrays": {
             str(name): {
                 "sizes": {str(dim): size for dim, size in array.sizes.items()},

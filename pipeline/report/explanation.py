@@ -140,7 +140,8 @@ def explain(
     neighbours
         How many of the nearest images to find as well, by each metric of the run; where there are
         fewer, all. Images of the run's classes are searched, in the splits that the run searched
-        for neighbours, else in the one that its prototypes are from; the image itself is left out.
+        for neighbours, else in the one that its prototypes are from; the image itself is left out,
+        and so is what the job left out.
 
     Raises
     ------
@@ -208,13 +209,15 @@ def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
     They are in the order in which a job numbers them, to which ties go: split after split, whose
     names are in the attribute `splits`; `split` (sample) is the position in it.
     """
-    known = run.manifest["plan"].get("neighbours")
+    known, excluded = run.manifest["plan"].get("neighbours"), run.excluded
     splits = known["among"] if known else [run.manifest["settings"]["fit"]]
     parts = []
     for code, split in enumerate(splits):
         images = open_images(run.images, split)
         labels = images[LABEL.name].values
         kept = selection.positions(labels) >= 0
+        if excluded is not None:
+            kept[excluded.samples_of(split)] = False
         if split == key[0]:
             kept[key[1]] = False
         coordinates = {LABEL.name: labels, SPLIT: np.full(len(labels), code, np.int32)}

@@ -297,6 +297,8 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
           for key, value in given.items()),
         *([] if searched is None else [("job: neighbours", _searched(searched))]),
+        *(("left out", _excluded(split, known))
+          for split, known in content.get("excluded", {}).items()),
         ("image set", content["images"]["path"]),
         ("digest of the image set", f"sha256:{content['images']['digest']}"),
         *((f"digest of the {name}", "not written" if value is None else f"sha256:{value}")
@@ -319,6 +321,11 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
 def _searched(search: Mapping[str, Any]) -> str:
     metrics, among = (", ".join(map(one_line, search[key])) for key in ("metrics", "among"))
     return f"{search['k']:,} by {metrics} among {among}"
+
+
+def _excluded(split: str, known: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{count:,} {one_line(why)}" for why, count in known["reasons"].items())
+    return f"{number(known['count'], 'image')} of {quoted([split])} ({reasons})"
 
 
 def _memory(known: Mapping[str, Any]) -> str:

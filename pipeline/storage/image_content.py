@@ -29,6 +29,7 @@ from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.paths import locate
 from pipeline.core.schema import IMAGE, LABEL, SAMPLE, UNLABELLED
 from pipeline.storage import image_store, manifest
+from pipeline.storage.sample_lists import read_list
 from pipeline.storage.store_array import StoreArray
 
 
@@ -179,7 +180,10 @@ def _arrays(path: Path, content: Mapping[str, Any]) -> dict[str, _SplitArray]:
 
 @checked
 def open_images(
-    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
+    store: Path | str,
+    split: str = "train",
+    storage_options: Mapping[str, Any] | None = None,
+    exclude: Any = None,
 ) -> xr.Dataset:
     """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
 
@@ -191,18 +195,24 @@ def open_images(
         The name of the split.
     storage_options
         fsspec's options for a URL; default: credentials from the environment.
+    exclude
+        Samples to leave out: a folder with a table `keep.parquet`, a Parquet or CSV file, or a
+        data frame, an Arrow table or a mapping of columns; its columns are `split`, `sample` and
+        perhaps `keep` (rows with true are not meant). The others keep their index in `sample`.
 
     Returns
     -------
     A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
     code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
-    metadata is read.
+    metadata is read, and the table.
 
     Raises
     ------
     StoreError
         Where the folder is no image set, is incomplete, or has no such split; a `DamagedError`
         where a shard is read that is missing, damaged or not the one that was written.
+    SourceError, SchemaError, InputError, ConflictError
+        Where the table of what to leave out is not as it should be, or about other images.
     """
     path = locate(store, storage_options).absolute()
     content = manifest.read_manifest(path, manifest.IMAGES)
@@ -221,7 +231,12 @@ def open_images(
     for dim in image.dims[1:]:
         coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
     attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
-    return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
+    images = xr.Dataset({IMAGE.name: image}, coordinates, attributes)
+    if exclude is None:
+        return images
+    kept = np.ones(count, bool)
+    kept[read_list(exclude, content, storage_options).samples_of(split)] = False
+    return images.isel({SAMPLE: np.flatnonzero(kept)})
 
 
 @lru_cache(maxsize=4)
