@@ -240,6 +240,18 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
 
 
 @app.command
+def compare(*runs: str) -> None:
+    """Show runs side by side: accuracies, what differs in their settings, what they leave out.
+
+    Parameters
+    ----------
+    runs
+        The folders of two or more finished runs.
+    """
+    printing.print_comparison(pipeline.compare(runs))
+
+
+@app.command
 def explain(
     path: str,
     /,
