@@ -125,6 +125,10 @@ def _print_excluded(content: Mapping[str, Any]) -> None:
     for split, known in content.get("excluded", {}).items():
         kinds = ", ".join(f"{count:,} {printable(why)}" for why, count in known["reasons"].items())
         print(f"left out  {count_of(known['count'], 'sample')} of '{split}' ({kinds})")
+    held = content.get("holdout")
+    if held:
+        of = f"{held['held_out'] + held['fitted']:,} of '{held['split']}', the others fitted"
+        print(f"held out  {held['held_out']:,} of {of}")
 
 
 def _print_votes(neighbours: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
+from pipeline.config.holdout import Share, measure_held_out
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many, unique
 from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
@@ -96,6 +97,8 @@ class JobSettings(Settings):
     exclude
         Samples to leave out: a folder with a table `keep.parquet`, or a Parquet or CSV file;
         default: none.
+    holdout
+        The share of `fit` that is not fitted and that is measured, such as 0.2; default: none.
     device
         `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
         result is the same to the bit.
@@ -122,6 +125,7 @@ class JobSettings(Settings):
     metrics: Metrics = METRICS  # type: ignore[assignment]
     neighbours: NeighbourSettings | None = None
     exclude: Place | None = None
+    holdout: Share | None = None
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     report: bool = True
@@ -129,6 +133,11 @@ class JobSettings(Settings):
     cluster: ClusterSettings = ClusterSettings()
     output: Place
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_held_out(cls, value: object) -> object:
+        return measure_held_out(value)
 
     @field_validator("neighbours", mode="before")
     @classmethod
@@ -162,7 +171,7 @@ class JobSettings(Settings):
             "metrics": list(self.metrics),
             "allow_empty_classes": self.allow_empty_classes,
             "neighbours": self._decides_neighbours(),
-        }
+        } | ({} if self.holdout is None else {"holdout": self.holdout})
 
     def _decides_neighbours(self) -> dict[str, Any] | None:
         wanted = self.neighbours

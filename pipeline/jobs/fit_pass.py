@@ -199,7 +199,7 @@ def _pass(
     task = FitPartition(
         plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
         executor.threads_for(partitions), tile, plan.counts_values, high,
-        plan.choice.taken,
+        plan.choice.fitted,
     )  # fmt: skip
     columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, high is not None)
     kept = _kept(plan, "counts" if high is None else "low", tile, columns, high)

@@ -250,7 +250,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         plan.output, plan.images, plan.content["digest"], steps, plan.selection,
         settings.metrics, settings.device,
         plan.write_distances, claims.identity(plan.decides()), fitted,
-        executor.threads_for(steps.steps), plan.choice.taken,
+        executor.threads_for(steps.steps), plan.choice.measured,
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     size = steps.total * plan.sample_bytes

@@ -152,7 +152,7 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
         return 0
     job = SearchedJob(
         plan.output, plan.images, plan.content["digest"], search, plan.selection,
-        claims.identity(plan.decides()), plan.choice.taken,
+        claims.identity(plan.decides()), plan.choice.measured, plan.choice.fitted,
     )  # fmt: skip
     arrangement = replace(arrangement, shares=_shares(job, arrangement.shares))
     tasks = arrangement.tasks(search)

@@ -150,7 +150,7 @@ def outline_job(
         arrays = [name for split in splits for name in image_store.array_names(split)]
         manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
         return outline
-    choice, content = choose_samples(settings, images, content)
+    choice, content, measured = choose_samples(settings, images, content)
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -185,7 +185,7 @@ def outline_job(
         full_scale=content["full_scale"],
         arithmetic=choose_arithmetic(denominator, math.prod(fit["shape"]), fit["dtype"]),
         write_distances=write,
-        search=plan_search(settings, content, images, selection, fit),
+        search=plan_search(settings, content, images, selection, fit, measured),
     )
 
 

@@ -50,7 +50,7 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     measure); `workers` (processes, tasks each, threads a task, bytes of memory each);
     `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `arithmetic` (name,
     reason), `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files,
-    bytes); `excluded` (how many samples are left out of each split, and why).
+    bytes); `excluded` (how many samples are left out of each split, and why), `holdout`.
 
     Raises
     ------

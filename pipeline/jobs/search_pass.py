@@ -58,6 +58,7 @@ class SearchedJob:
     selection: ClassSelection
     identity: str
     taken: tuple[ListedSamples, ...] = ()
+    searched: tuple[ListedSamples, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -232,7 +233,7 @@ class SearchPart:
         read.append(len(images))
         start, stop = references.bounds(group)
         wanted = self.job.selection.positions(labels) >= 0
-        wanted &= taken_of(self.job.taken, references.pieces(group))
+        wanted &= taken_of(self.job.searched, references.pieces(group))
         indices = np.arange(start, stop)
         if not wanted.all():
             images, indices = images[wanted], indices[wanted]

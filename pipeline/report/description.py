@@ -59,7 +59,8 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
     `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `excluded` (how
-    many samples were left out of each split, and why), `arrays`, the rows of the prediction table,
+    many samples were left out of each split, and why), `holdout` (which split was divided, and
+    how), `arrays`, the rows of the prediction table,
     `digests`, `seconds`, bytes on disk.
 
     Raises
@@ -118,6 +119,7 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
         "neighbours": run.metrics.get("neighbours", {}),
         "excluded": content.get("excluded", {}),
+        "holdout": content.get("holdout"),
         "arrays": {
             str(name): {
                 "sizes": {str(dim): size for dim, size in array.sizes.items()},

@@ -34,6 +34,7 @@ from pipeline.report.shown_samples import Key, SampleReader
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import open_images, read_checked
 from pipeline.storage.run_files import SPLIT
+from pipeline.storage.sample_lists import EXCLUDED, HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def explain(
         How many of the nearest images to find as well, by each metric of the run; where there are
         fewer, all. Images of the run's classes are searched, in the splits that the run searched
         for neighbours, else in the one that its prototypes are from; the image itself is left out,
-        and so is what the job left out.
+        and so is what the job left out or held out.
 
     Raises
     ------
@@ -209,15 +210,16 @@ def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
     They are in the order in which a job numbers them, to which ties go: split after split, whose
     names are in the attribute `splits`; `split` (sample) is the position in it.
     """
-    known, excluded = run.manifest["plan"].get("neighbours"), run.excluded
+    known = run.manifest["plan"].get("neighbours")
+    lists = [listed for name in (EXCLUDED, HELD_OUT) if (listed := run.listed(name)) is not None]
     splits = known["among"] if known else [run.manifest["settings"]["fit"]]
     parts = []
     for code, split in enumerate(splits):
         images = open_images(run.images, split)
         labels = images[LABEL.name].values
         kept = selection.positions(labels) >= 0
-        if excluded is not None:
-            kept[excluded.samples_of(split)] = False
+        for listed in lists:
+            kept[listed.samples_of(split)] = False
         if split == key[0]:
             kept[key[1]] = False
         coordinates = {LABEL.name: labels, SPLIT: np.full(len(labels), code, np.int32)}

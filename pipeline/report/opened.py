@@ -299,19 +299,18 @@ class Run:
         meta = clear_known_categories(tables.empty_frame(parts[0]))
         return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label=folder)
 
-    @property
-    def excluded(self) -> SampleList | None:
-        """The samples that the job left out, from the copy of their table; None where none.
+    def listed(self, name: str = EXCLUDED) -> SampleList | None:
+        """Read the samples that the job left out, or held out, from their copy; None where none.
 
         Raises
         ------
         DamagedError
             Where the copy is missing or was changed.
         """
-        if EXCLUDED not in self.manifest["files"]:
+        if name not in self.manifest["files"]:
             return None
-        manifest.require_files(self.path, self.manifest, [EXCLUDED])
-        return read_copy(self.path / EXCLUDED)
+        manifest.require_files(self.path, self.manifest, [name])
+        return read_copy(self.path / name)
 
     @property
     def images(self) -> Path:

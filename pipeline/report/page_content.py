@@ -99,10 +99,14 @@ def quoted(names: Sequence[str]) -> str:
 def asked(findings: Findings) -> str:
     """Return what was asked, in one sentence."""
     settings, kind = findings.content["settings"], findings.content["settings"]["prototypes"]
+    held = findings.content.get("holdout")
+    images = f"each image in {quoted(settings['evaluate'])}"
+    if held:
+        images = f"each of the {held['held_out']:,} images that were held out of it"
     return (
         f"How far does the simplest possible model get? Each class is represented by one image, "
-        f"the {kind} of its images in {quoted([settings['fit']])}, and each image in "
-        f"{quoted(settings['evaluate'])} is given the class whose {kind} is nearest."
+        f"the {kind} of its images in {quoted([settings['fit']])}, and {images} is given the class "
+        f"whose {kind} is nearest."
     )
 
 
@@ -297,6 +301,7 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
           for key, value in given.items()),
         *([] if searched is None else [("job: neighbours", _searched(searched))]),
+        *([("held out", _held_out(held))] if (held := content.get("holdout")) else []),
         *(("left out", _excluded(split, known))
           for split, known in content.get("excluded", {}).items()),
         ("image set", content["images"]["path"]),
@@ -321,6 +326,11 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
 def _searched(search: Mapping[str, Any]) -> str:
     metrics, among = (", ".join(map(one_line, search[key])) for key in ("metrics", "among"))
     return f"{search['k']:,} by {metrics} among {among}"
+
+
+def _held_out(held: Mapping[str, Any]) -> str:
+    of = held["held_out"] + held["fitted"]
+    return f"{held['held_out']:,} of {of:,} images of {quoted([held['split']])}, the others fitted"
 
 
 def _excluded(split: str, known: Mapping[str, Any]) -> str:
