@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -224,19 +225,40 @@ def open_images(
     image, label = (  # samples beyond the manifest's are being added, and not there yet
         arrays[name].lazy(content["digest"])[:count] for name in names
     )
+    samples = np.arange(count)
+    if exclude is not None:
+        kept = np.ones(count, bool)
+        kept[read_list(exclude, content, storage_options).samples_of(split)] = False
+        image, label = (_kept_of(variable, kept) for variable in (image, label))
+        samples = np.flatnonzero(kept)
     coordinates: dict[str, Any] = {
         LABEL.name: label,
-        SAMPLE: (SAMPLE, np.arange(image.sizes[SAMPLE]), {"long_name": "sample index"}),
+        SAMPLE: (SAMPLE, samples, {"long_name": "sample index"}),
     }
     for dim in image.dims[1:]:
         coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
     attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
-    images = xr.Dataset({IMAGE.name: image}, coordinates, attributes)
-    if exclude is None:
-        return images
-    kept = np.ones(count, bool)
-    kept[read_list(exclude, content, storage_options).samples_of(split)] = False
-    return images.isel({SAMPLE: np.flatnonzero(kept)})
+    return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
+
+
+def _kept_of(variable: xr.Variable, kept: npt.NDArray[np.bool_]) -> xr.Variable:
+    """Return those samples of a lazy array that are kept, still a chunk per shard.
+
+    An index array would be cut anew, into chunks that read two shards each.
+    """
+    lazy = variable.data
+    mask = da.from_array(kept, chunks=(lazy.chunks[0],))
+    before = np.concatenate([[0], np.cumsum(kept)])[np.cumsum([0, *lazy.chunks[0]])]
+    axes = tuple(range(lazy.ndim))
+    chosen = da.blockwise(
+        _where, axes, lazy, axes, mask, (0,), adjust_chunks={0: tuple(np.diff(before).tolist())},
+        dtype=lazy.dtype, meta=np.empty((0,) * lazy.ndim, lazy.dtype),
+    )  # fmt: skip
+    return xr.Variable(variable.dims, chosen, variable.attrs, variable.encoding)
+
+
+def _where(block: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    return block[mask]
 
 
 @lru_cache(maxsize=4)

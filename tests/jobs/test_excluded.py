@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,6 +254,33 @@ def test_a_run_cut_short_goes_on_with_the_same_samples_only(made, lessened, tmp_
     assert run(made, tmp_path / "run", exclude=str(table), **SETTINGS).manifest == done.manifest
 
 
+KILLED = """
+import os, signal, sys
+import pipeline
+from pipeline.jobs import job
+
+class Killed(job.EvaluatePartition):
+    def __call__(self, index):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(index)
+
+job.EvaluatePartition = Killed
+pipeline.run_job(sys.argv[1])
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_digest(made, listed, lessened, tmp_path):
+    content = {"images": str(made), "output": str(tmp_path / "run"), "name": "trees"} | SETTINGS
+    content |= {"exclude": str(listed), "cluster": {"kind": "threads", "workers": 1}}
+    (tmp_path / "job.yml").write_text(json.dumps(content))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "job.yml")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "run/manifest.json").exists()
+    done = pipeline.run_job(tmp_path / "job.yml")
+    assert done.manifest["digests"] == lessened.manifest["digests"]
+
+
 @pytest.mark.parametrize("file", ["predictions/part-000000.parquet", "excluded.parquet"])
 def test_what_is_damaged_is_made_again(images, tmp_path, file):
     table = write_table(tmp_path / "out.parquet", reason="blurred")
@@ -281,6 +311,11 @@ def test_open_images_leaves_out_a_table_in_memory(made, listed):
         assert (images["image"].values == arrays["train"][0]).all()
         assert (images["label"].values == arrays["train"][1]).all()
         assert images["sample"].values.tolist() == kept(make_arrays())["train"].tolist()
+        assert images["image"].chunks[0] == (64 - 4, 64 - 2, 64 - 1, 38 - 1)  # a chunk a shard
+    whole = {"train": list(range(64, 128))}
+    images = pipeline.open_images(made, "train", exclude=table_of(whole))
+    assert (images["image"].values == without(make_arrays(), whole)["train"][0]).all()
+    assert pipeline.class_sums(images)["count"].sum() == 230 - 64
     sums = pipeline.class_sums(pipeline.open_images(made, "train", exclude=table_of()))
     expected, _, _ = oracle_sums(*arrays["train"], len(NAMES))
     assert (sums["pixel_sum"].values == expected).all()
