@@ -31,7 +31,8 @@ KEEP = "keep.parquet"
 
 _KINDS = {"split": "text", "sample": "integer", "keep": "boolean", "reason": "text"}
 _SPELLED = {"text": "texts", "integer": "integers", "boolean": "true or false"}
-_NO_REASON = "no reason given"
+_NO_REASON, _OTHER_REASONS = "no reason given", "other reasons"
+_MOST_REASONS = 20  # that are counted one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +67,15 @@ class SampleList:
         return json_digest({name: array_digest(rows) for name, rows in self.samples.items()})
 
     def counts(self) -> dict[str, dict[str, Any]]:
-        """Return for each split `count` and, by reason, `reasons`."""
+        """Return for each split `count` and, by reason, `reasons`: the most frequent ones."""
         found = {}
         for split, codes in self.reasons.items():
             numbers = np.bincount(codes + 1, minlength=len(self.texts) + 1).tolist()
             names = (_NO_REASON, *self.texts)
-            reasons = {name: n for name, n in zip(names, numbers, strict=True) if n}
+            known = sorted((-n, name) for name, n in zip(names, numbers, strict=True) if n)
+            reasons = {name: -n for n, name in known[:_MOST_REASONS]}
+            if len(known) > _MOST_REASONS:
+                reasons[_OTHER_REASONS] = len(codes) - sum(reasons.values())
             found[split] = {"count": len(codes), "reasons": reasons}
         return found
 

@@ -50,6 +50,14 @@ def test_rows_to_keep_are_not_meant_and_the_first_reason_counts(tmp_path):
     assert listed.counts() == {"1": {"count": 2, "reasons": {"NA": 1, "b": 1}}}
 
 
+def test_of_many_reasons_the_most_frequent_are_counted():
+    reasons = ["blurred"] * 3 + [f"copy of {number}" for number in range(50)]
+    listed = read_list(table_of({"train": list(range(53))}) | {"reason": reasons}, CONTENT)
+    known = listed.counts()["train"]["reasons"]
+    assert len(known) == 21
+    assert (known["blurred"], known["other reasons"]) == (3, 53 - 3 - 19)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
