@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from pipeline.ops.predictions import predict as predict
     from pipeline.ops.prototypes import class_sums as class_sums
     from pipeline.ops.prototypes import prototypes as prototypes
+    from pipeline.report.comparison import Comparison as Comparison
+    from pipeline.report.comparison import compare as compare
     from pipeline.report.description import describe as describe
     from pipeline.report.description import digest as digest
     from pipeline.report.description import draw_grid as draw_grid
@@ -65,11 +67,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Audit": "report.opened_audit",
+    "Comparison": "report.comparison",
     "ImageSet": "report.opened",
     "JobSettings": "config.job_settings",
     "Run": "report.opened",
     "class_medians": "ops.medians",
     "class_sums": "ops.prototypes",
+    "compare": "report.comparison",
     "describe": "report.description",
     "digest": "report.description",
     "distances": "ops.distances",

@@ -66,10 +66,13 @@ class JobOptions:
         The run folder, instead of the job file's.
     cluster
         threads, local, a scheduler's address, or a file of workflows/clusters.
+    without
+        A table of samples to leave out, or a folder with keep.parquet.
     """
 
     output: Output = None
     cluster: str | None = None
+    without: str | None = None
 
 
 _WHOLE_INGEST, _AS_IN_THE_FILE = IngestPieces(), JobOptions()
@@ -187,7 +190,7 @@ def run(
     resume
         Go on with what the folder holds of this job; else it must be new or empty.
     """
-    settings = pipeline.load_job(job, override or (), options.output, options.cluster)
+    settings = _job(job, override, options)
     finished = pipeline.run_job(settings, pipeline.make_reporter(), resume=resume, profile=profile)
     printing.print_run(pipeline.describe(finished.path))
 
@@ -232,9 +235,11 @@ def plan(job: Path, /, *, options: JobOptions = _AS_IN_THE_FILE, override: Overr
     override
         KEY=VALUE instead of the job file's: cluster.memory=4GB.
     """
-    printing.print_plan(
-        pipeline.forecast(pipeline.load_job(job, override or (), options.output, options.cluster))
-    )
+    printing.print_plan(pipeline.forecast(_job(job, override, options)))
+
+
+def _job(job: Path, override: Override, options: JobOptions) -> Any:
+    return pipeline.load_job(job, override or (), options.output, options.cluster, options.without)
 
 
 @app.command
@@ -261,6 +266,18 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
     if grid is not None:
         pipeline.draw_grid(path, grid, split)
         print(f"drawn in {grid}")
+
+
+@app.command
+def compare(*runs: str) -> None:
+    """Show runs side by side: accuracies, what differs in their settings, what they leave out.
+
+    Parameters
+    ----------
+    runs
+        The folders of two or more finished runs.
+    """
+    printing.print_comparison(pipeline.compare(runs))
 
 
 @app.command

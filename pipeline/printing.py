@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         for part in plan["passes"]
     ]
     pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
+    _print_excluded(plan)
     if plan["tiling"] is not None:
         print(plan["tiling"])
     _say_what_is_left_out(plan["leave_one_out"])
@@ -121,6 +123,7 @@ def print_run(run: Mapping[str, Any]) -> None:
     _say_what_is_left_out(run["leave_one_out"])
     if run["neighbours"]:
         _print_votes(run["neighbours"])
+    _print_excluded(run)
     print(f"digest sha256:{run['digests']['run']}")
 
 
@@ -150,6 +153,17 @@ def print_audit(audit: Mapping[str, Any]) -> None:
     print(f"digest sha256:{audit['digests']['audit']}")
 
 
+def _print_excluded(content: Mapping[str, Any]) -> None:
+    """Print how many samples are left out of each split, and why."""
+    for split, known in content.get("excluded", {}).items():
+        kinds = ", ".join(f"{count:,} {printable(why)}" for why, count in known["reasons"].items())
+        print(f"left out  {count_of(known['count'], 'sample')} of '{split}' ({kinds})")
+    held = content.get("holdout")
+    if held:
+        of = f"{held['held_out'] + held['fitted']:,} of '{held['split']}', the others fitted"
+        print(f"held out  {held['held_out']:,} of {of}")
+
+
 def _print_votes(neighbours: Mapping[str, Any]) -> None:
     """Print the accuracies by the votes of the nearest images."""
     first = next(iter(neighbours.values()))
@@ -176,6 +190,66 @@ def print_run_content(run: Mapping[str, Any]) -> None:
     pipeline.print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
     print(f"{run['rows']:,} rows of predictions, {run['stored_bytes']:,} bytes on disk")
     print(f"arithmetic {run['arithmetic']}; {run['seconds']:.1f} s on {run['executor']}")
+
+
+def print_comparison(compared: Any) -> None:
+    """Print runs side by side, each beside the first, as many as the terminal has room for."""
+    header = ["run", "name", "folder"]
+    rows = [
+        [str(at), name, path]
+        for at, (name, path) in enumerate(zip(compared.names, compared.paths, strict=True), 1)
+    ]
+    pipeline.print_table(header, rows)
+    for remark in compared.remarks:
+        print(remark)
+    groups: dict[str, list[Any]] = {}
+    for row in compared.rows:
+        if not row.votes:
+            groups.setdefault(f"'{row.split}' by {row.metric}", []).append(row)
+        elif row.name == "all" and not row.is_class:
+            groups.setdefault(f"'{row.split}' by votes of the nearest", []).append(row)
+    for title, rows_of in groups.items():
+        _print_compared(title, rows_of)
+    differing = [[key, *texts] for key, texts in compared.settings.items()]
+    if differing:
+        numbers = [str(at) for at in range(1, len(compared.names) + 1)]
+        pipeline.print_table(["differs", *numbers], differing)
+    for at, excluded in enumerate(compared.excluded, 1):
+        if excluded:
+            print(f"run {at}:")
+            _print_excluded({"excluded": excluded})
+
+
+_NAME, _VALUE = 26, 17  # columns of a terminal that a name, and two accuracies, take
+
+
+def _print_compared(title: str, rows: Sequence[Any]) -> None:
+    """Print some accuracies; of many classes those that differ most."""
+    whole, classes = ([row for row in rows if row.is_class == of] for of in (False, True))
+    shown = classes
+    if len(classes) > MAX_ROWS:
+        most = {id(row): max(abs(value or 0) for value in row.differences) for row in classes}
+        shown = sorted(classes, key=lambda row: -most[id(row)])[:MAX_ROWS]
+    room = max(1, (shutil.get_terminal_size().columns - _NAME) // _VALUE)
+    others = len(rows[0].accuracies) - 1
+    for start in range(1, others + 1, room):
+        columns = range(start, min(start + room, others + 1))
+        cells = [
+            [_title(row), _share(row.accuracies[0]), *(_beside(row, at) for at in columns)]
+            for row in [*whole, *shown]
+        ]
+        pipeline.print_table([title, "1", *(f"{at + 1}, less 1" for at in columns)], cells)
+    if len(shown) < len(classes):
+        print(f"... and {len(classes) - len(shown)} classes more, which differ less")
+
+
+def _title(row: Any) -> str:
+    return f"{row.votes} by {row.metric}" if row.votes else str(row.name)
+
+
+def _beside(row: Any, at: int) -> str:
+    difference = row.differences[at]
+    return _share(row.accuracies[at]) + ("" if difference is None else f" {difference:+.4f}")
 
 
 def _say_how_many_more(names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ prototypes: mean
 metrics: [l2]
 neighbours: {k: 5, among: training, metrics: [l1, l2]}
 audit: {k: 7, metric: l2, variants: mirror, near: 0.5, labels: 0.8, outliers: 0.9, keep: [test]}
+exclude: some/out.csv
 device: torch:cpu
 distances: skip
 report: false

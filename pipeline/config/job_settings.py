@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
+from pipeline.config.holdout import Share, measure_held_out
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.search_settings import AuditChecks, Metrics, NeighbourSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many
@@ -43,6 +44,9 @@ def as_path(value: object) -> Path:
     if is_path_like(value):
         return locate(cast(Path, value))
     raise ValueError("expected a path or a URL")
+
+
+Place = Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
 
 
 class JobSettings(Settings):
@@ -72,6 +76,11 @@ class JobSettings(Settings):
         Also find the nearest images of each measured one, see `NeighbourSettings`; default: none.
     audit
         Also look for what is wrong with the image set, see `AuditChecks`; default: not.
+    exclude
+        Samples to leave out: a folder with a table `keep.parquet`, or a Parquet or CSV file;
+        default: none.
+    holdout
+        The share of `fit` that is not fitted and that is measured, such as 0.2; default: none.
     device
         `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
         result is the same to the bit.
@@ -99,13 +108,20 @@ class JobSettings(Settings):
     metrics: Metrics = METRICS  # type: ignore[assignment]
     neighbours: NeighbourSettings | None = None
     audit: AuditChecks | None = None
+    exclude: Place | None = None
+    holdout: Share | None = None
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
     distances: Literal["auto", "write", "skip"] = "auto"
     report: bool = True
     allow_empty_classes: bool = False
     cluster: ClusterSettings = ClusterSettings()
-    output: Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
+    output: Place
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_held_out(cls, value: object) -> object:
+        return measure_held_out(value)
 
     @field_validator("leave_one_out")
     @classmethod
@@ -125,12 +141,13 @@ class JobSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _options_for_urls(cls, value: object) -> object:
-        """Give the storage options to the output, and to images that have none of their own."""
+        """Give the storage options to the places, and to images that have none of their own."""
         if not isinstance(value, dict) or not isinstance(value.get("storage_options"), dict):
             return value
         options, content = value["storage_options"], dict(value)
-        if isinstance(content.get("output"), str):
-            content["output"] = locate(content["output"], options)
+        for key in ("output", "exclude"):
+            if isinstance(content.get(key), str):
+                content[key] = locate(content[key], options)
         images = content.get("images")
         images = {"source": images} if isinstance(images, str) else images
         if isinstance(images, dict):
@@ -152,7 +169,7 @@ class JobSettings(Settings):
             "allow_empty_classes": self.allow_empty_classes,
             "neighbours": self._decides_neighbours(),
             "leave_one_out": self.leaves_one_out or None,
-        }
+        } | ({} if self.holdout is None else {"holdout": self.holdout})
 
     def _decides_neighbours(self) -> dict[str, Any] | None:
         wanted = self.neighbours
@@ -201,6 +218,7 @@ def load_job(
     overrides: Iterable[str] = (),
     output: Path | str | None = None,
     cluster: str | None = None,
+    exclude: Path | str | None = None,
 ) -> JobSettings:
     """Read a job file.
 
@@ -215,6 +233,8 @@ def load_job(
         Replaces the run folder.
     cluster
         Replaces the cluster; a text as in `make_cluster`. Overrides are put into it.
+    exclude
+        Replaces the samples that are left out.
 
     Raises
     ------
@@ -227,8 +247,8 @@ def load_job(
         content["cluster"] = cluster
     content = _with_cluster(content, path.parent)
     content = _with_cluster(with_overrides(content, overrides), path.parent)
-    if output is not None:
-        content["output"] = output
+    places = {"output": output, "exclude": exclude}
+    content |= {key: place for key, place in places.items() if place is not None}
     content.setdefault("name", path.stem)
     return make_job(content, where=str(path))
 

@@ -22,12 +22,13 @@ from pipeline.jobs.audit_pairs import LEAST, PairFinder, Pairs, Sides, all_sides
 from pipeline.jobs.audit_plan import AuditPlan
 from pipeline.ops.audit_scores import fence, misfit, remoteness
 from pipeline.ops.groups import Groups, connect, diameter, smallest_edges
+from pipeline.storage import sample_lists
 from pipeline.storage.image_content import read_checked, read_labels
 
 # Bytes of pixels that are read at once to measure pairs and groups.
 _READ_BYTES = 64 * 2**20
 KEPT, LEAK, COPY, CONFLICT, UNREADABLE = range(5)
-REASONS = ("", "leak", "copy", "label conflict", "unreadable")
+REASONS = ("", "leak", "copy", "label conflict", sample_lists.UNREADABLE)
 _LABELS_CUT = 0.9
 
 

@@ -21,6 +21,8 @@ from pipeline.ops.audit_scores import fence, nearness
 
 LEAST = 1000
 """Pairs of each two splits that are listed, whatever their score."""
+# What is chosen at least: of a few images any may be somewhat nearer than the others.
+_LEAST_CUT = 0.25
 LOWEST = 0.1
 """Below this score only the nearest of an image makes a pair with it."""
 
@@ -134,7 +136,7 @@ class PairFinder:
 
     def result(self, copies: Pairs, cut: float | None) -> tuple[Pairs, float]:
         """Return the pairs that are listed, exact copies among them, and the cut."""
-        chosen = max(fence(self.best), LOWEST) if cut is None else cut
+        chosen = max(fence(self.best), _LEAST_CUT) if cut is None else cut
         return self._listed(best_of_each([self.found, copies]), chosen), chosen
 
 

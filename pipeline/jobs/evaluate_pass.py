@@ -31,6 +31,7 @@ from pipeline.storage.claims import Token
 from pipeline.storage.image_content import read_checked
 from pipeline.storage.manifest import WORK
 from pipeline.storage.run_files import DIGESTED, distance_columns, part_path, prototypes_digest
+from pipeline.storage.sample_lists import ListedSamples, taken_of
 
 # Writing takes copies of all distances of a task; one task of a process takes them at a time.
 _WRITING = OwnLock()
@@ -61,6 +62,7 @@ class EvaluatePartition:
     prototypes: str
     threads: int
     left_out: str | None = None
+    taken: tuple[ListedSamples, ...] = ()
 
     @property
     def token(self) -> Token:
@@ -77,7 +79,10 @@ class EvaluatePartition:
             return False
         self.token.require()
         images, samples = self._read(index)
-        distance, rows = self._measure(images, samples)
+        mine = taken_of(self.taken, self.evaluate.pieces(index))
+        if not mine.all():
+            images = images[mine]
+        distance, rows = self._measure(images, samples, mine)
         del images
         notes = {"identity": self.identity, "distances": ""}
         self.token.require()
@@ -88,21 +93,29 @@ class EvaluatePartition:
                 run_files.write_distances(self.output / run_files.DISTANCES, start, columns)
                 notes["distances"] = distances_digest(columns, self.metrics)
             del distance, columns
-        table, notes["digest"] = self._table(rows, samples)
+        measured = {name: values[mine] for name, values in samples.items()}
+        table, notes["digest"] = self._table(rows, measured)
         tables.write_part(part_path(self.output, index), table, notes)
         return True
 
     def _measure(
-        self, images: npt.NDArray[Any], samples: Mapping[str, npt.NDArray[Any]]
+        self,
+        images: npt.NDArray[Any],
+        samples: Mapping[str, npt.NDArray[Any]],
+        mine: npt.NDArray[np.bool_],
     ) -> tuple[Float64Array | None, npt.NDArray[Any]]:
-        """Return the distances, where they are written, and records [metric, sample]."""
+        """Measure the images of the samples that are `mine`, those that are taken.
+
+        Return the distances of all samples, where they are written, NaN of those that are not
+        taken; and records of those that are, [metric, sample].
+        """
         leaves_out = self.left_out is not None
         reference = load_reference(self.output, self.prototypes, self.device, leaves_out)
         codes = np.array(self.selection.codes, np.int32)
-        positions = self.selection.positions(samples[LABEL.name])
+        positions = self.selection.positions(samples[LABEL.name][mine])
         own = None
         if self.left_out is not None:
-            fitted = samples["split"] == self._splits.index(self.left_out)
+            fitted = samples["split"][mine] == self._splits.index(self.left_out)
             own = np.where(fitted, positions, -1)
         metrics, count = len(self.metrics), len(images)
         kept = np.empty((metrics, count, len(codes))) if self.write_distances else None
@@ -110,12 +123,16 @@ class EvaluatePartition:
         step = max(1, _BLOCK_BYTES // (8 * metrics * len(codes)))
         for start in range(0, count, step * self.threads):
             part = slice(start, start + step * self.threads)
-            mine = None if own is None else own[part]
-            distance = distances_block(images[part], reference, self.metrics, self.threads, mine)
+            without = None if own is None else own[part]
+            distance = distances_block(images[part], reference, self.metrics, self.threads, without)
             rows[:, part] = predict_block(distance, codes, positions[part])
             if kept is not None:
                 kept[:, part] = distance
-        return kept, rows
+        if kept is None or mine.all():
+            return kept, rows
+        every = np.full((metrics, len(mine), len(codes)), np.nan)
+        every[:, mine] = kept
+        return every, rows
 
     def _is_done(self, index: int) -> bool:
         kept = run_files.read_own_part(part_path(self.output, index), DIGESTED, self.identity)

@@ -39,6 +39,7 @@ from pipeline.ops.prototypes import flat_images, label_sums, prototypes
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import read_checked
+from pipeline.storage.sample_lists import ListedSamples, taken_of
 
 # Two counts of 32 bits in one integer of 64: sums of halves never carry, since no class has
 # 2**32 images (`exact.check_count_bound`).
@@ -53,7 +54,7 @@ class FitPartition:
     """Counts the pixels `tile` of one partition, class by class; called with its number.
 
     `histograms` counts values as well. `high` is the folder with the high bytes of the middle
-    values: then low bytes are counted, and nothing else.
+    values: then low bytes are counted, and nothing else. Only samples that `taken` lets count do.
     """
 
     images: Path
@@ -65,6 +66,7 @@ class FitPartition:
     tile: tuple[int, int]
     histograms: bool
     high: Path | None = None
+    taken: tuple[ListedSamples, ...] = ()
 
     def __call__(self, index: int, total: Int64Array) -> None:
         """Add partition `index` to an accumulator, [class, ...]; see `accumulator_columns`."""
@@ -74,6 +76,7 @@ class FitPartition:
         del images
         classes, width = len(self.selection.codes), self.tile[1] - self.tile[0]
         positions = self.selection.positions(labels, part.start)
+        positions[~taken_of(self.taken, [(part.split, part.start, part.stop)])] = -1
         use = backends.load(self.device, self.threads)
         if self.high is not None:
             high = _read_high(self.high)
@@ -200,6 +203,7 @@ def _pass(
     task = FitPartition(
         plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
         executor.threads_for(partitions), tile, plan.counts_values, high,
+        plan.choice.fitted,
     )  # fmt: skip
     low = 0 if high is None else plan.middle
     columns = accumulator_columns(tile[1] - tile[0], plan.counts_values, low)

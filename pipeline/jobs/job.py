@@ -162,6 +162,7 @@ def resume_plan(plan: JobPlan, executor: Executor, reporter: Reporter, effort: E
 
     `effort` tells at the end, from the bytes of pixels that were read, what `EFFORT` names.
     """
+    plan.choice.write()
     fitted, read = _fit(plan, executor, reporter)
     read += _evaluate(plan, executor, reporter, fitted)
     read += find_neighbours(plan, executor, reporter)
@@ -254,6 +255,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         settings.metrics, settings.device,
         plan.write_distances, claims.identity(plan.decides()), fitted,
         executor.threads_for(steps.steps), settings.fit if settings.leaves_one_out else None,
+        plan.choice.measured,
     )  # fmt: skip
     name = "distances of " + ", ".join(f"'{split}'" for split in settings.evaluate)
     size = steps.total * plan.sample_bytes
@@ -293,6 +295,7 @@ def _finish(
     )
     if votes is not None:
         votes.add_to(figures)
+    figures |= plan.choice.recorded()
     digests = RunDigests(
         fitted,
         distances.result(header) if plan.write_distances else None,
@@ -305,7 +308,7 @@ def _finish(
     written: dict[str, Any] = {"partitions": parts}
     if votes is not None:
         written[NEIGHBOURS] = {"partitions": votes.parts}
-    written |= list_run_files(plan.output, written, plan.write_distances)
+    written |= list_run_files(plan.output, written, plan.write_distances, plan.choice.files)
     content = _manifest(plan, executor, digests, written, effort())
     if plan.settings.report:
         _write_report(plan, content, reporter)
@@ -334,6 +337,7 @@ def _manifest(
                 "digest": plan.content["digest"],
                 "provenance": plan.content["provenance"],
             },
+            **plan.choice.recorded(),
             "digests": digests.as_dict(),
             "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,

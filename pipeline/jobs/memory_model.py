@@ -68,6 +68,8 @@ class Load:
         Numbers of neighbours by whose votes is predicted.
     read_back
         Bytes of tables of neighbours that are in memory at once when they are read back.
+    listed
+        Bytes that a process keeps of lists of samples.
     """
 
     classes: int
@@ -86,6 +88,7 @@ class Load:
     shifts: bool = False
     votes: int = 0
     read_back: int = 0
+    listed: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def _evaluate_bytes(load: Load, workers: Workers) -> int:
     copies = tasks + _WRITTEN if load.write else 0
     rows = load.metrics * load.step * _ROW
     read = min(load.step, load.evaluated_shard) * load.sample_bytes
+    if load.listed:  # a copy of the images that are taken, and of distances with the others'
+        read, copies = 2 * read, copies + tasks * load.write
     return prepared + int(tasks * (_READ * read + rows) + copies * distances)
 
 
@@ -205,7 +210,7 @@ def fitting_pixels(load: Load, workers: Workers) -> int:
 
     All of them where no tile would be small enough: what else is needed is too much then.
     """
-    room = int(_SHARE * workers.memory) - base_bytes(workers)
+    room = int(_SHARE * workers.memory) - base_bytes(workers) - load.listed
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
     while number <= load.pixels:
@@ -238,12 +243,12 @@ def footprint(
         What a search for neighbours takes on top of the process; 0 where there is none.
     """
     width = max(stop - start for start, stop in tiles)
-    base, assembled = base_bytes(workers), _assembled_bytes(load)
+    base, assembled = base_bytes(workers) + load.listed, _assembled_bytes(load)
     evaluate, third = _evaluate_bytes(load, workers), base + search if search else 0
     size = accumulator_bytes(load.classes, width, load.tables)
     if not workers.processes:
         fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
         return Footprint(base + fit, base + second, third, 0, 0, size)
     fit = _fit_bytes(load, workers, width)
-    client = _BASE_CLIENT + max(assembled + 2 * size, _finish_bytes(load))
+    client = _BASE_CLIENT + load.listed + max(assembled + 2 * size, _finish_bytes(load))
     return Footprint(base + fit, base + evaluate, third, client, workers.processes, size)

@@ -86,7 +86,7 @@ class WriteNeighbours:
         splits = [name for name, _ in queries.counts]
         pieces = list(queries.pieces(step))
         labels = np.concatenate([read_labels(job.images, job.digest, *at) for at in pieces])
-        kept = job.measured(labels)
+        kept = job.measured(labels, pieces)
         return {
             SAMPLE: np.concatenate([np.arange(a, b) for _, a, b in pieces])[kept],
             "split": np.concatenate(
@@ -155,6 +155,7 @@ def find_neighbours(plan: JobPlan, executor: Executor, reporter: Reporter) -> in
     job = SearchedJob(
         plan.output, plan.images, plan.content["digest"], search, plan.selection,
         claims.identity(plan.decides()), plan.pixels, plan.full_scale,
+        plan.choice.measured, plan.choice.fitted,
     )  # fmt: skip
     return write_neighbours(job, arrangement, plan.settings.device, executor, reporter)
 

@@ -31,6 +31,7 @@ from pipeline.core.partitions import (
 )
 from pipeline.execution.workers import Workers, find_workers
 from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
+from pipeline.jobs.sample_choice import SampleChoice, choose_samples
 from pipeline.jobs.search_plan import Arrangement, Search, arrange_search, plan_search
 from pipeline.ops.medians import AROUND, MIDDLE
 from pipeline.ops.prototypes import refuse_empty_classes
@@ -47,7 +48,8 @@ _STEP_BYTES = 64 * 2**20
 class Outline:
     """What is known of a job before its workers are.
 
-    Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images.
+    Paths are absolute, since workers may run elsewhere; `content` is the manifest of the images,
+    which counts labels without those that are left out, as `choice` says.
     `fit` and `evaluate` are the partitions of the two passes, `arithmetic` the number type in which
     every sum is exact; `shape`, `dtype` and `full_scale` are those of an image; `search` is what is
     searched for the nearest images, if anything.
@@ -58,6 +60,7 @@ class Outline:
     content: Mapping[str, Any]
     output: Path
     selection: ClassSelection
+    choice: SampleChoice
     fit: PartitionTable
     evaluate: Concatenation
     shape: tuple[int, ...]
@@ -108,6 +111,7 @@ class Outline:
             **self.settings.decides(),
             "distances": "write" if self.write_distances else "skip",
             "step": self.evaluate.step,
+            **self.choice.decides(),
         }
         if self.search is not None:
             known["neighbours_step"] = self.search.queries.step
@@ -150,6 +154,8 @@ def outline_job(
     ------
     StoreError, LabelError, EmptyClassError, ShapeError, ExactnessError
         Where a split, a class, an image of a class, one shape or an exact arithmetic is missing.
+    SourceError, SchemaError, InputError, ConflictError
+        Where samples are to be left out that a table does not name as it should.
     DamagedError
         Where what the image set says of itself was changed.
     """
@@ -160,6 +166,7 @@ def outline_job(
         arrays = [name for split in splits for name in image_store.array_names(split)]
         manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
         return outline
+    choice, content, measured = choose_samples(settings, images, content)
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)
     counts = [fit["labels"][code] for code in selection.codes]
@@ -188,6 +195,7 @@ def outline_job(
         content=content,
         output=settings.output.absolute(),
         selection=selection,
+        choice=choice,
         fit=partition_table(content, [settings.fit]),
         evaluate=concatenation,
         shape=tuple(fit["shape"]),
@@ -195,7 +203,7 @@ def outline_job(
         full_scale=content["full_scale"],
         arithmetic=choose_arithmetic(denominator, math.prod(fit["shape"]), fit["dtype"]),
         write_distances=write,
-        search=plan_search(settings, content, images, selection, fit),
+        search=plan_search(settings, content, images, selection, fit, measured),
     )
 
 
@@ -233,11 +241,12 @@ def plan_job(
         shifts=outline.shifts,
         votes=len(outline.search.votes) if outline.search else 0,
         read_back=outline.search.read_back if outline.search else 0,
+        listed=outline.choice.memory,
     )
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
     arranged = None
     if outline.search is not None:
-        arranged = arrange_search(outline.search, offered, base_bytes(offered))
+        arranged = arrange_search(outline.search, offered, base_bytes(offered) + load.listed)
     needed = footprint(load, offered, tiles, arranged.memory if arranged else 0)
     _refuse_what_does_not_fit(needed, offered, settings, load)
     known = {field.name: getattr(outline, field.name) for field in fields(Outline)}

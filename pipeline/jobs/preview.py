@@ -51,7 +51,7 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     measure); `workers` (processes, tasks each, threads a task, bytes of memory each);
     `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `arithmetic` (name,
     reason), `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files,
-    bytes).
+    bytes); `excluded` (how many samples are left out of each split, and why), `holdout`.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "tiles": len(plan.tiles),
         "tiling": plan.tiling if len(plan.tiles) > 1 else None,
         "files": _files(plan, ingested),
+        **plan.choice.recorded(),
     }
 
 
@@ -176,6 +177,7 @@ def _files(plan: JobPlan, ingested: bool) -> list[dict[str, Any]]:
         saved = f"{manifest.WORK}/{NEIGHBOURS} (until the neighbours are written)"
         rows.append((saved, tables * shares, 16 * pairs * shares))
         rows.append((f"{NEIGHBOURS}/part-*.parquet", tables, pairs * _NEIGHBOUR_BYTES))
+    rows += [(name, 1, plan.choice.memory) for name in plan.choice.files]
     rows += [
         (name, 1, None) for name in (METRICS_FILE, HIGHLIGHTS_FILE, REPORT_FILE, manifest.MANIFEST)
     ]

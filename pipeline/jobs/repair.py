@@ -13,7 +13,7 @@ before, or says why it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from pipeline.storage.folders import remove_tree
 from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import FOREIGN
 from pipeline.storage.run_files import REPORT_FILE
+from pipeline.storage.sample_lists import EXCLUDED
 
 _SHOWN = 5
 _ELSEWHERE = ("images", "output", "cluster")  # settings that this command has
@@ -157,7 +158,7 @@ def _resume_run(
         if REPORT_FILE in files:
             whole = add_report(report, whole)
     else:
-        plan = _plan_again(path, content, executor, options)
+        plan = _plan_again(path, content, executor, options, files)
         for file in files:
             remove_tree(path / file)
         if any(file.startswith(f"{run_files.PROTOTYPES}/") for file in files):
@@ -225,13 +226,22 @@ def _require_same_images(
 
 
 def _plan_again(
-    path: Path, content: Mapping[str, Any], executor: Executor, options: Mapping[str, Any]
+    path: Path,
+    content: Mapping[str, Any],
+    executor: Executor,
+    options: Mapping[str, Any],
+    damaged: Container[str],
 ) -> JobPlan:
-    """Plan the job of a run once more; its image set must be the one that it was."""
+    """Plan the job of a run once more; its image set must be the one that it was.
+
+    So must the samples that it leaves out: those of its copy, unless that is `damaged`.
+    """
     kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
     kept.setdefault("leave_one_out", False)  # of a run that was made before there was this
     place = content["images"]["path"]
     changed = {"images": place, "output": str(path), "storage_options": dict(options)}
+    if EXCLUDED in content["files"] and EXCLUDED not in damaged:
+        changed["exclude"] = str(path.absolute() / EXCLUDED)
     plan = plan_job(make_job(kept | changed), locate(place, options), executor.layout)
     _require_same_images(path, content, claims.identity(plan.decides()), plan.content["digest"])
     return plan

@@ -9,7 +9,7 @@ prepares a group once, for all its tasks, and keeps as many as `search_plan` say
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from pipeline.storage.run_files import (
     read_own_part,
     rows_digest,
 )
+from pipeline.storage.sample_lists import ListedSamples, taken_of
 from pipeline.storage.tables import part_name
 
 _LISTS = ("distance", "neighbour")
@@ -73,6 +74,8 @@ class SearchedJob:
     identity: str
     pixels: int
     full_scale: int
+    taken: tuple[ListedSamples, ...] = ()
+    searched: tuple[ListedSamples, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -83,15 +86,19 @@ class SearchedJob:
         """Lets tasks of a stage write."""
         return Token(self.output / WORK, self.identity, stage)
 
-    def searched(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tell which samples may be neighbours: those of the job's classes."""
+    def of_classes(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tell which samples, by their labels, are of the classes that it is about."""
         if self.selection is None:
             return np.ones(len(labels), bool)
         return self.selection.positions(labels) >= 0
 
-    def measured(self, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tell which samples have neighbours: as in predictions, all but those of other classes."""
-        return self.searched(labels) | (labels < 0)
+    def measured(
+        self, labels: npt.NDArray[Any], pieces: Iterable[tuple[str, int, int]]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which samples of some ranges have neighbours, [sample]: as in predictions, all that
+        are taken but those of other classes.
+        """
+        return (self.of_classes(labels) | (labels < 0)) & taken_of(self.taken, pieces)
 
     def is_written(self, step: int) -> bool:
         """Tell whether the table of a step is there, whole."""
@@ -246,7 +253,8 @@ class SearchPart:
         images, labels = read_images(self.job, search.references, group)
         read.append(len(images))
         indices = np.arange(*search.references.bounds(group))
-        wanted = self.job.searched(labels)
+        wanted = self.job.of_classes(labels)
+        wanted &= taken_of(self.job.searched, search.references.pieces(group))
         if not wanted.all():
             images, indices = images[wanted], indices[wanted]
         use, prepared = backends.load(self.device), dict[Measure, Any]()
@@ -292,9 +300,9 @@ class Queries:
     def read(cls, job: SearchedJob, step: int) -> Queries:
         """Read those of a step."""
         images, labels = read_images(job, job.search.queries, step)
-        pieces = job.search.queries.pieces(step)
+        pieces = list(job.search.queries.pieces(step))
         own = [job.search.own(split, np.arange(a, b)) for split, a, b in pieces]
-        kept = job.measured(labels)
+        kept = job.measured(labels, pieces)
         if kept.all():
             return cls(images, np.concatenate(own))
         return cls(images[kept], np.concatenate(own)[kept])

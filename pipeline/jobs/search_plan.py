@@ -203,6 +203,7 @@ def plan_search(
     images: Path,
     selection: ClassSelection,
     like: Mapping[str, Any],
+    counted: Mapping[str, Any],
 ) -> Search | None:
     """Cut the search of a job into steps and groups; None where it asks for none.
 
@@ -216,6 +217,8 @@ def plan_search(
         Its classes.
     like
         What the manifest says of the split that prototypes are made from.
+    counted
+        The manifest again, which counts the labels of what is measured.
 
     Raises
     ------
@@ -234,7 +237,7 @@ def plan_search(
             f"neighbours: images of the classes in {', '.join(among)}: {labelled}, expected 2 or "
             "more to search among; name splits with labelled images in neighbours.among"
         )
-    measured = [content["splits"][name] for name in settings.evaluate]
+    measured = [counted["splits"][name] for name in settings.evaluate]
     queries = sum(
         split["unlabelled"] + sum(split["labels"][code] for code in selection.codes)
         for split in measured

@@ -15,11 +15,11 @@ of the candidates at the distance of the tenth neighbour, a grid of 8 x 8 leaves
 Fashion-MNIST it is 1.1 % and 1.3 %. By l2, 60 principal components leave 0.4 % and 1.0 %, 64 blocks
 13 % and 3.7 %. Random rotation then spreads what the components hold evenly over the bytes.
 
-Sketches are made when images are read, and not kept in an image set. They would have to spare reading
-pixels, and do not: among 600,000 images (Fashion-MNIST, shifted) the coarse sketch leaves 0.2 % of the
-candidates of one query at its tenth neighbour, and these lie in 87 % of the chunks of 4,096 images;
-the fine one, a third of the bytes of the pixels, in 42 %, for four queries in 89 %, for forty in all.
-Smallest and largest sums of a chunk exclude none where its images are in no order.
+Sketches are made when images are read, and not kept in an image set. They would have to spare
+reading pixels, and do not: among 600,000 images (Fashion-MNIST, shifted) the coarse sketch leaves
+0.2 % of the candidates of one query at its tenth neighbour, and these lie in 87 % of the chunks of
+4,096 images; the fine one, a third of the bytes of the pixels, in 42 %, for four queries in 89 %,
+for forty in all. Smallest and largest sums of a chunk exclude none where images are in no order.
 
 A byte holds a value in steps of `unit`. What that loses of an image, measured by the same metric,
 is its `rest`: two sketches s and t bound a distance by `unit * |s - t| - rest - rest'` (the

@@ -60,9 +60,11 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     count, shape, dtype, chunk, shard, partitions, bytes of pixels, bytes on disk, images per
     class and unlabelled ones. For a run `kind`, `name`, `images`, the splits `fit` and `evaluate`,
     `leave_one_out` (the split whose images were measured without themselves, or None),
-    `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `arrays`, the
-    rows of the prediction table, `digests`, `seconds`, bytes on disk. For an audit `kind`, `name`,
-    `images`, `summary` (what `audit.json` holds), `digests`, `seconds`, bytes on disk.
+    `classes`, `metrics`, `neighbours` (accuracy by metric and number of votes), `excluded` (how
+    many samples were left out of each split, and why), `holdout` (which split was divided, and
+    how), `arrays`, the rows of the prediction table, `digests`, `seconds`, bytes on disk. For an
+    audit `kind`, `name`, `images`, `summary` (what `audit.json` holds), `digests`, `seconds`, bytes
+    on disk.
 
     Raises
     ------
@@ -123,6 +125,8 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "classes": content["class_names"],
         "metrics": {name: run.metrics[name] for name in content["settings"]["metrics"]},
         "neighbours": run.metrics.get("neighbours", {}),
+        "excluded": content.get("excluded", {}),
+        "holdout": content.get("holdout"),
         "arrays": {
             str(name): {
                 "sizes": {str(dim): size for dim, size in array.sizes.items()},

@@ -35,6 +35,7 @@ from pipeline.report.shown_samples import Key, SampleReader
 from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import open_images, read_checked
 from pipeline.storage.run_files import SPLIT
+from pipeline.storage.sample_lists import EXCLUDED, HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def explain(
     neighbours
         How many of the nearest images to find as well, by each metric of the run; where there are
         fewer, all. Images of the run's classes are searched, in the splits that the run searched
-        for neighbours, else in the one that its prototypes are from; the image itself is left out.
+        for neighbours, else in the one that its prototypes are from; the image itself is left out,
+        and so is what the job left out or held out.
 
     Raises
     ------
@@ -219,12 +221,15 @@ def _searched(run: Run, selection: ClassSelection, key: Key) -> xr.Dataset:
     names are in the attribute `splits`; `split` (sample) is the position in it.
     """
     known = run.manifest["plan"].get("neighbours")
+    lists = [listed for name in (EXCLUDED, HELD_OUT) if (listed := run.listed(name)) is not None]
     splits = known["among"] if known else [run.manifest["settings"]["fit"]]
     parts = []
     for code, split in enumerate(splits):
         images = open_images(run.images, split)
         labels = images[LABEL.name].values
         kept = selection.positions(labels) >= 0
+        for listed in lists:
+            kept[listed.samples_of(split)] = False
         if split == key[0]:
             kept[key[1]] = False
         coordinates = {LABEL.name: labels, SPLIT: np.full(len(labels), code, np.int32)}

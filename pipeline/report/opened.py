@@ -32,6 +32,7 @@ from pipeline.storage.run_files import (
     part_names,
     tables_of,
 )
+from pipeline.storage.sample_lists import EXCLUDED, SampleList, read_copy
 from pipeline.storage.sample_tables import SAMPLES
 
 BALANCED = "balanced_accuracy"
@@ -297,6 +298,19 @@ class Run:
         hashes = [self.manifest["files"][name] for name in names]
         meta = clear_known_categories(tables.empty_frame(parts[0]))
         return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label=folder)
+
+    def listed(self, name: str = EXCLUDED) -> SampleList | None:
+        """Read the samples that the job left out, or held out, from their copy; None where none.
+
+        Raises
+        ------
+        DamagedError
+            Where the copy is missing or was changed.
+        """
+        if name not in self.manifest["files"]:
+            return None
+        manifest.require_files(self.path, self.manifest, [name])
+        return read_copy(self.path / name)
 
     @property
     def images(self) -> Path:

@@ -99,14 +99,17 @@ def quoted(names: Sequence[str]) -> str:
 def asked(findings: Findings) -> str:
     """Return what was asked, in two or three sentences."""
     settings, kind = findings.content["settings"], findings.content["settings"]["prototypes"]
-    left_out = ""
+    left_out, held = "", findings.content.get("holdout")
     if "leave_one_out" in findings.metrics:
         fitted = quoted([findings.metrics["leave_one_out"]])
         left_out = f" For an image in {fitted} the {kind} of its own class is that without it."
+    images = f"each image in {quoted(settings['evaluate'])}"
+    if held:
+        images = f"each of the {held['held_out']:,} images that were held out of it"
     return (
         f"How far does the simplest possible model get? Each class is represented by one image, "
-        f"the {kind} of its images in {quoted([settings['fit']])}, and each image in "
-        f"{quoted(settings['evaluate'])} is given the class whose {kind} is nearest.{left_out}"
+        f"the {kind} of its images in {quoted([settings['fit']])}, and {images} is given the class "
+        f"whose {kind} is nearest.{left_out}"
     )
 
 
@@ -303,6 +306,9 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
         *((f"job: {key}", value if isinstance(value, str) else ", ".join(map(one_line, value)))
           for key, value in given.items()),
         *([] if searched is None else [("job: neighbours", _searched(searched))]),
+        *([("held out", _held_out(held))] if (held := content.get("holdout")) else []),
+        *(("left out", _excluded(split, known))
+          for split, known in content.get("excluded", {}).items()),
         ("image set", content["images"]["path"]),
         ("digest of the image set", f"sha256:{content['images']['digest']}"),
         *((f"digest of the {name}", "not written" if value is None else f"sha256:{value}")
@@ -325,6 +331,16 @@ def provenance(findings: Findings) -> list[tuple[str, str]]:
 def _searched(search: Mapping[str, Any]) -> str:
     metrics, among = (", ".join(map(one_line, search[key])) for key in ("metrics", "among"))
     return f"{search['k']:,} by {metrics} among {among}"
+
+
+def _held_out(held: Mapping[str, Any]) -> str:
+    of = held["held_out"] + held["fitted"]
+    return f"{held['held_out']:,} of {of:,} images of {quoted([held['split']])}, the others fitted"
+
+
+def _excluded(split: str, known: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{count:,} {one_line(why)}" for why, count in known["reasons"].items())
+    return f"{number(known['count'], 'image')} of {quoted([split])} ({reasons})"
 
 
 def _memory(known: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -29,6 +30,7 @@ from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.paths import locate
 from pipeline.core.schema import IMAGE, LABEL, SAMPLE, UNLABELLED
 from pipeline.storage import image_store, manifest
+from pipeline.storage.sample_lists import read_list
 from pipeline.storage.store_array import StoreArray
 
 
@@ -179,7 +181,10 @@ def _arrays(path: Path, content: Mapping[str, Any]) -> dict[str, _SplitArray]:
 
 @checked
 def open_images(
-    store: Path | str, split: str = "train", storage_options: Mapping[str, Any] | None = None
+    store: Path | str,
+    split: str = "train",
+    storage_options: Mapping[str, Any] | None = None,
+    exclude: Any = None,
 ) -> xr.Dataset:
     """Open one split of an image set as lazy labelled arrays, a dask chunk per shard.
 
@@ -191,18 +196,24 @@ def open_images(
         The name of the split.
     storage_options
         fsspec's options for a URL; default: credentials from the environment.
+    exclude
+        Samples to leave out: a folder with a table `keep.parquet`, a Parquet or CSV file, or a
+        data frame, an Arrow table or a mapping of columns; its columns are `split`, `sample` and
+        perhaps `keep` (rows with true are not meant). The others keep their index in `sample`.
 
     Returns
     -------
     A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
     code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
-    metadata is read.
+    metadata is read, and the table.
 
     Raises
     ------
     StoreError
         Where the folder is no image set, is incomplete, or has no such split; a `DamagedError`
         where a shard is read that is missing, damaged or not the one that was written.
+    SourceError, SchemaError, InputError, ConflictError
+        Where the table of what to leave out is not as it should be, or about other images.
     """
     path = locate(store, storage_options).absolute()
     content = manifest.read_manifest(path, manifest.IMAGES)
@@ -214,14 +225,40 @@ def open_images(
     image, label = (  # samples beyond the manifest's are being added, and not there yet
         arrays[name].lazy(content["digest"])[:count] for name in names
     )
+    samples = np.arange(count)
+    if exclude is not None:
+        kept = np.ones(count, bool)
+        kept[read_list(exclude, content, storage_options).samples_of(split)] = False
+        image, label = (_kept_of(variable, kept) for variable in (image, label))
+        samples = np.flatnonzero(kept)
     coordinates: dict[str, Any] = {
         LABEL.name: label,
-        SAMPLE: (SAMPLE, np.arange(image.sizes[SAMPLE]), {"long_name": "sample index"}),
+        SAMPLE: (SAMPLE, samples, {"long_name": "sample index"}),
     }
     for dim in image.dims[1:]:
         coordinates[str(dim)] = (dim, np.arange(image.sizes[dim], dtype=np.int32))
     attributes = {name: content[name] for name in ("class_names", "full_scale", "provenance")}
     return xr.Dataset({IMAGE.name: image}, coordinates, attributes)
+
+
+def _kept_of(variable: xr.Variable, kept: npt.NDArray[np.bool_]) -> xr.Variable:
+    """Return those samples of a lazy array that are kept, still a chunk per shard.
+
+    An index array would be cut anew, into chunks that read two shards each.
+    """
+    lazy = variable.data
+    mask = da.from_array(kept, chunks=(lazy.chunks[0],))
+    before = np.concatenate([[0], np.cumsum(kept)])[np.cumsum([0, *lazy.chunks[0]])]
+    axes = tuple(range(lazy.ndim))
+    chosen = da.blockwise(
+        _where, axes, lazy, axes, mask, (0,), adjust_chunks={0: tuple(np.diff(before).tolist())},
+        dtype=lazy.dtype, meta=np.empty((0,) * lazy.ndim, lazy.dtype),
+    )  # fmt: skip
+    return xr.Variable(variable.dims, chosen, variable.attrs, variable.encoding)
+
+
+def _where(block: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    return block[mask]
 
 
 @lru_cache(maxsize=4)

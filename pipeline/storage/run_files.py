@@ -279,11 +279,16 @@ def prototypes_digest(prototypes: xr.Dataset) -> str:
     return columns.result({"class_names": classes, "shape": shape})
 
 
-def list_run_files(path: Path, content: Mapping[str, Any], distances: bool) -> dict[str, Any]:
-    """Return what the manifest of a run says of its files, given what it says of its tables."""
+def list_run_files(
+    path: Path, content: Mapping[str, Any], distances: bool, lists: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what the manifest of a run says of its files, given what it says of its tables.
+
+    `lists` are the tables of samples that it left out.
+    """
     folders = tables_of(content)
     tables_of_run = [n for folder, parts in folders.items() for n in part_names(len(parts), folder)]
-    names = [METRICS_FILE, HIGHLIGHTS_FILE, *tables_of_run]
+    names = [METRICS_FILE, HIGHLIGHTS_FILE, *lists, *tables_of_run]
     sizes = {
         f"{folder}/{name}": size
         for folder in folders

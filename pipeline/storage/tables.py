@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import DamagedError, RemoteError, StoreError
-from pipeline.core.paths import ABSENT, is_remote
+from pipeline.core.errors import DamagedError, RemoteError, SchemaError, SourceError, StoreError
+from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage.atomic import replaced
 from pipeline.storage.blobs import open_binary, read_bytes
 
@@ -175,6 +176,27 @@ class TableRows:
         """Return a column of integers, [row], null as -1."""
         return np.asarray(_plain(self.table.column(name).combine_chunks()), np.int64)
 
+    def kind(self, name: str) -> str:
+        """Return `text`, `integer` or `boolean`, or the name of another type."""
+        kind = self.table.schema.field(name).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return "text"
+        if pa.types.is_integer(kind):
+            return "integer"
+        return "boolean" if pa.types.is_boolean(kind) else str(kind)
+
+    def coded(self, name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
+        """Return a column of texts as codes, [row], null as -1, and the texts."""
+        column = self.table.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        column = column.cast(pa.string()).dictionary_encode()
+        return _plain(column).astype(np.int32), column.dictionary.to_pylist()
+
     def fixed(self, name: str) -> npt.NDArray[np.void]:
         """Return a column of byte strings of one width, [row]; null as zeros."""
         column = self.table.column(name).combine_chunks()
@@ -188,6 +210,45 @@ def read_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[Ta
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             yield TableRows(file.read_row_group(number, None if columns is None else list(columns)))
+
+
+def read_given(path: Path) -> TableRows:
+    """Read a table that somebody made: Parquet, or CSV with a header, by its suffix.
+
+    Texts are texts in CSV, also where they look like numbers or like nothing.
+
+    Raises
+    ------
+    SourceError
+        Where it is missing or cannot be read, or is neither.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".csv"):
+        raise SourceError(f"{shown(path)}: expected a table in a file .parquet or .csv")
+    try:
+        file = pa.BufferReader(read_bytes(path))
+        if suffix == ".parquet":
+            return TableRows(pq.read_table(file, page_checksum_verification=True))
+        texts = pcsv.ConvertOptions(column_types={"split": pa.string(), "reason": pa.string()})
+        return TableRows(pcsv.read_csv(file, convert_options=texts))
+    except ABSENT:
+        raise SourceError(f"{shown(path)}: no such file, expected a table") from None
+    except RemoteError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        cure = "write it again, or as the other of Parquet and CSV"
+        raise SourceError(f"{shown(path)}: cannot be read ({error}); {cure}") from error
+
+
+def take_given(table: Any) -> TableRows:
+    """Return a table in memory: of pandas, Arrow or polars, or a mapping of columns."""
+    try:
+        return TableRows(pa.table(table))
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise SchemaError(
+            f"a table of type {type(table).__name__} ({error}), expected a data frame, an Arrow "
+            "table or a mapping of columns; or the path of a file"
+        ) from error
 
 
 def merge_parts(path: Path, parts: Iterable[Path]) -> int:

@@ -47,6 +47,8 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
             "outliers": 0.9,
             "keep": ("test",),
         },
+        "exclude": "some/out.csv",
+        "holdout": None,
         "device": "torch:cpu",
         "distances": "skip",
         "report": False,
@@ -65,8 +67,10 @@ def test_every_key_of_a_job_file_is_read(tmp_path):
         "output": "/results/study",
     }
     # so that a key added to the settings is added here as well
-    # (options for URLs are taken, and never given out)
-    assert set(yaml.safe_load(EVERY_KEY)) | {"storage_options"} == set(JobSettings.model_fields)
+    # (options for URLs are taken, and never given out; images are held out of one split only)
+    assert set(yaml.safe_load(EVERY_KEY)) | {"storage_options", "holdout"} == set(
+        JobSettings.model_fields
+    )
 
 
 def test_a_job_file_needs_its_images_only(tmp_path):
@@ -82,6 +86,8 @@ def test_a_job_file_needs_its_images_only(tmp_path):
         "metrics": ("l1", "l2"),
         "neighbours": None,
         "audit": None,
+        "exclude": None,
+        "holdout": None,
         "device": "auto",
         "distances": "auto",
         "report": True,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sources_for_tests import Faulty
 
 import pipeline
 from pipeline.core.errors import ConfigError, ConflictError, EmptyClassError
@@ -351,3 +352,31 @@ def test_a_job_file_audits_its_images_beside_its_run(store, tmp_path):
     assert found.summary["checks"]["k"] == 4
     assert found.summary["checks"]["keep"] == ["test", "train"]
     assert pipeline.verify(tmp_path / "run") == []
+
+
+def test_a_job_without_what_the_audit_drops_measures_the_rest(made, store, planted, tmp_path):
+    job = {"name": "j", "images": str(store), "report": False, "exclude": str(made.path)}
+    run = pipeline.run_job(pipeline.make_job(job | {"output": str(tmp_path / "run")}))
+    keep = made.table("keep")
+    kept = {
+        split: planted[split][0][keep.keep[keep.split == split].to_numpy()] for split in planted
+    }
+    counts = run.prototypes["count"].values
+    assert counts.sum() == len(kept["train"]) < 90
+    assert len(run.predictions.compute()) == 2 * len(kept["test"])
+
+
+def test_what_could_not_be_read_is_named_and_no_obstacle(tmp_path):
+    arrays = make_splits({"train": 20, "test": 9})
+    arrays["train"][0][4] = arrays["test"][0][3]
+    arrays["train"][1][4] = arrays["test"][1][3]
+    store = pipeline.ingest(
+        Faulty(arrays, {("train", 2), ("test", 8)}, names=NAMES), tmp_path / "s.zarr", 8, max_bad=2
+    )
+    found = audit(store, tmp_path / "a")
+    keep = found.table("keep")
+    assert keep.reason.value_counts()["unreadable"] == 2
+    assert keep["sample"].isna().sum() == 2
+    job = {"name": "j", "images": str(store), "report": False, "exclude": str(found.path)}
+    run = pipeline.run_job(pipeline.make_job(job | {"output": str(tmp_path / "run")}))
+    assert run.prototypes["count"].values.sum() == keep.keep[keep.split == "train"].sum() <= 18
