@@ -55,10 +55,10 @@ def _scores(ax: Axes, known: Mapping[str, Any]) -> Axes:
     ax.stairs(counts, edges, fill=True, color=style.RIGHT, alpha=0.25)
     ax.stairs(counts, edges, color=style.RIGHT, linewidth=1.2)
     ax.axvline(cut, color=style.WRONG, linewidth=1.4, linestyle=(0, (4, 3)))
-    far = cut > 0.7
+    side = 1 if cut < 0.7 else -1
     style.write(
-        ax, cut, 0.98, f"{' ' * (not far)}threshold {cut:.3f}{' ' * far}", color=style.WRONG,
-        ha="right" if far else "left", va="top", transform=ax.get_xaxis_transform(),
+        ax, cut + 0.012 * side, 0.98, f"threshold {cut:.3f}", color=style.WRONG,
+        ha="left" if side > 0 else "right", va="top", transform=ax.get_xaxis_transform(),
         fontsize=style.SMALL + 1,
     )  # fmt: skip
     ax.set_xlim(0, 1)

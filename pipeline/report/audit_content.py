@@ -45,10 +45,14 @@ class Between:
         return int(self.known["images"]) / max(self.count, 1)
 
 
+def kept_first(summary: Mapping[str, Any]) -> list[str]:
+    """Return the splits that hold images, that which keeps its images first before the others."""
+    return [name for name in summary["checks"]["keep"] if name in summary["splits"]]
+
+
 def sides_of(summary: Mapping[str, Any]) -> list[Between]:
     """Return what is known of each two splits, those that are two first."""
-    splits = summary["splits"]
-    order = [name for name in summary["checks"]["keep"] if name in splits]
+    splits, order = summary["splits"], kept_first(summary)
     every = [
         Between(first, second, splits[first], summary["between"][f"{first} in {second}"])
         for at, first in enumerate(order)
@@ -186,7 +190,7 @@ def provenance(content: Mapping[str, Any], summary: Mapping[str, Any]) -> list[t
            else str(value)) for key, value in given.items()),
         ("image set", content["images"]["path"]),
         ("digest of the image set", f"sha256:{content['images']['digest']}"),
-        *((f"digest of the {name}", f"sha256:{value}")
+        *((f"digest: {name}", f"sha256:{value}")
           for name, value in content["digests"].items()),
         ("ran on", content["executor"]),
         ("finished", content["finished"]),

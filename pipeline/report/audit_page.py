@@ -160,15 +160,14 @@ class AuditPage:
         bad = audit_rows.unreadable_by_split(path) if say.unreadable(summary) else {}
         return {
             "name": self._content["name"], "finished": self._content["finished"],
-            "path": self._content["images"]["path"],
             "total": sum(splits.values()), "splits": splits, "labelled": self._labelled(),
             "answer": say.answer(summary), "facts": say.facts(summary),
             "counted": say.counted(summary), "meanings": say.meanings(summary), "metric": metric,
-            "missing": self._images.missing, "below": audit_rows.BELOW,
+            "missing": self._images.missing,
             "leaks": self._pairs(leaks, pairs["leaks"]) if leaks else None,
             "copies": self._pairs([each for each in sides if not each.leak], pairs["copies"]),
             "groups": {kind: list(map(self._group, known)) for kind, known in groups.items()},
-            "counts": summary["copies"],
+            "counts": summary["copies"], "first": say.kept_first(summary)[0],
             "suspects": [[self._suspect(row, votes) for row in rows] for rows in labels],
             "labels": summary["labels"], "outliers": summary["outliers"],
             "far": [[row | self._card(row) for row in rows] for rows in outliers],
