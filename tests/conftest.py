@@ -75,6 +75,7 @@ def drawn_reports():
     """Have runs of this process write a page without pictures: drawing them takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.report.page.render_report", lambda run, content=None: PLAIN)
+        patch.setattr("pipeline.report.audit_page.render_audit", lambda audit, content=None: PLAIN)
         yield
 
 

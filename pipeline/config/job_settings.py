@@ -156,8 +156,10 @@ class JobSettings(Settings):
 
     @property
     def leaves_one_out(self) -> bool:
-        """Whether images of `fit` are measured, and that without themselves."""
-        return self.leave_one_out is not False and self.fit in self.evaluate
+        """Whether images that prototypes are made of are measured, and that without themselves."""
+        if self.leave_one_out is False or self.holdout is not None:
+            return False
+        return self.fit in self.evaluate
 
     def decides(self) -> dict[str, Any]:
         """Return what of these settings decides the result of a run by itself; None: not asked."""

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config.audit_settings import AuditSettings, audit_of_job, make_audit
 from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.arguments import checked
-from pipeline.core.errors import JobInterruptedError
+from pipeline.core.errors import JobInterruptedError, PixsimError
 from pipeline.core.exact import Int64Array
 from pipeline.core.paths import shown
 from pipeline.execution.executor import Executor, deferred_executor
@@ -30,9 +30,10 @@ from pipeline.jobs.audit_plan import AuditPlan, plan_audit
 from pipeline.jobs.audit_tables import write_findings
 from pipeline.jobs.neighbours_pass import write_neighbours
 from pipeline.jobs.search_pass import SearchedJob
+from pipeline.report.audit_page import add_page
 from pipeline.report.opened_audit import Audit
 from pipeline.storage import claims, manifest, tables
-from pipeline.storage.audit_files import audit_digest, list_audit_files
+from pipeline.storage.audit_files import PAGE_FILE, audit_digest, list_audit_files
 from pipeline.storage.run_files import NEIGHBOURS
 
 
@@ -171,7 +172,23 @@ def resume_audit(
             **list_audit_files(plan.output, len(lists.parts)),
         },
     )
-    manifest.write_manifest(plan.output, manifest.AUDIT, content)
+    manifest.write_manifest(plan.output, manifest.AUDIT, _with_page(plan, content, reporter))
+
+
+def _with_page(plan: AuditPlan, content: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """Write the page, and return what the manifest will say with it; one that fails loses nothing.
+
+    What the page shows is written and checked by now.
+    """
+    try:
+        whole = add_page(Audit(plan.output, plan.settings.storage_options), content)
+    except (PixsimError, OSError):
+        raise  # the disk, or what was written there; the same command goes on from here
+    except Exception as error:
+        reporter.say(f"the page was not made ({type(error).__name__}: {error})")
+        return content
+    reporter.say(f"page in {shown(plan.settings.output / PAGE_FILE)}")
+    return whole
 
 
 def _copies(plan: AuditPlan) -> Int64Array:

@@ -177,11 +177,7 @@ def outline_job(
     }
     for name, split in evaluated.items():
         image_store.require_alike(name, split, settings.fit, fit)
-    check_sum_bound(max(counts), fit["dtype"])
-    if settings.prototypes == "median":
-        check_count_bound(max(counts))
-        if settings.leaves_one_out:
-            check_square_bound(math.prod(fit["shape"]), fit["dtype"])
+    _check_bounds(settings, fit, max(counts))
     denominator = 2 if settings.prototypes == "median" else max(counts)
     row = 8 * len(settings.metrics) * len(selection.codes)
     step = choose_step(max(split["shard"] for split in evaluated.values()), row, _STEP_BYTES)
@@ -205,6 +201,15 @@ def outline_job(
         write_distances=write,
         search=plan_search(settings, content, images, selection, fit, measured),
     )
+
+
+def _check_bounds(settings: JobSettings, fit: Mapping[str, Any], largest: int) -> None:
+    """Raise `ExactnessError` where sums or counts of the largest class would not be exact."""
+    check_sum_bound(largest, fit["dtype"])
+    if settings.prototypes == "median":
+        check_count_bound(largest)
+        if settings.leaves_one_out:
+            check_square_bound(math.prod(fit["shape"]), fit["dtype"])
 
 
 def plan_job(

@@ -17,7 +17,7 @@ EXTREMES = 10  # of many classes the best and the worst that are shown
 MANY = 24  # classes from which on only some are shown
 PAIRS = 12  # rows of pairs of classes
 NEAREST = 3  # bars of a sample
-_MEANING = {
+MEANING = {
     "l1": "the mean absolute difference between their pixels",
     "l2": "the root of the mean squared difference between their pixels",
 }
@@ -134,7 +134,7 @@ def answer(findings: Findings) -> str:
 
 def explained_metrics(findings: Findings) -> list[tuple[str, str]]:
     """Return the metrics, and what each measures between two images."""
-    return [(name, _MEANING.get(name, "")) for name in findings.measures]
+    return [(name, MEANING.get(name, "")) for name in findings.measures]
 
 
 def accuracies(findings: Findings) -> dict[str, Any]:

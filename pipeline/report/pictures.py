@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,39 @@ def to_picture(image: npt.NDArray[Any], full_scale: float, cell: int = CELL) -> 
         return picture.resize(size, Image.Resampling.NEAREST)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def reduced(image: npt.NDArray[Any], full_scale: float, side: int = THUMBNAIL) -> Float64Array:
+    """Return an image in units of full scale, [y, x] or [y, x, 3], its longer side cut to `side`.
+
+    What a pixel of it shows is the mean of those that it stands for, so that the difference of two
+    images is that of what they became.
+    """
+    shares = _shares(image, full_scale)
+    height, width = shares.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return shares
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    channels = shares.reshape(height, width, -1).astype(np.float32)
+    small = [
+        np.asarray(Image.fromarray(channels[..., at]).resize(size, Image.Resampling.BOX))
+        for at in range(channels.shape[2])
+    ]
+    return np.stack(small, axis=2).reshape(size[1], size[0], *shares.shape[2:]).astype(np.float64)
+
+
+def signed_picture(
+    difference: Float64Array, limit: float, colours: Callable[[Float64Array], npt.NDArray[Any]]
+) -> str:
+    """Return a difference in units of full scale, [y, x] or [y, x, 3], as a small picture.
+
+    `colours` gives the colour of each share, 0 to 1: 0.5 where there is no difference, and the
+    ends where it is `limit` or more; of channels the mean is shown.
+    """
+    mean = difference.mean(axis=2) if difference.ndim == 3 else difference
+    shares = np.clip(0.5 + mean / (2 * limit), 0, 1)
+    return as_data(_as_picture(np.asarray(colours(shares))[..., :3]))
 
 
 def mosaic(

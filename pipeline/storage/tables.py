@@ -27,6 +27,7 @@ from pipeline.storage.atomic import replaced
 from pipeline.storage.blobs import open_binary, read_bytes
 
 _PREFIX = "pixsim."
+_FEW_ROWS = 8192  # of a table whose first rows are looked for
 
 
 def part_name(index: int) -> str:
@@ -126,10 +127,11 @@ def _plain(column: Any) -> npt.NDArray[Any]:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a part as rows of plain Python values; for the few that a person looks at."""
+def read_rows(path: Path, at: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Read rows of a part (default: all) as plain values; for the few that a person looks at."""
     with _opened(path) as file:
-        return list(file.read().to_pylist())
+        table = file.read()
+        return list((table if at is None else table.take(pa.array(at, pa.int64()))).to_pylist())
 
 
 def empty_frame(path: Path) -> Any:
@@ -197,6 +199,10 @@ class TableRows:
         column = column.cast(pa.string()).dictionary_encode()
         return _plain(column).astype(np.int32), column.dictionary.to_pylist()
 
+    def floats(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a column of numbers, [row], null as NaN."""
+        return np.asarray(_plain(self.table.column(name).combine_chunks()), np.float64)
+
     def fixed(self, name: str) -> npt.NDArray[np.void]:
         """Return a column of byte strings of one width, [row]; null as zeros."""
         column = self.table.column(name).combine_chunks()
@@ -249,6 +255,24 @@ def take_given(table: Any) -> TableRows:
             f"a table of type {type(table).__name__} ({error}), expected a data frame, an Arrow "
             "table or a mapping of columns; or the path of a file"
         ) from error
+
+
+def first_rows(
+    path: Path, most: int, wanted: Callable[[TableRows], npt.NDArray[np.bool_]]
+) -> list[dict[str, Any]]:
+    """Read the first rows of a part that are wanted, as plain values.
+
+    No more of it is decoded than it takes to find so many: of a table that is sorted a person looks
+    at the beginning.
+    """
+    found: list[dict[str, Any]] = []
+    with _opened(path) as file:
+        for batch in file.iter_batches(_FEW_ROWS):
+            rows = TableRows(pa.Table.from_batches([batch]))
+            found += rows.where(wanted(rows)).table.slice(0, most - len(found)).to_pylist()
+            if len(found) >= most:
+                break
+    return found
 
 
 def merge_parts(path: Path, parts: Iterable[Path]) -> int:

@@ -7,14 +7,13 @@ The pages are opened in Debian's chromium. Screenshots are kept in the folder th
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pages_for_tests import look
 from stores_for_tests import swapped
 
 import pipeline
@@ -23,13 +22,10 @@ from pipeline.core.errors import DamagedError, InputError, StoreError
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage.manifest import put_manifest
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = [
     "<script>alert(1)</script>", '"><img src=x>', "$\\alpha$ & 'x' `y` {{ 7 * 7 }}", "long " * 60,
 ]  # fmt: skip
 MB = 10**6
-TALLEST = 6_000  # pixels of a screenshot
-WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
 def make_run(folder, number=4, shape=(9, 8), train=6, test=5, names=None, noise=60, **settings):
@@ -229,26 +225,6 @@ def thousand_names():
 
 
 @pytest.fixture(scope="module")
-def screenshots(tmp_path_factory):
-    folder = os.environ.get("PIXSIM_SCREENSHOTS")
-    path = Path(folder) if folder else tmp_path_factory.getbasetemp() / "screenshots"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs chromium, which is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Return what makes the report of a run by name, once, and returns the file."""
     made = {}
@@ -269,72 +245,6 @@ def pages(tmp_path_factory):
             made[name] = run.path / "report.html"
         return made[name]
 
-    return page
-
-
-# every element that has text of its own: its colour against what lies behind it
-CONTRAST = """() => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (rgb) => {
-    const [r, g, b] = rgb.map((v) => {
-      v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0.99) return colour.slice(0, 3);
-    }
-    return [255, 255, 255];
-  };
-  const poor = new Map();
-  for (const element of document.body.querySelectorAll("*")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || element.closest("svg") || element.closest("script, style, [hidden]")) continue;
-    const front = light(parse(getComputedStyle(element).color).slice(0, 3));
-    const back = light(behind(element));
-    const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
-    if (ratio < 4.5) poor.set(element.tagName + "." + element.className, ratio);
-  }
-  return [...poor];
-}"""
-
-LAYOUT = """() => ({
-  wide: document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth,
-  broken: [...document.images].filter((i) => !(i.complete && i.naturalWidth > 0)).length,
-  images: document.images.length,
-  silent: [...document.images].filter((i) => !i.alt.trim()).length,
-  charts: [...document.querySelectorAll("svg")].filter((s) => !s.getAttribute("aria-label")).length,
-  landmarks: ["main", "nav[aria-label]", "header", "footer"]
-    .filter((name) => document.querySelectorAll(name).length !== 1),
-  unreachable: [...document.querySelectorAll("*")].filter((e) =>
-    e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "auto" && e.tabIndex < 0
-  ).length,
-  injected: document.querySelectorAll("img[src=x]").length,
-})"""
-
-
-def look(browser, file, width, scheme, picture=None):
-    """Open a page, check that nothing is wrong with it, and return it; keep a picture of it."""
-    size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
-    context = browser.new_context(viewport=size, color_scheme=scheme)
-    page, troubles = context.new_page(), []
-    page.on("console", lambda message: troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("dialog", lambda dialog: troubles.append(dialog.message))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:"))
-            or troubles.append(request.url))  # fmt: skip
-    page.goto(file.as_uri())
-    found = page.evaluate(LAYOUT)
-    assert found.pop("images") > 10
-    assert set(map(str, found.values())) == {"0", "[]"}, found
-    assert page.evaluate(CONTRAST) == []
-    if picture is not None:
-        height = min(TALLEST, page.evaluate("document.scrollingElement.scrollHeight"))
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": height}
-        page.screenshot(path=picture, full_page=True, clip=clip)
-    assert troubles == []
     return page
 
 

@@ -194,3 +194,29 @@ def test_another_kind_of_file_is_refused_and_not_written(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name}: .*expected a name ending in \.png"):
         description.draw_grid(path, tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_an_image_is_reduced_to_the_means_of_its_parts():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 2**16, (128, 64, 3)).astype(np.uint16)
+    expected = image.reshape(64, 2, 32, 2, 3).mean(axis=(1, 3)) / 65535
+    np.testing.assert_allclose(pictures.reduced(image, 65535.0), expected, atol=1e-6)
+    assert pictures.reduced(image[:1, :, 0].repeat(1000, 1), 65535.0).shape == (1, 64)
+    np.testing.assert_array_equal(
+        pictures.reduced(image[:5, :4, 0], 65535.0), image[:5, :4, 0] / 65535
+    )
+
+
+def test_a_difference_has_its_sign():
+    seen = []
+
+    def colours(shares):
+        seen.append(shares)
+        return np.stack([shares] * 4, axis=-1)
+
+    difference = np.array([[[-0.5] * 3, [0.0] * 3, [0.25] * 3, [0.1, 0.2, 0.3]]])
+    address = pictures.signed_picture(difference, 0.5, colours)
+    assert address.startswith("data:image/png;base64,")
+    np.testing.assert_allclose(seen[0], [[0, 0.5, 0.75, 0.7]])
+    pictures.signed_picture(np.array([[-3.0, 3.0]]), 0.5, colours)
+    np.testing.assert_array_equal(seen[1], [[0, 1]])

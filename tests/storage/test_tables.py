@@ -268,3 +268,22 @@ def test_merging_with_a_missing_part_leaves_the_table_that_was_there(part):
         tables.merge_parts(merged, [path, path.with_name("b.parquet")])
     assert same(tables.read_part(merged), values)
     assert sorted(item.name for item in path.parent.iterdir()) == ["a.parquet", "all.parquet"]
+
+
+def test_only_the_first_rows_of_a_long_table_are_read(tmp_path):
+    count = 100_000
+    columns = {"number": np.arange(count), "score": np.linspace(1, 0, count)}
+    tables.write_part(tmp_path / "long.parquet", columns, {})
+    seen = []
+
+    def wanted(rows):
+        seen.append(len(rows.integers("number")))
+        return rows.integers("number") % 2 == 1
+
+    rows = tables.first_rows(tmp_path / "long.parquet", 5, wanted)
+    assert [row["number"] for row in rows] == [1, 3, 5, 7, 9]
+    assert sum(seen) < 10_000
+    assert tables.first_rows(tmp_path / "long.parquet", 5, lambda r: r.floats("score") < 0) == []
+    (row,) = tables.read_rows(tmp_path / "long.parquet", [70_000])
+    assert row["number"] == 70_000
+    assert tables.read_rows(tmp_path / "long.parquet", []) == []
