@@ -77,6 +77,10 @@ def describe(path: Path | str, storage_options: Mapping[str, Any] | None = None)
         return _describe_run(folder)
     if kind == manifest.AUDIT:
         return _describe_audit(folder)
+    return _describe_images(folder)
+
+
+def _describe_images(folder: Path) -> dict[str, Any]:
     content = manifest.read_manifest(folder, manifest.IMAGES)
     require_files_of(folder, content)
     require_tables(folder, content, SAMPLES)
