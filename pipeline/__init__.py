@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pipeline.config.audit_settings import make_audit as make_audit
     from pipeline.config.cluster_settings import make_cluster as make_cluster
     from pipeline.config.job_settings import JobSettings as JobSettings
     from pipeline.config.job_settings import load_images as load_images
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.ingestion.ingest import ingest as ingest
     from pipeline.ingestion.ingest import ingest_partitions as ingest_partitions
     from pipeline.ingestion.ingest import plan_ingest as plan_ingest
+    from pipeline.jobs.audit import run_audit as run_audit
     from pipeline.jobs.demo import run_demo as run_demo
     from pipeline.jobs.job import run_job as run_job
     from pipeline.jobs.preview import forecast as forecast
@@ -46,10 +48,13 @@ if TYPE_CHECKING:
     from pipeline.report.description import draw_grid as draw_grid
     from pipeline.report.explanation import explain as explain
     from pipeline.report.explanation_picture import draw_explanation as draw_explanation
+    from pipeline.report.neighbour_graph import knn_graph as knn_graph
     from pipeline.report.opened import ImageSet as ImageSet
     from pipeline.report.opened import Run as Run
     from pipeline.report.opened import open_run as open_run
     from pipeline.report.opened import open_store as open_store
+    from pipeline.report.opened_audit import Audit as Audit
+    from pipeline.report.opened_audit import open_audit as open_audit
     from pipeline.report.page import write_report as write_report
     from pipeline.sources.arrays import from_arrays as from_arrays
     from pipeline.sources.catalog import list_datasets as list_datasets
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from pipeline.terminal import print_table as print_table
 
 _HOMES = {
+    "Audit": "report.opened_audit",
     "ImageSet": "report.opened",
     "JobSettings": "config.job_settings",
     "Run": "report.opened",
@@ -75,14 +81,17 @@ _HOMES = {
     "from_arrays": "sources.arrays",
     "ingest": "ingestion.ingest",
     "ingest_partitions": "ingestion.ingest",
+    "knn_graph": "report.neighbour_graph",
     "list_datasets": "sources.catalog",
     "load_images": "config.job_settings",
     "load_job": "config.job_settings",
+    "make_audit": "config.audit_settings",
     "make_cluster": "config.cluster_settings",
     "make_images": "config.job_settings",
     "make_job": "config.job_settings",
     "make_reporter": "execution.progress",
     "neighbours": "ops.neighbours",
+    "open_audit": "report.opened_audit",
     "open_executor": "execution.executor",
     "open_images": "storage.image_content",
     "open_run": "report.opened",
@@ -94,6 +103,7 @@ _HOMES = {
     "print_pixels": "terminal",
     "print_table": "terminal",
     "prototypes": "ops.prototypes",
+    "run_audit": "jobs.audit",
     "run_demo": "jobs.demo",
     "run_job": "jobs.job",
     "verify": "jobs.repair",

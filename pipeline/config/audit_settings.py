@@ -28,6 +28,7 @@ from pipeline.config.job_settings import (
 )
 from pipeline.config.search_settings import AuditChecks
 from pipeline.config.yaml_files import first_problem, refuse_unknown
+from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
 from pipeline.core.paths import shown
 
@@ -78,6 +79,7 @@ def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSet
     return make_audit(checks | known | named)
 
 
+@checked
 def make_audit(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> AuditSettings:
     """Validate the settings of an audit, given as a mapping; see `AuditSettings`.
 
