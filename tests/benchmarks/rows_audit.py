@@ -186,8 +186,8 @@ def _copies(bench: Workbench, images: Images) -> Iterator[Row]:
     place = table["other_sample"].to_numpy() - originals
     real = (place >= 0) & (sources[np.maximum(place, 0)] == table["sample"].to_numpy())
     found = int(np.count_nonzero(real & (place < copies)))
-    last = pairs.score[(kinds < 0).nonzero()[0][:alarms]][-1:].tolist()
-    note = f"of {tests:,} test images among {originals:,}; false alarm {alarms} has score {last}"
+    last = pairs.score[kinds < 0][:alarms].min(initial=1)
+    note = f"of {tests:,} test images among {originals:,}; false alarms score {last:.3f} or more"
     exact = f"{what}: found as kind 'exact'"
     yield share_row(exact, f"{copies} exact copies", (found / copies,), wanted=100, note=note)
     remove_run(output)
