@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.report.description import draw_grid as draw_grid
     from pipeline.report.explanation import explain as explain
     from pipeline.report.explanation_picture import draw_explanation as draw_explanation
+    from pipeline.report.neighbour_graph import knn_graph as knn_graph
     from pipeline.report.opened import ImageSet as ImageSet
     from pipeline.report.opened import Run as Run
     from pipeline.report.opened import open_run as open_run
@@ -85,6 +86,7 @@ _HOMES = {
     "from_arrays": "sources.arrays",
     "ingest": "ingestion.ingest",
     "ingest_partitions": "ingestion.ingest",
+    "knn_graph": "report.neighbour_graph",
     "list_datasets": "sources.catalog",
     "load_audit": "jobs.audit",
     "load_images": "config.job_settings",

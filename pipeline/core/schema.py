@@ -16,6 +16,8 @@ CLASS = "class_name"
 METRIC = "metric"
 RANK = "rank"
 PAIR = "pair"
+AMONG_THEMSELVES = "among_themselves"
+"""Attribute of neighbours: 1 where those are of images among themselves, 0 among other images."""
 PIXEL_DIMS = ("y", "x")
 CHANNEL = "channel"
 

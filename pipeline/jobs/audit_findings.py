@@ -21,6 +21,7 @@ from pipeline.jobs.audit_lists import ListTables
 from pipeline.jobs.audit_pairs import LEAST, PairFinder, Pairs, Sides, all_sides
 from pipeline.jobs.audit_plan import AuditPlan
 from pipeline.ops.audit_scores import fence, misfit, remoteness
+from pipeline.ops.graph import merge_nearest
 from pipeline.ops.groups import Groups, connect, diameter, smallest_edges
 from pipeline.storage import sample_lists
 from pipeline.storage.image_content import read_checked, read_labels
@@ -127,10 +128,7 @@ def read_lists(plan: AuditPlan, lists: ListTables) -> tuple[list[PairFinder], Pl
         rows = slice(part.start, part.start + len(part.distance))
         distance = part.distance[:, here].reshape(len(part.distance), -1)
         neighbour = part.neighbour[:, here].reshape(len(part.distance), -1)
-        # of equal distances the lower number comes first; none, NaN, sorts last
-        order = np.lexsort((neighbour, distance))[:, :k]
-        plain.distance[rows] = np.take_along_axis(distance, order, 1)
-        plain.neighbour[rows] = np.take_along_axis(neighbour, order, 1)
+        plain.distance[rows], plain.neighbour[rows] = merge_nearest(distance, neighbour, k)
     return finders, plain
 
 

@@ -98,7 +98,8 @@ def misfit(
     -------
     The score, [image]: of `g` votes for the given label and `o` for the likeliest other one,
     `(o + 1) / (o + g + 2)`; 0 without a label or a vote. The other label, [image], -1 without a
-    vote for any; of equal votes the lowest code. And the votes for both, [image, 2].
+    vote for any; of equal votes the lowest code. And the votes for both, [image, 2]; 0 without a
+    label.
     """
     count = len(labels)
     score, other = np.zeros(count), np.full(count, UNLABELLED, np.int32)
@@ -121,7 +122,7 @@ def misfit(
         votes[here], other[here] = _two_largest(table.reshape(-1, classes), labels[here])
     known = (labels != UNLABELLED) & (votes.sum(1) > 0)
     score[known] = (votes[known, 1] + 1) / (votes[known].sum(1) + 2)
-    other[~known] = UNLABELLED
+    other[~known], votes[~known] = UNLABELLED, 0
     return score, other, votes
 
 

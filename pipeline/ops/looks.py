@@ -22,6 +22,7 @@ NORMALIZED_SCALE = 255
 _MEAN, _DEVIATION = 128, 48
 # The least deviation, in steps of 8 bits: what is flatter is noise, not an image.
 _FLAT = 4
+_LARGEST = 2**63 - 1  # what an accumulator may hold
 _BLOCK_VALUES = 2**18  # pixels that are normalized at once: their wide copies stay in the cache
 
 
@@ -44,9 +45,10 @@ def normalize(images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
     Returns
     -------
-    [image, y - 1, x - 1(, channel)] uint8: of the sums of 2 x 2 neighbouring pixels, `s`, with mean
-    `m` and mean absolute deviation `a` over the image, `128 + 48 (s - m) / a`, rounded half up and
-    clipped. `a` is at least that of 4 steps of 8 bits. A side of one pixel is doubled first.
+    [image, y - 1, x - 1(, channel)] uint8: of the means of 2 x 2 neighbouring pixels, rounded half
+    up, `s`, with mean `m` and mean absolute deviation `a` over the image, `128 + 48 (s - m) / a`,
+    rounded half up and clipped. `a` is at least 4 steps of 8 bits. A side of one pixel is doubled
+    first.
     """
     shape = _smoothed_shape(images)
     normalized = np.empty((len(images), *shape), np.uint8)
@@ -77,6 +79,8 @@ def _smooth(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _normalize(smooth: npt.NDArray[Any], flattest: int) -> npt.NDArray[np.uint8]:
     flat = smooth.reshape(len(smooth), -1)
     count, largest = flat.shape[1], np.iinfo(smooth.dtype).max
+    if (2 * _DEVIATION + 1) * count * count * largest > _LARGEST:
+        return np.stack([_normalize_large(image, flattest) for image in smooth])
     total = flat.sum(1, dtype=np.int64, keepdims=True)
     narrow: Any = np.int32 if count * largest < 2**31 else np.int64
     centred: npt.NDArray[Any] = flat.astype(narrow) * narrow(count) - total.astype(narrow)
@@ -87,6 +91,24 @@ def _normalize(smooth: npt.NDArray[Any], flattest: int) -> npt.NDArray[np.uint8]
         table = _quotients(values, count, spread)
         return np.take_along_axis(table, flat.astype(np.intp), 1).reshape(smooth.shape)
     return _quotients(centred.astype(np.int64), count, spread).reshape(smooth.shape)
+
+
+def _normalize_large(smooth: npt.NDArray[Any], flattest: int) -> npt.NDArray[np.uint8]:
+    """Normalize one image whose products may not fit 64 bits, value by value, in Python's integers.
+
+    That is so from a million pixels of 16 bits on.
+    """
+    values, inverse, counts = np.unique(smooth, return_inverse=True, return_counts=True)
+    known, count = list(zip(values.tolist(), counts.tolist(), strict=True)), smooth.size
+    total = sum(value * times for value, times in known)
+    spread = sum(abs(value * count - total) * times for value, times in known)
+    spread = max(spread, count * count * flattest)
+    steps = [
+        (2 * _DEVIATION * count * (value * count - total) + spread) // (2 * spread)
+        for value, _ in known
+    ]
+    table = np.array([min(max(_MEAN + step, 0), 255) for step in steps], np.uint8)
+    return table[inverse].reshape(smooth.shape)
 
 
 def _quotients(centred: Int64Array, count: int, spread: Int64Array) -> npt.NDArray[np.uint8]:

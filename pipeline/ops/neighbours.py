@@ -21,6 +21,7 @@ from pipeline.core.arguments import checked
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import NOWHERE, Float64Array, Int64Array, finish_neighbours
 from pipeline.core.schema import (
+    AMONG_THEMSELVES,
     IMAGE,
     LABEL,
     METRIC,
@@ -211,6 +212,7 @@ def neighbours(
     arrays = _arrays_of(lists, others[LABEL.name].data.rechunk(-1), scale)
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
     attributes = {name: searched.attrs[name] for name in ("class_names",) if name in searched.attrs}
+    attributes[AMONG_THEMSELVES] = int(among is None)
     return xr.Dataset(variables, coordinates, attributes)
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.core.arguments import checked
-from pipeline.core.errors import InputError, nearest
+from pipeline.core.errors import InputError, SchemaError, nearest
+from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.paths import locate
+from pipeline.core.schema import METRIC
+from pipeline.ops.graph import merge_nearest
 from pipeline.storage import audit_files, manifest, tables
 from pipeline.storage.atomic import read_json
+from pipeline.storage.run_files import NEIGHBOURS, part_names
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,50 @@ class Audit:
         """
         if name not in audit_files.TABLES:
             raise InputError(f"table: {nearest(name, audit_files.TABLES)}, not '{name}'")
-        file = audit_files.table_file(name)
-        return tables.read_frame(self.path / file, self.manifest["files"][file])
+        return self._frame(audit_files.table_file(name))
+
+    def nearest(self, metric: str = "l1") -> tuple[Float64Array, Int64Array]:
+        """Read the nearest images of each image, as they are, among those of all splits.
+
+        Parameters
+        ----------
+        metric
+            That of the audit.
+
+        Returns
+        -------
+        Distances in units of full scale, [image, k], nearest first, NaN where there is none; and
+        the numbers of these images, of equal distances the lower first, -1 where there is none.
+        Images are numbered split after split, in the order of `summary["splits"]`.
+
+        Raises
+        ------
+        SchemaError
+            Where the audit measured by another metric.
+        DamagedError
+            Where a table is missing or was changed.
+        """
+        checks, splits = self.manifest["plan"]["checks"], self.summary["splits"]
+        if metric != checks["metric"]:
+            raise SchemaError(f"metric is {metric!r}, expected {checks['metric']!r}, the audit's")
+        firsts = dict(zip(splits, np.cumsum([0, *splits.values()]).tolist(), strict=False))
+        wanted = [f"{metric} in {name}" for name in splits]
+        parts = []
+        for file in part_names(len(self.manifest[NEIGHBOURS]["partitions"]), NEIGHBOURS):
+            frame = self._frame(file, [METRIC, "neighbour", "neighbour_split", "distance"])
+            frame = frame[frame[METRIC].isin(wanted)]
+            sample = frame["neighbour"].to_numpy(np.float64, na_value=-1).astype(np.int64)
+            split = frame["neighbour_split"].cat
+            first = np.array([firsts[name] for name in split.categories])[split.codes]
+            number = np.where(sample < 0, -1, first + sample)
+            shape = -1, len(wanted) * checks["k"]
+            lists = frame["distance"].to_numpy(np.float64).reshape(shape), number.reshape(shape)
+            parts.append(merge_nearest(*lists, checks["k"]))
+        distance, neighbour = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return distance, neighbour
+
+    def _frame(self, file: str, columns: Sequence[str] | None = None) -> Any:
+        return tables.read_frame(self.path / file, self.manifest["files"][file], columns)
 
 
 @checked

@@ -32,6 +32,7 @@ GROUPS = {
     "growth": "benchmarks.rows_growth",
     "command": "benchmarks.rows_command",
     "neighbours": "benchmarks.rows_neighbours",
+    "audit": "benchmarks.rows_audit",
     "scaling": "benchmarks.rows_scaling",
     "device": "benchmarks.rows_device",
     "pictures": "benchmarks.pictures",

@@ -40,7 +40,8 @@ class Readings:
     @property
     def spread(self) -> float:
         """The distance from the lowest to the highest, as a part of the median."""
-        return (max(self.values) - min(self.values)) / self.median
+        distance = max(self.values) - min(self.values)
+        return distance / self.median if distance else 0.0
 
 
 def nothing() -> None:

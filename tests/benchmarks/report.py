@@ -59,6 +59,8 @@ def _quantity(readings: Readings | None, kind: str) -> str:
     if readings is None:
         return "-"
     value = readings.median
+    if kind == "share":
+        return f"{value:.1%}"
     if kind == "bytes":
         text = f"{value / _BYTES:,.0f} MiB"
     elif value < 1:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.measure import Readings
 
 Bound = Literal["at least", "at most"]
-Kind = Literal["seconds", "bytes"]
-Unit = Literal["x", "s"]
+Kind = Literal["seconds", "bytes", "share"]
+Unit = Literal["x", "s", "%"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Row:
     ours, peer
         The readings of both; None where the row was skipped.
     value
-        What is wanted of them: a ratio, or the seconds between them.
+        What is wanted of them: a ratio, the seconds between them, or ours as a percentage.
     unit
-        `x` for a ratio, `s` for seconds.
+        `x` for a ratio, `s` for seconds, `%` for a share.
     kind
-        What the readings are: `seconds` or `bytes`.
+        What the readings are: `seconds`, `bytes`, or `share`, from 0 to 1.
     wanted, bound
         The target and whether it is a least or a most; no target where None.
     note
@@ -85,6 +86,20 @@ def speed_row(
     """Return a row of how many times as fast as a peer ours is."""
     value = peer.median / ours.median
     return Row(what, against, ours, peer, value, wanted=wanted, note=note)
+
+
+def share_row(
+    what: str,
+    against: str,
+    ours: Sequence[float],
+    peer: Sequence[float] = (),
+    wanted: float | None = None,
+    note: str = "",
+) -> Row:
+    """Return a row of a share of what there is to find, of each trial, 0 to 1; as a percentage."""
+    mine = Readings(tuple(map(float, ours)))
+    theirs = Readings(tuple(map(float, peer))) if peer else None
+    return Row(what, against, mine, theirs, 100 * mine.median, "%", "share", wanted, note=note)
 
 
 def note_row(what: str, note: str) -> Row:

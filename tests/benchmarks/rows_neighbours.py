@@ -25,7 +25,7 @@ from benchmarks.measure import Contestant, MismatchError, Readings, SkippedError
 from benchmarks.ours import remove_run
 from benchmarks.peers_arrays import set_threads
 from benchmarks.results import Row, growth_row, note_row, speed_row
-from benchmarks.workbench import Workbench
+from benchmarks.workbench import CIFAR, Workbench, cifar_store
 from pipeline.core.exact import NOWHERE
 from pipeline.core.schema import IMAGE
 from pipeline.kernels import cpu_nearest, search_data
@@ -40,7 +40,6 @@ LARGER = 10
 LONG = 5.0
 
 OURS = "ours"
-CIFAR = "CIFAR-10 as JPEG"
 PLAIN = "our own plain loop without the bounds"
 PREPARED = "preparing the references"
 KERNELS = "the kernels alone, images in memory"
@@ -183,15 +182,6 @@ def _check(results: Mapping[str, Any], notes: dict[str, str]) -> None:
         differing = int((np.asarray(indices) != mine[1]).sum())
         if differing:
             notes[name] = f"{differing:,} of {mine[1].size:,} neighbours differ or stand elsewhere"
-
-
-def cifar_store(bench: Workbench) -> Path | None:
-    """Return the image set of CIFAR-10 as JPEG; None where its archive is not at hand."""
-    folder = os.environ.get("PIXSIM_DATASETS")
-    path = Path(folder or ".") / "cifar10-jpeg" / "cifar10_jpeg.tar.gz"
-    if folder is None or not path.exists():
-        return None
-    return pipeline.ingest(path, bench.folder / "cifar10.zarr")
 
 
 def _on_cifar(bench: Workbench) -> Iterator[Row]:

@@ -19,8 +19,8 @@ from PIL import Image
 import pipeline
 from benchmarks.peers_arrays import set_threads
 from benchmarks.results import Row, note_row
-from benchmarks.rows_neighbours import CIFAR, K, cifar_store
-from benchmarks.workbench import Workbench
+from benchmarks.rows_neighbours import K
+from benchmarks.workbench import CIFAR, Workbench, cifar_store
 from pipeline.core.exact import NOWHERE
 from pipeline.core.schema import IMAGE
 from pipeline.execution.workers import Workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import pipeline
 from benchmarks import images, ours
 from benchmarks.images import Originals, Pixels
 from benchmarks.measure import SkippedError
@@ -19,6 +21,7 @@ from pipeline.ops.distances import Reference
 # The measured size of a store of these images is 0.56 of their pixels.
 STORED_PART = 0.6
 GIGABYTE = 10**9
+CIFAR = "CIFAR-10 as JPEG"
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,12 @@ class Workbench:
             "repeats": self.repeats,
             "threads": self.threads,
         }
+
+
+def cifar_store(bench: Workbench) -> Path | None:
+    """Return the image set of CIFAR-10 as JPEG; None where its archive is not at hand."""
+    folder = os.environ.get("PIXSIM_DATASETS")
+    path = Path(folder or ".") / "cifar10-jpeg" / "cifar10_jpeg.tar.gz"
+    if folder is None or not path.exists():
+        return None
+    return pipeline.ingest(path, bench.folder / "cifar10.zarr")

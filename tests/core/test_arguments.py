@@ -40,6 +40,8 @@ def made(tmp_path_factory):
     content = {"name": "j", "images": store, "output": str(folder / "r"), "report": False}
     settings = pipeline.make_job(content)
     run = str(pipeline.run_job(settings).path)
+    checks = {"name": "a", "images": store, "output": str(folder / "a"), "k": 2}
+    audit = pipeline.run_audit(checks)
     images = pipeline.open_images(store)
     sums = pipeline.class_sums(images)
     means = pipeline.prototypes(sums)
@@ -61,7 +63,9 @@ def made(tmp_path_factory):
         "ingest_partitions": [source, 0, 1, str(folder / "i.zarr")],
         "finish_ingest": [source, str(folder / "i.zarr")],
         "draw_explanation": [found, picture], "print_pixels": [found.image, 255, "0:2,0:2"],
-        "Run": [run], "ImageSet": [store],
+        "Run": [run], "ImageSet": [store], "Audit": [str(audit.path)],
+        "make_audit": [checks], "run_audit": [checks], "open_audit": [str(audit.path)],
+        "knn_graph": [pipeline.neighbours(images, k=2), "l1"],
         "plots.image": [found.image, 255], "plots.gallery": [[found.image], ["a"], 255],
         "plots.prototypes": [means], "plots.pixel_values": [found.image, 255],
         "plots.difference": [found.image, found.image / 2, 255],
@@ -89,11 +93,12 @@ def refusal(function, arguments):
 
 
 NAMES = [
-    "ImageSet", "Run", "class_medians", "class_sums", "describe", "digest", "distances",
+    "Audit", "ImageSet", "Run", "class_medians", "class_sums", "describe", "digest", "distances",
     "draw_explanation", "draw_grid", "explain", "finish_ingest", "forecast", "from_arrays",
-    "ingest", "ingest_partitions", "load_images", "load_job", "make_cluster", "make_images",
-    "make_job", "open_images", "open_run", "open_source", "open_store", "plan_ingest", "predict",
-    "print_pixels", "prototypes", "run_job", "verify", "write_report",
+    "ingest", "ingest_partitions", "knn_graph", "load_images", "load_job", "make_audit",
+    "make_cluster", "make_images", "make_job", "open_audit", "open_images", "open_run",
+    "open_source", "open_store", "plan_ingest", "predict", "print_pixels", "prototypes",
+    "run_audit", "run_job", "verify", "write_report",
     *(f"plots.{name}" for name in PLOTS),
 ]  # fmt: skip
 
@@ -113,7 +118,7 @@ def test_a_wrong_argument_is_refused_in_one_line_of_ours(name, made, tmp_path, m
 
 @pytest.mark.parametrize("name", [
     "class_sums", "prototypes", "distances", "predict", "open_run", "open_images",
-    "plots.accuracy", "run_job", "ingest",
+    "plots.accuracy", "run_job", "ingest", "run_audit", "open_audit", "knn_graph",
 ])  # fmt: skip
 def test_what_is_expected_is_said_with_what_was_given(name, made):
     with pytest.raises(PixsimError, match=r"list|\[\]") as caught:
@@ -122,10 +127,13 @@ def test_what_is_expected_is_said_with_what_was_given(name, made):
 
 
 KEYWORDS = {
-    "run_job": ["reporter", "profile"], "load_job": ["overrides", "cluster"],
+    "run_job": ["reporter", "profile"], "run_audit": ["reporter", "resume"],
+    "make_audit": ["overrides"], "open_audit": ["storage_options"],
+    "load_job": ["overrides", "cluster"],
     "load_images": ["overrides"], "make_images": ["overrides"], "make_job": ["where"],
     "make_cluster": ["beside"], "open_source": ["listing", "scratch"],
-    "Run": ["storage_options"], "ImageSet": ["storage_options"], "open_run": ["storage_options"],
+    "Run": ["storage_options"], "Audit": ["storage_options"], "ImageSet": ["storage_options"],
+    "open_run": ["storage_options"],
 }  # fmt: skip
 
 
