@@ -1,9 +1,4 @@
-"""How well the prototype of its class fits a suspect image, which helped to make it.
-
-The mean of a class without one of its images is `(S - x) / (n - 1)`, and the distance of `x` to it
-is `n / (n - 1)` times that to the mean with it, by l1 and l2 alike. So one sum for each class is
-enough.
-"""
+"""How well the prototype of its class fits a suspect image: the mean of the others."""
 
 from __future__ import annotations
 
@@ -19,6 +14,7 @@ from pipeline.core.schema import COUNT, PIXEL_SUM, UNLABELLED
 from pipeline.execution.executor import Executor
 from pipeline.jobs.audit_plan import AuditPlan
 from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.leave_one_out import Others
 from pipeline.ops.prototypes import class_sums
 from pipeline.storage.image_content import open_images
 
@@ -61,16 +57,16 @@ def prototype_ranks(
     there = np.flatnonzero(counts)
     reference = make_reference(
         total[PIXEL_SUM.name].values[there], counts[there], str(plan.like["dtype"]),
-        plan.content["full_scale"], device,
+        plan.content["full_scale"], device, Others(counts[there] - 1),
     )  # fmt: skip
     order = np.argsort(numbers)
     for start in range(0, len(order), _BLOCK):
         rows = order[start : start + _BLOCK]
-        distance = distances_block(read(numbers[rows]), reference, (metric,))[0]
         own = np.searchsorted(there, labels[numbers[rows]])
-        at, count = np.arange(len(rows)), counts[there][own]
-        without = np.where(count > 1, distance[at, own] * count / np.maximum(count - 1, 1), np.inf)
-        distance[at, own] = np.inf
+        distance = distances_block(read(numbers[rows]), reference, (metric,), 1, own)[0]
+        at = np.arange(len(rows)), own
+        without = np.nan_to_num(distance[at], nan=np.inf)
+        distance[at] = np.inf
         ranks[rows] = 1 + (distance < without[:, None]).sum(1)
     return ranks
 
