@@ -31,7 +31,7 @@ from manifests_for_tests import (
     validate_cluster,
 )
 
-from pipeline import cli
+from pipeline import commands
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config.settings import as_bytes
 from pipeline.core import errors
@@ -174,10 +174,10 @@ def test_the_job_runs_pixsim_on_files_of_its_config_map():
     container = only_container(JOB_POD)
     [executable] = container["command"]
     assert executable == "pixsim"
-    command, bound, _ = cli.app.parse_args(
+    command, bound, _ = commands.app.parse_args(
         container["args"], exit_on_error=False, print_error=False
     )
-    assert command is cli.run
+    assert command is commands.run
     [files] = [volume for volume in JOB_POD["volumes"] if "configMap" in volume]
     [folder] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == files["name"]]
     environment = {item["name"]: item["value"] for item in container["env"]}

@@ -232,7 +232,8 @@ def test_a_copy_planted_anywhere_is_found(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("changed", [
-    {"cluster": {"kind": "threads", "workers": 3}}, {"device": "torch:cpu"}, {"cluster": "local"},
+    {"cluster": {"kind": "threads", "workers": 3}}, {"device": "torch:cpu"},
+    pytest.param({"cluster": "local"}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_digest_is_the_same_on_any_workers_and_device(made, store, tmp_path, changed):
     again = audit(store, tmp_path / "audit", variants=["mirror"], **changed)

@@ -123,6 +123,7 @@ def test_digests_are_the_same_however_it_is_cut(lessened, listed, tmp_path, shar
     assert done.manifest["digests"] == lessened.manifest["digests"]
 
 
+@pytest.mark.slow
 def test_medians_and_processes_leave_them_out_too(made, listed, tmp_path):
     shorter = make_images(tmp_path / "images.zarr", without(make_arrays()))
     expected = run(shorter, tmp_path / "expected", prototypes="median", report=False)
@@ -270,6 +271,7 @@ pipeline.run_job(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_digest(made, listed, lessened, tmp_path):
     content = {"images": str(made), "output": str(tmp_path / "run"), "name": "trees"} | SETTINGS
     content |= {"exclude": str(listed), "cluster": {"kind": "threads", "workers": 1}}

@@ -69,6 +69,7 @@ def test_every_table_is_that_of_prototypes_without_the_image(tmp_path, kind, dty
     assert pipeline.digest(done.path) == done.manifest["digests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), KINDS, ids=IDS)
 def test_any_shards_workers_and_device_give_the_same_digests(tmp_path, kind, dtype):
     arrays, found = few(dtype), set()
@@ -130,6 +131,7 @@ class Failing(job.EvaluatePartition):
         return super().__call__(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), KINDS, ids=IDS)
 def test_cut_short_in_any_pass_it_goes_on_to_the_same_digests(tmp_path, kind, dtype, monkeypatch):
     images = make_images(tmp_path / "images.zarr", few(dtype), shard=16)
@@ -153,6 +155,7 @@ def test_cut_short_in_any_pass_it_goes_on_to_the_same_digests(tmp_path, kind, dt
     assert run(images, tmp_path / "run", **settings).manifest["digests"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_medians_made_in_tiles_are_the_same(tmp_path, dtype):
     arrays = make_arrays(train=60, test=20, shape=(60, 50), dtype=dtype)

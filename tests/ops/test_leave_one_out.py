@@ -43,6 +43,7 @@ def test_as_if_the_image_was_deleted_and_the_prototype_made_anew(kind, block):
     check(*block[:2], kind, found.values, plain.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data(), block=labelled_blocks(max_samples=12))
 def test_any_chunks_and_device_give_the_same_bits(kind, data, block):

@@ -354,6 +354,7 @@ def thousand(tmp_path_factory):
     return audit_of(tmp_path_factory.mktemp("thousand"), arrays, names)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_and_findings_make_a_small_page(thousand):
     page = page_of(thousand)
     assert thousand.summary["copies"]["pairs"] > 1500
