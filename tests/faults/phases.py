@@ -23,10 +23,14 @@ _BEGINNINGS = (
     ("pipeline.jobs.job", "_evaluate", "evaluate"),
     ("pipeline.jobs.job", "find_neighbours", "neighbours"),
     ("pipeline.jobs.job", "_finish", "finish of the run"),
+    ("pipeline.jobs.audit", "write_neighbours", "search of the audit"),
+    ("pipeline.jobs.audit", "write_findings", "findings"),
+    ("pipeline.jobs.audit", "_with_page", "page of the audit"),
 )
 INGEST = ("plan", "partitions", "tally", "bad samples", "samples", "duplicates", "finish")
 APPEND = ("append", "commit")
 RUN = ("begin", "fit", "evaluate", "neighbours", "finish of the run")
+AUDIT = ("search of the audit", "findings", "page of the audit")
 
 
 def announce(entered: Callable[[str], None]) -> None:

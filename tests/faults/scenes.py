@@ -12,7 +12,7 @@ from PIL import Image
 
 import pipeline
 from faults.objects import PROTOCOL
-from faults.phases import APPEND, INGEST, RUN
+from faults.phases import APPEND, AUDIT, INGEST, RUN
 
 CLASSES = ("ant", "bee", "cat")
 SHARD = 5
@@ -107,5 +107,6 @@ def _scenes(at: str = "", prefix: str = "") -> list[Scene]:
     ]
 
 
-LOCAL = {scene.name: scene for scene in _scenes()}
+_AUDIT = Scene("audit", ("audit", "job.yml", "--output", "audit"), (STORE, "audit"), AUDIT)
+LOCAL = {scene.name: scene for scene in (*_scenes(), _AUDIT)}
 REMOTE = {scene.name: scene for scene in _scenes(f"{PROTOCOL}://bucket/", "remote ")}

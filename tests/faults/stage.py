@@ -19,12 +19,14 @@ from pipeline.cli import main
 from pipeline.core.errors import StoreError
 from pipeline.core.paths import locate
 from pipeline.jobs.job import EFFORT
+from pipeline.storage.audit_files import PAGE_FILE
 from pipeline.storage.blobs import read_bytes
 from pipeline.storage.folders import files_below
 from pipeline.storage.locks import is_lock
 from pipeline.storage.run_files import REPORT_FILE
 
 _VOLATILE = ("finished", "checksum", *EFFORT)
+_PAGES = (REPORT_FILE, PAGE_FILE)
 _number = itertools.count()
 
 
@@ -65,13 +67,14 @@ def take_remains(scene: Scene) -> Remains:
 
 def _lasting(file: str, data: bytes) -> bytes:
     """Return what is the same whenever and wherever a file was written."""
-    if file == REPORT_FILE:
+    if file in _PAGES:
         return b""  # it says when, and how long it took
     if not file.endswith(".json"):
         return data
     content = json.loads(data.decode().replace(str(Path.cwd()), ""))
     kept = {key: value for key, value in content.items() if key not in _VOLATILE}
-    kept.get("files", {}).pop(REPORT_FILE, None)
+    for page in _PAGES:
+        kept.get("files", {}).pop(page, None)
     return json.dumps(kept, sort_keys=True).encode()
 
 
