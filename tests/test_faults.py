@@ -33,6 +33,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 SCENES = LOCAL | REMOTE
+# the others go through the same ways of failing
+HERE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "audit")) for name in LOCAL]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def counted(counts):
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", HERE)
 def test_killed_at_any_moment_of_every_phase_a_resume_ends_as_if_undisturbed(
     stage_of, full, seed, figure, name
 ):
@@ -80,6 +82,7 @@ def test_killed_at_any_moment_of_every_phase_a_resume_ends_as_if_undisturbed(
     figure(f"{name}: SIGKILL, resumed", f"{total:,} as undisturbed: {counted(found.hits)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REMOTE)
 def test_killed_while_it_writes_to_an_object_store_a_resume_ends_as_if_undisturbed(
     stage_of, full, seed, figure, name
@@ -92,7 +95,7 @@ def test_killed_while_it_writes_to_an_object_store_a_resume_ends_as_if_undisturb
     figure(f"{name}: SIGKILL, resumed", f"{total:,} as undisturbed: {counted(found.hits)}")
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", HERE)
 def test_any_operation_on_files_may_fail_with_a_clear_error_and_a_resume_completes(
     stage_of, full, seed, figure, name
 ):
@@ -104,7 +107,7 @@ def test_any_operation_on_files_may_fail_with_a_clear_error_and_a_resume_complet
     figure(f"{name}: an operation fails", f"{found.ends.total():,} resumed: {counted(found.ends)}")
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", HERE)
 def test_files_cut_off_by_a_limit_are_a_clear_error_and_a_resume_completes(
     stage_of, full, figure, name
 ):
@@ -140,7 +143,7 @@ def test_an_object_store_that_goes_away_is_a_clear_error_and_a_resume_completes(
     figure(f"{name}: the store goes away", f"{found.ends.total():,} resumed: {counted(found.ends)}")
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", HERE)
 def test_of_several_processes_in_one_folder_one_wins_and_the_others_say_who_holds_it(
     stage_of, full, figure, name
 ):

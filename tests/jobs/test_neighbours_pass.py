@@ -123,6 +123,7 @@ def test_rows_are_those_of_the_definition(tmp_path, small, evaluate, among, metr
     assert written(done) == rows_of(arrays, 4, *splits, metrics, wanted)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 99), sizes=st.tuples(st.integers(1, 40), st.integers(1, 60)),
@@ -145,7 +146,7 @@ def test_the_digest_is_the_same_for_any_cut(seed, sizes, shard, workers, k, dtyp
 @pytest.mark.parametrize(
     "more",
     [
-        {"cluster": {"kind": "local", "workers": 2}},
+        pytest.param({"cluster": {"kind": "local", "workers": 2}}, marks=pytest.mark.slow),
         {"device": "torch:cpu"},
         {"distances": "skip"},
         {"report": False},

@@ -135,6 +135,7 @@ def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
     assert not absent & set(found.split())
 
 
+@pytest.mark.slow
 @of_x86
 @variants
 def test_each_set_of_instructions_finds_the_nearest_that_numpy_does(variant, tmp_path):

@@ -154,6 +154,7 @@ def test_whatever_is_in_a_table_is_text_in_its_cell(text):
         assert page.rows[1][0] == text
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_when_plots_are_first_used_and_not_before(tmp_path):
     run = make_run(tmp_path)
     script = (

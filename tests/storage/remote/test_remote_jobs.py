@@ -24,6 +24,8 @@ from pipeline.ingestion import write_partition
 from pipeline.jobs import evaluate_pass
 from pipeline.storage import blobs, folders, run_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bucket_run(server, pictures):
