@@ -53,7 +53,7 @@ class AuditChecks(Settings):
     variants
         `mirror`: every image is compared with all others as its mirror image too.
     near
-        The score of a pair, 0 to 1, from which its images count as nearly the same; default:
+        The score of a pair, 0.1 to 1, from which its images count as nearly the same; default:
         chosen from the image set.
     labels
         The score of a label, 0 to 1, from which it counts as wrong; default: where another class is
@@ -69,7 +69,7 @@ class AuditChecks(Settings):
     k: int = Field(default=10, ge=2, le=1000, strict=True)
     metric: Literal["l1", "l2"] = "l1"
     variants: Variants = ()
-    near: Score | None = None
+    near: Annotated[Score, Field(ge=0.1)] | None = None  # lower ones are not all listed
     labels: Score | None = None
     outliers: Score | None = None
     keep: Annotated[Names, BeforeValidator(one_or_many)] | None = None

@@ -18,7 +18,7 @@ from pipeline.core.exact import Float64Array, Int64Array, finish_neighbours
 from pipeline.core.partitions import ceil_div
 from pipeline.core.schema import UNLABELLED
 from pipeline.jobs.audit_lists import ListTables
-from pipeline.jobs.audit_pairs import LEAST, PairFinder, Pairs, Sides, all_sides
+from pipeline.jobs.audit_pairs import LEAST, PairFinder, Pairs, Sides, all_sides, best_of_each
 from pipeline.jobs.audit_plan import AuditPlan
 from pipeline.ops.audit_scores import fence, misfit, remoteness
 from pipeline.ops.graph import merge_nearest
@@ -151,8 +151,7 @@ def find_pairs(
         exact = Pairs(mine[:, 0], mine[:, 1], ones, np.zeros(len(mine), bool))
         pairs, cuts[finder.sides] = finder.result(exact, plan.settings.near)
         found.append(pairs)
-    pairs = Pairs(*(np.concatenate([getattr(p, name) for p in found]) for name in _PAIR_FIELDS))
-    pairs = pairs.where(np.lexsort((pairs.second, pairs.first, -pairs.score)))
+    pairs = best_of_each(found)
     distance = _measure(plan, images, pairs)
     sides = np.stack([images.split_of(pairs.first), images.split_of(pairs.second)], axis=1)
     cut = np.full(len(pairs.score), 2.0)
@@ -161,9 +160,6 @@ def find_pairs(
     near = (pairs.score >= cut) | ((distance == 0) & ~pairs.mirrored)
     best = {finder.sides: finder.best for finder in finders}
     return FoundPairs(pairs, distance, near, cuts, best, {f.sides: f.distance for f in finders})
-
-
-_PAIR_FIELDS = ("first", "second", "score", "mirrored")
 
 
 def _measure(plan: AuditPlan, images: Images, pairs: Pairs) -> Float64Array:
@@ -314,7 +310,6 @@ def find_wrong_labels(plan: AuditPlan, images: Images, plain: Plain) -> WrongLab
     labels, classes = images.labels, max(len(plan.content["class_names"]), 1)
     score, other, votes = misfit(labels, plain.neighbour, classes)
     cut = _LABELS_CUT if plan.settings.labels is None else plan.settings.labels
-    # of equal votes that is surer whose nearest with another label is nearer
     suspects = Suspects.best(score, cut)
     rows = suspects.numbers
     near = labels[np.maximum(plain.neighbour[rows], 0)]

@@ -48,8 +48,8 @@ class Pairs:
     score: Float64Array
     mirrored: npt.NDArray[np.bool_]
 
-    def where(self, wanted: npt.NDArray[Any]) -> Pairs:
-        """Return some of them, by a mask or by positions."""
+    def where(self, wanted: npt.NDArray[Any] | slice) -> Pairs:
+        """Return some of them, by a mask, by positions or a range of them."""
         return Pairs(*(getattr(self, each.name)[wanted] for each in fields(self)))
 
     @staticmethod
@@ -129,10 +129,7 @@ class PairFinder:
 
     def _listed(self, ranked: Pairs, cut: float) -> Pairs:
         """Return those that reach a cut, and the best in any case."""
-        return ranked.where(np.arange(len(ranked.score)) < self._number(ranked, cut))
-
-    def _number(self, ranked: Pairs, cut: float) -> int:
-        return max(LEAST, int(np.count_nonzero(ranked.score >= cut)))
+        return ranked.where(slice(max(LEAST, int(np.count_nonzero(ranked.score >= cut)))))
 
     def result(self, copies: Pairs, cut: float | None) -> tuple[Pairs, float]:
         """Return the pairs that are listed, exact copies among them, and the cut."""

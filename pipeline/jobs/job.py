@@ -118,7 +118,7 @@ def run_job(
                 plan = plan_job(settings, images, executor.layout, outline)
                 run_plan(plan, executor, listener, resume=resume)
             if settings.audit is not None:
-                audit_images(audit_of_job(settings), images, executor, listener)
+                audit_images(audit_of_job(settings), images, executor, listener, resume=resume)
             return Run(settings.output, settings.images.storage_options)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None

@@ -185,10 +185,9 @@ def _resume_audit(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Remove the damaged files of an audit, and resume it as if it had been cut short."""
-    kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
-    place = content["images"]["path"]
-    changed = {"images": place, "output": str(path), "storage_options": dict(options)}
-    plan = plan_audit(make_audit(kept | changed), locate(place, options), executor.layout)
+    settings = make_audit(_settings_again(path, content, options))
+    images = locate(content["images"]["path"], options)
+    plan = plan_audit(settings, images, executor.layout)
     _require_same_images(path, content, claims.identity(plan.decides()), plan.content["digest"])
     for damage in damages:
         if damage.file not in (manifest.MANIFEST, manifest.COPY):
@@ -200,6 +199,15 @@ def _resume_audit(
     whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
     manifest.put_manifest(path, whole)
     return whole
+
+
+def _settings_again(
+    path: Path, content: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings that a manifest has, for the folder and the image set as they lie now."""
+    kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
+    known = {"images": content["images"]["path"], "output": str(path)}
+    return kept | known | {"storage_options": dict(options)}
 
 
 def _require_same_digest(
@@ -236,12 +244,11 @@ def _plan_again(
 
     So must the samples that it leaves out: those of its copy, unless that is `damaged`.
     """
-    kept = {k: v for k, v in content["settings"].items() if k not in _ELSEWHERE}
-    kept.setdefault("leave_one_out", False)  # of a run that was made before there was this
-    place = content["images"]["path"]
-    changed = {"images": place, "output": str(path), "storage_options": dict(options)}
+    settings = _settings_again(path, content, options)
+    settings.setdefault("leave_one_out", False)  # of a run that was made before there was this
     if EXCLUDED in content["files"] and EXCLUDED not in damaged:
-        changed["exclude"] = str(path.absolute() / EXCLUDED)
-    plan = plan_job(make_job(kept | changed), locate(place, options), executor.layout)
+        settings["exclude"] = str(path.absolute() / EXCLUDED)
+    images = locate(content["images"]["path"], options)
+    plan = plan_job(make_job(settings), images, executor.layout)
     _require_same_images(path, content, claims.identity(plan.decides()), plan.content["digest"])
     return plan
