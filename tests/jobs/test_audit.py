@@ -343,7 +343,7 @@ def test_what_cannot_be_audited_is_refused_in_a_line(tmp_path):
         audit(store, tmp_path / "a", keep=["tset"])
     with pytest.raises(ConfigError, match="'k' is 1"):
         audit(store, tmp_path / "a", k=1)
-    with pytest.raises(ConfigError, match="'near' is 0.05"):  # not all pairs below 0.1 are kept
+    with pytest.raises(ConfigError, match=r"'near' is 0.05"):  # not all pairs below 0.1 are kept
         audit(store, tmp_path / "a", near=0.05)
     assert not (tmp_path / "a").exists()
 
