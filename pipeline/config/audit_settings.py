@@ -34,24 +34,20 @@ from pipeline.core.paths import shown
 
 
 class AuditSettings(AuditChecks):
-    """One audit: of which images, where it runs, where it is written.
-
-    Attributes
-    ----------
-    name
-        Its name; default: that of the images.
-    images, device, cluster, storage_options
-        As for a job.
-    output
-        The folder of the audit, or its URL.
-    """
+    """One audit: of which images, where it runs, where it is written."""
 
     name: str = Field(min_length=1)
+    """Its name; default: that of the images."""
     images: ImageSettings
+    """As for a job."""
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
+    """As for a job."""
     cluster: ClusterSettings = ClusterSettings()
+    """As for a job."""
     output: Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
+    """The folder of the audit, or its URL."""
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    """As for a job."""
 
     @property
     def named_cluster(self) -> ClusterSettings | None:

@@ -71,19 +71,14 @@ def _as_walltime(value: object) -> object:
 
 
 class TlsSettings(Settings):
-    """The files of TLS: who signed, and what this side shows of itself.
-
-    Attributes
-    ----------
-    ca_file
-        Certificates of the authority that both sides trust, PEM.
-    cert, key
-        The certificate of this side and its key, PEM.
-    """
+    """The files of TLS: who signed, and what this side shows of itself."""
 
     ca_file: LocalPath
+    """Certificates of the authority that both sides trust, PEM."""
     cert: LocalPath
+    """The certificate of this side, PEM."""
     key: LocalPath
+    """The key of this side, PEM."""
 
 
 class ClusterSettings(Settings):
@@ -91,55 +86,47 @@ class ClusterSettings(Settings):
 
     Whatever is put into dask's configuration from here (`memory`, `walltime`, `tls`, `options` of
     Slurm and Kubernetes, `dask`) is a default: dask's own files and environment variables win.
-
-    Attributes
-    ----------
-    kind
-        `threads` of this process; worker processes on this machine (`local`), or one for each of
-        its GPUs (`gpus`); the workers of a running dask `scheduler`; jobs of `slurm` (needs
-        dask-jobqueue); pods of `kubernetes` (needs dask-kubernetes and its operator).
-    workers
-        Worker threads (`threads`), processes (`local`, `slurm`), pods (`kubernetes`) or GPUs
-        (`gpus`); default: one per core, or GPU. Of a `scheduler`: how many to wait for; default:
-        one.
-    threads_per_worker
-        Threads of each worker process.
-    address
-        Address of the scheduler, such as `tcp://host:8786` or `tls://host:8786`.
-    scheduler_file
-        A file that the scheduler wrote its address into; default, without an address either:
-        `DASK_SCHEDULER_ADDRESS`.
-    memory
-        Bytes of memory of each worker process (of this process, for `threads`), or a text such
-        as `4 GB`; default: this machine's, shared evenly, or what the scheduler's workers have.
-    tls
-        The files of TLS, for `scheduler` and `slurm`. Without them Slurm's workers and their
-        scheduler encrypt with a certificate of their own, made for the job. Inside Kubernetes
-        dask's operator speaks plain TCP. What `local` and `gpus` say stays on this machine.
-    walltime
-        How long a job of Slurm may run, in Slurm's forms, such as `08:00:00`. Workers end by
-        themselves before it is over, and new ones are asked for.
-    grace
-        Seconds that running tasks have to end when the job is told to stop.
-    options
-        Of `slurm`: keys of `jobqueue.slurm` (queue, account, interface, job_extra_directives); of
-        `kubernetes`: keys of `kubernetes` (image, namespace, env, custom_cluster_spec); of `local`
-        and `gpus`: the `dashboard_address`. Never written anywhere.
-    dask
-        Dask's configuration, as a nested mapping (distributed: {...}). Never written anywhere.
     """
 
     kind: Literal["threads", "local", "scheduler", "slurm", "kubernetes", "gpus"] = "threads"
+    """`threads` of this process; worker processes on this machine (`local`), or one for each of its
+    GPUs (`gpus`); the workers of a running dask `scheduler`; jobs of `slurm` (needs dask-jobqueue);
+    pods of `kubernetes` (needs dask-kubernetes and its operator).
+    """
     workers: PositiveInt | None = None
+    """Worker threads (`threads`), processes (`local`, `slurm`), pods (`kubernetes`) or GPUs
+    (`gpus`); default: one per core, or GPU. Of a `scheduler`: how many to wait for; default: one.
+    """
     threads_per_worker: PositiveInt = 1
+    """Threads of each worker process."""
     address: str | None = None
+    """The address of the scheduler, such as `tcp://host:8786` or `tls://host:8786`."""
     scheduler_file: LocalPath | None = None
+    """A file that the scheduler wrote its address into; default, without an address either:
+    `DASK_SCHEDULER_ADDRESS`.
+    """
     memory: Annotated[PositiveInt | None, BeforeValidator(as_bytes)] = None
+    """Bytes of memory of each worker process (of this process, for `threads`), or a text such as `4
+    GB`; default: this machine's, shared evenly, or what the scheduler's workers have.
+    """
     tls: TlsSettings | None = None
+    """The files of TLS, for `scheduler` and `slurm`. Without them Slurm's workers and their
+    scheduler encrypt with a certificate of their own, made for the job. Inside Kubernetes dask's
+    operator speaks plain TCP. What `local` and `gpus` say stays on this machine.
+    """
     walltime: Annotated[str | None, BeforeValidator(_as_walltime)] = None
+    """How long a job of Slurm may run, in Slurm's forms, such as `08:00:00`. Workers end by
+    themselves before it is over, and new ones are asked for.
+    """
     grace: NonNegativeFloat = 20.0
+    """Seconds that running tasks have to end when the job is told to stop."""
     options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    """Of `slurm`: keys of `jobqueue.slurm` (queue, account, interface, job_extra_directives); of
+    `kubernetes`: keys of `kubernetes` (image, namespace, env, custom_cluster_spec); of `local` and
+    `gpus`: the `dashboard_address`. Never written anywhere.
+    """
     dask: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    """Dask's configuration, as a nested mapping (`distributed: {...}`). Never written anywhere."""
 
     @model_validator(mode="before")
     @classmethod

@@ -100,82 +100,75 @@ PathTexts = Annotated[tuple[PathText, ...], Field(min_length=1), BeforeValidator
 
 
 class ImageSettings(Settings):
-    """The images of a job.
-
-    Attributes
-    ----------
-    source
-        One path: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
-        `torchvision:NAME`.
-    splits
-        Instead of `source`: for each split its path or paths.
-    kind
-        How to read the path; default: what its name and content say. Where it is given, folders
-        are taken as they are, however implausible.
-    split
-        The name of the split, where the path does not tell of any.
-    store
-        Where the store of the images is made; default: `data/stores/NAME.zarr`.
-    class_names
-        The classes in the order of their codes; default: what the source says, else the labels
-        that occur.
-    columns
-        Of tables: which column is the `image`, `path`, `label`, `split`; null: none is. Of the
-        samples of webdataset: which member is the `image` and the `label`, such as `input.png` and
-        `json.species`.
-    encoding
-        Of lists of text: such as `latin-1`; default: what a mark says, else UTF-8.
-    root
-        Of lists: the folder that paths are relative to; default: that of the list.
-    variables, dims
-        Of xarray data sets: what `image` and `label`, `sample`, `y`, `x` and `channel` are called.
-    options
-        Of torchvision: further arguments of the data set's class.
-    storage_options
-        fsspec's options for `source` and `splits`: keys, endpoints. Never written anywhere.
-    resize
-        [height, width] that every image is resized to; one number: the shorter side.
-    crop, pad
-        [height, width] that larger images are cut, and smaller ones filled up to, at the centre;
-        both for images of both kinds.
-    mode
-        `L` (grey) or `RGB`: what every image is converted to.
-    depth
-        8 or 16: the bits that every image is converted to, the whole range to the whole range.
-    value_range
-        Of floats: [lowest, highest] value, for packing into 16 bits; default: measured.
-    max_bad
-        How many samples may be left out because they cannot be used: a number, or a share of all
-        such as `1%`. They are listed; above it the ingest fails, at the end.
-    max_pixels, max_bytes
-        Of one image file: more is refused before it is read.
-    shard
-        Samples per shard; default: some MB's worth.
-    """
+    """The images of a job."""
 
     source: PathText | None = None
+    """One place: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
+    `torchvision:NAME`.
+    """
     splits: Annotated[dict[Name, PathTexts], Field(min_length=1)] | None = None
+    """Instead of `source`: for each split its place or places."""
     kind: Literal[KINDS] | None = None  # type: ignore[valid-type]
+    """How to read the place; default: what its name and content say. Where it is given, folders are
+    taken as they are, however implausible.
+    """
     split: Name = "train"
+    """The name of the split, where the place does not tell of any."""
     store: PathText | None = None
+    """Where the store of the images is made; default: `data/stores/NAME.zarr`."""
     class_names: Names | None = None
+    """The classes in the order of their codes; default: what the source says, else the labels that
+    occur.
+    """
     columns: dict[str, str | None] = Field(default_factory=dict)
+    """Of tables: which column is the `image`, `path`, `label`, `split`; null: none is. Of the
+    samples of webdataset: which member is the `image` and the `label`, such as `input.png`, `txt`
+    or `json.species`; default: the usual names.
+    """
     encoding: Annotated[str, AfterValidator(_encoding)] | None = None
+    """Of lists of text: such as `latin-1`; default: what a mark says, else UTF-8."""
     root: PathText | None = None
+    """Of lists: the folder that paths are relative to; default: that of the list, and folders for
+    images in it.
+    """
     variables: dict[str, str] = Field(default_factory=dict)
+    """Of Zarr, NetCDF and `.npz`: what `image` and `label` are called (`x_{split}` for those of
+    each split); default: the usual names.
+    """
     dims: dict[str, str] = Field(default_factory=dict)
+    """Of Zarr and NetCDF: what `sample`, `y`, `x` and `channel` are called; default: the usual
+    names.
+    """
     options: dict[str, Any] = Field(default_factory=dict)
+    """Of torchvision: further arguments of the data set's class."""
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    """fsspec's options for `source` and `splits`: keys, endpoints. Never written anywhere; default:
+    those of the environment.
+    """
     resize: Resized = None
+    """[height, width] that every image is resized to; one number: the shorter side."""
     crop: Sized = None
+    """[height, width] that larger images are cut to, at the centre. A crop larger than an image is
+    refused, unless `pad` is given too: both together fit any.
+    """
     pad: Sized = None
+    """[height, width] that smaller images are filled up to, around the centre."""
     mode: Literal["L", "RGB"] | None = None
+    """`L` (grey) or `RGB`: what every image is converted to."""
     depth: Literal[8, 16] | None = None
+    """8 or 16: the bits that every image is converted to, the whole range to the whole range."""
     value_range: tuple[float, float] | None = None
+    """Of floats: [lowest, highest] value, for packing into 16 bits; default: measured."""
     max_bad: Annotated[int | str, BeforeValidator(_share)] = 0
+    """How many samples may be left out because they cannot be used: a number, or a share of all
+    such as `1%`. They are listed; above it the ingest fails, at the end.
+    """
     max_pixels: PositiveInt = 50_000_000
+    """Of one image file: more is refused before it is read."""
     max_bytes: Annotated[PositiveInt, BeforeValidator(as_bytes)] = 2**28
+    """Of one image file, such as `256 MiB`: more is refused before it is read."""
     shard: PositiveInt | None = None
+    """Samples per shard; default: some MB's worth."""
 
     @model_validator(mode="before")
     @classmethod

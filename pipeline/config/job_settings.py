@@ -50,73 +50,62 @@ Place = Annotated[Path, PlainValidator(as_path), PlainSerializer(shown)]
 
 
 class JobSettings(Settings):
-    """One job: which images, which prototypes, which distances, where to.
-
-    Attributes
-    ----------
-    name
-        Name of the job; default: the job file's.
-    images
-        A name of the catalog, an image-set store, or a source; or a mapping that says more, see
-        `ImageSettings`.
-    classes
-        The classes to tell apart; default: all of the image set.
-    fit
-        The split that prototypes are made from.
-    evaluate
-        The split or splits that are measured.
-    leave_one_out
-        Whether images of `fit` are measured from the prototype that their class has without them;
-        default: where `evaluate` names it.
-    prototypes
-        What stands for a class: the `mean` of its images, or their `median`.
-    metrics
-        `l1`, `l2` or both.
-    neighbours
-        Also find the nearest images of each measured one, see `NeighbourSettings`; default: none.
-    audit
-        Also look for what is wrong with the image set, see `AuditChecks`; default: not.
-    exclude
-        Samples to leave out: a folder with a table `keep.parquet`, or a Parquet or CSV file;
-        default: none.
-    holdout
-        The share of `fit` that is not fitted and that is measured, such as 0.2; default: none.
-    device
-        `auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, or `torch:cpu`. The
-        result is the same to the bit.
-    distances
-        Whether every distance is written: `auto` does so up to 10**8 values.
-    report
-        Whether the run ends with a page, `report.html`.
-    allow_empty_classes
-        Accept classes without any image in the fit split; nothing is ever predicted as one.
-    cluster
-        Where tasks run; a text, see `make_cluster`, or a mapping, see `ClusterSettings`.
-    output
-        The run folder, or its URL; default: `data/runs/NAME`.
-    storage_options
-        fsspec's options for what lies at URLs: keys, endpoints. Never written anywhere.
-    """
+    """One job: which images, which prototypes, which distances, where to."""
 
     name: str = Field(min_length=1, pattern=r"^[^/\x00]+$")
+    """The name of the job; default: that of the job file."""
     images: ImageSettings
+    """A name of the catalog, an image-set store, or a source; or a mapping that says more."""
     classes: Names | None = None
+    """The classes to tell apart; default: all of the image set."""
     fit: str = "train"
+    """The split that prototypes are made from."""
     evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
+    """The split, or list of splits, that is measured."""
     leave_one_out: bool | None = None
+    """Whether images of `fit` are measured from the prototype that their class has without them;
+    default: where `evaluate` names `fit`.
+    """
     prototypes: Literal["mean", "median"] = "mean"
+    """What stands for a class: the `mean` of its images, or their `median`."""
     metrics: Metrics = METRICS  # type: ignore[assignment]
+    """`l1` (mean absolute difference), `l2` (root mean squared difference), or both."""
     neighbours: NeighbourSettings | None = None
+    """Also find the nearest images of each measured one, such as `{k: 10, among: train}`; default:
+    none.
+    """
     audit: AuditChecks | None = None
+    """Also look for what is wrong with the image set, into `audit` in the output, such as
+    `{variants: mirror}`; default: not.
+    """
     exclude: Place | None = None
+    """Samples to leave out, as if they were not in the image set: a folder with a table
+    `keep.parquet`, or a Parquet or CSV file with the columns `split`, `sample` (its index there)
+    and perhaps `keep` (rows with true are not meant) and `reason`; default: none.
+    """
     holdout: Share | None = None
+    """For image sets with one split: the share of `fit` that is not fitted and that alone is
+    measured, such as `20%` or `0.2`. Of each class these are the images whose content has the
+    smallest SHA-256, as many as come nearest to the share. Neither order nor shards play a part,
+    and exact copies are never on both sides: where their labels differ, all go with the lowest;
+    default: none.
+    """
     device: str = Field(default="auto", pattern=DEVICE_PATTERN)
+    """`auto` (a CUDA device where there is one, else cpu), `cpu`, `cuda`, `cuda:N` or
+    `torch:DEVICE`. The result is the same to the bit.
+    """
     distances: Literal["auto", "write", "skip"] = "auto"
+    """Whether every distance is written: `write`, `skip`, or `auto`, up to 10^8 values."""
     report: bool = True
+    """Whether the run ends with a page of pictures, `report.html`."""
     allow_empty_classes: bool = False
+    """Accept classes without any image in `fit`; nothing is ever predicted as one."""
     cluster: ClusterSettings = ClusterSettings()
+    """Where tasks run: a name, the address of a dask scheduler, or a mapping."""
     output: Place
+    """The run folder, or its URL; default: `data/runs/NAME`."""
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    """fsspec's options for what lies at URLs: keys, endpoints. Never written anywhere."""
 
     @model_validator(mode="before")
     @classmethod
@@ -187,23 +176,18 @@ class JobSettings(Settings):
 
 
 class Environment(BaseSettings):
-    """Settings from the environment, each with the prefix `PIXSIM_`.
+    """Settings from the environment, each with the prefix `PIXSIM_`."""
 
-    Attributes
-    ----------
-    datasets
-        A folder with downloaded data sets, one folder each.
-    data
-        Where stores, downloads and runs go.
-    catalog
-        A catalog of named data sets to use instead of `data/catalog.yml`.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="PIXSIM_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PIXSIM_", frozen=True, use_attribute_docstrings=True
+    )
 
     datasets: LocalPath | None = None
+    """A folder with downloaded data sets, one folder each."""
     data: LocalPath = Path("data")
+    """Where stores, downloads and runs go."""
     catalog: LocalPath | None = None
+    """A catalog of named data sets to use instead of `data/catalog.yml`."""
 
 
 def load_environment() -> Environment:

@@ -65,7 +65,9 @@ Names = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unique)]
 class Settings(BaseModel):
     """Settings that cannot be changed and have no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
 
 def parse_range(text: str, size: int, what: str) -> slice:
