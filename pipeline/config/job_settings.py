@@ -76,7 +76,7 @@ class JobSettings(Settings):
     """
     audit: AuditChecks | None = None
     """Also look for what is wrong with the image set, into `audit` in the output, such as
-    `{variants: mirror}`; default: not.
+    `{variants: mirror}`; default: none.
     """
     exclude: Place | None = None
     """Samples to leave out, as if they were not in the image set: a folder with a table
