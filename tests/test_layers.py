@@ -115,7 +115,7 @@ def test_no_modules_of_a_room_import_each_other_in_a_circle(room):
 
 
 def test_the_description_of_the_rooms_names_what_is_there():
-    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    text = (PACKAGE.parent / "docs" / "explanation" / "architecture.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [*ORDER]
     named = re.findall(rf"`((?:{'|'.join(ORDER)})\.\w+)", text)
     assert named

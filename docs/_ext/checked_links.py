@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sphinx.errors import ExtensionError
-
 _LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 _NOT_LOADED = {"canonical", "index", "search", "next", "prev", "copyright"}  # of <link rel=...>
 
@@ -79,6 +77,8 @@ def check(app: Any, exception: Exception | None) -> None:
     wrong, outside = broken_links(pages)
     (Path(app.outdir).parent / "external-links.txt").write_text("\n".join([*outside, ""]))
     if wrong:
+        from sphinx.errors import ExtensionError
+
         raise ExtensionError("links that lead nowhere:\n  " + "\n  ".join(sorted(wrong)))
 
 

@@ -69,7 +69,7 @@ def api_page() -> str:
 
     groups["Plots"] = [f"pipeline.report.plots.{name}" for name in plots.__all__
                        if callable(getattr(plots, name))]  # fmt: skip
-    order = [*ROOMS.values()][:4] + ["Estimators"] + [*ROOMS.values()][4:] + ["Plots", OTHERS]
+    order = [*[*ROOMS.values()][:4], "Estimators", *[*ROOMS.values()][4:], "Plots", OTHERS]
     lines = [_title("Functions and classes", "="), (
         "Everything public is an attribute of `pipeline`. Arguments are checked when a function is "
         "called; what is wrong is an error of one line, a subclass of "
