@@ -2,6 +2,7 @@
 # make test      run the tests, but for those that take long
 # make test-all  run every test, as pytest without options does
 # make lint      check format, lint and types
+# make docs      build the documentation, in docs/_build/html
 # make faults    kill, damage and fail it in every way, a thousand times: half an hour or more
 # make bench     measure it beside the libraries that one would use instead
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
@@ -11,10 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+DOCS_READY := $(VENV)/.docs-ready
 UV := uv==0.13.9
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test test-all faults bench lint format lock which-python clean
+.PHONY: help setup demo test test-all faults bench docs lint format lock which-python clean
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -70,6 +72,16 @@ $(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep the
 bench: $(BENCH_READY) # make bench ARGS="--rows distances means --json bench.json"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
+$(DOCS_READY): $(READY)
+	@echo "installing what builds the documentation"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	  --constraint requirements.lock --extra docs -r pyproject.toml
+	@touch $(DOCS_READY)
+
+docs: $(DOCS_READY) # warnings are errors; links inside are checked, those that lead out are listed
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "documentation in docs/_build/html/index.html"
+
 lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -85,4 +97,4 @@ lock:
 	  --generate-hashes --no-header --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache docs/_build
