@@ -72,6 +72,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Returns", "Yields"]  # are sentences; types are in the signature
 
 # ------------------------------------------------------------------------ links to other projects
 _OTHERS = {

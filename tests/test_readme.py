@@ -183,6 +183,7 @@ def test_the_reference_is_made_of_what_there_is(monkeypatch):
     assert set(re.findall(r"^## pixsim ([\w-]+)$", commands, re.MULTILINE)) == {
         name for name in app if not name.startswith("-")
     }
+    assert "\npixsim verify [OPTIONS] PATH\n" in commands
     named_in(commands, ["output", "cluster", "without", "set", "repair"])
     keys = generated_pages.key_tables()
     for model in (pipeline.JobSettings, ImageSettings, ClusterSettings, AuditChecks):

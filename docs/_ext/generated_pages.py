@@ -6,10 +6,12 @@ list of public functions from `pipeline.__all__`: what is new there appears by i
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -173,7 +175,9 @@ def command_line() -> str:
     """Return every command with its arguments, in Markdown."""
     from pipeline.commands import app
 
-    text = app.generate_docs(output_format="markdown", usage_name="pixsim")
+    # the usage of a command begins with how this process was called
+    with mock.patch.object(sys, "argv", ["pixsim"]):
+        text = app.generate_docs(output_format="markdown", usage_name="pixsim")
     # of the app itself only the list of commands, which the page introduces
     text = text[text.index("**Commands**") :].replace("**Commands**:\n\n", "", 1)
     return text.replace(" *[default: False]*", "").replace(" *[default: True]*", "")
