@@ -197,7 +197,7 @@ def distance_scores(distances: Float64Array) -> Float64Array:
     first, second = known.T
     total, scores = first + second, np.sign(first - second)  # where one is infinite, or both are 0
     some = np.isfinite(total) & (total > 0)
-    return np.divide(first - second, total, out=scores, where=some)
+    return np.asarray(np.divide(first - second, total, out=scores, where=some))
 
 
 def _measure_beyond(
