@@ -74,7 +74,8 @@ def as_rows(images: Any, dims: tuple[str, ...] | None = None) -> Rows:
                 f"images of shape {images.shape}, expected [sample, ...]. Reshape your data with "
                 "images[:, None] or images[None]"
             )
-        return Rows(_lazy_rows(images), images.shape[1:], named)
+        shape = None if images.ndim == 2 else images.shape[1:]
+        return Rows(_lazy_rows(images), shape, named)
     if hasattr(images, "columns") or hasattr(images, "tocsr"):  # a table, or sparse: as it is
         return Rows(images)
     array = np.asarray(images)
