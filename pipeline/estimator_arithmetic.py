@@ -245,6 +245,11 @@ def _products(one: Int64Array, others: Any) -> Int64Array:
     return np.asarray(product.astype(np.int64))
 
 
+def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return arrays one after the other; of a single one no copy."""
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
 def _blocks(rows: Any, row_bytes: int) -> list[slice]:
     step = max(1, _BLOCK_BYTES // max(1, row_bytes))
     return [slice(start, start + step) for start in range(0, len(rows), step)]

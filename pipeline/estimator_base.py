@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -62,6 +63,7 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     image_shape_: tuple[int, ...]
     _fit_dims: tuple[str, ...] | None
     _fit_encoding: tuple[Any, ...]
+    _fit_batches: list[Any]
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Fit to labelled images; what was fitted before is forgotten.
@@ -86,8 +88,9 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Where images, weights or parameters are not as above; both are `ValueError`.
         """
         self._begin(None)
-        self._take(X, y, sample_weight, first=True, last=True)
-        self._make_ready()
+        with self._all_or_nothing():
+            self._take(X, y, sample_weight, first=True, last=True)
+            self._make_ready()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:
@@ -124,9 +127,12 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f"classes {describe(classes.tolist())}, expected those of the first call, "
                     f"{describe(self.classes_.tolist())}"
                 )
-        if first:
-            self._begin(classes)
-        self._take(X, y, sample_weight, first, last=False)
+        if not first:
+            self._take(X, y, sample_weight, first=False, last=False)
+            return self
+        self._begin(classes)
+        with self._all_or_nothing():
+            self._take(X, y, sample_weight, first=True, last=False)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -174,9 +180,22 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_metrics([self.metric])
         backends.load(self.device)
         self._check_more()
+        self._forget()
+        self._fit_classes = classes
+
+    def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") or name.startswith("_fit_")]:
             delattr(self, name)
-        self._fit_classes = classes
+        _made.pop(self, None)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave nothing fitted where that fails."""
+        try:
+            yield
+        except BaseException:
+            self._forget()
+            raise
 
     def _check_more(self) -> None:
         raise NotImplementedError
@@ -227,7 +246,14 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _snapshot(self) -> Any:
         """Return an estimator that predicts the same whatever is fitted later."""
-        return copy.copy(self)
+        other = copy.copy(self)
+        _made[other] = dict(_made.get(self, {}))
+        return other
+
+    def _keep(self, images: Any, *more: Any) -> None:
+        """Keep a batch, whatever is written over its images later."""
+        own = images.compute() if isinstance(images, da.Array) else images.copy()
+        self._fit_batches = [*getattr(self, "_fit_batches", []), (own, *more)]
 
     def _read(self, X: Any, y: Any, first: bool) -> tuple[Any, Any]:
         """Return rows of values, NumPy or dask, and labels."""
@@ -313,7 +339,8 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif len(columns) > 1:
             shapes["new_axis"] = list(range(2, 1 + len(columns)))
         meta = np.empty((0,) * (1 + len(columns)), dtype)
-        return rows.values.map_blocks(_call, now, name, more, dtype=dtype, meta=meta, **shapes)
+        shapes |= {"dtype": dtype, "meta": meta, "token": name.strip("_")}
+        return rows.values.map_blocks(_call, now, name, more, **shapes)
 
     def _make_once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what follows from what was fitted, made once; it is in no pickle."""

@@ -28,6 +28,7 @@ from pipeline.estimator_arithmetic import (
     distance_scores,
     distance_shares,
     histograms_of,
+    joined,
     measure,
     medians_of,
     prepare_groups,
@@ -150,10 +151,8 @@ class NearestPrototypeClassifier(PixelClassifier):
         self, batch: Batch, counts: Int64Array, numbers: tuple[Int64Array, int], last: bool
     ) -> None:
         del numbers
-        most, on = (
-            int((self.class_count_ + counts).max()),
-            (len(counts), self.device, self._threads),
-        )
+        on = len(counts), self.device, self._threads
+        most = int((self.class_count_ + counts).max())
         first = not self.class_count_.any()
         if self.prototypes == "mean" if first else hasattr(self, "pixel_sum_"):
             check_sum_bound(most, self.pixel_dtype_)
@@ -171,13 +170,13 @@ class NearestPrototypeClassifier(PixelClassifier):
                 "were kept; begin with partial_fit, or use prototypes='mean'"
             )
         else:
-            one = np.asarray(batch[0]), *batch[1:]
-            self._fit_batches = [*getattr(self, "_fit_batches", []), one]
+            self._keep(*batch)
 
     def _snapshot(self) -> Any:
+        numerators, *_ = self._prepared()
         other = super()._snapshot()
         if not hasattr(self, "pixel_sum_"):
-            other._fit_medians = self._prepared()[0]
+            other._fit_medians = numerators
             for name in {"pixel_histogram_", "_fit_batches"} & {*vars(other)}:
                 delattr(other, name)
         return other
@@ -234,11 +233,10 @@ class NearestImagesClassifier(PixelClassifier):
 
     Attributes
     ----------
-    classes_, class_count_, image_shape_, n_features_in_, feature_names_in_, pixel_dtype_,
-    offset_, scale_, value_range_, full_scale_, rounding_error_
-        As for `NearestPrototypeClassifier`.
     n_samples_fit_ : int
         How many samples were fitted; `kneighbors` numbers them in the order in which they were.
+    classes_, class_count_, image_shape_, n_features_in_, feature_names_in_, pixel_dtype_, ...
+        As for `NearestPrototypeClassifier`.
 
     Notes
     -----
@@ -337,10 +335,8 @@ class NearestImagesClassifier(PixelClassifier):
         del counts, last
         images, positions, weights = batch
         (kept, count), before = numbers, getattr(self, "n_samples_fit_", 0)
-        if weights is None:
-            weights = np.ones(len(kept), np.int64)
-        one = np.asarray(images), before + kept, positions, weights
-        self._fit_batches = [*getattr(self, "_fit_batches", []), one]
+        each = np.ones(len(kept), np.int64) if weights is None else weights
+        self._keep(images, before + kept, positions, each)
         self.n_samples_fit_ = before + count
 
     def _fitted(self) -> tuple[Any, Int64Array, Int64Array, Int64Array, int]:
@@ -348,11 +344,8 @@ class NearestImagesClassifier(PixelClassifier):
         return self._make_once("images", self._join)  # type: ignore[no-any-return]
 
     def _join(self) -> tuple[Any, Int64Array, Int64Array, Int64Array, int]:
-        batches = self._fit_batches
-        images, numbers, positions, weights = (
-            np.concatenate(parts) if len(batches) > 1 else parts[0]
-            for parts in zip(*batches, strict=True)
-        )
+        parts = zip(*self._fit_batches, strict=True)
+        images, numbers, positions, weights = map(joined, parts)
         of_number = np.zeros((2, self.n_samples_fit_), np.int64)
         of_number[:, numbers] = positions, weights
         return images, numbers, *of_number, int(weights.sum())

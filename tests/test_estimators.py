@@ -17,6 +17,7 @@ from estimators_for_tests import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -243,3 +244,36 @@ def test_classes_without_images_are_never_predicted():
     assert np.isnan(
         make_estimator("mean").partial_fit(train, labels, [0, 1, 2, 3]).prototypes_[3]
     ).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_may_be_written_over_after_it_was_fitted(kind, dtype):
+    train, labels = make_images(40, dtype)
+    expected = answers(make_estimator(kind).fit(train, labels), train)
+    model, buffer = make_estimator(kind), np.empty_like(train[:10])
+    for start in range(0, 40, 10):
+        buffer[:] = train[start : start + 10]
+        model.partial_fit(buffer, labels[start : start + 10], [0, 1, 2])
+        buffer[:] = 0
+    assert_same(answers(model, train), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fails_leaves_nothing_half_fitted(kind):
+    train, labels = make_images(40)
+    model = make_estimator(kind).fit(train, labels)
+    with pytest.raises(ValueError, match="expected one of the classes"):
+        make_estimator(kind).partial_fit(train, labels, [0, 1])
+    before = answers(model, train)
+    for wrong in ([9] * 40, ["a"] * 40, labels[:-1]):
+        with pytest.raises(ValueError, match=r"label|class"):
+            model.partial_fit(train, wrong)
+    with pytest.raises(ValueError, match="pixel value 300"):
+        model.partial_fit(train.astype(int) * 0 + 300, labels)
+    assert_same(answers(model, train), before)
+    failing = da.from_array(train).map_blocks(np.linalg.inv, dtype=np.uint8)
+    with pytest.raises(np.linalg.LinAlgError):
+        model.fit(failing, labels)
+    with pytest.raises(NotFittedError):
+        model.predict(train)
