@@ -50,8 +50,9 @@ ONLY_IN = {
     "cyclopts": {"cli", "commands"},
     "sklearn": {"estimators", "estimator_base"},
 }  # fmt: skip
-# what the readers of images use that only some images need, or not every Pillow has
+# what only some images or data sets need, or not every Pillow has
 WHEN_NEEDED = {
+    "sources.catalog": {"sklearn.datasets"},
     "images.pillow_formats": {"PIL.AvifImagePlugin"},
 }
 
