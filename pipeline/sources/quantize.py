@@ -171,14 +171,17 @@ class Packing:
             "rounding_error": self.rounding_error,
         }
 
-    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-        """Return what is stored for values of the range."""
+    def steps(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return how many whole steps values lie above the lowest, of any values."""
         span = self.highest - self.lowest or 1.0
-        steps = np.subtract(values, self.lowest, dtype=np.float64)
+        steps: npt.NDArray[np.float64] = np.subtract(values, self.lowest, dtype=np.float64)
         steps /= span
         steps *= STEPS
-        packed: npt.NDArray[np.uint16] = np.rint(steps, out=steps).astype(np.uint16)
-        return packed
+        return np.rint(steps, out=steps)
+
+    def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+        """Return what is stored for values of the range."""
+        return self.steps(values).astype(np.uint16)
 
 
 @dataclass(frozen=True)
