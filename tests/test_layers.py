@@ -21,7 +21,7 @@ ORDER = (
     "core", "config", "storage", "images", "sources", "kernels", "ops", "execution", "ingestion",
     "report", "jobs",
 )  # fmt: skip
-TOP = {"terminal", "printing", "commands", "cli"}
+TOP = {"terminal", "printing", "commands", "cli", "accessor"}
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 
 # the rooms or modules that import a library

@@ -19,7 +19,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.ops.prototypes import full_scale_of
+from pipeline.ops.labelled import full_scale_of
 
 # Bytes of images of a group of references; with sketches it takes about twice as much.
 _GROUP_BYTES = 64 * 2**20
