@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@xr.register_dataset_accessor("pixsim")
+@xr.register_dataset_accessor("pixsim")  # type: ignore[no-untyped-call, unused-ignore]
 class PixsimAccessor:
     """Operations and plots of pixsim on a data set.
 

@@ -9,6 +9,7 @@ where they need names, and look at nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -172,9 +173,8 @@ def _pixels(images: xr.Dataset) -> tuple[xr.DataArray, int]:
             f"'{IMAGE.name}' has shape {image.shape}, expected images of one pixel at least"
         )
     image = image.drop_vars([n for n, c in image.coords.items() if not c.dims or n == LABEL.name])
-    whole = {dim: -1 for dim in image.dims if dim != SAMPLE}
     if image.dtype.kind == "b":
-        return image.astype(np.uint8).chunk(whole), full_scale_of(images)
+        return _in_chunks(image.astype(np.uint8)), full_scale_of(images)
     if image.dtype.name not in PIXEL_TYPES and image.dtype.kind in "iuf":
         if SCALE not in images.attrs:
             raise SchemaError(
@@ -184,14 +184,20 @@ def _pixels(images: xr.Dataset) -> tuple[xr.DataArray, int]:
             )
         scale = full_scale_of(images)
         dtype = next((kind for kind in PIXEL_TYPES if scale <= largest_pixel(kind)), "uint16")
-        lazy = image.chunk(whole)
-        return lazy.copy(data=_checked(lazy.data, _as_pixels, dtype, scale)), scale
-    return conform(image, IMAGE).chunk(whole), full_scale_of(images)
+        values = _checked(_in_chunks(image).data, _as_pixels, dtype, scale)
+        return image.copy(data=values), scale
+    return _in_chunks(conform(image, IMAGE)), full_scale_of(images)
+
+
+def _in_chunks(image: xr.DataArray) -> xr.DataArray:
+    """Return images in chunks along `sample` alone; coordinates stay as they are."""
+    alone = image.reset_coords(drop=True).chunk({dim: -1 for dim in image.dims if dim != SAMPLE})
+    return image.copy(data=alone.data)
 
 
 def _as_pixels(values: npt.NDArray[Any], first: int, dtype: str, scale: int) -> npt.NDArray[Any]:
     """Return numbers that are pixel values as such; see `lazy_images`."""
-    flat, largest = values.reshape(len(values), -1), largest_pixel(dtype)
+    flat, largest = values.reshape(len(values), math.prod(values.shape[1:])), largest_pixel(dtype)
     with np.errstate(invalid="ignore"):
         wrong = ~((flat >= 0) & (flat <= largest) & (flat == np.floor(flat)))
     if wrong.any():

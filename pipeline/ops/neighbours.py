@@ -142,6 +142,13 @@ def _labels_of(neighbours: Int64Array, labels: npt.NDArray[Any]) -> npt.NDArray[
     return np.where(neighbours < 0, UNLABELLED, labels[neighbours]).astype(np.int32)
 
 
+def _labels_in(images: xr.Dataset) -> da.Array:
+    """Return the labels of images, [sample] in one chunk; where there are none, -1 for each."""
+    if LABEL.name in images.coords:
+        return images[LABEL.name].data.rechunk(-1)
+    return da.full(images.sizes[SAMPLE], UNLABELLED, dtype=np.int32, chunks=-1)
+
+
 def _arrays_of(
     lists: Sequence[tuple[str, da.Array]], labels: da.Array, scale: tuple[int, int]
 ) -> dict[Variable, list[da.Array]]:
@@ -211,16 +218,11 @@ def neighbours(
     ]
     coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
     coordinates |= sample_coordinates(lazy)
-    labels = da.full(others.sizes[SAMPLE], UNLABELLED, np.int32, chunks=-1)
-    if LABEL.name in others.coords:
-        labels = others[LABEL.name].data.rechunk(-1)
-    arrays = _arrays_of(lists, labels, scale)
+    arrays = _arrays_of(lists, _labels_in(others), scale)
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
-    class_names = others.attrs.get(NAMES)
-    attributes: dict[str, Any] = {} if class_names is None else {NAMES: class_names}
-    attributes[AMONG_THEMSELVES] = int(among is None)
-    found = xr.Dataset(variables, coordinates, attributes)
-    found[NEIGHBOUR_LABEL.name].attrs |= code_flags(class_names)
+    named = {NAMES: others.attrs[NAMES]} if NAMES in others.attrs else {}
+    found = xr.Dataset(variables, coordinates, named | {AMONG_THEMSELVES: int(among is None)})
+    found[NEIGHBOUR_LABEL.name].attrs |= code_flags(named.get(NAMES))
     return found
 
 
@@ -266,9 +268,9 @@ def vote(neighbours: xr.Dataset, k: int) -> xr.DataArray:
             f"k is {k}, expected 1 to {labels.sizes[RANK]}, the neighbours there are; "
             f"neighbours(..., k={max(k, 1)}) finds more"
         )
-    voting = labels.isel({RANK: slice(k)}).chunk({RANK: -1})
+    voting = labels.isel({RANK: slice(k)}).reset_coords(drop=True).chunk({RANK: -1})
     values = voting.data.map_blocks(vote_block, drop_axis=2, dtype=np.int32)
-    kept = {name: c for name, c in voting.coords.items() if RANK not in c.dims}
+    kept = {name: c for name, c in labels.coords.items() if RANK not in c.dims}
     flags = {name: value for name, value in labels.attrs.items() if name.startswith("flag_")}
     attributes = {"long_name": f"class of most of the {k} nearest images"} | flags
     return xr.DataArray(values, kept, (METRIC, SAMPLE), "predicted", attributes)

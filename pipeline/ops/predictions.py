@@ -118,13 +118,14 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     distances = conform(distances, DISTANCE)
     if CLASS_CODE.name in distances.coords:
         distances = distances.sortby(CLASS_CODE.name)  # a tie goes to the first
-    lazy = distances.chunk({METRIC: -1, CLASS: -1})
+    lazy = distances.reset_coords(drop=True).chunk({METRIC: -1, CLASS: -1})
     codes = np.arange(distances.sizes[CLASS], dtype=np.int32)
     if CLASS_CODE.name in distances.coords:
         codes = np.asarray(distances[CLASS_CODE.name].values, np.int32)
-    kept = {name: c for name, c in lazy.coords.items() if c.dims in ((SAMPLE,), (METRIC,))}
+    kept = {name: c for name, c in distances.coords.items() if c.dims in ((SAMPLE,), (METRIC,))}
     if LABEL.name in kept:
-        kept[LABEL.name] = codes_of(lazy[LABEL.name]).chunk({SAMPLE: lazy.chunksizes[SAMPLE]})
+        codes_in = codes_of(distances[LABEL.name]).variable.to_base_variable()
+        kept[LABEL.name] = codes_in.chunk({SAMPLE: lazy.chunksizes[SAMPLE]})
         label = kept[LABEL.name].data
     else:
         chunks = (lazy.chunksizes[SAMPLE],)
@@ -140,9 +141,8 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     variables: dict[str, Any] = {
         name: ((METRIC, SAMPLE), rows[name], {"long_name": _MEANING[name]}) for name in fields
     }
-    named = rows["predicted"].map_blocks(
-        lambda predicted: names[lookup[predicted]], dtype=names.dtype
-    )
+    # of the rows: dask loses what is both a variable and what another one is made of
+    named = rows.map_blocks(lambda row: names[lookup[row["predicted"]]], dtype=names.dtype)
     variables["predicted_name"] = ((METRIC, SAMPLE), named, {"long_name": "name of predicted"})
     attributes = {k: v for k, v in distances.attrs.items() if k == NAMES}
     found = xr.Dataset(variables, kept, attributes)

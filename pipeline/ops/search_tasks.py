@@ -119,4 +119,7 @@ def cut_queries(images: xr.Dataset) -> xr.Dataset:
     count = images.sizes[SAMPLE]
     wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
     largest = max(images.chunksizes[SAMPLE], default=0)
-    return images.chunk({SAMPLE: wanted}) if largest > wanted else images
+    if largest <= wanted:
+        return images
+    cut = images[[IMAGE.name]].reset_coords(drop=True).chunk({SAMPLE: wanted})
+    return images.assign({IMAGE.name: cut[IMAGE.name]})
