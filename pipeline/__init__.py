@@ -3,12 +3,16 @@
 The public API. Names are imported when they are first used, so that importing this package,
 and asking the command line for help, stays instant. No package has the name of a public function:
 importing `pipeline.x` sets the attribute `x` of this one, and would hide the function.
+
+Whatever returns a data set of xarray has loaded xarray by the time it is used, so with the first
+such name `pipeline.accessor` is imported too: then each data set has `.pixsim`.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +147,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _importing:
         module = importlib.import_module(f"pipeline.{_HOMES.get(name) or _MODULES[name]}")
+        if "xarray" in sys.modules:
+            importlib.import_module("pipeline.accessor")
     return module if name in _MODULES else getattr(module, name)
 
 

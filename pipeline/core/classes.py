@@ -7,7 +7,7 @@ first, goes to the lowest code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,3 +97,68 @@ def select_classes(all_names: Sequence[str], wanted: Sequence[str] | None = None
         if str(name) not in names:
             raise LabelError(f"class '{name}' is not in the image set; {nearest(str(name), names)}")
     return ClassSelection(names, tuple(sorted({names.index(str(name)) for name in wanted})))
+
+
+# flags -------------------------------------------------------------------------------------------
+
+NO_CLASS = "unlabelled"
+_MARKS = frozenset("_-.+@")  # what a word of `flag_meanings` may hold beside letters and digits
+
+
+def class_flags(names: Mapping[int, str]) -> dict[str, Any]:
+    """Return the attributes by which CF, the conventions of NetCDF, name the codes of labels.
+
+    -1 is a flag of its own, `unlabelled`: CF lists every value that may occur, and as a
+    `_FillValue` it would make readers turn labels into floats. It comes last, so that the word of a
+    code is that in its position.
+
+    Parameters
+    ----------
+    names
+        The name of the class of each code.
+
+    Returns
+    -------
+    `flag_values` [class + 1] int32 and `flag_meanings`, a word for each, separated by blanks:
+    what no word may hold becomes `_`; of names that would be one word the later ones get a number.
+
+    Examples
+    --------
+    >>> class_flags({0: "cat", 1: "large dog", 2: "large/dog"})["flag_meanings"]
+    'cat large_dog large_dog_2 unlabelled'
+    """
+    words = _words([*names.values(), NO_CLASS])
+    values = np.array([*names, UNLABELLED], np.int32)
+    return {"flag_values": values, "flag_meanings": " ".join(words)}
+
+
+def _words(names: Iterable[str]) -> list[str]:
+    """Return a word for each name, no two alike; one that is a word already stays."""
+    plain = [(name, _word(name)) for name in names]
+    used = {name for name, word in plain if name == word}
+    words, kept, numbers = [], set(), dict.fromkeys((word for _, word in plain), 1)
+    for name, word in plain:
+        chosen = word
+        if name != word or word in kept:
+            while chosen in used:
+                numbers[word] += 1
+                chosen = f"{word}_{numbers[word]}"
+        kept.add(chosen)
+        used.add(chosen)
+        words.append(chosen)
+    return words
+
+
+def _word(name: str) -> str:
+    return "".join(mark if mark.isalnum() or mark in _MARKS else "_" for mark in name) or "_"
+
+
+def flagged_names(attributes: Mapping[str, Any]) -> dict[int, str]:
+    """Return the name of each code that the flags of a label have, -1 left out; none: empty."""
+    words = str(attributes.get("flag_meanings", "")).split()
+    values = np.ravel(attributes.get("flag_values", ())).tolist()
+    if len(words) != len(values):
+        return {}
+    return {
+        int(value): word for value, word in zip(values, words, strict=True) if value != UNLABELLED
+    }

@@ -1,13 +1,14 @@
 """Each variable of pixsim declared once: its name, dimensions, dtypes, units and meaning.
 
-Functions that take labelled arrays call `check` at the door, so a wrong array fails with a
-sentence about dimensions and dtypes instead of an error from deep inside a kernel.
+Functions that take labelled arrays call `conform` at the door: dimensions may come in any order,
+and a wrong array fails with a sentence about dimensions and dtypes instead of an error from deep
+inside a kernel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.core.errors import SchemaError
 
@@ -26,18 +27,9 @@ PIXEL_TYPES = ("uint8", "uint16")
 UNLABELLED = -1
 
 
-class LabelledArray(Protocol):
-    """What `check` needs to know of an `xarray.DataArray`."""
-
-    @property
-    def dims(self) -> tuple[Any, ...]: ...
-    @property
-    def dtype(self) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Variable:
-    """One variable: `dims` are required in this order, `optional` may follow them."""
+    """One variable: `dims` are required, `optional` may follow them; results have this order."""
 
     name: str
     dims: tuple[str, ...]
@@ -114,27 +106,63 @@ NEIGHBOUR_LABEL = Variable(
 )  # fmt: skip
 
 
-def check(array: LabelledArray, variable: Variable) -> None:
-    """Raise `SchemaError` unless `array` has the dimensions and dtype of `variable`."""
+def in_order(array: Any, variable: Variable) -> Any:
+    """Return an `xarray.DataArray` with its dimensions in the order of a variable.
+
+    Raises
+    ------
+    SchemaError
+        Where it lacks a dimension, or has one more.
+    """
     given = tuple(str(dim) for dim in array.dims)
-    allowed = [variable.dims, variable.dims + variable.optional]
-    if given not in allowed:
+    extra = [dim for dim in given if dim not in variable.dims + variable.optional]
+    missing = [dim for dim in variable.dims if dim not in given]
+    if extra or missing:
+        allowed = [variable.dims, variable.dims + variable.optional]
         expected = " or ".join(str(dims) for dims in dict.fromkeys(allowed))
         raise SchemaError(
-            f"'{variable.name}' has dimensions {given}, expected {expected}; "
-            "use .transpose() or .rename() to bring it there"
+            f"'{variable.name}' has dimensions {given}, expected {expected} in any order; "
+            f"{_cure_of_dims(array, missing, extra)}"
         )
-    if str(array.dtype) not in variable.dtypes:
+    order = [dim for dim in variable.dims + variable.optional if dim in given]
+    return array if list(given) == order else array.transpose(*order)
+
+
+def conform(array: Any, variable: Variable) -> Any:
+    """Return an `xarray.DataArray` in the order and byte order of a variable.
+
+    Raises
+    ------
+    SchemaError
+        Where it lacks a dimension, has one more, or is of another dtype.
+    """
+    ordered = in_order(array, variable)
+    if array.dtype.name not in variable.dtypes:
         raise SchemaError(
             f"'{variable.name}' has dtype {array.dtype}, expected "
             f"{' or '.join(variable.dtypes)}; use .astype() where no value is lost by it"
         )
+    return ordered if array.dtype.isnative else ordered.astype(array.dtype.newbyteorder("="))
+
+
+def _cure_of_dims(array: Any, missing: list[str], extra: list[str]) -> str:
+    """Return what brings an array to its dimensions, by what it looks like."""
+    if missing and extra:
+        dim, other = missing[0], extra[0]
+        swapped = dim in array.coords and array.coords[dim].dims == (other,)
+        change = f".{'swap_dims' if swapped else 'rename'}({{'{other}': '{dim}'}})"
+        return f"use {change} where '{other}' is '{dim}'"
+    if extra:
+        return f"choose one step of '{extra[0]}' with .isel({extra[0]}=0), or .rename() it"
+    dim = missing[0]
+    if dim in array.coords:
+        return f"one step of '{dim}' was chosen: with a list, .isel({dim}=[0]), it stays"
+    return f"where one step of '{dim}' is chosen, with a list, .isel({dim}=[0]), it stays"
 
 
 def pick(dataset: Any, variable: Variable) -> Any:
-    """Return a variable of a data set, checked; raise `SchemaError` where it has none."""
+    """Return a variable of a data set, as `conform` does; `SchemaError` where it has none."""
     if variable.name not in dataset.variables:
         known = ", ".join(f"'{name}'" for name in dataset.variables) or "none"
         raise SchemaError(f"no variable '{variable.name}', expected it among those there: {known}")
-    check(dataset[variable.name], variable)
-    return dataset[variable.name]
+    return conform(dataset[variable.name], variable)

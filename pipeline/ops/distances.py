@@ -49,13 +49,13 @@ from pipeline.core.schema import (
 )
 from pipeline.core.threads import in_ranges
 from pipeline.kernels import backends
+from pipeline.ops.labelled import full_scale_of, lazy_images, sample_coordinates
 from pipeline.ops.leave_one_out import (
     Others,
     denominators_without_one,
     make_others,
     median_arrays,
 )
-from pipeline.ops.prototypes import full_scale_of, lazy_images
 
 # Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
 _BLOCK_BYTES = 2**20
@@ -260,9 +260,10 @@ def distances(
     Parameters
     ----------
     images
-        `image` (sample, y, x[, channel]) and `label` (sample), as `open_images` returns.
+        `image` (sample, y, x[, channel]) and, where there are labels, `label` (sample), as
+        `class_sums` takes them.
     prototypes
-        `numerator` and `denominator`, as `prototypes` returns.
+        `numerator` and `denominator`, as `prototypes` returns, dimensions in any order.
     metrics, device
         `l1`, `l2` or both; `auto`, `cpu`, `cuda` or `torch:cpu`, the same bits on each.
     leave_one_out
@@ -272,7 +273,8 @@ def distances(
     Returns
     -------
     `distance` (metric, sample, class_name) float64 in units of full scale, 0 to 1, with the
-    coordinates `label` and `sample` of the images. A class without images is at NaN.
+    coordinates `label`, `sample` and whatever else the images have along `sample`. A class without
+    images is at NaN.
 
     Raises
     ------
@@ -282,27 +284,24 @@ def distances(
         Where dimensions, dtypes or metrics are not as above.
     """
     names = check_metrics(metrics)
-    lazy = lazy_images(images)
-    pick(prototypes, NUMERATOR)
-    pick(prototypes, DENOMINATOR)
-    check_shapes(images, prototypes)
+    lazy = lazy_images(images, labels=leave_one_out)
+    ordered = prototypes.assign({v.name: pick(prototypes, v) for v in (NUMERATOR, DENOMINATOR)})
+    check_shapes(lazy, ordered)
     image = lazy[IMAGE.name]
-    one_chunk = dict.fromkeys(prototypes[NUMERATOR.name].dims, -1)
-    fractions = prototypes[[NUMERATOR.name, DENOMINATOR.name]].chunk(one_chunk)
+    one_chunk = dict.fromkeys(ordered[NUMERATOR.name].dims, -1)
+    fractions = ordered[[NUMERATOR.name, DENOMINATOR.name]].chunk(one_chunk)
     axes = "yxk"[: image.ndim - 1]
     values = da.blockwise(
         _distances_from_arrays, "msc", image.data, "s" + axes,
         fractions[NUMERATOR.name].data, "c" + axes, fractions[DENOMINATOR.name].data, "c",
         *(_left_out(lazy, prototypes, axes) if leave_one_out else ()), metrics=names,
-        device=device, full_scale=full_scale_of(images), concatenate=True,
+        device=device, full_scale=full_scale_of(lazy), concatenate=True,
         new_axes={"m": len(names)}, dtype=np.float64, meta=np.empty((0, 0, 0), np.float64),
     )  # fmt: skip
     coordinates: dict[str, Any] = {METRIC: list(names), CLASS: prototypes[CLASS]}
-    coordinates |= {name: lazy[name] for name in (SAMPLE, LABEL.name) if name in lazy.coords}
+    coordinates |= sample_coordinates(lazy)
     if CLASS_CODE.name in prototypes.variables:
         coordinates[CLASS_CODE.name] = prototypes[CLASS_CODE.name].variable
-    if LABEL.name not in coordinates:
-        coordinates[LABEL.name] = lazy[LABEL.name].variable
     attributes: dict[str, Any] = dict(DISTANCE.attributes)
     if "class_names" in prototypes.attrs:
         attributes["class_names"] = prototypes.attrs["class_names"]

@@ -22,18 +22,16 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.arguments import checked
-from pipeline.core.classes import select_classes
 from pipeline.core.exact import Int64Array, check_count_bound
 from pipeline.core.schema import COUNT, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
+from pipeline.ops.labelled import NAMES, classes_of, lazy_images
 from pipeline.ops.prototypes import (
-    class_names_of,
     class_sums,
     each_block,
     label_prototypes,
     label_sums,
-    lazy_images,
 )
 from pipeline.ops.reduction import add_up
 
@@ -192,9 +190,8 @@ def class_medians(
     SchemaError, LabelError
         As for `class_sums`.
     """
-    selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
-    image = lazy[IMAGE.name]
+    selection, image = classes_of(lazy, classes), lazy[IMAGE.name]
     check_count_bound(image.sizes[SAMPLE])
     classes_pixels = len(selection.codes), int(np.prod(image.shape[1:]))
     sizes = dict(zip("cpv", (*classes_pixels, BINS), strict=True))
@@ -216,7 +213,8 @@ def class_medians(
         more = each_block(low_histograms_block, each, lazy, selection, np.uint32, device, wanted)
         low, _ = dask.delayed(select_bytes, nout=2)(add_up(more), rest)
         made = dask.delayed(median_images)(high, low)
-        sums = class_sums(images, classes, device)
+        named = lazy.assign_attrs({NAMES: list(selection.all_names)})
+        sums = class_sums(named, selection.names, device)
     # counted here too, so that the medians alone need no sums
     number = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
     sums[COUNT.name] = sums[COUNT.name].copy(data=number)

@@ -37,7 +37,7 @@ from pipeline.core.schema import (
 )
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.prototypes import lazy_images
+from pipeline.ops.labelled import NAMES, code_flags, lazy_images, sample_coordinates
 from pipeline.ops.search_tasks import (
     check_pair,
     chunks_of,
@@ -142,6 +142,13 @@ def _labels_of(neighbours: Int64Array, labels: npt.NDArray[Any]) -> npt.NDArray[
     return np.where(neighbours < 0, UNLABELLED, labels[neighbours]).astype(np.int32)
 
 
+def _labels_in(images: xr.Dataset) -> da.Array:
+    """Return the labels of images, [sample] in one chunk; where there are none, -1 for each."""
+    if LABEL.name in images.coords:
+        return images[LABEL.name].data.rechunk(-1)
+    return da.full(images.sizes[SAMPLE], UNLABELLED, dtype=np.int32, chunks=-1)
+
+
 def _arrays_of(
     lists: Sequence[tuple[str, da.Array]], labels: da.Array, scale: tuple[int, int]
 ) -> dict[Variable, list[da.Array]]:
@@ -171,7 +178,8 @@ def neighbours(
     Parameters
     ----------
     images
-        `image` (sample, y, x[, channel]) and `label` (sample), as `open_images` returns.
+        `image` (sample, y, x[, channel]) and, where there are labels, `label` (sample), as
+        `class_sums` takes them.
     among
         The images that are searched, of the same shape, dtype and full scale. Default: the images
         themselves, and then no image is its own neighbour; the same image a second time is one.
@@ -186,8 +194,9 @@ def neighbours(
     -------
     Variables over (metric, sample, rank), nearest first: `neighbour` int64, the position along
     `sample` in `among`, for `.isel`; `distance` float64 in units of full scale, 0 to 1;
-    `neighbour_label` int32. Of equal distances the lower position comes first, so the first j of
-    the k nearest are the j nearest. `label` and `sample` of the images are coordinates.
+    `neighbour_label` int32, -1 for none. Of equal distances the lower position comes first, so the
+    first j of the k nearest are the j nearest. `label`, `sample` and whatever other coordinates
+    the images have along `sample` are coordinates of the result.
 
     Raises
     ------
@@ -199,21 +208,22 @@ def neighbours(
     names = check_metrics(metrics)
     if k < 1:
         raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
-    searched = images if among is None else among
-    lazy, others = cut_queries(lazy_images(images)), lazy_images(searched)
-    scale = check_pair(images, searched)
+    given = lazy_images(images, labels=False)
+    others = given if among is None else lazy_images(among, labels=False)
+    scale, lazy = check_pair(given, others), cut_queries(given)
     groups = groups_of(others[IMAGE.name].data)
     lists = [
         (name, _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device))
         for name in names
     ]
     coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
-    coordinates |= {name: lazy[name] for name in (SAMPLE, LABEL.name) if name in lazy.coords}
-    arrays = _arrays_of(lists, others[LABEL.name].data.rechunk(-1), scale)
+    coordinates |= sample_coordinates(lazy)
+    arrays = _arrays_of(lists, _labels_in(others), scale)
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
-    attributes = {name: searched.attrs[name] for name in ("class_names",) if name in searched.attrs}
-    attributes[AMONG_THEMSELVES] = int(among is None)
-    return xr.Dataset(variables, coordinates, attributes)
+    named = {NAMES: others.attrs[NAMES]} if NAMES in others.attrs else {}
+    found = xr.Dataset(variables, coordinates, named | {AMONG_THEMSELVES: int(among is None)})
+    found[NEIGHBOUR_LABEL.name].attrs |= code_flags(named.get(NAMES))
+    return found
 
 
 def vote_block(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
@@ -235,28 +245,32 @@ def vote(neighbours: xr.Dataset, k: int) -> xr.DataArray:
     Parameters
     ----------
     neighbours
-        `neighbour_label` (metric, sample, rank), as `neighbours` returns.
+        `neighbour_label` (metric, sample, rank), as `neighbours` returns; or of one metric.
     k
         How many vote, at most as many as there are ranks.
 
     Returns
     -------
-    `predicted` (metric, sample) int32: the class that most of the k nearest have, between equal
-    votes that of the nearest image among them; -1 where no neighbour has a label.
+    `predicted` (metric, sample) int32, or (sample) of one metric: the class that most of the k
+    nearest have, between equal votes that of the nearest image among them; -1 where no neighbour
+    has a label.
 
     Raises
     ------
     SchemaError
         Where there are fewer than k ranks, or dimensions and dtype are not as above.
     """
+    if METRIC not in neighbours.dims and METRIC in neighbours.coords:
+        return vote(neighbours.expand_dims(METRIC), k).isel({METRIC: 0})
     labels = pick(neighbours, NEIGHBOUR_LABEL)
     if not 1 <= k <= labels.sizes[RANK]:
         raise SchemaError(
             f"k is {k}, expected 1 to {labels.sizes[RANK]}, the neighbours there are; "
             f"neighbours(..., k={max(k, 1)}) finds more"
         )
-    voting = labels.isel({RANK: slice(k)}).chunk({RANK: -1})
+    voting = labels.isel({RANK: slice(k)}).reset_coords(drop=True).chunk({RANK: -1})
     values = voting.data.map_blocks(vote_block, drop_axis=2, dtype=np.int32)
-    kept = {name: c for name, c in voting.coords.items() if RANK not in c.dims}
-    attributes = {"long_name": f"class of most of the {k} nearest images"}
+    kept = {name: c for name, c in labels.coords.items() if RANK not in c.dims}
+    flags = {name: value for name, value in labels.attrs.items() if name.startswith("flag_")}
+    attributes = {"long_name": f"class of most of the {k} nearest images"} | flags
     return xr.DataArray(values, kept, (METRIC, SAMPLE), "predicted", attributes)

@@ -15,7 +15,7 @@ from pipeline.core.exact import Int64Array, finish_neighbours, largest_within
 from pipeline.core.schema import IMAGE, NEIGHBOUR, NEIGHBOUR_DISTANCE, PAIR
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.prototypes import lazy_images
+from pipeline.ops.labelled import lazy_images
 from pipeline.ops.search_tasks import (
     check_pair,
     chunks_of,
@@ -96,9 +96,10 @@ def pairs_within(
     check_metrics([metric])
     if not radius >= 0:
         raise SchemaError(f"radius is {radius}, expected a distance, 0 or more")
-    others = lazy_images(images if among is None else among)
-    lazy = cut_queries(lazy_images(images))
-    pixels, full_scale = check_pair(images, images if among is None else among)
+    given = lazy_images(images, labels=False)
+    others = given if among is None else lazy_images(among, labels=False)
+    pixels, full_scale = check_pair(given, others)
+    lazy = cut_queries(given)
     most = largest_within(radius, metric, pixels, full_scale)
     arrays = lazy[IMAGE.name].data, others[IMAGE.name].data
     pairs = _find_pairs(*arrays, metric, most, among is None, device)

@@ -15,8 +15,10 @@ import xarray as xr
 
 from pipeline.core.arguments import checked
 from pipeline.core.classes import ClassSelection
+from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Float64Array, Int64Array
-from pipeline.core.schema import CLASS, CLASS_CODE, DISTANCE, LABEL, METRIC, SAMPLE, check
+from pipeline.core.schema import CLASS, CLASS_CODE, DISTANCE, LABEL, METRIC, SAMPLE, conform
+from pipeline.ops.labelled import NAMES, code_flags, codes_of
 
 ROW = np.dtype(
     [
@@ -96,28 +98,35 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     ----------
     distances
         `distance` (metric, sample, class_name) with the coordinates `class_code`
-        (class_name) and, where known, `label` (sample), as `distances` returns.
+        (class_name) and, where known, `label` (sample), as `distances` returns; dimensions in any
+        order, and of one metric without that dimension.
 
     Returns
     -------
-    Variables over (metric, sample): `predicted` (class code), `predicted_name`, `distance`,
-    `margin`, and `label_distance` and `label_rank` where the images have labels. `margin` is
-    the second smallest distance minus the smallest; a rank of 1 means nearest.
+    Variables over (metric, sample), or (sample) of one metric: `predicted` (class code),
+    `predicted_name`, `distance`, `margin`, and `label_distance` and `label_rank` where the images
+    have labels. `margin` is the second smallest distance minus the smallest; a rank of 1 means
+    nearest. Coordinates along `sample` stay.
 
     Raises
     ------
     SchemaError
         Where dimensions or dtype are not as above.
     """
-    check(distances, DISTANCE)
+    if METRIC not in distances.dims and METRIC in distances.coords:
+        return predict(distances.expand_dims(METRIC)).isel({METRIC: 0})
+    distances = conform(distances, DISTANCE)
     if CLASS_CODE.name in distances.coords:
         distances = distances.sortby(CLASS_CODE.name)  # a tie goes to the first
-    lazy = distances.chunk({METRIC: -1, CLASS: -1})
+    lazy = distances.reset_coords(drop=True).chunk({METRIC: -1, CLASS: -1})
     codes = np.arange(distances.sizes[CLASS], dtype=np.int32)
     if CLASS_CODE.name in distances.coords:
         codes = np.asarray(distances[CLASS_CODE.name].values, np.int32)
-    if LABEL.name in lazy.coords:
-        label = lazy[LABEL.name].chunk({SAMPLE: lazy.chunksizes[SAMPLE]}).data
+    kept = {name: c for name, c in distances.coords.items() if c.dims in ((SAMPLE,), (METRIC,))}
+    if LABEL.name in kept:
+        codes_in = codes_of(distances[LABEL.name]).variable.to_base_variable()
+        kept[LABEL.name] = codes_in.chunk({SAMPLE: lazy.chunksizes[SAMPLE]})
+        label = kept[LABEL.name].data
     else:
         chunks = (lazy.chunksizes[SAMPLE],)
         label = da.full(distances.sizes[SAMPLE], -1, chunks=chunks, dtype=np.int32)
@@ -128,19 +137,17 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     names = np.array([*(str(name) for name in distances[CLASS].values), ""])
     lookup = np.full(int(codes.max(initial=-1)) + 2, len(names) - 1)
     lookup[codes] = np.arange(len(codes))
-    fields = [name for name in _MEANING if LABEL.name in lazy.coords or "label" not in name]
+    fields = [name for name in _MEANING if LABEL.name in kept or "label" not in name]
     variables: dict[str, Any] = {
         name: ((METRIC, SAMPLE), rows[name], {"long_name": _MEANING[name]}) for name in fields
     }
-    named = rows["predicted"].map_blocks(
-        lambda predicted: names[lookup[predicted]], dtype=names.dtype
-    )
+    # of the rows: dask loses what is both a variable and what another one is made of
+    named = rows.map_blocks(lambda row: names[lookup[row["predicted"]]], dtype=names.dtype)
     variables["predicted_name"] = ((METRIC, SAMPLE), named, {"long_name": "name of predicted"})
-    coordinates = {
-        name: lazy.coords[name] for name in (METRIC, SAMPLE, LABEL.name) if name in lazy.coords
-    }
-    attributes = {k: v for k, v in distances.attrs.items() if k == "class_names"}
-    return xr.Dataset(variables, coordinates, attributes)
+    attributes = {k: v for k, v in distances.attrs.items() if k == NAMES}
+    found = xr.Dataset(variables, kept, attributes)
+    found["predicted"].attrs |= code_flags(attributes.get(NAMES))
+    return found
 
 
 def confusion_counts(
@@ -197,3 +204,34 @@ def summarise(counts: Int64Array, class_names: Sequence[str]) -> dict[str, Any]:
         },
         "confusion": {"class_names": list(class_names), "counts": counts.tolist()},
     }
+
+
+def metrics_of(predictions: xr.Dataset) -> dict[str, Any]:
+    """Return accuracies and confusion counts of what `predict` returns, by metric; it computes.
+
+    Images do not count whose class has no prototype, or that have no label; classes that are
+    neither labels nor predicted are left out.
+    """
+    needed = ("predicted", "label_rank")
+    if not {*needed, LABEL.name} <= {*predictions.variables} or METRIC not in predictions.coords:
+        known = ", ".join(f"'{name}'" for name in predictions.variables) or "none"
+        raise SchemaError(
+            f"the data set holds {known}, expected what predict(distances) returns for images with "
+            "labels, 'predicted', 'label_rank', 'label' and 'metric' among it"
+        )
+    if METRIC not in predictions.dims:
+        predictions = predictions.expand_dims(METRIC)
+    found = predictions[[*needed]].transpose(METRIC, SAMPLE).compute()
+    labels = np.asarray(found[LABEL.name].values)
+    predicted, ranked = found["predicted"].values, found["label_rank"].values > 0
+    codes = np.unique(np.concatenate([predicted.ravel(), labels[ranked.any(0)]]))
+    codes = codes[codes >= 0]
+    names = predictions.attrs.get(NAMES) or range(int(codes.max(initial=-1)) + 1)
+    chosen = [str(names[code]) for code in codes.tolist()]
+    result = {}
+    for at, metric in enumerate(found[METRIC].values.tolist()):
+        known_labels = np.where(ranked[at], np.searchsorted(codes, labels), -1)
+        positions = np.where(predicted[at] >= 0, np.searchsorted(codes, predicted[at]), -1)
+        counts = confusion_counts(known_labels, positions, len(codes))
+        result[str(metric)] = summarise(counts, chosen)
+    return result

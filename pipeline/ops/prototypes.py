@@ -17,8 +17,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.arguments import checked
-from pipeline.core.classes import ClassSelection, select_classes
-from pipeline.core.errors import EmptyClassError, SchemaError
+from pipeline.core.classes import ClassSelection
+from pipeline.core.errors import EmptyClassError
 from pipeline.core.exact import (
     Float64Array,
     Int64Array,
@@ -36,14 +36,15 @@ from pipeline.core.schema import (
     NUMERATOR,
     PIXEL_SQUARE_SUM,
     PIXEL_SUM,
+    PIXEL_TYPES,
     PROTOTYPE,
     SAMPLE,
     SPREAD,
-    check,
     pick,
 )
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
+from pipeline.ops.labelled import classes_of, full_scale_of, lazy_images
 from pipeline.ops.reduction import add_up
 
 PrototypeKind = Literal["mean", "median"]
@@ -81,40 +82,6 @@ def flat_images(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
 
 
-def lazy_images(images: xr.Dataset) -> xr.Dataset:
-    """Check a data set of images and bring it into chunks along `sample` alone."""
-    for variable in (IMAGE, LABEL):
-        if variable.name not in images.variables:
-            raise SchemaError(
-                f"the data set has no '{variable.name}', expected {variable.name} "
-                f"{variable.dims}; open_images() gives it, .rename() brings your own names to it"
-            )
-        check(images[variable.name], variable)
-    if 0 in images[IMAGE.name].shape[1:]:
-        raise SchemaError(
-            f"'{IMAGE.name}' has shape {images[IMAGE.name].shape}, expected images of one pixel at "
-            "least"
-        )
-    pixels = {dim: -1 for dim in images[IMAGE.name].dims if dim != SAMPLE}
-    return images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name).chunk(pixels).unify_chunks()
-
-
-def class_names_of(images: xr.Dataset) -> list[str]:
-    """Return the attribute `class_names` of a data set of images."""
-    try:
-        return [str(name) for name in images.attrs["class_names"]]
-    except KeyError:
-        raise SchemaError(
-            "the data set has no attribute 'class_names', expected a list of names by code; "
-            "use .assign_attrs(class_names=[...])"
-        ) from None
-
-
-def full_scale_of(images: xr.Dataset) -> int:
-    """Return the pixel value that counts as 1: an attribute, else the largest of the type."""
-    return int(images.attrs.get("full_scale", largest_pixel(images[IMAGE.name].dtype)))
-
-
 @checked
 def class_sums(
     images: xr.Dataset, classes: Sequence[str] | None = None, device: str = "auto"
@@ -124,8 +91,11 @@ def class_sums(
     Parameters
     ----------
     images
-        `image` (sample, y, x[, channel]) uint8 or uint16, `label` (sample) int32, and the
-        attribute `class_names`; as `open_images` returns.
+        `image` (sample, y, x[, channel]) uint8 or uint16 and `label` (sample), integers, as
+        `open_images` returns: dimensions in any order, in chunks or in memory. Without the
+        attribute `class_names` the flags of `label` name the classes, or its codes, which are read
+        for it. Numbers of other types are taken where the attribute `full_scale` is there and all
+        are whole, as `.where()` leaves pixels.
     classes
         Names of the classes to sum; default: all.
     device
@@ -139,13 +109,21 @@ def class_sums(
     Raises
     ------
     SchemaError
-        Where dimensions, dtypes or `class_names` are not as above.
+        Where dimensions, dtypes or attributes are not as above.
     LabelError
         Where a class is not known; when computed, where a label is no code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xarray as xr
+    >>> pixels = np.array([[[0, 2]], [[4, 6]], [[9, 9]]], np.uint8)
+    >>> variables = {"image": (("sample", "y", "x"), pixels), "label": ("sample", [0, 0, 1])}
+    >>> class_sums(xr.Dataset(variables)).compute().pixel_sum.values.tolist()
+    [[[4, 8]], [[9, 9]]]
     """
-    selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
-    image = lazy[IMAGE.name]
+    selection, image = classes_of(lazy, classes), lazy[IMAGE.name]
     check_sum_bound(image.sizes[SAMPLE], image.dtype)
     sizes = {"c": len(selection.codes), "p": 2 * int(np.prod(image.shape[1:])) + 1}
     blocks = each_block(class_sums_block, sizes, lazy, selection, np.int64, device)
@@ -284,10 +262,8 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
     images has denominator 0, and a prototype and deviation of NaN.
     """
-    pick(sums, PIXEL_SUM)
-    pick(sums, PIXEL_SQUARE_SUM)
-    pick(sums, COUNT)
-    return label_prototypes(sums, sums[PIXEL_SUM.name], sums[COUNT.name], "mean")
+    ordered = sums.assign({v.name: pick(sums, v) for v in (PIXEL_SUM, PIXEL_SQUARE_SUM, COUNT)})
+    return label_prototypes(ordered, ordered[PIXEL_SUM.name], ordered[COUNT.name], "mean")
 
 
 def label_prototypes(
@@ -305,7 +281,8 @@ def label_prototypes(
         What they are.
     """
     dims, count = numerator.dims, sums[COUNT.name]
-    largest = largest_pixel(sums.attrs["pixel_dtype"])
+    # deviations are the same bits whatever is allowed for
+    largest = largest_pixel(sums.attrs.get("pixel_dtype", PIXEL_TYPES[-1]))
     fraction = numerator.data, denominator.data
     moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
     return xr.Dataset(

@@ -19,7 +19,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.ops.prototypes import full_scale_of
+from pipeline.ops.labelled import full_scale_of
 
 # Bytes of images of a group of references; with sketches it takes about twice as much.
 _GROUP_BYTES = 64 * 2**20
@@ -119,4 +119,7 @@ def cut_queries(images: xr.Dataset) -> xr.Dataset:
     count = images.sizes[SAMPLE]
     wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
     largest = max(images.chunksizes[SAMPLE], default=0)
-    return images.chunk({SAMPLE: wanted}) if largest > wanted else images
+    if largest <= wanted:
+        return images
+    cut = images[[IMAGE.name]].reset_coords(drop=True).chunk({SAMPLE: wanted})
+    return images.assign({IMAGE.name: cut[IMAGE.name]})

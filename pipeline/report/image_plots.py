@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
-from pipeline.core.schema import CLASS, PROTOTYPE, SPREAD, pick
+from pipeline.core.schema import CLASS, IMAGE, LABEL, PROTOTYPE, SAMPLE, SPREAD, pick
+from pipeline.ops.labelled import full_scale_of, lazy_images, names_of
 from pipeline.report.opened import Run
 from pipeline.report.pictures import mosaic, to_picture
 from pipeline.report.plot_style import (
@@ -146,6 +147,38 @@ def _draw_gallery(
 
 
 @checked
+def samples(
+    images: xr.Dataset, count: int = 20, *, columns: int | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the first images of a data set, with the names of their classes.
+
+    Others are the first of a selection, such as `images.isel(sample=[3, 1, 4])`.
+
+    Parameters
+    ----------
+    images
+        As `pipeline.open_images` returns, or any data set that `pipeline.class_sums` takes; labels
+        may be missing.
+    count
+        How many, at most.
+    columns, ax
+        As for `gallery`.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
+    """
+    lazy = lazy_images(images, labels=False).isel({SAMPLE: slice(max(count, 0))})
+    captions = [""] * lazy.sizes[SAMPLE]
+    if LABEL.name in lazy.coords:
+        names = names_of(lazy)
+        captions = [names.get(code, "no label") for code in lazy[LABEL.name].values.tolist()]
+    pixels = list(lazy[IMAGE.name].values)
+    return gallery(pixels, captions, full_scale_of(lazy), columns=columns, ax=ax)
+
+
+@checked
 def prototypes(
     run: Run | xr.Dataset,
     what: Literal["prototype", "std"] = "prototype",
@@ -169,7 +202,10 @@ def prototypes(
     dataset = run.prototypes if isinstance(run, Run) else run
     drawn = pick(dataset, SPREAD if what == SPREAD.name else PROTOTYPE)
     if "full_scale" not in dataset.attrs:
-        raise InputError("prototypes without full_scale, expected what pipeline.prototypes returns")
+        raise InputError(
+            "prototypes without full_scale, expected what pipeline.prototypes returns; use "
+            ".assign_attrs(full_scale=255)"
+        )
     full_scale = float(dataset.attrs["full_scale"]) / (2 if what == SPREAD.name else 1)
     names = [str(name) for name in dataset[CLASS].values]
     return gallery(list(drawn.values), names, full_scale, ax=ax)

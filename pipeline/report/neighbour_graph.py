@@ -53,6 +53,8 @@ def knn_graph(neighbours: xr.Dataset | Audit, metric: str = "l1") -> Any:
 
 def _nearest_of(found: xr.Dataset, metric: str) -> tuple[Float64Array, Int64Array]:
     """Return distances and positions, [image, rank]."""
+    if METRIC not in found.dims and METRIC in found.coords:
+        found = found.expand_dims(METRIC)
     neighbour, distance = pick(found, NEIGHBOUR), pick(found, NEIGHBOUR_DISTANCE)
     known = [str(name) for name in found[METRIC].values] if METRIC in found.coords else []
     if metric not in known:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
@@ -21,15 +22,24 @@ from scipy.spatial.distance import squareform
 from pipeline.core.arguments import checked
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
+from pipeline.ops.labelled import label_counts
+from pipeline.ops.predictions import metrics_of
 from pipeline.report import plot_style as style
 from pipeline.report.explanation_picture import distances
-from pipeline.report.image_plots import difference, gallery, image, pixel_values, prototypes
+from pipeline.report.image_plots import (
+    difference,
+    gallery,
+    image,
+    pixel_values,
+    prototypes,
+    samples,
+)
 from pipeline.report.plot_style import ACCENT, INK, MUTED, ON_DARK, ON_LIGHT, RIGHT, SMALL, WRONG
 
 __all__ = [
     "ACCENT", "INK", "MUTED", "ON_DARK", "ON_LIGHT", "RIGHT", "WRONG", "accuracy", "agreement",
     "class_counts", "class_distances", "confusion", "confusion_order", "difference", "distances",
-    "gallery", "image", "margins", "pixel_values", "prototypes",
+    "gallery", "image", "margins", "pixel_values", "prototypes", "samples",
 ]  # fmt: skip
 
 MAX_BARS = 40  # classes that have a bar each; of more the first and last half of it
@@ -55,7 +65,7 @@ def confusion(
     Parameters
     ----------
     metrics
-        As `Run.metrics`, or one of its splits.
+        As `Run.metrics`, or one of its splits; or what `pipeline.predict` returns.
     metric
         Which of them.
     order
@@ -63,7 +73,7 @@ def confusion(
     ax
         Where to draw; default: a new figure.
     """
-    entry = style.metric_of(metrics, metric, "confusion")
+    entry = style.metric_of(_metrics_of(metrics), metric, "confusion")
     counts = np.asarray(entry["counts"], np.int64)
     chosen = _order(order, len(counts))
     counts = counts[np.ix_(chosen, chosen)]
@@ -73,6 +83,10 @@ def confusion(
     ax = _heat_map(row_shares(counts), names, texts, "share of the class", norm, ax)
     ax.set(xlabel="predicted", ylabel="label")
     return ax
+
+
+def _metrics_of(given: Mapping[Any, Any]) -> Mapping[str, Any]:
+    return metrics_of(given) if isinstance(given, xr.Dataset) else given
 
 
 def row_shares(counts: npt.NDArray[Any]) -> Float64Array:
@@ -191,12 +205,13 @@ def accuracy(
     Parameters
     ----------
     metrics
-        As `Run.metrics`, or one of its splits.
+        As `Run.metrics`, or one of its splits; or what `pipeline.predict` returns.
     metric
         Which of them; default: the first.
     ax
         Where to draw; default: a new figure.
     """
+    metrics = _metrics_of(metrics)
     metric = metric or next(iter(metrics), None)
     per_class = style.metric_of(metrics, metric, "per_class")
     known = {name: entry["accuracy"] for name, entry in per_class.items()
@@ -316,7 +331,9 @@ def agreement(
 
 
 @checked
-def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = None) -> Axes:
+def class_counts(
+    counts: Mapping[str, Mapping[str, int] | xr.Dataset], *, ax: Axes | None = None
+) -> Axes:
     """Draw how many images each class has in each split.
 
     Up to 40 classes have a bar for each split; of more the counts are drawn as a line for each
@@ -325,20 +342,24 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], *, ax: Axes | None = N
     Parameters
     ----------
     counts
-        For each split, in which every class is, the number of images by class.
+        For each split, in which every class is, the number of images by class; or its images.
     ax
         Where to draw; default: a new figure.
     """
-    names = list(next(iter(counts.values()), {}))
-    if not names or any(set(by_class) != set(names) for by_class in counts.values()):
+    counted: dict[str, Mapping[str, int]] = {
+        split: label_counts(given) if isinstance(given, xr.Dataset) else given
+        for split, given in counts.items()
+    }
+    names = list(next(iter(counted.values()), {}))
+    if not names or any(set(by_class) != set(names) for by_class in counted.values()):
         raise InputError("counts of other classes in each split, expected the same, one at least")
     if len(names) > MAX_BARS:
-        return _count_lines(counts, len(names), ax)
-    ax = style.axes_of_size(ax, 5.5, 0.8 + len(names) * max(style.LINE_INCHES, 0.17 * len(counts)))
-    thickness = style.BAR / len(counts)
-    largest = max(max(by_class.values()) for by_class in counts.values())
-    for number, (split, by_class) in enumerate(counts.items()):
-        shift = (number - (len(counts) - 1) / 2) * thickness
+        return _count_lines(counted, len(names), ax)
+    ax = style.axes_of_size(ax, 5.5, 0.8 + len(names) * max(style.LINE_INCHES, 0.17 * len(counted)))
+    thickness = style.BAR / len(counted)
+    largest = max(max(by_class.values()) for by_class in counted.values())
+    for number, (split, by_class) in enumerate(counted.items()):
+        shift = (number - (len(counted) - 1) / 2) * thickness
         positions = np.arange(len(names)) + shift
         values = [by_class[name] for name in names]
         colour = SPLIT_COLOURS[number % len(SPLIT_COLOURS)]

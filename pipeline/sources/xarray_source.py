@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pipeline.core.classes import class_flags
 from pipeline.core.errors import LabelError, ShapeError, SourceError, nearest
 from pipeline.core.paths import shown
 from pipeline.core.schema import CHANNEL, IMAGE, LABEL, PIXEL_DIMS, SAMPLE, UNLABELLED
@@ -331,7 +332,10 @@ def _find_labelling(
 
 
 def _flags(labels: Sequence[StoredVariable]) -> dict[str, int] | None:
-    """Return the stored value of each class where labels have CF `flag_meanings`."""
+    """Return the stored value of each class where labels have CF `flag_meanings`.
+
+    Those that pixsim writes beside `class_names` say no more than these, and are not returned.
+    """
     for variable in labels:
         attributes = variable.stored.attrs
         if "flag_masks" in attributes:
@@ -347,8 +351,17 @@ def _flags(labels: Sequence[StoredVariable]) -> dict[str, int] | None:
                     f"{variable.title} has {len(meanings)} flag_meanings and {len(values)} "
                     "flag_values, expected one value for each, named apart"
                 )
-            return {name: int(value) for name, value in zip(meanings, values, strict=True)}
+            if not _are_own(meanings, values, variable.group.dataset().attrs.get("class_names")):
+                return {name: int(value) for name, value in zip(meanings, values, strict=True)}
     return None
+
+
+def _are_own(meanings: list[str], values: list[Any], class_names: Any) -> bool:
+    """Tell whether flags are those of the attribute `class_names`."""
+    if class_names is None:
+        return False
+    own = class_flags(dict(enumerate(map(str, np.ravel(class_names).tolist()))))
+    return (meanings, values) == (own["flag_meanings"].split(" "), own["flag_values"].tolist())
 
 
 def _label_fills(

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.classes import class_flags
 from pipeline.core.digests import json_digest, sample_records
 from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import Partition, PartitionTable
@@ -204,8 +205,10 @@ def open_images(
     Returns
     -------
     A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
-    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. Nothing but
-    metadata is read, and the table.
+    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. `label` has the
+    attributes `flag_values` and `flag_meanings` too, by which CF names codes: blanks and whatever
+    else no word may hold are `_` there, and -1 is `unlabelled`. Nothing but metadata is read, and
+    the table.
 
     Raises
     ------
@@ -225,6 +228,7 @@ def open_images(
     image, label = (  # samples beyond the manifest's are being added, and not there yet
         arrays[name].lazy(content["digest"])[:count] for name in names
     )
+    label.attrs |= class_flags(dict(enumerate(content["class_names"])))  # no array of old has them
     samples = np.arange(count)
     if exclude is not None:
         kept = np.ones(count, bool)

@@ -4,7 +4,8 @@
 
 - attributes of the root and of each group: `class_names`, `full_scale`, `provenance`;
 - `SPLIT/image` (sample, y, x[, channel]) uint8 or uint16, sharded; `SPLIT/label` (sample)
-  int32, one chunk a shard; `SPLIT/y`, `SPLIT/x`, `SPLIT/channel`, pixel positions;
+  int32, one chunk a shard, with `flag_values` and `flag_meanings`, which are CF's names of codes;
+  `SPLIT/y`, `SPLIT/x`, `SPLIT/channel`, pixel positions;
 - `samples.parquet` and `manifest.json` beside the groups.
 
 The sample index is the position along `sample` and is not stored: as a coordinate it would be
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.classes import class_flags
 from pipeline.core.errors import SchemaError, ShapeError, StoreError
 from pipeline.core.partitions import Layout, image_bytes
 from pipeline.core.paths import ABSENT
@@ -98,12 +100,19 @@ def create_images(
             attributes=IMAGE.attributes | {"coordinates": LABEL.name} | dict(encoding or {}),
         )  # fmt: skip
         labels = ArrayTemplate(
-            LABEL.dims, (count,), "int32", (layout.shard,), None, -1, LABEL.attributes
-        )
+            LABEL.dims, (count,), "int32", (layout.shard,), None, -1, LABEL.attributes,
+            remarks=label_flags(attributes),
+        )  # fmt: skip
         create_array(path, f"{split}/{IMAGE.name}", images)
         create_array(path, f"{split}/{LABEL.name}", labels)
         for dim, size in zip(dims, shape, strict=True):
             write_array(path, f"{split}/{dim}", (dim,), np.arange(size, dtype=np.int32), {})
+
+
+def label_flags(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of labels in plain values, from the attributes of an image set."""
+    flags = class_flags(dict(enumerate(attributes.get("class_names", ()))))
+    return flags | {"flag_values": flags["flag_values"].tolist()}
 
 
 def is_own_store(path: Path) -> bool:
@@ -141,8 +150,8 @@ def grow_images(
     create_group(path, attributes)
     for split, template in splits.items():
         create_group(path, attributes, split)
-        for name in (IMAGE.name, LABEL.name):
-            grow_array(path, f"{split}/{name}", template.count)
+        grow_array(path, f"{split}/{IMAGE.name}", template.count, {})
+        grow_array(path, f"{split}/{LABEL.name}", template.count, label_flags(attributes))
 
 
 def read_images(

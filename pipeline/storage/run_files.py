@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pipeline.core.classes import class_flags
 from pipeline.core.digests import ColumnDigest, json_digest
 from pipeline.core.errors import DamagedError, RemoteError
 from pipeline.core.partitions import CHUNK_BYTES
@@ -213,6 +214,8 @@ def open_distances(path: Path, digest: str, expected: Expected | None = None) ->
         name: arrays[name].small() for name in (METRIC, CLASS, CLASS_CODE.name, SAMPLE)
     }
     coordinates |= {name: arrays[name].lazy(digest) for name in (LABEL.name, SPLIT)}
+    codes, names = (coordinates[name].values.tolist() for name in (CLASS_CODE.name, CLASS))
+    coordinates[LABEL.name].attrs |= class_flags(dict(zip(codes, map(str, names), strict=True)))
     return xr.DataArray(distance, coordinates, name=DISTANCE.name)
 
 

@@ -74,6 +74,9 @@ class ArrayTemplate:
     fill_value: Any = 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
     compressed: bool = True
+    remarks: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes that change nothing of what is stored: an array without them is kept, and gets
+    them."""
 
     def as_zarr(self) -> dict[str, Any]:
         return {
@@ -84,7 +87,7 @@ class ArrayTemplate:
             "fill_value": self.fill_value,
             "compressors": (_codec(self.dtype), _CHECKSUM) if self.compressed else (_CHECKSUM,),
             "dimension_names": tuple(self.dims),
-            "attributes": dict(self.attributes),
+            "attributes": {**self.attributes, **self.remarks},
         }
 
 
@@ -101,15 +104,25 @@ def create_array(path: Path, name: str, template: ArrayTemplate) -> zarr.Array[A
         with suppress(StoreError, DamagedError):
             existing = open_array(path, name, "r+")
             blank = zarr.create_array(MemoryStore(), zarr_format=3, **wanted)
-            if _metadata(existing) == _metadata(blank):
+            if _metadata(existing, template) == _metadata(blank, template):
+                set_attributes(existing, template.remarks)
                 return existing
         remove_tree(path / name)
         return root.create_array(name, **wanted)
 
 
-def _metadata(array: zarr.Array[Any]) -> Any:
-    """Return all that an array says of itself, in plain values that can be compared."""
-    return json.loads(json.dumps(array.metadata.to_dict()))
+def _metadata(array: zarr.Array[Any], template: ArrayTemplate) -> Any:
+    """Return what an array says of itself but remarks, in plain values that can be compared."""
+    content = json.loads(json.dumps(array.metadata.to_dict()))
+    for name in template.remarks:
+        content["attributes"].pop(name, None)
+    return content
+
+
+def set_attributes(array: zarr.Array[Any], attributes: Mapping[str, Any]) -> None:
+    """Set attributes of an array, those that are others; nothing is written where none is."""
+    if any(array.attrs.get(name) != value for name, value in attributes.items()):
+        array.update_attributes(dict(attributes))
 
 
 def _codec(dtype: Any) -> BloscCodec:  # `core.partitions` says what decided
@@ -189,11 +202,15 @@ def _check_whole_shard(
         )
 
 
-def grow_array(path: Path, name: str, total: int) -> None:
-    """Make an array longer along its first axis; the shards beyond its end are there already."""
+def grow_array(path: Path, name: str, total: int, attributes: Mapping[str, Any]) -> None:
+    """Make an array longer along its first axis; the shards beyond its end are there already.
+
+    `attributes` are those that it has then, others stay.
+    """
     with storage_errors(path):
         array = open_array(path, name, "r+")
         array.resize((total, *array.shape[1:]))
+        set_attributes(array, attributes)
 
 
 def _write(array: zarr.Array[Any], part: Any, values: npt.NDArray[Any]) -> None:
