@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline.kernels.backends import has_cuda_driver
+
+# before anything imports Triton: without a GPU its kernels run on the CPU, one by one
+if not has_cuda_driver():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # examples take as long as the machine lets them, and are the same for everybody
 settings.register_profile(
     "pixsim",

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import strategies as st
+from kernel_checks_for_tests import oracle_lists as oracle_lists
+from kernel_checks_for_tests import oracle_numerators as oracle_numerators
+from kernel_checks_for_tests import oracle_sums as oracle_sums
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.exact import NOWHERE
 from pipeline.kernels import backends
 
 
@@ -85,18 +87,6 @@ def flat(images):
     return images.reshape(len(images), int(np.prod(images.shape[1:])))
 
 
-def oracle_sums(images, labels, classes):
-    """Class sums, sums of squares and counts, image by image, in int64."""
-    sums, squares = np.zeros((2, classes, *images.shape[1:]), np.int64)
-    counts = np.zeros(classes, np.int64)
-    for image, label in zip(images.astype(np.int64), labels, strict=True):
-        if label >= 0:
-            sums[label] += image
-            squares[label] += image * image
-            counts[label] += 1
-    return sums, squares, counts
-
-
 def oracle_distances(image, numerator, denominator, full_scale):
     """The exact l1, and the exact square of l2, as fractions; None for a class without images."""
     if not denominator:
@@ -144,22 +134,3 @@ def image_pairs(draw):
         "near": lambda: base[0] // 2 + rng.integers(0, 2, total),
     }[kind]().astype(dtype)
     return images[: counts[0]], images[counts[0] :]
-
-
-def oracle_numerators(queries, references, metric):
-    """[query, reference]; sums of absolute or squared differences in int64."""
-    rows = []
-    for query in queries.astype(np.int64):
-        between = np.abs(references.astype(np.int64) - query)
-        between = between**2 if metric == "l2" else between
-        rows.append(between.reshape(len(references), -1).sum(1))
-    return np.stack(rows)
-
-
-def oracle_lists(numerators, k):
-    """Distances and indices of the k nearest, by a stable sort; `NOWHERE` for what there is not."""
-    order = np.argsort(numerators, axis=1, kind="stable")[:, :k]
-    distances = np.take_along_axis(numerators, order, 1)
-    order = np.where(distances == NOWHERE, NOWHERE, order)
-    missing = ((0, 0), (0, max(k - numerators.shape[1], 0)))
-    return tuple(np.pad(part, missing, constant_values=NOWHERE) for part in (distances, order))

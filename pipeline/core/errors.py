@@ -227,6 +227,10 @@ class MemoryLimitError(InputError, MemoryError):
     """A job needs more memory than there is."""
 
 
+class DeviceMemoryError(PixsimError, MemoryError):
+    """The memory of a GPU is full, and what was to be done there cannot be cut further."""
+
+
 class RemoteError(PixsimError, OSError):
     """A URL cannot be opened, refuses access, or does not answer."""
 

@@ -84,10 +84,8 @@ class FitPartition:
                 use.histograms(tile, positions, classes, wanted, into=table)
             return
         sums = total[:, :width], total[:, width : 2 * width], total[:, 2 * width]
-        use.class_sums(tile, positions, classes, into=sums)
-        if self.histograms:
-            (table,) = _tables(total[:, 2 * width + 1 :], 1)
-            use.histograms(tile, positions, classes, into=table)
+        table = _tables(total[:, 2 * width + 1 :], 1)[0] if self.histograms else None
+        use.class_sums(tile, positions, classes, into=sums, counts=table)
 
 
 def accumulator_columns(width: int, histograms: bool, low: int) -> int:

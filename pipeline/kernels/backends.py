@@ -1,7 +1,8 @@
 """The kernels: NumPy arrays in, exact integers out, the same bits on every device.
 
-A handful of functions behind one protocol, written twice: `cpu` (numba) and `torch` (any torch
-device). They know nothing of dask, xarray or paths, and divide nothing: see `exact`.
+A handful of functions behind one protocol, written three times: in numba for a CPU, in Triton for a
+CUDA device, and in plain torch for any torch device, to which a CUDA device falls back where Triton
+cannot be used. They know nothing of dask, xarray or paths, and divide nothing: see `exact`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, one_line
 from pipeline.core.exact import Arithmetic, Int64Array
 
 Pixels = npt.NDArray[Any]
@@ -30,7 +31,9 @@ class ClassSums(Protocol):
 
     `positions` is [sample] int64, the class position of each image, negative to leave it out.
     Returns `sum x` and `sum x*x`, both [class, pixel] int64, and the image counts, [class] int64;
-    with `into`, three such arrays, they are added to them and these are returned.
+    with `into`, three such arrays, they are added to them and these are returned. To `counts`, an
+    array that `Histograms` could return, the counts of the same images are added, so that pixels go
+    to a device once for both.
     """
 
     def __call__(
@@ -39,6 +42,7 @@ class ClassSums(Protocol):
         positions: Int64Array,
         classes: int,
         into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+        counts: npt.NDArray[np.uint32] | None = None,
     ) -> tuple[Int64Array, Int64Array, Int64Array]: ...
 
 
@@ -102,6 +106,24 @@ class SquaredNorms(Protocol):
     """Return `sum x*x` of every image, [sample] int64."""
 
     def __call__(self, images: Pixels) -> Int64Array: ...
+
+
+class Measure(Protocol):
+    """Count all that distances to prototypes need, in one read of each image.
+
+    Returns what `L1Numerators` does, the two arrays of `DotProducts`, and what `SquaredNorms` does;
+    undefined where `l1`, or `l2` for the other three, is not asked for.
+    """
+
+    def __call__(
+        self, images: Pixels, prototypes: Prepared, *, l1: bool = True, l2: bool = True
+    ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]: ...
+
+
+class Empty(Protocol):
+    """Return an array, not filled, in memory from which the device copies without a detour."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]: ...
 
 
 class PrepareSearch(Protocol):
@@ -181,9 +203,24 @@ class Within(Protocol):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of one device."""
+    """The kernels of one device.
+
+    Attributes
+    ----------
+    device
+        As it is named here: `cpu`, `triton:cuda`, `torch:cpu`, ...
+    description
+        One line: what runs them, and on what.
+    whole_blocks
+        Whether a block of images is best measured at one go: it is cut, and spread, there.
+    memory
+        Bytes that are free on the device; None where its memory is that of the machine.
+    """
 
     device: str
+    description: str
+    whole_blocks: bool
+    memory: int | None
     class_sums: ClassSums
     histograms: Histograms
     select_ranks: SelectRanks
@@ -191,9 +228,11 @@ class Kernels:
     l1_numerators: L1Numerators
     dot_products: DotProducts
     squared_norms: SquaredNorms
+    measure: Measure
     prepare_search: PrepareSearch
     nearest: Nearest
     within: Within
+    empty: Empty
 
 
 def has_cuda_driver() -> bool:
@@ -207,10 +246,12 @@ def has_cuda_driver() -> bool:
 
 @lru_cache(maxsize=8)
 def load(device: str = "auto", threads: int = 1) -> Kernels:
-    """Return the kernels for `auto`, `cpu`, `cuda`, `cuda:N` or `torch:DEVICE`.
+    """Return the kernels for `auto`, `cpu`, `cuda`, `cuda:N`, `torch:DEVICE` or `triton:DEVICE`.
 
-    `auto` takes a CUDA device where this process sees one, else the CPU. torch is imported
-    only where it is needed.
+    `auto` takes a CUDA device where this process sees one, else the CPU. Of a CUDA device that is
+    named without a library, Triton's are taken where they can be compiled and count a small block
+    right, else those of plain torch; `description` says which, and why. torch and Triton are
+    imported only where they are needed.
 
     Parameters
     ----------
@@ -223,24 +264,64 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
     Raises
     ------
     ConfigError
-        Where the device is not of that form, or this machine has none such.
+        Where the device is not of that form, this machine has none such, or `triton:` names one on
+        which Triton cannot be used.
     """
     if device == "cpu" or (device == "auto" and not has_cuda_driver()):
         return _load_cpu(threads)
     on_torch = importlib.import_module("pipeline.kernels.torch")
     if device == "auto":
         return load("cuda" if on_torch.is_available("cuda") else "cpu", threads)
-    name = device.removeprefix("torch:")
-    if name == device and not name.startswith("cuda"):
-        raise ConfigError(f"device '{device}': expected auto, cpu, cuda, cuda:N or torch:DEVICE")
+    library, name = device.split(":", 1) if device.startswith(_LIBRARIES) else ("", device)
+    if not library and not name.startswith("cuda"):
+        raise ConfigError(
+            f"device '{device}': expected auto, cpu, cuda, cuda:N, torch:DEVICE or triton:DEVICE"
+        )
     if not on_torch.is_available(name):
         raise ConfigError(
             f"device '{device}': torch finds no such device on this machine; "
             "use device: auto to take what there is"
         )
     on_torch.use_threads(threads)
+    reason = "asked for" if library == "torch" else why_not_triton(name)
+    if reason is None:
+        return _load_triton(name)
+    if library == "triton":
+        raise ConfigError(f"device '{device}': {reason}; use device: torch:{name}")
+    return _load_torch(name, reason)
+
+
+_LIBRARIES = ("torch:", "triton:")
+
+
+@lru_cache(maxsize=8)
+def why_not_triton(device: str) -> str | None:
+    """Return why Triton cannot be used on a torch device, in a few words; None where it can."""
+    try:
+        on_triton = importlib.import_module("pipeline.kernels.triton")
+    except ImportError as error:
+        return f"Triton cannot be imported ({one_line(error)})"
+    if not device.startswith("cuda") and not on_triton.INTERPRETED:
+        return "Triton's kernels run on a CUDA device, or with TRITON_INTERPRET=1 on a CPU"
+    try:
+        on_triton.require_usable(device)
+    except Exception as error:  # whatever a compiler or a driver says
+        return f"Triton {on_triton.VERSION} is of no use here ({one_line(error)[:_LONGEST]})"
+    return None
+
+
+_LONGEST = 200  # characters of what a compiler says
+
+
+def _load_torch(name: str, reason: str) -> Kernels:
+    on_torch = importlib.import_module("pipeline.kernels.torch")
+    transfers = importlib.import_module("pipeline.kernels.transfers")
+    of_cuda = f": {reason}" if name.startswith("cuda") else ""
     return Kernels(
         f"torch:{name}",
+        f"{on_torch.device_name(name)}, plain torch {on_torch.VERSION}{of_cuda}",
+        name.startswith("cuda"),
+        on_torch.device_memory(name),
         partial(on_torch.class_sums, device=name),
         partial(on_torch.histograms, device=name),
         load("cpu").select_ranks,  # on the host: there is little to do
@@ -248,9 +329,38 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         on_torch.l1_numerators,
         on_torch.dot_products,
         partial(on_torch.squared_norms, device=name),
+        on_torch.measure,
         partial(on_torch.prepare_search, device=name),
         on_torch.nearest,
         on_torch.within,
+        partial(transfers.empty, device=name),
+    )
+
+
+def _load_triton(name: str) -> Kernels:
+    on_torch = importlib.import_module("pipeline.kernels.torch")
+    transfers = importlib.import_module("pipeline.kernels.transfers")
+    sweeps = importlib.import_module("pipeline.kernels.triton")
+    sums = importlib.import_module("pipeline.kernels.triton_sums")
+    search = importlib.import_module("pipeline.kernels.triton_nearest")
+    interpreted = ", interpreted" if sweeps.INTERPRETED else ""
+    return Kernels(
+        f"triton:{name}",
+        f"{on_torch.device_name(name)}, Triton {sweeps.VERSION}{interpreted}",
+        True,
+        on_torch.device_memory(name),
+        partial(sums.class_sums, device=name),
+        partial(sums.histograms, device=name),
+        load("cpu").select_ranks,
+        partial(sweeps.prepare, device=name),
+        sweeps.l1_numerators,
+        sweeps.dot_products,
+        partial(sweeps.squared_norms, device=name),
+        sweeps.measure,
+        partial(search.prepare_search, device=name),
+        search.nearest,
+        search.within,
+        partial(transfers.empty, device=name),
     )
 
 
@@ -261,6 +371,9 @@ def _load_cpu(threads: int) -> Kernels:
     search = importlib.import_module("pipeline.kernels.cpu_nearest")
     return Kernels(
         "cpu",
+        "cpu",
+        False,
+        None,
         partial(sums.class_sums, threads=threads),
         partial(sums.histograms, threads=threads),
         sums.select_ranks,
@@ -268,7 +381,9 @@ def _load_cpu(threads: int) -> Kernels:
         cpu.l1_numerators,
         cpu.dot_products,
         cpu.squared_norms,
+        cpu.measure,
         data.prepare_search,
         search.nearest,
         search.within,
+        np.empty,
     )

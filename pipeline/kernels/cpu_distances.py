@@ -305,6 +305,20 @@ def squared_norms(images: npt.NDArray[Any]) -> Int64Array:
     return result
 
 
+def measure(
+    images: npt.NDArray[Any],
+    prototypes: _Digits | _Fractions,
+    *,
+    l1: bool = True,
+    l2: bool = True,
+) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    """Count all that distances need; see `backends.Measure`."""
+    nothing: Int64Array = np.empty((0, 0), np.int64)
+    differences = l1_numerators(images, prototypes) if l1 else nothing
+    wholes, rests = dot_products(images, prototypes) if l2 else (nothing, nothing)
+    return differences, wholes, rests, squared_norms(images) if l2 else np.empty(0, np.int64)
+
+
 @njit(nogil=True, cache=True, fastmath=True)
 def _add_differences(
     a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], absolute: Any, squared: Any

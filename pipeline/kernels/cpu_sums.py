@@ -97,16 +97,19 @@ def class_sums(
     positions: Int64Array,
     classes: int,
     into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    counts: npt.NDArray[np.uint32] | None = None,
     *,
     threads: int = 1,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Sum the images of each class and their squares; see `backends.ClassSums`."""
+    if counts is not None:
+        histograms(images, positions, classes, into=counts, threads=threads)
     rows, pixels = np.ascontiguousarray(images), images.shape[1]
     order, edges = _by_class(positions, classes)
     if into is None:
         sums, squares = np.zeros((2, classes, pixels), np.int64)
         into = sums, squares, np.zeros(classes, np.int64)
-    sums, squares, counts = into
+    sums, squares, number = into
     word = np.uint32 if images.dtype == np.uint8 else np.uint64
     tile = max(1, min(TILE, -(-pixels // threads)))
 
@@ -117,7 +120,7 @@ def class_sums(
             _add_images(rows, order, edges, first, (total, total_squares), sums, squares)
 
     in_ranges(threads, -(-pixels // tile), add)
-    counts += np.diff(edges)
+    number += np.diff(edges)
     return into
 
 

@@ -1,10 +1,9 @@
 """The kernels in torch, for any torch device; NumPy in and out, since CUDA tensors do not
 travel between dask workers.
 
-Images go to the device as they are, 8 or 16 bits a pixel, in batches that keep the widened
-copies small; they are widened there. On CUDA a batch is copied into pinned memory and from there
-on a stream of its own, while the batch before it is worked on; two pinned buffers take turns.
-Prototypes go to the device once, when they are prepared. Results come back once, at the end.
+They need nothing but torch, and are what a CUDA device falls back to where Triton cannot be used:
+each passes over widened copies of the pixels, some of them once for every class. Images go to the
+device as `transfers` says, prototypes once, when they are prepared.
 
 Sums are exact for the reasons given in `exact`: differences in int32 where they fit and in the type
 of the sums elsewhere, sums in int64, products in float64 only where no sum exceeds 2**53.
@@ -12,22 +11,21 @@ of the sums elsewhere, sums in int64, products in float64 only where no sum exce
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline.core.exact import FLOAT64_LIMIT, Arithmetic, Int64Array, split_prototypes
+from pipeline.kernels.transfers import as_tensor, for_each_batch, free_bytes, memory_of
 
-# The share of a CUDA device's free memory that the copies of one batch may take.
-_SHARE = 8
-_MOST_BYTES = 2**30
-# Bytes of widened pixels that a batch may take elsewhere.
-_BATCH_BYTES = {"cpu": 8 * 2**20}
-_BATCH_BYTES_ELSEWHERE = 64 * 2**20
+T = TypeVar("T")
+
+VERSION: str = torch.__version__
+
 # Bytes a pixel that one batch takes at most on the device: the pixel, widened, and two results.
 _WIDENED = 8 * 3 + 1
 
@@ -46,60 +44,22 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _batch_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return _BATCH_BYTES.get(device.type, _BATCH_BYTES_ELSEWHERE)
-    free, _ = torch.cuda.mem_get_info(device)
-    return min(free // _SHARE, _MOST_BYTES)
+def device_name(device: str) -> str:
+    """Return what the maker calls a CUDA device, else the device as torch names it."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def _batches(images: npt.NDArray[Any], device: str) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the images in batches on the device, each with its slice."""
-    target = torch.device(device)
-    step = max(1, _batch_bytes(target) // max(_WIDENED * images.shape[1], 1))
-    slices = [slice(a, min(a + step, len(images))) for a in range(0, len(images), step)]
-    if target.type == "cuda":
-        yield from _copied_ahead(images, slices, target)
-        return
-    for part in slices:
-        yield part, _as_tensor(images[part]).to(target)
+def device_memory(device: str) -> int | None:
+    """Return the bytes that are free on a CUDA device for this process; None of others."""
+    if not device.startswith("cuda"):
+        return None
+    return free_bytes(torch.device(device))
 
 
-def _as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(np.require(array, None, ["C", "W"]))
-
-
-def _copied_ahead(
-    images: npt.NDArray[Any], slices: list[slice], device: torch.device
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Copy the next batch to a CUDA device while the one before it is worked on."""
-    if not slices:
-        return
-    copies: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    shape = (slices[0].stop, images.shape[1])
-    kind = torch.from_numpy(np.empty(0, images.dtype)).dtype
-    pinned = [torch.empty(shape, dtype=kind, pin_memory=True) for _ in slices[:2]]
-    copied: Any = [torch.cuda.Event() for _ in slices[:2]]  # type: ignore[no-untyped-call]
-
-    def send(number: int) -> torch.Tensor:
-        part, turn = slices[number], number % 2
-        copied[turn].synchronize()  # the buffer's last copy has left it
-        buffer = pinned[turn][: part.stop - part.start]
-        np.copyto(buffer.numpy(), images[part])
-        with torch.cuda.stream(copies):
-            batch = buffer.to(device, non_blocking=True)
-            copied[turn].record(copies)
-        return batch
-
-    following = send(0)
-    for number, part in enumerate(slices):
-        batch, turn = following, number % 2
-        current = torch.cuda.current_stream(device)
-        current.wait_event(copied[turn])
-        batch.record_stream(current)  # its memory is not used again before the work is done
-        if number + 1 < len(slices):
-            following = send(number + 1)
-        yield part, batch
+def _in_batches(
+    images: npt.NDArray[Any], device: str, work: Callable[[slice, torch.Tensor], None]
+) -> None:
+    for_each_batch(images, device, _WIDENED * images.shape[1], work)
 
 
 def class_sums(
@@ -107,20 +67,27 @@ def class_sums(
     positions: Int64Array,
     classes: int,
     into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    counts: npt.NDArray[np.uint32] | None = None,
     *,
     device: str,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Sum the images of each class and their squares; see `backends.ClassSums`."""
+    if counts is not None:
+        histograms(images, positions, classes, into=counts, device=device)
     # one row more takes the images that are left out
     sums = torch.zeros((2, classes + 1, images.shape[1]), dtype=torch.int64, device=device)
     rows = np.where(positions < 0, classes, positions).astype(np.int64)
     index = torch.from_numpy(rows).to(device)
-    for where, batch in _batches(images, device):
+
+    def add(part: slice, batch: torch.Tensor) -> None:
         pixels = batch.to(torch.int64)
-        sums[0].index_add_(0, index[where], pixels)
-        sums[1].index_add_(0, index[where], pixels.square_())
-    counts = np.bincount(rows, minlength=classes + 1).astype(np.int64)
-    added = (*sums[:, :classes].cpu().numpy(), counts[:classes])
+        squares = pixels * pixels  # made before anything is added, see `transfers.Work`
+        sums[0].index_add_(0, index[part], pixels)
+        sums[1].index_add_(0, index[part], squares)
+
+    _in_batches(images, device, add)
+    number = np.bincount(rows, minlength=classes + 1).astype(np.int64)
+    added = (*sums[:, :classes].cpu().numpy(), number[:classes])
     if into is None:
         return added
     for target, part in zip(into, added, strict=True):
@@ -141,10 +108,11 @@ def histograms(
     pixels = images.shape[1]
     # one count more takes the values that are left out
     counts = torch.zeros(classes * pixels * 256 + 1, dtype=torch.int64, device=device)
-    index = _as_tensor(np.asarray(positions, np.int64)).to(device)
+    index = as_tensor(np.asarray(positions, np.int64)).to(device)
     column = torch.arange(pixels, device=device)
-    wanted = None if high is None else _as_tensor(high).to(device).to(torch.int64)
-    for part, batch in _batches(images, device):
+    wanted = None if high is None else as_tensor(high).to(device).to(torch.int64)
+
+    def count(part: slice, batch: torch.Tensor) -> None:
         rows, values = index[part, None], batch.to(torch.int64)
         counted = (rows >= 0).expand_as(values)
         if wanted is not None:
@@ -153,7 +121,9 @@ def histograms(
         elif images.itemsize == 2:
             values = values >> 8
         where = torch.where(counted, (rows * pixels + column) * 256 + values, len(counts) - 1)
-        counts += torch.bincount(where.reshape(-1), minlength=len(counts))
+        counts.add_(torch.bincount(where.reshape(-1), minlength=len(counts)))
+
+    _in_batches(images, device, count)
     added: npt.NDArray[Any] = counts[:-1].reshape(classes, pixels, 256).cpu().numpy()
     if into is None:
         return added.astype(np.uint32)
@@ -194,53 +164,80 @@ def prepare(
     counts = np.maximum(denominators, 1).tolist()
     largest = max(int(numerators.max(initial=0)), max(counts, default=1) * 2**16)
     difference = torch.int32 if largest < 2**31 else total
-    limbs = np.concatenate(split_prototypes(numerators, denominators))
-    return _OnDevice(
-        _as_tensor(numerators).to(device).to(difference), _as_tensor(limbs).to(device).to(total),
-        counts,
-    )  # fmt: skip
+    classes, pixels = numerators.shape
+    with memory_of(f"{classes:,} prototypes of {pixels:,} pixels", 24 * numerators.size, device):
+        limbs = np.concatenate(split_prototypes(numerators, denominators))
+        return _OnDevice(
+            as_tensor(numerators).to(device).to(difference),
+            as_tensor(limbs).to(device).to(total),
+            counts,
+        )
+
+
+def _l1(batch: torch.Tensor, prototypes: _OnDevice, out: torch.Tensor) -> None:
+    kind = prototypes.numerators.dtype
+    total, pixels = torch.int64 if kind is torch.int32 else kind, batch.to(kind)
+    for position, n in enumerate(prototypes.denominators):
+        differences = (pixels * n).sub_(prototypes.numerators[position]).abs_()
+        out[:, position] = differences.sum(dim=1, dtype=total).to(torch.int64)
+
+
+def _products(batch: torch.Tensor, prototypes: _OnDevice, out: torch.Tensor) -> None:
+    limbs = prototypes.limbs
+    pixels = batch.to(limbs.dtype)
+    if limbs.dtype is torch.float64:
+        out[:] = (pixels @ limbs.T).to(torch.int64)
+    else:  # CUDA has no integer matrix product
+        for row, limb in enumerate(limbs):
+            out[:, row] = (pixels * limb).sum(dim=1)
+
+
+def measure(
+    images: npt.NDArray[Any], prototypes: _OnDevice, *, l1: bool = True, l2: bool = True
+) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    """Count all that distances need; see `backends.Measure`."""
+    count, classes = len(images), len(prototypes.denominators)
+    device = prototypes.device
+    differences = torch.empty((count, classes), dtype=torch.int64, device=device)
+    products = torch.empty((count, 2 * classes), dtype=torch.int64, device=device)
+    squares = torch.empty(count, dtype=torch.int64, device=device)
+
+    def work(part: slice, batch: torch.Tensor) -> None:
+        if l1:
+            _l1(batch, prototypes, differences[part])
+        if l2:
+            _products(batch, prototypes, products[part])
+            squares[part] = batch.to(torch.int64).square_().sum(dim=1)
+
+    _in_batches(images, device, work)
+    wholes, rests = (np.ascontiguousarray(part) for part in np.hsplit(products.cpu().numpy(), 2))
+    return np.asarray(differences.cpu().numpy()), wholes, rests, np.asarray(squares.cpu().numpy())
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array:
     """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
-    shape = len(images), len(prototypes.denominators)
-    result = torch.empty(shape, dtype=torch.int64, device=prototypes.device)
-    kind = prototypes.numerators.dtype
-    total = torch.int64 if kind is torch.int32 else kind
-    for part, batch in _batches(images, prototypes.device):
-        pixels = batch.to(kind)
-        for position, n in enumerate(prototypes.denominators):
-            differences = (pixels * n).sub_(prototypes.numerators[position]).abs_()
-            result[part, position] = differences.sum(dim=1, dtype=total).to(torch.int64)
-    return np.asarray(result.cpu().numpy())
+    return measure(images, prototypes, l2=False)[0]
 
 
 def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64Array, Int64Array]:
     """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
-    limbs = prototypes.limbs
-    result = torch.empty((len(images), len(limbs)), dtype=torch.int64, device=limbs.device)
-    for part, batch in _batches(images, prototypes.device):
-        pixels = batch.to(limbs.dtype)
-        if limbs.dtype is torch.float64:
-            result[part] = (pixels @ limbs.T).to(torch.int64)
-        else:  # CUDA has no integer matrix product
-            for row, limb in enumerate(limbs):
-                result[part, row] = (pixels * limb).sum(dim=1)
-    products: Int64Array = result.cpu().numpy()
-    classes = len(limbs) // 2
-    return np.ascontiguousarray(products[:, :classes]), np.ascontiguousarray(products[:, classes:])
+    _, wholes, rests, _ = measure(images, prototypes, l1=False)
+    return wholes, rests
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
     """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
     result = torch.empty(len(images), dtype=torch.int64, device=device)
-    for part, batch in _batches(images, device):
+
+    def work(part: slice, batch: torch.Tensor) -> None:
         result[part] = batch.to(torch.int64).square_().sum(dim=1)
+
+    _in_batches(images, device, work)
     return np.asarray(result.cpu().numpy())
 
 
 @dataclass(frozen=True)
-class _Searched:
+class Searched:
     """References that are searched, on a device.
 
     Attributes
@@ -276,8 +273,9 @@ class _Searched:
         return result
 
 
-# Distances of a batch of queries that are on the device at once, at most.
-_AT_ONCE = 2**24
+# Distances of a batch of queries that are on the device at once, at most; and bytes that each takes,
+# with its index, and both of them in order.
+_AT_ONCE, _OF_DISTANCE = 2**24, 64
 
 
 def prepare_search(
@@ -289,33 +287,47 @@ def prepare_search(
     device: str,
     pairs: bool = False,
     threads: int = 1,
-) -> _Searched:
+) -> Searched:
     """Bring references to the device; see `backends.PrepareSearch`."""
     del shape, pairs, threads  # here every pair is measured
     largest = int(np.iinfo(images.dtype).max)
     exact = 4 * largest**2 * images.shape[1] < FLOAT64_LIMIT and not device.startswith("mps")
     by_products = metric == "l2" and exact
     kind = torch.float64 if by_products else torch.int32
-    pixels = _as_tensor(images).to(device).to(kind)
     known = np.arange(len(images)) if indices is None else indices
-    index = torch.from_numpy(known).to(device)
-    norms = pixels.square().sum(1) if by_products else None
-    return _Searched(pixels, index, metric == "l2", norms)
+    what = f"{len(images):,} references of {images.shape[1]:,} pixels"
+    with memory_of(what, images.size * (16 if by_products else 4), device):
+        pixels = as_tensor(images).to(device).to(kind)
+        index = as_tensor(known).to(device)
+        norms = pixels.square().sum(1) if by_products else None
+        return Searched(pixels, index, metric == "l2", norms)
 
 
 def _measured(
-    queries: npt.NDArray[Any], references: _Searched
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the distances of a few queries at a time, with their slice."""
-    step = max(1, _AT_ONCE // max(len(references.index), 1))
-    for start in range(0, len(queries), step):
-        part = slice(start, min(start + step, len(queries)))
-        yield part, references.distances(_as_tensor(queries[part]).to(references.index.device))
+    queries: npt.NDArray[Any], references: Searched, use: Callable[[int, torch.Tensor], T]
+) -> list[T]:
+    """Return what a function makes of the distances of a few queries, and the number of the first.
+
+    Nothing is kept of a batch that is cut short, since it is done again in parts.
+    """
+    count, kept = max(len(references.index), 1), list[T]()
+    step = max(1, _AT_ONCE // count)
+
+    def work(part: slice, batch: torch.Tensor) -> None:
+        starts = range(0, len(batch), step)
+        several = (references.distances(batch[start : start + step]) for start in starts)
+        kept.extend([
+            use(part.start + start, some) for start, some in zip(starts, several, strict=True)
+        ])  # fmt: skip
+
+    row_bytes = _OF_DISTANCE * count + 9 * queries.shape[1]
+    for_each_batch(queries, str(references.index.device), row_bytes, work)
+    return kept
 
 
 def nearest(
     queries: npt.NDArray[Any],
-    references: _Searched,
+    references: Searched,
     skip: Int64Array,
     distances: Int64Array,
     neighbours: Int64Array,
@@ -324,10 +336,11 @@ def nearest(
     """Find the nearest references of each query; see `backends.Nearest`."""
     del threads  # see `use_threads`
     device, k = references.index.device, distances.shape[1]
-    for part, measured in _measured(queries, references):
-        own = torch.from_numpy(skip[part]).to(device)[:, None]
-        best = torch.from_numpy(distances[part]).to(device)
-        where = torch.from_numpy(neighbours[part]).to(device)
+
+    def use(start: int, measured: torch.Tensor) -> tuple[slice, list[Any]]:
+        part = slice(start, start + len(measured))
+        own = as_tensor(skip[part]).to(device)[:, None]
+        best, where = (as_tensor(lists[part]).to(device) for lists in (distances, neighbours))
         index = references.index.expand_as(measured)
         # what is left out stands behind all that is in the lists
         left_out = torch.iinfo(torch.int64).max
@@ -336,18 +349,21 @@ def nearest(
         by_index = indices.argsort(dim=1)
         values, indices = values.gather(1, by_index), indices.gather(1, by_index)
         by_distance = values.argsort(dim=1, stable=True)[:, :k]
-        distances[part] = values.gather(1, by_distance).cpu().numpy()
-        neighbours[part] = indices.gather(1, by_distance).cpu().numpy()
+        return part, [each.gather(1, by_distance).cpu().numpy() for each in (values, indices)]
+
+    for part, found in _measured(queries, references, use):
+        distances[part], neighbours[part] = found
 
 
 def within(
-    queries: npt.NDArray[Any], references: _Searched, most: int, threads: int = 1
+    queries: npt.NDArray[Any], references: Searched, most: int, threads: int = 1
 ) -> Int64Array:
     """Find all pairs up to a distance; see `backends.Within`."""
     del threads
-    parts = [np.zeros((0, 3), np.int64)]
-    for part, measured in _measured(queries, references):
+
+    def use(start: int, measured: torch.Tensor) -> Int64Array:
         rows, columns = torch.nonzero(measured <= most, as_tuple=True)
-        found = rows + part.start, references.index[columns], measured[rows, columns]
-        parts.append(torch.stack(found, 1).cpu().numpy())
-    return np.concatenate(parts)
+        found = rows + start, references.index[columns], measured[rows, columns]
+        return np.asarray(torch.stack(found, 1).cpu().numpy())
+
+    return np.concatenate([np.zeros((0, 3), np.int64), *_measured(queries, references, use)])

@@ -62,6 +62,8 @@ _BLOCK_BYTES = 2**20
 # Of many classes more is taken at once: prototypes are loaded again for every block.
 _FEW_IMAGES = 512
 
+Counts = tuple[Int64Array, Int64Array, Int64Array, Int64Array]
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -158,35 +160,50 @@ def distances_block(
     """
     if own is not None and reference.others is None:
         raise ValueError("images to leave out, expected a reference that has 'others'")
-    classes = len(reference.denominators)
+    classes, use = len(reference.denominators), backends.load(reference.device)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
     row = max(8 * classes, 1)
     step = max(_BLOCK_BYTES // row, min(_FEW_IMAGES, 4 * _BLOCK_BYTES // row), 4)
+    wanted = {"l1": "l1" in metrics, "l2": "l2" in metrics}
+    # pixels go to a device once, for both metrics, and its counts come back
+    counted = use.measure(flat, reference.prepared, **wanted) if use.whole_blocks else None
 
     def measure(first: int, last: int) -> None:
         for start in range(first, last, step):
             part = slice(start, min(start + step, last))
+            if counted is None:
+                counts = use.measure(flat[part], reference.prepared, **wanted)
+            else:
+                counts = _part_of(counted, part)
             for index, metric in enumerate(metrics):
                 mine = None if own is None else own[part]
-                result[index, part] = _measure(flat[part], reference, metric, mine)
+                result[index, part] = _finish(flat[part], counts, reference, metric, mine)
 
     in_ranges(threads, len(images), measure)
     return result
 
 
-def _measure(
-    images: npt.NDArray[Any], reference: Reference, metric: str, own: Int64Array | None
+def _part_of(counts: Counts, part: slice) -> Counts:
+    l1, wholes, rests, squares = counts
+    return l1[part], wholes[part], rests[part], squares[part]
+
+
+def _finish(
+    images: npt.NDArray[Any],
+    counts: Counts,
+    reference: Reference,
+    metric: str,
+    own: Int64Array | None,
 ) -> Float64Array:
-    use, finish = backends.load(reference.device), finish_l1 if metric == "l1" else finish_l2
+    """Divide what was counted of images; see `backends.Measure`."""
+    finish = finish_l1 if metric == "l1" else finish_l2
     denominators, pixels, scale = reference.denominators, reference.pixels, reference.full_scale
-    totals: Any
-    if metric == "l1":
-        totals = use.l1_numerators(images, reference.prepared)
-    else:
-        products = use.dot_products(images, reference.prepared)
+    numerators, wholes, rests, squares = counts
+    totals: Any = numerators
+    if metric != "l1":
         totals = sum_squares(
-            use.squared_norms(images), products, reference.norms, denominators,
+            squares, (wholes, rests), reference.norms, denominators,
             pixels, largest_pixel(reference.dtype),
         )  # fmt: skip
     result = finish(totals, denominators, pixels, scale)

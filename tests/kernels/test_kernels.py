@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DEVICES, DEVICES_HERE, flat, labelled_blocks, oracle_sums
+from kernel_checks_for_tests import check_classes, check_distances, oracle_sums, some_prototypes
+from strategies import DEVICES, DEVICES_HERE, flat, labelled_blocks
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.exact import Arithmetic, choose_arithmetic
@@ -32,75 +33,6 @@ BY_ARITHMETIC = pytest.mark.parametrize(
 )
 # 16 bits are counted in two passes; 8 bits in one
 TYPES = pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-
-
-def oracle_histograms(images, positions, classes, high=None):
-    """The counts of [class, pixel, 256], value by value."""
-    counts = np.zeros((classes, images.shape[1], 256), np.uint32)
-    for sample, pixel in np.ndindex(images.shape):
-        position, value = int(positions[sample]), int(images[sample, pixel])
-        if position < 0 or (high is not None and value >> 8 != high[position, pixel]):
-            continue
-        if images.dtype == np.uint16:
-            value = value >> 8 if high is None else value & 255
-        counts[position, pixel, value] += 1
-    return counts
-
-
-def check_classes(device, images, positions, classes, threads=1, high=None):
-    """Compare the kernels that go through images class by class with the oracles.
-
-    Once at one go, and once in two parts that are added to columns of a wider accumulator.
-    """
-    use, middle, pixels = backends.load(device, threads), len(images) // 2, images.shape[1]
-    parts = slice(None, middle), slice(middle, None)
-    whole = use.class_sums(images, positions, classes)
-    wide = np.zeros((classes, 2 * pixels + 2), np.int64)
-    into = wide[:, :pixels], wide[:, pixels:-2], wide[:, -2]
-    for part in parts:
-        assert use.class_sums(images[part], positions[part], classes, into=into) is into
-    expected = oracle_sums(images, positions, classes)
-    for one, added, right in zip(whole, into, expected, strict=True):
-        assert one.dtype == np.int64
-        assert np.array_equal(one, right)
-        assert np.array_equal(added, right)
-    assert not wide[:, -1].any()
-    for byte in (None,) if images.dtype == np.uint8 else (None, high):
-        counts = use.histograms(images, positions, classes, byte)
-        wide = np.zeros((classes, pixels * 256 + 2), np.uint32)
-        into = wide[:, 1:-1].reshape(classes, pixels, 256)
-        for part in parts:
-            assert use.histograms(images[part], positions[part], classes, byte, into=into) is into
-        assert counts.dtype == np.uint32
-        assert np.array_equal(counts, oracle_histograms(images, positions, classes, byte))
-        assert np.array_equal(wide[:, 1:-1], counts.reshape(classes, -1))
-        assert not wide[:, [0, -1]].any()
-
-
-def check_distances(device, images, numerators, denominators, arithmetic):
-    """Compare the kernels that go through images one by one with NumPy's integers."""
-    use, x = backends.load(device), images.astype(np.int64)
-    over = np.maximum(denominators, 1)
-    prepared = use.prepare(numerators, denominators, arithmetic)
-    l1, (wholes, rests) = use.l1_numerators(images, prepared), use.dot_products(images, prepared)
-    squares = use.squared_norms(images)
-    assert {found.dtype for found in (l1, wholes, rests, squares)} == {np.dtype(np.int64)}
-    for position, n in enumerate(over):
-        p = numerators[position]
-        assert np.array_equal(l1[:, position], np.abs(n * x - p).sum(axis=1))
-        assert np.array_equal(wholes[:, position], x @ (p // n))
-        assert np.array_equal(rests[:, position], x @ (p % n))
-    assert np.array_equal(squares, (x * x).sum(axis=1))
-
-
-def some_prototypes(rng, classes, pixels, largest, most):
-    """Numerators and denominators up to `most`; a class without images, and the extremes."""
-    n = rng.integers(0, most + 1, classes)
-    n[0], n[-1] = 0, most
-    numerators = rng.integers(0, largest * n[:, None] + 1, (classes, pixels))
-    numerators[:, : pixels // 5] = (largest * n)[:, None]
-    numerators[:, pixels // 2 : pixels // 2 + pixels // 5] -= 1  # remainders of n - 1
-    return np.maximum(numerators, 0), n
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -309,50 +241,6 @@ def test_blocks_of_several_batches_are_exact_in_every_kernel(device, arithmetic,
     numerators, n = some_prototypes(rng, 2, images.shape[1], 255, most)
     bound = max(arithmetic.bound, most * 255 * images.shape[1])
     check_distances(device, images, numerators, n, replace(arithmetic, bound=bound))
-
-
-@TYPES
-def test_batches_on_the_device_do_not_show(monkeypatch, dtype):
-    on_torch = pytest.importorskip("pipeline.kernels.torch")
-    rng, largest = np.random.default_rng(1), int(np.iinfo(dtype).max)
-    images = rng.integers(0, largest + 1, (23, 10)).astype(dtype)
-    numerators, n = some_prototypes(rng, 4, 10, largest, 6000)
-    high = rng.integers(0, 4, (3, 10), np.uint8)
-    for rows in (1, 2, 7, 22, 23, 24):
-        monkeypatch.setitem(on_torch._BATCH_BYTES, "cpu", rows * 10 * on_torch._WIDENED)
-        sizes = [len(batch) for _, batch in on_torch._batches(images, "cpu")]
-        assert max(sizes) == min(rows, 23)
-        assert sum(sizes) == 23
-        check_classes("torch:cpu", images >> 6, np.arange(23) % 4 - 1, 3, 1, high)
-        check_distances("torch:cpu", images, numerators, n, choose_arithmetic(6000, 10, dtype))
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 23, 30])
-def test_what_is_copied_ahead_comes_in_order_and_whole(monkeypatch, rows):
-    """The order of copies to a CUDA device, where there is none: on the CPU, without streams."""
-    on_torch = pytest.importorskip("pipeline.kernels.torch")
-
-    class Nothing:
-        def __init__(self, *_):
-            self.record = self.synchronize = self.wait_event = lambda *_: None
-
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
-    for name, value in {
-        "Stream": Nothing, "Event": Nothing, "current_stream": Nothing,
-        "stream": lambda _: contextlib.nullcontext(),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, value)
-    whole = np.arange(23 * 4, dtype=np.uint16).reshape(23, 4)
-    for images in (read_only(whole), whole[:, ::-1]):
-        places = [slice(start, min(start + rows, 23)) for start in range(0, 23, rows)]
-        found = []
-        for place, batch in on_torch._copied_ahead(images, places, torch.device("cpu")):
-            assert np.array_equal(batch.numpy(), images[place])
-            found.append(place)
-        assert found == places
-    assert list(on_torch._copied_ahead(whole[:0], [], torch.device("cpu"))) == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "torch", "torch:nothing", "", "cpu:0"])

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DEVICES_HERE, image_pairs, oracle_lists, oracle_numerators
+from kernel_checks_for_tests import METRICS, check_within, oracle_lists, oracle_numerators, search
+from strategies import DEVICES_HERE, image_pairs
 
 from pipeline.core.exact import NOWHERE
-from pipeline.kernels import backends, cpu_nearest, sketches
+from pipeline.kernels import cpu_nearest, sketches
 from pipeline.kernels.search_data import prepare_search
-
-METRICS = ("l1", "l2")
-
-
-def search(queries, references, metric, k, device="cpu", *, cuts=(), skip=None):
-    """Return distances and indices, of references that are searched in parts."""
-    use, shape = backends.load(device), references.shape[1:]
-    distances, found = np.full((2, len(queries), k), NOWHERE)
-    skip = np.full(len(queries), -1) if skip is None else skip
-    edges = [0, *cuts, len(references)]
-    for start, stop in itertools.pairwise(edges):
-        if start < stop:
-            part = references[start:stop].reshape(stop - start, -1)
-            prepared = use.prepare_search(part, shape, metric, np.arange(start, stop), threads=2)
-            flat = queries.reshape(len(queries), -1)
-            use.nearest(flat, prepared, skip, distances, found, 2)
-    return distances, found
-
 
 @pytest.mark.parametrize("device", DEVICES_HERE)
 @given(data=st.data(), pair=image_pairs(), k=st.integers(1, 12), metric=st.sampled_from(METRICS))
@@ -69,13 +50,7 @@ def test_pairs_are_all_up_to_the_radius_in_order(device, data, pair, metric):
     numerators = oracle_numerators(queries, references, metric)
     values = [0, *numerators.reshape(-1).tolist()]
     most = data.draw(st.sampled_from(values)) - data.draw(st.integers(0, 1))
-    use, flat = backends.load(device), references.reshape(len(references), -1)
-    indices = 7 + np.arange(len(flat))
-    prepared = use.prepare_search(flat, references.shape[1:], metric, indices, pairs=True)
-    pairs = use.within(queries.reshape(len(queries), -1), prepared, most)
-    rows, columns = np.nonzero(numerators <= most)
-    expected = np.stack([rows, columns + 7, numerators[rows, columns]], 1)
-    assert np.array_equal(pairs, expected)
+    check_within(device, queries, references, metric, most, numerators)
 
 
 @given(data=st.data(), pair=image_pairs(), metric=st.sampled_from(METRICS))
