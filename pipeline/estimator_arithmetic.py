@@ -297,12 +297,7 @@ def vote_shares(
 
 
 def correct_lists(
-    lists: Int64Array,
-    queries: Queries,
-    images: Any,
-    indices: Int64Array,
-    metric: str,
-    skip: Int64Array,
+    lists: Int64Array, queries: Queries, images: Any, indices: Int64Array, metric: str
 ) -> None:
     """Make the lists of the nearest right where queries lie beyond the range.
 
@@ -316,9 +311,7 @@ def correct_lists(
         [reference, value] and [reference]; what was searched.
     metric
         `l1` or `l2`. By l1 all distances of a query grow by the same; by l2 it is compared with
-        each reference again.
-    skip
-        [query]; the index of the reference that is left out, or -1.
+        each reference again. None is left out: images fitted lie within.
     """
     if not len(queries.beyond):
         return
@@ -335,8 +328,7 @@ def correct_lists(
             others = images[group].astype(np.int64)
             squares = (steps * steps).sum(1)[:, None] + (others * others).sum(1)
             squares -= 2 * _products(steps, others)
-            squares[indices[group] == skip[rows][:, None]] = NOWHERE
-            numbers = np.where(squares == NOWHERE, NOWHERE, indices[group])
+            numbers = np.broadcast_to(indices[group], squares.shape)
             best = merge_lists([best, np.stack([squares, numbers])])
         lists[:, rows] = best
 

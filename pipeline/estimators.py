@@ -378,7 +378,7 @@ class NearestImagesClassifier(PixelClassifier):
         lists = empty_lists(len(skip), k + repeated)
         for group in groups:
             lists = search_block(queries.images, group, lists, left_out, self.device, self._threads)
-        correct_lists(lists, queries, images, numbers, self.metric, left_out)
+        correct_lists(lists, queries, images, numbers, self.metric)
         if repeated:
             lists = repeat_neighbours(lists, weights, skip, k)
         return np.moveaxis(lists, 0, 1)

@@ -28,7 +28,7 @@ def by_hand(images, train, labels, kind, metric, full_scale=255):
     result = np.empty((len(rows), 3))
     for position, others in enumerate(mine):
         if kind == "mean":
-            n, whole = len(others), others.astype(object).sum(0).tolist()
+            n, whole = len(others), others.sum(0, dtype=np.int64).tolist()
         else:
             n, whole = 2, (2 * np.median(others, axis=0)).astype(int).tolist()
         for number, row in enumerate(rows):
@@ -37,7 +37,9 @@ def by_hand(images, train, labels, kind, metric, full_scale=255):
                 result[number, position] = sum(gaps) / (n * len(row) * full_scale)
             else:
                 total = sum(gap * gap for gap in gaps)
-                result[number, position] = math.sqrt(total / (n * n * len(row) * full_scale**2))
+                result[number, position] = math.sqrt(
+                    float(total) / float(n * n * len(row) * full_scale**2)
+                )
     return result
 
 
@@ -52,6 +54,14 @@ def test_images_beyond_the_range_are_measured_exactly(kind, metric, values):
     expected = by_hand(values, train, labels, kind, metric)
     np.testing.assert_array_equal(model.distances(values), expected)
     np.testing.assert_array_equal(model.predict(values), expected.argmin(1))
+
+
+def test_squares_beyond_64_bits_are_exact():
+    train, labels = make_images(21, "uint16")
+    values = np.random.default_rng(0).integers(-(2**20), 2**20, (9, 5, 4))
+    model = make_estimator("mean", "l2").fit(train, labels, sample_weight=10_001)
+    expected = by_hand(values, train.repeat(10_001, 0), labels.repeat(10_001), "mean", "l2", 65535)
+    np.testing.assert_array_equal(model.distances(values), expected)
 
 
 @pytest.mark.parametrize("metric", METRICS)

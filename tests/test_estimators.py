@@ -161,6 +161,32 @@ def test_a_weight_counts_as_so_many_samples(kind, dtype, lazy):
     assert model.classes_.tolist() == [0, 1]
 
 
+def test_a_weighted_image_is_its_own_neighbour_one_time_less():
+    train, labels = make_images(30)
+    weights = np.ones(30, int)
+    weights[4] = 2
+    model = NearestImagesClassifier(3).fit(train, labels, sample_weight=weights)
+    numbers = np.arange(30).repeat(weights)
+    distance, number = NearestImagesClassifier(3).fit(train[numbers], labels[numbers]).kneighbors()
+    first = np.unique(numbers, return_index=True)[1]
+    np.testing.assert_array_equal(model.kneighbors()[0], distance[first])
+    np.testing.assert_array_equal(model.kneighbors()[1], numbers[number][first])
+
+
+def test_shares_are_inverse_squares_of_distances():
+    train, labels = make_images(30)
+    test, _ = make_images(9, seed=1)
+    model = NearestPrototypeClassifier().fit(train, labels)
+    weights = 1 / model.distances(test) ** 2
+    expected = weights / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(test), expected, rtol=1e-13)
+    same = NearestPrototypeClassifier().fit([[1, 2], [1, 2], [3, 4]], ["a", "b", "c"])
+    assert same.predict_proba([[1, 2]]).tolist() == [[0.5, 0.5, 0]]
+    near = NearestPrototypeClassifier().fit(train[:2], [0, 1])
+    one, other = near.distances(test).T
+    np.testing.assert_array_equal(near.decision_function(test), (one - other) / (one + other))
+
+
 def inputs(train):
     """The same images as different libraries have them."""
     labelled = xr.DataArray(train, dims=("sample", "y", "x"))
