@@ -142,6 +142,14 @@ def class_sums(
         Where dimensions, dtypes or `class_names` are not as above.
     LabelError
         Where a class is not known; when computed, where a label is no code.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> sums = pipeline.class_sums(train, ["3", "7"])
+    >>> dict(sums["pixel_sum"].sizes), sums["count"].values.tolist()
+    ({'class_name': 2, 'y': 8, 'x': 8}, [92, 90])
     """
     selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
@@ -283,6 +291,14 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     behind it: `numerator` of the same dimensions and `denominator` (class_name), both int64;
     `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
     images has denominator 0, and a prototype and deviation of NaN.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> means = pipeline.prototypes(pipeline.class_sums(train))
+    >>> means["prototype"].sel(class_name="7").values[0].round(1).tolist()
+    [0.0, 0.0, 4.3, 12.2, 13.8, 10.9, 5.3, 1.5]
     """
     pick(sums, PIXEL_SUM)
     pick(sums, PIXEL_SQUARE_SUM)
