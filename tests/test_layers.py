@@ -128,8 +128,8 @@ def test_no_module_and_no_function_is_too_long_to_read():
         assert text.count("\n") <= LONGEST_MODULE, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                example = (ast.get_docstring(node) or "").partition("\nExamples\n---")[2]
-                lines = node.end_lineno - node.lineno + 1 - len(example.splitlines())
+                example = (ast.get_docstring(node) or "").partition("\n\nExamples\n")[1:]
+                lines = node.end_lineno - node.lineno + 1 - "".join(example).count("\n")
                 assert lines <= LONGEST_FUNCTION, f"{path}: {node.name}"
 
 
