@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from types import ModuleType
 
 import pytest
 
@@ -12,7 +13,7 @@ from pipeline.report import plots
 
 # what a user calls first has an example
 WITH_EXAMPLES = {
-    "class_medians", "class_sums", "distances", "from_arrays", "knn_graph", "make_job",
+    "class_medians", "distances", "from_arrays", "knn_graph", "make_job",
     "neighbours", "open_images", "pairs_within", "predict", "prototypes", "run_job", "vote",
 }  # fmt: skip
 
@@ -26,9 +27,15 @@ def found() -> dict[str, doctest.DocTest]:
         f"{name}{test.name.removeprefix(value.__name__)}": test
         for name, value in public.items()
         if inspect.isfunction(value) or inspect.isclass(value)
-        for test in finder.find(value, value.__name__, globs={})
+        for test in finder.find(value, value.__name__, globs={**vars(_home(value))})
         if test.examples
     }
+
+
+def _home(value: object) -> ModuleType:
+    module = inspect.getmodule(inspect.unwrap(value))  # type: ignore[arg-type]
+    assert module is not None
+    return module
 
 
 EXAMPLES = found()

@@ -142,14 +142,6 @@ def class_sums(
         Where dimensions, dtypes or `class_names` are not as above.
     LabelError
         Where a class is not known; when computed, where a label is no code.
-
-    Examples
-    --------
-    >>> import pipeline
-    >>> train = pipeline.open_images(pipeline.ingest("digits"))
-    >>> sums = pipeline.class_sums(train, ["3", "7"])
-    >>> dict(sums["pixel_sum"].sizes), sums["count"].values.tolist()
-    ({'class_name': 2, 'y': 8, 'x': 8}, [92, 90])
     """
     selection = select_classes(class_names_of(images), classes)
     lazy = lazy_images(images)
