@@ -71,6 +71,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+strip_signature_backslash = True  # or `classes_` loses its underscore
 napoleon_use_rtype = False
 napoleon_custom_sections = ["Returns", "Yields"]  # are sentences; types are in the signature
 

@@ -55,17 +55,20 @@ def test_the_nearest_images_are_as_many_and_as_good_as_the_page_says(
 
 
 @pytest.mark.datasets
-def test_the_demo_prints_what_the_readme_shows(real_datasets, tmp_path, monkeypatch, capsys):
+def test_the_demo_prints_what_the_readme_and_the_tutorial_show(
+    real_datasets, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIXSIM_DATA", "data")
     monkeypatch.setenv("PIXSIM_DATASETS", str(real_datasets))
     assert main(["demo"]) == 0
     captured = capsys.readouterr()
-    assert "demo on fashion-mnist: 60,000 train and 10,000 test images" in captured.err
-    first, second = captured.out.split("\n\n")[:2]
-    shown = block(README, "text", "run dress-vs-pullover")
-    assert first.startswith(shown)
-    (l1, l2) = re.search(r"^all +([\d.]+) +([\d.]+)$", second, re.MULTILINE).groups()
+    page = DOCS / "tutorial" / "index.md"
+    first, shown = block(page, "text", "prototypes drawn in").split("...\n")
+    assert first.strip() in captured.err
+    assert captured.out.rstrip() == shown.rstrip()
+    assert captured.out.startswith(block(README, "text", "run dress-vs-pullover"))
+    l1, l2 = re.findall(r"^all +([\d.]+) +([\d.]+)$", captured.out, re.MULTILINE)[1]
     assert f"{l1} by `l1` and {l2} by `l2`" in README.read_text()
 
 

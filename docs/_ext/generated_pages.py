@@ -207,7 +207,13 @@ def write_pages(app: Any, _config: Any) -> None:
             file.write_text(text)
 
 
+def skip_inherited(_app: Any, _what: str, name: str, _obj: Any, skip: bool, _options: Any) -> bool:
+    """Leave out what scikit-learn puts into each estimator: its text links into its own pages."""
+    return skip or (name.startswith("set_") and name.endswith("_request"))
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Have the pages written before Sphinx looks which there are."""
     app.connect("config-inited", write_pages)
+    app.connect("autodoc-skip-member", skip_inherited)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -249,7 +249,17 @@ def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any
 
 @checked
 def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
-    """Validate the settings of a job given as a mapping."""
+    """Validate the settings of a job given as a mapping.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> pipeline.make_job({"name": "digits", "images": "digits", "prototypes": "median"}).evaluate
+    ('test',)
+    >>> pipeline.make_job({"name": "digits", "images": "digits", "prototype": "median"})
+    Traceback (most recent call last):
+    pipeline.core.errors.ConfigError: job: unknown key 'prototype'; did you mean 'prototypes'?
+    """
     settings = _with_cluster(dict(require_mapping(content, where)), None)
     refuse_unknown(settings, JobSettings, where, "")
     models: dict[str, type[BaseModel]] = {

@@ -98,6 +98,13 @@ def run_job(
         Where the cluster fails; the same command goes on from there.
     JobInterruptedError
         Where the user stopped it; the same command goes on from there.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> run = pipeline.run_job({"name": "digits", "images": "digits"})
+    >>> round(run.metrics["l2"]["accuracy"], 4)
+    0.8754
     """
     listener, settings = reporter or SilentReporter(), require_job(settings)
     if not resume:

@@ -299,6 +299,15 @@ def distances(
         Where images and prototypes differ in shape, pixel type or full scale.
     SchemaError
         Where dimensions, dtypes or metrics are not as above.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> store = pipeline.ingest("digits")
+    >>> means = pipeline.prototypes(pipeline.class_sums(pipeline.open_images(store)))
+    >>> found = pipeline.distances(pipeline.open_images(store, "test"), means)
+    >>> found.sel(metric="l1", class_name="8").values[:3].round(3).tolist()
+    [0.172, 0.161, 0.238]
     """
     names = check_metrics(metrics)
     lazy = lazy_images(images, labels=leave_one_out)

@@ -189,6 +189,14 @@ def class_medians(
     ------
     SchemaError, LabelError
         As for `class_sums`.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> medians = pipeline.class_medians(train, ["7"])
+    >>> medians["prototype"].values[0, 0].tolist()
+    [0.0, 0.0, 4.0, 13.0, 15.0, 13.0, 2.5, 0.0]
     """
     lazy = lazy_images(images)
     selection, image = classes_of(lazy, classes), lazy[IMAGE.name]

@@ -92,6 +92,14 @@ def pairs_within(
     ------
     ShapeError, SchemaError
         As `neighbours`.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> pairs = pipeline.pairs_within(train, radius=0.04)
+    >>> pairs["sample"].values.tolist(), pairs["neighbour"].values.tolist()
+    ([342, 759, 777], [368, 762, 875])
     """
     check_metrics([metric])
     if not radius >= 0:

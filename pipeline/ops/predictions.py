@@ -112,6 +112,15 @@ def predict(distances: xr.DataArray) -> xr.Dataset:
     ------
     SchemaError
         Where dimensions or dtype are not as above.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> store = pipeline.ingest("digits")
+    >>> means = pipeline.prototypes(pipeline.class_sums(pipeline.open_images(store)))
+    >>> found = pipeline.predict(pipeline.distances(pipeline.open_images(store, "test"), means))
+    >>> (found["predicted"] == found["label"]).mean("sample").values.round(4).tolist()
+    [0.8509, 0.8754]
     """
     if METRIC not in distances.dims and METRIC in distances.coords:
         return predict(distances.expand_dims(METRIC)).isel({METRIC: 0})

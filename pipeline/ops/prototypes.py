@@ -261,6 +261,14 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     behind it: `numerator` of the same dimensions and `denominator` (class_name), both int64;
     `std`, the standard deviation of each pixel over the class, as `prototype`. A class without
     images has denominator 0, and a prototype and deviation of NaN.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> means = pipeline.prototypes(pipeline.class_sums(train))
+    >>> means["prototype"].sel(class_name="7").values[0].round(1).tolist()
+    [0.0, 0.0, 4.3, 12.2, 13.8, 10.9, 5.3, 1.5]
     """
     ordered = sums.assign({v.name: pick(sums, v) for v in (PIXEL_SUM, PIXEL_SQUARE_SUM, COUNT)})
     return label_prototypes(ordered, ordered[PIXEL_SUM.name], ordered[COUNT.name], "mean")

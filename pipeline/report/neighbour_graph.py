@@ -45,6 +45,14 @@ def knn_graph(neighbours: xr.Dataset | Audit, metric: str = "l1") -> Any:
         Where the metric was not measured, or neighbours are not as above.
     DamagedError
         Where a table of the audit is missing or was changed.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> train = pipeline.open_images(pipeline.ingest("digits"))
+    >>> graph = pipeline.knn_graph(pipeline.neighbours(train, k=3))
+    >>> graph.shape, graph.nnz
+    ((898, 898), 2694)
     """
     if isinstance(neighbours, Audit):
         return graph_of(*neighbours.nearest(metric))

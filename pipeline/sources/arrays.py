@@ -98,6 +98,16 @@ def from_arrays(
     SourceError, LabelError
         Where images are of another type, or labels neither codes nor texts, or outside the
         classes.
+
+    Examples
+    --------
+    >>> import numpy as np, pipeline
+    >>> images = np.zeros((4, 8, 8), np.uint8)
+    >>> source = pipeline.from_arrays({"train": (images, ["cat", "dog", "dog", "cat"])})
+    >>> source.class_names
+    ('cat', 'dog')
+    >>> pipeline.open_images(pipeline.ingest(source, "pets.zarr"))["label"].values.tolist()
+    [0, 1, 1, 0]
     """
     given, class_names, full_scale = as_splits(arrays), as_names(class_names), as_scale(full_scale)
     if not isinstance(provenance, Mapping | None):

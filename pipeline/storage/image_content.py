@@ -217,6 +217,13 @@ def open_images(
         where a shard is read that is missing, damaged or not the one that was written.
     SourceError, SchemaError, InputError, ConflictError
         Where the table of what to leave out is not as it should be, or about other images.
+
+    Examples
+    --------
+    >>> import pipeline
+    >>> test = pipeline.open_images(pipeline.ingest("digits"), "test")
+    >>> dict(test["image"].sizes), str(test["image"].dtype), test.attrs["full_scale"]
+    ({'sample': 899, 'y': 8, 'x': 8}, 'uint8', 16)
     """
     path = locate(store, storage_options).absolute()
     content = manifest.read_manifest(path, manifest.IMAGES)
