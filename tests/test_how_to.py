@@ -41,6 +41,8 @@ def test_stores_and_runs_are_read_as_the_page_shows(here):
     assert np.array_equal(found["pixels"], images.image)
     assert found["train"].image.equals(images.image.drop_vars("sample"))
     assert set(found["tree"].children) == {"train", "test"}
+    summed = found["tree"]["train"].dataset.pixsim.class_sums()
+    assert summed.equals(pipeline.class_sums(images))
     assert (found["threes"].label == 3).all()
     assert found["threes"].sizes["sample"] == int((images.label == 3).sum())
     run = pipeline.open_run("digits-run")
