@@ -23,7 +23,7 @@ import xarray as xr
 
 from pipeline.core.arguments import checked
 from pipeline.core.exact import Int64Array, check_count_bound
-from pipeline.core.schema import COUNT, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
+from pipeline.core.schema import CLASS, COUNT, DENOMINATOR, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.labelled import NAMES, classes_of, lazy_images
@@ -252,6 +252,9 @@ def label_medians(sums: xr.Dataset, numerators: Any) -> xr.Dataset:
     images = numerators.reshape(len(numerators), *like.shape)
     denominator = (2 * (sums[COUNT.name] > 0)).astype(np.int64)
     labelled = label_prototypes(sums, like.copy(data=images[0]), denominator, "median")
+    # another one: dask loses what is both a variable and what another one is made of
+    denominator = sums[COUNT.name].astype(bool) * np.int64(2)
+    labelled[DENOMINATOR.name] = CLASS, denominator.data, DENOMINATOR.attributes
     if len(images) > 1:
         for variable, values in zip((RISE, FALL), (images[1], images[2]), strict=True):
             labelled[variable.name] = like.dims, values, variable.attributes

@@ -251,9 +251,9 @@ class Run:
             raise StoreError(
                 f"{self.path}: this run wrote no distances; run the job with distances: write"
             )
-        return run_files.open_distances(
-            self._folder / run_files.DISTANCES, digest, self._arrays(run_files.DISTANCES)
-        )
+        folder, names = self._folder / run_files.DISTANCES, self.prototypes.attrs["class_names"]
+        expected = self._arrays(run_files.DISTANCES)
+        return run_files.open_distances(folder, digest, expected, names)
 
     def _arrays(self, store: str) -> run_files.Expected:
         """Return the fingerprints of the files of each array of a store of the run."""

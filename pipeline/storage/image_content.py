@@ -205,10 +205,8 @@ def open_images(
     Returns
     -------
     A dataset with `image` (sample, y, x[, channel]) and the coordinates `label` (sample), the
-    code into the attribute `class_names`, `sample`, `y`, `x` and `channel`. `label` has the
-    attributes `flag_values` and `flag_meanings` too, by which CF names codes: blanks and whatever
-    else no word may hold are `_` there, and -1 is `unlabelled`. Nothing but metadata is read, and
-    the table.
+    code into the attribute `class_names` and with CF's flags, see `class_flags`, `sample`, `y`, `x`
+    and `channel`. Nothing but metadata is read, and the table.
 
     Raises
     ------

@@ -206,16 +206,22 @@ def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[A
         raise DamagedError(f"{path}: samples {start} to {stop} cannot be read ({error})") from error
 
 
-def open_distances(path: Path, digest: str, expected: Expected | None = None) -> xr.DataArray:
-    """Open `distances.zarr` lazily, a dask chunk per shard; see `open_prototypes`."""
+def open_distances(
+    path: Path, digest: str, expected: Expected | None = None, class_names: Sequence[str] = ()
+) -> xr.DataArray:
+    """Open `distances.zarr` lazily, a dask chunk per shard; see `open_prototypes`.
+
+    `class_names` are those of all codes of the image set, where they are known.
+    """
     arrays = {name: stored_array(path, name, expected) for name in (DISTANCE.name, *_OF_DISTANCES)}
     distance = arrays[DISTANCE.name].lazy(digest)
     coordinates: dict[str, Any] = {
         name: arrays[name].small() for name in (METRIC, CLASS, CLASS_CODE.name, SAMPLE)
     }
     coordinates |= {name: arrays[name].lazy(digest) for name in (LABEL.name, SPLIT)}
-    codes, names = (coordinates[name].values.tolist() for name in (CLASS_CODE.name, CLASS))
-    coordinates[LABEL.name].attrs |= class_flags(dict(zip(codes, map(str, names), strict=True)))
+    if class_names:
+        coordinates[LABEL.name].attrs |= class_flags(dict(enumerate(class_names)))
+        distance.attrs["class_names"] = list(class_names)
     return xr.DataArray(distance, coordinates, name=DISTANCE.name)
 
 

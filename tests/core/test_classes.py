@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from pipeline.core.classes import check_labels, select_classes
+from pipeline.core.classes import check_labels, class_flags, flagged_names, select_classes
 from pipeline.core.errors import LabelError
 
 NAMES = ["ash", "birch", "cedar", "dogwood"]
@@ -42,3 +44,28 @@ def test_an_unknown_class_is_refused_with_the_nearest_or_with_all():
 def test_no_class_at_all_is_refused():
     with pytest.raises(LabelError, match="classes is empty, expected one name at least"):
         select_classes(NAMES, [])
+
+
+@given(names=st.lists(st.text(max_size=4), max_size=8, unique=True))
+@example(names=["a b", "a_b", "a/b", "a_b_2"])
+@example(names=["unlabelled", "", " ", "-1"])
+def test_flags_are_one_word_for_each_code_and_one_for_none(names):
+    flags = class_flags(dict(enumerate(names)))
+    words = flags["flag_meanings"].split(" ")
+    assert flags["flag_values"].dtype == np.int32  # the type of labels, as CF has it
+    assert flags["flag_values"].tolist() == [*range(len(names)), -1]
+    assert words == flags["flag_meanings"].split()
+    assert len({*words}) == len(words) == len(names) + 1
+    assert all(mark.isalnum() or mark in "_-.+@" for word in words for mark in word)
+    for name, word in zip(names, words, strict=False):
+        if name and all(mark.isalnum() or mark in "_-.+@" for mark in name):
+            assert word == name
+    assert list(flagged_names(flags).values()) == words[:-1]
+
+
+def test_flags_of_other_people_are_read_where_they_fit():
+    assert flagged_names({"flag_values": np.array([3, 1]), "flag_meanings": "c a"}) == {
+        3: "c",
+        1: "a",
+    }
+    assert flagged_names({"flag_values": [1], "flag_meanings": "c a"}) == flagged_names({}) == {}

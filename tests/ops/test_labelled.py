@@ -133,6 +133,15 @@ def test_selections_and_changed_sets_give_what_plain_arrays_give(way):
                 assert values.tobytes() == wanted.tobytes(), name
 
 
+def test_results_can_be_computed_together():
+    images = small().chunk(sample=5)
+    means = pipeline.prototypes(pipeline.class_sums(images))
+    measured, near = pipeline.distances(images, means), pipeline.neighbours(images, k=2)
+    lazy = [means, pipeline.class_medians(images, leave_one_out=True), measured,
+            pipeline.predict(measured), near, pipeline.vote(near, 2)]  # fmt: skip
+    same_bits(dask.compute(*lazy), [one.compute() for one in lazy])
+
+
 def test_nothing_is_computed_of_what_is_converted():
     wide = small().chunk(sample=5).astype("float64")
     wide["label"] = wide.label.astype("float32")
