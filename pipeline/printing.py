@@ -85,6 +85,10 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     print(f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}")
     client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
     print(f"peak memory {format_bytes(memory['total'])} in all{client}")
+    device = plan["device"]
+    of_it = f"{format_bytes(device['needed'])} a process of {{}}" if device["memory"] else ""
+    of_it = f", {of_it.format(format_bytes(device['memory']))}" if of_it else ""
+    print(f"computes on {device['description']}{of_it}")
     print(f"arithmetic {plan['arithmetic']['reason']}")
     if plan["pairs"]:
         print(f"{plan['pairs']:,} pairs of images to compare, fewer where sketches tell them apart")

@@ -34,7 +34,11 @@ ONLY_IN = {
         "storage.tables", "sources.sample_index", "sources.tables", "sources.parquet",
         "sources.text_tables",
     },
-    "torch": {"kernels.torch"},
+    "torch": {
+        "kernels.torch", "kernels.transfers", "kernels.triton", "kernels.triton_nearest",
+        "kernels.triton_sums", "kernels.triton_tiles",
+    },
+    "triton": {"kernels.triton", "kernels.triton_sums", "kernels.triton_tiles"},
     "torchvision": {"sources.torchvision", "sources.torchvision_sets"},
     "numba": {
         "kernels.cpu_nearest", "kernels.cpu_sums", "kernels.cpu_distances",

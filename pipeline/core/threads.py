@@ -15,10 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -44,14 +41,16 @@ class OwnLock:
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int, name: str = "pixsim-kernel") -> ThreadPoolExecutor:
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, name)
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads stay with the parent
 
 
-def in_ranges(threads: int, count: int, function: Callable[[int, int], object]) -> None:
+def in_ranges(
+    threads: int, count: int, function: Callable[[int, int], object], pool: str = "pixsim-kernel"
+) -> None:
     """Call `function(start, stop)` for equal ranges that make up `range(count)`.
 
     Parameters
@@ -61,7 +60,9 @@ def in_ranges(threads: int, count: int, function: Callable[[int, int], object]) 
     count
         What there is to do.
     function
-        Must not call `in_ranges` itself: the threads would wait for each other.
+        Must not call `in_ranges` itself with the same pool: the threads would wait for each other.
+    pool
+        What its threads are called.
     """
     parts = min(threads, count)
     if parts <= 1:
@@ -69,7 +70,7 @@ def in_ranges(threads: int, count: int, function: Callable[[int, int], object]) 
         return
     edges = [count * part // parts for part in range(parts + 1)]
     waiting = [
-        _pool(threads).submit(function, start, stop)
+        _pool(threads, pool).submit(function, start, stop)
         for start, stop in itertools.pairwise(edges[1:])
     ]
     function(0, edges[1])
@@ -103,23 +104,3 @@ def read_ahead(function: Callable[[int], T], count: int, ahead: int = 2) -> Iter
     finally:
         if os.getpid() == process:
             pool.shutdown()
-
-
-# Bytes that one thread copies at least, and threads that copy: more do not add up.
-_COPIED_BYTES, _COPYING = 2**20, 4
-
-
-def copy_in_threads(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
-    """Copy an array into another of its shape, parts of a large one at once.
-
-    In threads of its own, so it may be called by those of `in_ranges`.
-    """
-    parts = max(1, min(_COPYING, source.nbytes // _COPIED_BYTES, len(source)))
-    edges = [len(source) * part // parts for part in range(parts + 1)]
-    waiting = [
-        _pool(_COPYING, "pixsim-copy").submit(np.copyto, target[start:stop], source[start:stop])
-        for start, stop in itertools.pairwise(edges[1:])
-    ]
-    np.copyto(target[: edges[1]], source[: edges[1]])
-    for future in waiting:
-        future.result()

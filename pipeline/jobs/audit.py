@@ -166,6 +166,7 @@ def resume_audit(
             },
             "digests": digests | {"audit": audit_digest(digests)},
             "executor": executor.description,
+            "device": plan.device.description,
             NEIGHBOURS: {"partitions": lists.parts},
             "measures": plan.search.names,
             **known,

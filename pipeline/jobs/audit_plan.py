@@ -20,6 +20,7 @@ from pipeline.config.audit_settings import AuditSettings
 from pipeline.core.errors import ConfigError, EmptyClassError, MemoryLimitError, nearest
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.partitions import image_bytes
+from pipeline.execution.devices import Device, find_device
 from pipeline.execution.workers import Workers
 from pipeline.jobs.memory_model import base_bytes
 from pipeline.jobs.search_plan import Arrangement, Measure, Search, arrange_search, cut_search
@@ -43,6 +44,8 @@ class AuditPlan:
         The folder of the audit.
     search, arrangement
         What is searched, and what of it a task does.
+    device
+        What it computes on.
     """
 
     settings: AuditSettings
@@ -51,6 +54,7 @@ class AuditPlan:
     output: Path
     search: Search
     arrangement: Arrangement
+    device: Device
 
     @property
     def splits(self) -> dict[str, int]:
@@ -122,7 +126,8 @@ def plan_audit(settings: AuditSettings, images: Path, workers: Workers) -> Audit
     search = cut_search(
         counts, counts, settings.k, measures_of(settings, list(held)), image_bytes(shape, dtype)
     )
-    arrangement = arrange_search(search, workers, base_bytes(workers))
+    device = find_device(settings.device, workers, settings.cluster.kind)
+    arrangement = arrange_search(search, workers, base_bytes(workers), device)
     needed = base_bytes(workers) + arrangement.memory
     if needed > workers.memory:
         raise MemoryLimitError(
@@ -130,9 +135,16 @@ def plan_audit(settings: AuditSettings, images: Path, workers: Workers) -> Audit
             f"{workers.memory / 1e9:.3g} GB, what it may take; take a smaller k, run fewer tasks "
             "at once (cluster.workers), or give it more memory (cluster.memory)"
         )
+    if device.memory is not None and arrangement.device > device.memory:
+        raise MemoryLimitError(
+            f"the audit needs {arrangement.device / 1e9:.3g} GB of {device.description} for one "
+            f"process, expected at most {device.memory / 1e9:.3g} GB, what it may take; take a "
+            "smaller k, run fewer tasks at once (cluster.workers), or run it with --set device=cpu"
+        )
     return AuditPlan(
-        settings, images.absolute(), content, settings.output.absolute(), search, arrangement
-    )
+        settings, images.absolute(), content, settings.output.absolute(), search, arrangement,
+        device,
+    )  # fmt: skip
 
 
 def measures_of(settings: AuditSettings, splits: list[str]) -> list[Measure]:

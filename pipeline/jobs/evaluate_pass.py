@@ -19,10 +19,12 @@ import numpy.typing as npt
 from pipeline.core.classes import ClassSelection
 from pipeline.core.errors import DamagedError
 from pipeline.core.exact import Float64Array, Int64Array
+from pipeline.core.host_memory import allocated_by
 from pipeline.core.partitions import Concatenation
 from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
 from pipeline.core.threads import OwnLock
 from pipeline.jobs.plan import JobPlan
+from pipeline.kernels import backends
 from pipeline.ops.distances import Reference, distances_block, make_reference
 from pipeline.ops.leave_one_out import others_of
 from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
@@ -147,7 +149,8 @@ class EvaluatePartition:
 
     def _read(self, index: int) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
         pieces = list(self.evaluate.pieces(index))
-        read = [read_checked(self.images, self.digest, *piece) for piece in pieces]
+        with allocated_by(backends.load(self.device).empty):
+            read = [read_checked(self.images, self.digest, *piece) for piece in pieces]
         images = read[0][0] if len(read) == 1 else np.concatenate([image for image, _ in read])
         codes = [np.full(b - a, self._splits.index(name), np.int32) for name, a, b in pieces]
         return images, {

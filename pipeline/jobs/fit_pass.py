@@ -27,6 +27,7 @@ import xarray as xr
 from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import array_digest, json_digest
 from pipeline.core.exact import Int64Array
+from pipeline.core.host_memory import allocated_by
 from pipeline.core.partitions import PartitionTable
 from pipeline.core.schema import IMAGE
 from pipeline.execution.checkpoints import ALL, Checkpoints, batch_size, saved_batches
@@ -71,21 +72,23 @@ class FitPartition:
     def __call__(self, index: int, total: Int64Array) -> None:
         """Add partition `index` to an accumulator, [class, ...]; see `accumulator_columns`."""
         part = self.table[index]
-        images, labels = read_checked(self.images, self.digest, part.split, part.start, part.stop)
+        use = backends.load(self.device, self.threads)
+        with allocated_by(use.empty):
+            piece = part.split, part.start, part.stop
+            images, labels = read_checked(self.images, self.digest, *piece)
         tile = np.ascontiguousarray(flat_images(images)[:, slice(*self.tile)])
         del images
         classes, width = len(self.selection.codes), self.tile[1] - self.tile[0]
         positions = self.selection.positions(labels, part.start)
         positions[~taken_of(self.taken, [(part.split, part.start, part.stop)])] = -1
-        use = backends.load(self.device, self.threads)
         if self.high is not None:
             high = _read_high(self.high)
             for table, wanted in zip(_tables(total, len(high)), high, strict=True):
                 use.histograms(tile, positions, classes, wanted, into=table)
             return
         sums = total[:, :width], total[:, width : 2 * width], total[:, 2 * width]
-        table = _tables(total[:, 2 * width + 1 :], 1)[0] if self.histograms else None
-        use.class_sums(tile, positions, classes, into=sums, counts=table)
+        counts = _tables(total[:, 2 * width + 1 :], 1)[0] if self.histograms else None
+        use.class_sums(tile, positions, classes, into=sums, counts=counts)
 
 
 def accumulator_columns(width: int, histograms: bool, low: int) -> int:

@@ -348,6 +348,7 @@ def _manifest(
             "digests": digests.as_dict(),
             "arithmetic": plan.arithmetic.reason,
             "executor": executor.description,
+            "device": plan.device.description,
             **effort,
             **written,
         },

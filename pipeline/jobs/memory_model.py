@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.core.partitions import accumulator_bytes, ceil_div
+from pipeline.execution.devices import Device
 from pipeline.execution.workers import Workers
 from pipeline.ops.reduction import LARGE_BYTES, WIDE
 
@@ -36,6 +37,9 @@ _READ_BACK = 5
 _CONFUSION = 60
 # The share of the memory that tiles of pixels are made to fit.
 _SHARE = 0.9
+# Bytes of pixels of a batch on a device at most, and the share of its memory, see `transfers`; and
+# how often kernels that widen pixels take them.
+_SENT, _SHARE_OF_BATCH, _WIDENED = 128 * 2**20, 1 / 24, 28
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Load:
     read_back: int = 0
     listed: int = 0
 
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of the images of a partition of the first pass."""
+        return self.shard * self.sample_bytes
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -105,6 +114,8 @@ class Footprint:
         Worker processes, likewise.
     accumulator
         What one task of the first pass returns.
+    device_fit, device_evaluate, device_search
+        Of a process on its device, in each pass; 0 where the device has no memory of its own.
     """
 
     fit: int
@@ -113,6 +124,14 @@ class Footprint:
     client: int
     processes: int
     accumulator: int
+    device_fit: int = 0
+    device_evaluate: int = 0
+    device_search: int = 0
+
+    @property
+    def device(self) -> int:
+        """The peak of one process on its device."""
+        return max(self.device_fit, self.device_evaluate, self.device_search)
 
     @property
     def worker(self) -> int:
@@ -146,7 +165,7 @@ def _accumulators(load: Load, workers: Workers, size: int) -> int:
 def _fit_bytes(load: Load, workers: Workers, width: int) -> int:
     """Return what the first pass takes on top of the process, for tiles of `width` pixels."""
     tasks = min(workers.tasks, load.partitions)
-    read = load.shard * load.sample_bytes
+    read = load.shard_bytes
     copied = read * width // load.pixels if width < load.pixels else 0
     added = [_accumulators(load, workers, size) * size for size in _accumulator_sizes(load, width)]
     return int(tasks * (_READ * read + copied) + _HELD_BACK * max(added))
@@ -205,20 +224,53 @@ def _finish_bytes(load: Load) -> int:
     return _CONFUSION * load.classes**2 * load.metrics * tables + read
 
 
-def fitting_pixels(load: Load, workers: Workers) -> int:
+def fitting_pixels(load: Load, workers: Workers, device: Device | None = None) -> int:
     """Return how many pixels a tile of the first pass may have to fit into the memory.
 
-    All of them where no tile would be small enough: what else is needed is too much then.
+    Into that of the processes, and of the device. All of them where no tile would be small enough:
+    what else is needed is too much then.
     """
     room = int(_SHARE * workers.memory) - base_bytes(workers) - load.listed
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
     while number <= load.pixels:
         width = ceil_div(load.pixels, number)
-        if needed(load, workers, width) <= room:
+        if needed(load, workers, width) <= room and _fits_device(load, workers, device, width):
             return width
         number += 1 + number // 8
     return load.pixels
+
+
+def _fits_device(load: Load, workers: Workers, device: Device | None, width: int) -> bool:
+    if device is None or device.memory is None:
+        return True
+    return _device_fit_bytes(load, workers, device, width) <= _SHARE * device.memory
+
+
+def _batch_bytes(load: Load, tasks: int, device: Device) -> int:
+    """Return what the pixels of a batch of each task take on a device: those, and the next ones.
+
+    Batches are smaller where there is less, so this is what makes them reasonably large.
+    """
+    pixels = min(load.shard_bytes, _SENT, _SHARE_OF_BATCH * (device.memory or 0))
+    return int(tasks * pixels * (_WIDENED if device.widens else 3))
+
+
+def _device_fit_bytes(load: Load, workers: Workers, device: Device, width: int) -> int:
+    """Return what the first pass takes on the device of a process: sums, and counts of values."""
+    tasks = min(workers.tasks, load.partitions)
+    sums = 16 * (load.classes + 1) * width
+    counts = 256 * load.classes * width * (24 if device.widens else 4) * (load.tables > 0)
+    return tasks * (sums + counts) + _batch_bytes(load, tasks, device)
+
+
+def _device_evaluate_bytes(load: Load, workers: Workers, device: Device) -> int:
+    """Return what the second pass takes there: prototypes once, and what is counted of a batch."""
+    tasks = min(workers.tasks, load.steps)
+    in_bytes = load.digits and not device.widens
+    prototypes = load.classes * load.pixels * (5 if in_bytes else 24)
+    samples = min(load.step, max(1, _SENT // max(load.sample_bytes, 1)))
+    return prototypes + tasks * 48 * load.classes * samples + _batch_bytes(load, tasks, device)
 
 
 def base_bytes(workers: Workers) -> int:
@@ -227,7 +279,11 @@ def base_bytes(workers: Workers) -> int:
 
 
 def footprint(
-    load: Load, workers: Workers, tiles: Sequence[tuple[int, int]], search: int = 0
+    load: Load,
+    workers: Workers,
+    tiles: Sequence[tuple[int, int]],
+    search: int = 0,
+    device: Device | None = None,
 ) -> Footprint:
     """Work out the peaks of a job.
 
@@ -241,14 +297,20 @@ def footprint(
         The ranges of pixels of the first pass.
     search
         What a search for neighbours takes on top of the process; 0 where there is none.
+    device
+        What it computes on; default: what has no memory of its own.
     """
     width = max(stop - start for start, stop in tiles)
     base, assembled = base_bytes(workers) + load.listed, _assembled_bytes(load)
     evaluate, third = _evaluate_bytes(load, workers), base + search if search else 0
-    size = accumulator_bytes(load.classes, width, load.tables)
+    size, there = accumulator_bytes(load.classes, width, load.tables), dict[str, int]()
+    if device is not None and device.memory is not None:
+        there["device_fit"] = _device_fit_bytes(load, workers, device, width)
+        there["device_evaluate"] = _device_evaluate_bytes(load, workers, device)
     if not workers.processes:
         fit, second = _fit_here_bytes(load, workers, width), max(evaluate, _finish_bytes(load))
-        return Footprint(base + fit, base + second, third, 0, 0, size)
+        return replace(Footprint(base + fit, base + second, third, 0, 0, size), **there)
     fit = _fit_bytes(load, workers, width)
     client = _BASE_CLIENT + load.listed + max(assembled + 2 * size, _finish_bytes(load))
-    return Footprint(base + fit, base + evaluate, third, client, workers.processes, size)
+    peaks = Footprint(base + fit, base + evaluate, third, client, workers.processes, size)
+    return replace(peaks, **there)

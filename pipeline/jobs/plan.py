@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.core.partitions import (
     image_bytes,
     pixel_tiles,
 )
+from pipeline.execution.devices import Device, find_device
 from pipeline.execution.workers import Workers, find_workers
 from pipeline.jobs.memory_model import Footprint, Load, base_bytes, fitting_pixels, footprint
 from pipeline.jobs.sample_choice import SampleChoice, choose_samples
@@ -124,6 +125,7 @@ class JobPlan(Outline):
     """Everything that is known before a pixel is read; the first pass takes tile after tile."""
 
     tiles: tuple[tuple[int, int], ...]
+    device: Device
     arrangement: Arrangement | None
     workers: Workers
     footprint: Footprint
@@ -131,10 +133,12 @@ class JobPlan(Outline):
     @property
     def tiling(self) -> str:
         """One line that says why the pixels are taken in tiles."""
+        room = self.device.memory
+        of_device = "" if room is None else f", and {room / 1e9:.3g} GB of the device"
         return (
             f"the sums of {len(self.selection.codes):,} classes of {self.pixels:,} pixels are made "
             f"in {len(self.tiles)} tiles of pixels, each in a pass of its own, to fit "
-            f"{self.workers.memory / 1e9:.3g} GB"
+            f"{self.workers.memory / 1e9:.3g} GB{of_device}"
         )
 
 
@@ -248,14 +252,38 @@ def plan_job(
         read_back=outline.search.read_back if outline.search else 0,
         listed=outline.choice.memory,
     )
-    tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered))
+    device = find_device(settings.device, offered, settings.cluster.kind)
+    tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered, device))
     arranged = None
     if outline.search is not None:
-        arranged = arrange_search(outline.search, offered, base_bytes(offered) + load.listed)
-    needed = footprint(load, offered, tiles, arranged.memory if arranged else 0)
+        base = base_bytes(offered) + load.listed
+        arranged = arrange_search(outline.search, offered, base, device)
+    needed = footprint(load, offered, tiles, arranged.memory if arranged else 0, device)
+    needed = replace(needed, device_search=arranged.device if arranged else 0)
     _refuse_what_does_not_fit(needed, offered, settings, load)
     known = {field.name: getattr(outline, field.name) for field in fields(Outline)}
-    return JobPlan(**known, tiles=tiles, arrangement=arranged, workers=offered, footprint=needed)
+    _refuse_what_the_device_has_not(needed, device, offered, settings)
+    return JobPlan(
+        **known, tiles=tiles, device=device, arrangement=arranged, workers=offered, footprint=needed
+    )
+
+
+def _refuse_what_the_device_has_not(
+    peaks: Footprint, device: Device, workers: Workers, settings: JobSettings
+) -> None:
+    if device.memory is None or peaks.device <= device.memory:
+        return
+    cures = [f"run fewer tasks at once ({_fewer(settings)})"] if workers.tasks > 1 else []
+    if workers.processes > 1 and settings.cluster.kind != "gpus":
+        cures.append(f"let fewer worker processes share it (cluster.workers, {workers.processes})")
+    cures += ["end what else uses it", "take fewer classes", "run it with --set device=cpu"]
+    searched = f", neighbours {peaks.device_search / 1e9:.3g}" if peaks.device_search else ""
+    raise MemoryLimitError(
+        f"the job needs {peaks.device / 1e9:.3g} GB of {device.description} for one process "
+        f"(prototypes {peaks.device_fit / 1e9:.3g}, distances {peaks.device_evaluate / 1e9:.3g}"
+        f"{searched}), expected at most {device.memory / 1e9:.3g} GB, what it may take; "
+        f"{', or '.join(cures)}"
+    )
 
 
 def _refuse_what_does_not_fit(

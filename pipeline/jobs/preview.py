@@ -49,7 +49,8 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     and bytes (of pixels); `leave_one_out` (the split whose images are measured without
     themselves, or None); `pairs` (distances that a search for neighbours without bounds would
     measure); `workers` (processes, tasks each, threads a task, bytes of memory each);
-    `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `arithmetic` (name,
+    `memory` (bytes: fit, evaluate, search, worker, client, total, limit); `device` (description,
+    and bytes of its own memory that one process needs and may take); `arithmetic` (name,
     reason), `tiles` and `tiling` (of pixels, and why there are several), `files` (path, files,
     bytes); `excluded` (how many samples are left out of each split, and why), `holdout`.
 
@@ -103,6 +104,11 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
             "memory": workers.memory,
         },
         "memory": memory | {"limit": workers.memory},
+        "device": {
+            "description": plan.device.description,
+            "needed": plan.footprint.device,
+            "memory": plan.device.memory,
+        },
         "arithmetic": {"name": plan.arithmetic.name, "reason": plan.arithmetic.reason},
         "tiles": len(plan.tiles),
         "tiling": plan.tiling if len(plan.tiles) > 1 else None,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection
 from pipeline.core.exact import Int64Array
+from pipeline.core.host_memory import allocated_by
 from pipeline.core.partitions import Concatenation
 from pipeline.core.threads import OwnLock
 from pipeline.execution import signals
@@ -210,7 +211,8 @@ class SearchPart:
             if self.job.is_written(step):
                 tell(len(groups))
                 continue
-            queries = Queries.read(self.job, step)
+            with allocated_by(backends.load(self.device).empty):
+                queries = Queries.read(self.job, step)
             saved = SavedLists(self.job, self.arrangement, step, share)
             waiting[step] = saved, queries, list(saved.load(len(queries.images)))
             tell(waiting[step][2][1] - groups.start)
@@ -250,7 +252,8 @@ class SearchPart:
 
     def _prepare(self, group: int, read: list[int]) -> Prepared:
         search = self.job.search
-        images, labels = read_images(self.job, search.references, group)
+        with allocated_by(backends.load(self.device).empty):
+            images, labels = read_images(self.job, search.references, group)
         read.append(len(images))
         indices = np.arange(*search.references.bounds(group))
         wanted = self.job.of_classes(labels)

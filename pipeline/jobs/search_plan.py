@@ -23,6 +23,7 @@ from pipeline.core.classes import ClassSelection
 from pipeline.core.errors import EmptyClassError
 from pipeline.core.exact import Int64Array
 from pipeline.core.partitions import Concatenation, ceil_div, image_bytes
+from pipeline.execution.devices import Device
 from pipeline.execution.workers import Workers
 from pipeline.storage import image_store
 
@@ -164,12 +165,15 @@ class Arrangement:
         Prepared groups that a process keeps for its tasks.
     memory
         Bytes that all tasks of a process take, beside the process itself.
+    device
+        Bytes that they take on a device; 0 where it has no memory of its own.
     """
 
     batch: int
     shares: int
     resident: int
     memory: int
+    device: int = 0
 
     def tasks(self, search: Search) -> int:
         """Return how many tasks there are."""
@@ -276,8 +280,26 @@ def cut_search(
     )
 
 
-def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
-    """Fit a search to the memory of workers whose processes take `base` bytes by themselves."""
+def _on_device(search: Search, device: Device) -> tuple[int, int]:
+    """Return the bytes that a group of references takes on a device, and what a task does.
+
+    Of a batch of queries there is the least distance to each few references, or each distance.
+    """
+    group, pixels = search.references.step, search.sample_bytes
+    if device.widens:
+        return search.prepared * group * (8 * pixels + 16), 64 * 2**24
+    of_query = 6 * pixels + group + 2**11 * min(search.k, group // 32 + 1)
+    batch = min(search.queries.step, max(1, (device.memory or 0) // (8 * of_query)))
+    return search.prepared * group * (pixels + 160), batch * of_query + 3 * group * pixels
+
+
+def arrange_search(
+    search: Search, workers: Workers, base: int, device: Device | None = None
+) -> Arrangement:
+    """Fit a search to the memory of workers whose processes take `base` bytes by themselves.
+
+    And to that of the device that each of them has: prepared groups are kept there.
+    """
     tasks = min(workers.tasks, search.queries.steps * search.references.steps)
     size, looks = search.sample_bytes, search.prepared
     step, group = search.queries.step, search.references.step
@@ -291,7 +313,12 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     room = int(_SHARE * workers.memory) - base - fixed
     more = step * size + lists  # of another step in the same task
     resident, batch = search.references.steps, 1
-    if resident * prepared > room:
+    of_group, of_task = 0, 0
+    if device is not None and device.memory is not None:
+        of_group, of_task = _on_device(search, device)
+        left = int(_SHARE * device.memory) - tasks * of_task
+        resident = max(min(resident, tasks), min(resident, left // of_group))
+    if resident * prepared > room or resident < search.references.steps:
         resident = min(resident, tasks)
         batch = 1 + max(0, (room - resident * prepared) // (tasks * more))
     steps, groups = search.queries.steps, search.references.steps
@@ -300,4 +327,4 @@ def arrange_search(search: Search, workers: Workers, base: int) -> Arrangement:
     batch = max(1, ceil_div(steps, batches))
     shares = min(groups, ceil_div(workers.at_once, batches))
     taken = resident * prepared + fixed + tasks * (batch - 1) * more
-    return Arrangement(batch, shares, resident, taken)
+    return Arrangement(batch, shares, resident, taken, resident * of_group + tasks * of_task)

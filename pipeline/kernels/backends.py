@@ -294,6 +294,11 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
 _LIBRARIES = ("torch:", "triton:")
 
 
+def least_memory() -> int:
+    """Return the bytes that are free on that CUDA device of this machine which has the fewest."""
+    return int(importlib.import_module("pipeline.kernels.transfers").least_memory())
+
+
 @lru_cache(maxsize=8)
 def why_not_triton(device: str) -> str | None:
     """Return why Triton cannot be used on a torch device, in a few words; None where it can."""

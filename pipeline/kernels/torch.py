@@ -273,8 +273,8 @@ class Searched:
         return result
 
 
-# Distances of a batch of queries that are on the device at once, at most; and bytes that each takes,
-# with its index, and both of them in order.
+# Distances of a batch of queries that are on the device at once, at most; and bytes that each
+# takes, with its index, and both of them in order.
 _AT_ONCE, _OF_DISTANCE = 2**24, 64
 
 

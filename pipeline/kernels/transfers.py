@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core.errors import DeviceMemoryError, format_bytes
-from pipeline.core.threads import copy_in_threads
+from pipeline.core.threads import in_ranges
 
 # The share of a CUDA device's free memory that the copies of one batch may take.
 _SHARE = 8
@@ -30,6 +30,9 @@ _BATCH_BYTES = {"cpu": 8 * 2**20}
 _BATCH_BYTES_ELSEWHERE = 64 * 2**20
 # Bytes of pixels of a batch at most, so that there is something to copy ahead, and at least.
 _SENT, _LEAST_SENT, _BATCHES = 128 * 2**20, 8 * 2**20, 8
+
+# Threads that copy, more do not add up; and bytes that one copies at least.
+_COPYING, _COPIED_BYTES = 4, 2**20
 
 Work = Callable[[slice, torch.Tensor], None]
 """Called with the slice of a batch and the images of it on the device, [sample, pixel].
@@ -46,6 +49,12 @@ def free_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + max(0, kept))
+
+
+def least_memory() -> int:
+    """Return what is free on the CUDA device that has the least."""
+    numbers = range(torch.cuda.device_count())
+    return min(free_bytes(torch.device("cuda", number)) for number in numbers)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, device: str) -> npt.NDArray[Any]:
@@ -100,8 +109,7 @@ def for_each_batch(images: npt.NDArray[Any], device: str, row_bytes: int, work: 
     while done < len(images):
         step = min(step, len(images) - done)
         slices = [
-            slice(start, min(start + step, len(images)))
-            for start in range(done, len(images), step)
+            slice(start, min(start + step, len(images))) for start in range(done, len(images), step)
         ]
         done = _work_through(images, slices, target, work)
         if done < len(images):
@@ -165,6 +173,16 @@ def _on_device(
         return
     for part in slices:
         yield part, as_tensor(images[part]).to(device)
+
+
+def copy_in_threads(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
+    """Copy an array into another of its shape, parts of a large one at once."""
+
+    def copy(start: int, stop: int) -> None:
+        np.copyto(target[start:stop], source[start:stop])
+
+    threads = max(1, min(_COPYING, source.nbytes // _COPIED_BYTES))
+    in_ranges(threads, len(source), copy, "pixsim-copy")
 
 
 def _is_pinned(images: npt.NDArray[Any]) -> bool:

@@ -15,9 +15,9 @@ them once from memory and for each prototype again from the first-level cache.
 
 Other pixels, and denominators beyond 2**32, are counted in integers of 64 bits, far slower.
 
-Under `TRITON_INTERPRET=1` the same kernels run on a CPU, with words taken apart in plain arithmetic.
-None of this has been measured on a GPU yet; `require_usable` compares a small block with NumPy
-before a device is used.
+Under `TRITON_INTERPRET=1` the same kernels run on a CPU, with words taken apart in plain
+arithmetic. None of this has been measured on a GPU yet, nor have the block sizes been tuned;
+`require_usable` compares a small block with NumPy before a device is used.
 """
 
 from __future__ import annotations
@@ -100,8 +100,19 @@ def _put(target, value, inside, ONE: tl.constexpr):
 
 
 @triton.jit
+def _square(mine, columns, there, first, last, total, ASM: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return `sum x*x` of a chunk of some images."""
+    for at in range(first, last, COLUMNS):
+        inside = there[:, None] & (at + columns < last)[None, :]
+        x = tl.load(mine + at, mask=inside, other=0)
+        total = dot4(x, x, total, ASM)
+    return tl.sum(total.to(tl.int64), 1)
+
+
+@triton.jit
 def _measure_bytes(
-    images, planes, denominators, samples, words, classes, plane_words, chunk, out, squares, kind_step,
+    images, planes, denominators, samples, words, classes, plane_words, chunk, out, squares,
+    kind_step,
     L1: tl.constexpr, L2: tl.constexpr, PAIRS: tl.constexpr, ONE: tl.constexpr, ASM: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -113,12 +124,8 @@ def _measure_bytes(
     mine = images + rows[:, None] * words + columns[None, :]
     nothing = tl.zeros([ROWS, COLUMNS], tl.int32)
     if L2:
-        square = nothing
-        for at in range(first, last, COLUMNS):
-            inside = there[:, None] & (at + columns < last)[None, :]
-            x = tl.load(mine + at, mask=inside, other=0)
-            square = dot4(x, x, square, ASM)
-        _put(squares + rows, tl.sum(square.to(tl.int64), 1), there, ONE)
+        square = _square(mine, columns, there, first, last, nothing, ASM, COLUMNS)
+        _put(squares + rows, square, there, ONE)
     # out is [kind, class, sample], kinds l1, x*m, x*r
     row, target = planes + columns, out + rows
     for position in range(classes):
@@ -366,8 +373,9 @@ def dot_products(images: npt.NDArray[Any], prototypes: OnDevice) -> tuple[Int64A
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
     """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
     nothing = np.zeros((0, images.shape[1]), np.int64)
-    name = "digits" if images.dtype == np.uint8 else "int64"
-    prototypes = prepare(nothing, np.zeros(0, np.int64), Arithmetic(name, 0), device=device)
+    eight = images.dtype == np.uint8
+    arithmetic = Arithmetic("digits" if eight else "int64", 0)
+    prototypes = prepare(nothing, np.zeros(0, np.int64), arithmetic, device=device)
     return measure(images, prototypes, l1=False)[3]
 
 

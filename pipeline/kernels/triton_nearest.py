@@ -103,8 +103,8 @@ def _signed(images: torch.Tensor) -> torch.Tensor:
 def _norms(signed: torch.Tensor) -> torch.Tensor:
     """Return `sum x*x` of rows of int8, a few at a time: they are widened."""
     step = max(1, 2**26 // signed.shape[1])
-    parts = [part.to(torch.int32).square_().sum(1) for part in signed.split(step)]
-    return torch.cat(parts)
+    starts = range(0, len(signed), step)
+    return torch.cat([signed[a : a + step].to(torch.int32).square_().sum(1) for a in starts])
 
 
 def prepare_search(
@@ -135,9 +135,7 @@ def prepare_search(
         )  # fmt: skip
         laid_out = made.lay_out(as_tensor(images).to(device))
         norms = _norms(laid_out) if products else None
-    return Searched(
-        laid_out, made.index, norms, made.squared, made.halves, made.largest, made.bits
-    )
+    return Searched(laid_out, made.index, norms, made.squared, made.halves, made.largest, made.bits)
 
 
 def _least(queries: torch.Tensor, references: Searched, skip: torch.Tensor) -> torch.Tensor:
@@ -175,10 +173,7 @@ def select(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the nearest references of queries that are laid out on the device.
 
-    Parameters
-    ----------
-    skip
-        [query] int64; the position of a reference that is left out, or -1.
+    `skip` is [query] int64, the position of a reference that is left out, or -1.
 
     Returns
     -------

@@ -74,10 +74,7 @@ def order_by_class(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Put images in the order of their windows, and of their classes in a window.
 
-    Parameters
-    ----------
-    positions
-        [sample] int64; the position of each image's class, negative to leave it out.
+    `positions` is [sample] int64, the position of each image's class, negative to leave it out.
 
     Returns
     -------

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import Blosc
 
+from pipeline.core import host_memory
 from pipeline.core.errors import DamagedError, StoreError
 from pipeline.core.paths import shown
 from pipeline.storage.atomic import write_pieces
@@ -125,7 +126,7 @@ class RowArray:
         `fingerprints` is given those of the files that were read, by their numbers; see
         `fingerprint`.
         """
-        result = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        result = host_memory.empty((stop - start, *self.shape[1:]), self.dtype)
         for number in range(start // self.shard, -(-stop // self.shard) if stop > start else 0):
             first, last = max(start, number * self.shard), min(stop, (number + 1) * self.shard)
             self._read_file(number, first, result[first - start : last - start], fingerprints)

@@ -13,6 +13,7 @@ from pipeline.core.exact import NOWHERE
 from pipeline.kernels import cpu_nearest, sketches
 from pipeline.kernels.search_data import prepare_search
 
+
 @pytest.mark.parametrize("device", DEVICES_HERE)
 @given(data=st.data(), pair=image_pairs(), k=st.integers(1, 12), metric=st.sampled_from(METRICS))
 def test_lists_are_those_of_a_stable_sort_for_any_parts(device, data, pair, k, metric):

@@ -11,7 +11,6 @@ from kernel_checks_for_tests import check_classes, check_distances, check_search
 
 from pipeline.core.errors import DeviceMemoryError
 from pipeline.core.exact import choose_arithmetic
-from pipeline.core.threads import copy_in_threads
 from pipeline.kernels import backends, transfers
 
 TYPES = pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -89,7 +88,7 @@ def test_a_large_array_is_copied_in_several_threads_and_whole():
     source = rng.integers(0, 256, (2999, 1500), np.uint8)
     for view in (source, source[:, ::-1], source[:3], source[:0]):
         target = np.zeros_like(view)
-        copy_in_threads(target, view)
+        transfers.copy_in_threads(target, view)
         assert np.array_equal(target, view)
 
 
@@ -159,7 +158,9 @@ def test_prototypes_and_references_that_do_not_fit_are_one_line(monkeypatch):
     monkeypatch.setattr(module, full)
     with pytest.raises(DeviceMemoryError, match="3 prototypes of 5 pixels, which take 360 B"):
         use.prepare(np.zeros((3, 5), np.int64), np.ones(3, np.int64), choose_arithmetic(1, 5, "u1"))
-    with pytest.raises(DeviceMemoryError, match="1,234 references of 6 pixels, which take 29.6 kB"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"1,234 references of 6 pixels, which take 29\.6 kB"
+    ):
         use.prepare_search(np.zeros((1234, 6), np.uint8), (2, 3), "l1")
 
 

@@ -1,7 +1,7 @@
 """The kernels of a GPU, on the CPU one program after the other: the integers of NumPy.
 
-The same checks as in `test_kernels` and `test_nearest`, with fewer examples, since a program that is
-interpreted takes a millisecond for each of its lines; and the edges that only these kernels have.
+The same checks as in `test_kernels` and `test_nearest`, with fewer examples, since interpreting a
+program takes a millisecond for each of its lines; and the edges that only these kernels have.
 On a machine with a GPU the other tests run them there, and these are left out.
 """
 
@@ -177,7 +177,7 @@ def test_where_a_key_would_not_fit_plain_torch_searches(monkeypatch):
 
 
 def test_a_kernel_that_counts_wrong_is_not_used(monkeypatch):
-    """The block that is compared before a device is used tells, and what is used instead is said."""
+    """The block that is compared before a device is used tells."""
     triton = pytest.importorskip("pipeline.kernels.triton")
     assert backends.why_not_triton("cpu") is None
     backends.why_not_triton.cache_clear()
@@ -189,7 +189,7 @@ def test_a_kernel_that_counts_wrong_is_not_used(monkeypatch):
             f"Triton {triton.VERSION} is of no use here (a small block is counted wrong)"
         )
         backends.load.cache_clear()
-        with pytest.raises(ConfigError, match="counted wrong.*; use device: torch:cpu"):
+        with pytest.raises(ConfigError, match=r"counted wrong.*; use device: torch:cpu"):
             backends.load("triton:cpu")
     finally:
         backends.why_not_triton.cache_clear()

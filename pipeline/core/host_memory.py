@@ -1,0 +1,35 @@
+"""Where images that are read are put: ordinary memory, or what a device copies from at once.
+
+Who reads images does not know for whom. A task that has a device says so around what it reads, and
+shards are decoded straight into memory from which pixels travel without being copied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
+"""Called with shape and dtype; returns an array that is not filled."""
+
+_allocate: ContextVar[Allocate] = ContextVar("allocate", default=np.empty)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """Return an array, not filled, for images that are read."""
+    return _allocate.get()(shape, dtype)
+
+
+@contextmanager
+def allocated_by(allocate: Allocate) -> Iterator[None]:
+    """Let this thread read images into arrays that a function makes."""
+    token = _allocate.set(allocate)
+    try:
+        yield
+    finally:
+        _allocate.reset(token)

@@ -1,0 +1,62 @@
+"""What tasks compute on: which kernels, and how much of a device's memory each process may take.
+
+Threads of this process, and worker processes on this machine, are asked about here: several worker
+processes on one GPU share it, and those of a cluster of kind `gpus` have one each. What workers
+elsewhere have, only they can tell, when their first task begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.core.errors import ConfigError
+from pipeline.execution.workers import Workers
+from pipeline.kernels import backends
+
+ELSEWHERE = "what each worker has"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the tasks of one process compute on.
+
+    Attributes
+    ----------
+    description
+        One line: the device, and what runs the kernels.
+    memory
+        Bytes that one process may take of it; None where it has none of its own, or none is known.
+    widens
+        Whether its kernels work on widened copies, see `kernels.torch`.
+    """
+
+    description: str
+    memory: int | None = None
+    widens: bool = False
+
+
+def find_device(device: str, workers: Workers, kind: str) -> Device:
+    """Tell what tasks of a job will compute on.
+
+    Parameters
+    ----------
+    device
+        As for `backends.load`.
+    workers
+        What the job runs on.
+    kind
+        The kind of its cluster.
+
+    A device that is not there is refused by the first task that needs it: what is complete already
+    needs none.
+    """
+    if workers.apart:
+        return Device(f"{ELSEWHERE} ({device})")
+    try:
+        use = backends.load(device)
+    except ConfigError:
+        return Device(f"{device}, which this machine has not")
+    memory = use.memory
+    if memory is not None:
+        memory = backends.least_memory() if kind == "gpus" else memory // max(1, workers.processes)
+    return Device(use.description, memory, use.device.startswith("torch:"))
