@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from pipeline.config.job_settings import load_job as load_job
     from pipeline.config.job_settings import make_images as make_images
     from pipeline.config.job_settings import make_job as make_job
-    from pipeline.estimators import NearestImagesClassifier as NearestImagesClassifier
-    from pipeline.estimators import NearestPrototypeClassifier as NearestPrototypeClassifier
+    from pipeline.estimators.classifiers import NearestImagesClassifier as NearestImagesClassifier
+    from pipeline.estimators.classifiers import (
+        NearestPrototypeClassifier as NearestPrototypeClassifier,
+    )
     from pipeline.execution.executor import open_executor as open_executor
     from pipeline.execution.progress import make_reporter as make_reporter
     from pipeline.execution.signals import running_here as running_here
@@ -77,8 +79,8 @@ _HOMES = {
     "Comparison": "report.comparison",
     "ImageSet": "report.opened",
     "JobSettings": "config.job_settings",
-    "NearestImagesClassifier": "estimators",
-    "NearestPrototypeClassifier": "estimators",
+    "NearestImagesClassifier": "estimators.classifiers",
+    "NearestPrototypeClassifier": "estimators.classifiers",
     "Run": "report.opened",
     "class_medians": "ops.medians",
     "class_sums": "ops.prototypes",

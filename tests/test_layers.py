@@ -18,13 +18,10 @@ PACKAGE = Path(pipeline.__file__).parent
 
 # a package imports from those before it; what lies beside the packages, from all
 ORDER = (
-    "core", "config", "storage", "images", "sources", "kernels", "ops", "execution", "ingestion",
-    "report", "jobs",
+    "core", "config", "storage", "images", "sources", "kernels", "ops", "estimators", "execution",
+    "ingestion", "report", "jobs",
 )  # fmt: skip
-TOP = {
-    "terminal", "printing", "commands", "cli", "accessor", "estimators", "estimator_base",
-    "estimator_arithmetic", "estimator_pixels",
-}  # fmt: skip
+TOP = {"terminal", "printing", "commands", "cli", "accessor"}
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60  # lines
 
 # the rooms or modules that import a library
@@ -52,7 +49,7 @@ ONLY_IN = {
     "matplotlib": {"report", "accessor"},  # there its types alone
     "jinja2": {"report"},
     "cyclopts": {"cli", "commands"},
-    "sklearn": {"estimators", "estimator_base"},
+    "sklearn": {"estimators"},
 }  # fmt: skip
 # what only some images or data sets need, or not every Pillow has
 WHEN_NEEDED = {

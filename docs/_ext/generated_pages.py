@@ -57,7 +57,7 @@ HOW_TO = (
 def heading_of(name: str) -> str:
     """Return under which heading a public name stands: that of its room."""
     room = pipeline._HOMES[name].split(".")[0]
-    if room == "estimators" or name.endswith("Classifier"):
+    if room == "estimators":
         return "Estimators"
     return ROOMS.get(room, OTHERS)
 

@@ -26,8 +26,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from pipeline.core.errors import LabelError, SchemaError, ShapeError, describe
 from pipeline.core.exact import Int64Array, choose_arithmetic
 from pipeline.core.threads import OwnLock
-from pipeline.estimator_arithmetic import Batch
-from pipeline.estimator_pixels import (
+from pipeline.estimators.arithmetic import Batch
+from pipeline.estimators.pixels import (
     Encoding,
     as_labels,
     as_rows,

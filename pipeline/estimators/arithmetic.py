@@ -37,7 +37,7 @@ from pipeline.core.exact import (
     sum_squares,
 )
 from pipeline.core.schema import IMAGE, LABEL, PIXEL_DIMS, SAMPLE
-from pipeline.estimator_pixels import Queries
+from pipeline.estimators.pixels import Queries
 from pipeline.kernels import backends
 from pipeline.ops.distances import Reference, distances_block
 from pipeline.ops.medians import (

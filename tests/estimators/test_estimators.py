@@ -241,7 +241,7 @@ def test_predictions_of_dask_arrays_are_lazy_and_of_the_time_they_were_asked_for
 def test_a_dask_array_is_summed_in_a_tree(monkeypatch):
     """No task adds up more than a few blocks."""
     train, labels = make_images(400)
-    import pipeline.estimator_arithmetic as arithmetic
+    import pipeline.estimators.arithmetic as arithmetic
 
     made = []
     compute = arithmetic.da.compute

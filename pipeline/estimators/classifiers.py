@@ -21,7 +21,7 @@ from pipeline.core.exact import (
     check_sum_bound,
     finish_neighbours,
 )
-from pipeline.estimator_arithmetic import (
+from pipeline.estimators.arithmetic import (
     Batch,
     class_sums_of,
     correct_lists,
@@ -36,8 +36,8 @@ from pipeline.estimator_arithmetic import (
     vote_shares,
     votes_of,
 )
-from pipeline.estimator_base import PixelClassifier
-from pipeline.estimator_pixels import Queries
+from pipeline.estimators.base import PixelClassifier
+from pipeline.estimators.pixels import Queries
 from pipeline.ops.distances import Reference, check_metrics, make_reference
 from pipeline.ops.medians import first_bytes, median_numerators
 from pipeline.ops.neighbours import empty_lists, search_block

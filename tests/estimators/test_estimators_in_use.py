@@ -30,10 +30,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import estimator_html_repr
 
-import pipeline.estimators
+import pipeline.estimators.classifiers
 from pipeline import NearestImagesClassifier, NearestPrototypeClassifier
 
-PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "scikit-learn.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scikit-learn.md"
 
 
 # of what the digits are: some pixels are 0 in all of them
@@ -59,7 +59,7 @@ def test_every_block_of_the_page_prints_what_it_shows(tmp_path, monkeypatch):
 
 
 def test_the_examples_of_the_docstrings():
-    done = doctest.testmod(pipeline.estimators)
+    done = doctest.testmod(pipeline.estimators.classifiers)
     assert done.attempted > 6
     assert not done.failed
 
@@ -125,7 +125,7 @@ def test_a_clone_has_the_parameters_and_nothing_else():
 def test_a_model_that_was_pickled_or_dumped_predicts_and_is_fitted_on(kind, dtype):
     images, labels = make_images(40, dtype)
     model = make_estimator(kind).fit(images[:30], labels[:30])
-    trusted = [f"pipeline.estimators.{type(model).__name__}"]
+    trusted = [f"pipeline.estimators.classifiers.{type(model).__name__}"]
     dumped = skops.io.dumps(model)
     assert skops.io.get_untrusted_types(data=dumped) == trusted
     for other in (pickle.loads(pickle.dumps(model)), skops.io.loads(dumped, trusted=trusted)):

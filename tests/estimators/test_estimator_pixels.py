@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.core.errors import InputError
-from pipeline.estimator_pixels import choose_encoding
+from pipeline.estimators.pixels import choose_encoding
 from pipeline.sources.quantize import Packing
 
 METRICS = ["l1", "l2"]
