@@ -17,7 +17,8 @@ BUILD = HERE / "_build"
 sys.path.insert(0, str(HERE / "_ext"))
 sys.path.insert(0, str(HERE.parent))
 
-# before pixsim is imported: where the pages that are executed keep stores and runs
+# earlier downloads of this checkout do not count: pages that are executed keep what they make in
+# a folder of their own, and show no path of this machine
 os.environ["PIXSIM_DATA"] = str(BUILD / "data")
 if _folder := os.environ.get("PIXSIM_DATASETS"):
     os.environ["PIXSIM_DATASETS"] = str(Path(_folder).resolve())
@@ -59,6 +60,7 @@ nb_merge_streams = True
 ARTICLE = "tutorial/pixel-similarity.ipynb"
 shutil.copyfile(HERE.parent / "workflows" / "pixel_similarity.ipynb", HERE / ARTICLE)
 _at_hand = {entry.name for entry, where in pipeline.list_datasets() if where != "to be downloaded"}
+os.environ["PIXSIM_DATA"] = "data"
 # without its data sets the notebook is shown with the outputs that it holds, which a test compares
 nb_execution_excludepatterns = [] if {"mnist", "fashion-mnist"} <= _at_hand else [ARTICLE]
 

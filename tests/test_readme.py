@@ -152,11 +152,12 @@ def test_a_page_can_be_followed_word_by_word(page, tmp_path, monkeypatch):
     """Run the blocks below `% run` in a fresh folder, with the files below `% write NAME`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIXSIM_DATA")
+    names: dict[str, object] = {}
     for act, language, text in blocks(page):
         if act.startswith("write "):
             Path(act.removeprefix("write ")).write_text(text)
         elif act and language == "python":
-            exec(text, {})
+            exec(text, names)
         elif act:
             for line in text.splitlines():
                 follow(line)
