@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.exact import Arithmetic, Int64Array
+from pipeline.core.exact import Arithmetic, Float64Array, Int64Array
 
 Pixels = npt.NDArray[Any]
 """[sample, pixel]; uint8 or uint16, C-contiguous."""
@@ -102,6 +103,56 @@ class SquaredNorms(Protocol):
     """Return `sum x*x` of every image, [sample] int64."""
 
     def __call__(self, images: Pixels) -> Int64Array: ...
+
+
+class Distances(Protocol):
+    """Measure images by several metrics and divide, in one read of them; or return False.
+
+    The same bits as `exact.finish_l1` and `exact.finish_l2` make of what the kernels above count.
+
+    Parameters
+    ----------
+    images, prototypes
+        As for the kernels above; `(n*F)**2 * D < 2**63` for l2.
+    scales
+        For `l1`, `l2` or both: [class] float64, what the numerators of a class are divided by.
+    into
+        For the same ones: [sample, class] float64, where distances are written, NaN for a scale
+        that is NaN.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        prototypes: Prepared,
+        scales: Mapping[str, Float64Array],
+        into: Mapping[str, Float64Array],
+    ) -> bool: ...
+
+
+class NearestPrototype(Protocol):
+    """Find the nearest prototype of each image, by one metric, and nothing else; or return False.
+
+    Parameters
+    ----------
+    images, prototypes, metric
+        As for `Distances`.
+    scale
+        [class] float64; as for `Distances`.
+    positions, distances
+        [sample] int64 and float64; the position of the nearest, of equally near ones the first, and
+        how far it is; -1 and NaN where there is none.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        prototypes: Prepared,
+        metric: str,
+        scale: Float64Array,
+        positions: Int64Array,
+        distances: Float64Array,
+    ) -> bool: ...
 
 
 class PrepareSearch(Protocol):
@@ -194,6 +245,8 @@ class Kernels:
     prepare_search: PrepareSearch
     nearest: Nearest
     within: Within
+    distances: Distances
+    nearest_prototype: NearestPrototype
 
 
 def has_cuda_driver() -> bool:
@@ -251,12 +304,20 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         partial(on_torch.prepare_search, device=name),
         on_torch.nearest,
         on_torch.within,
+        _count_only,
+        _count_only,
     )
+
+
+def _count_only(*_: Any, **__: Any) -> bool:
+    """Leave the division to the host."""
+    return False
 
 
 def _load_cpu(threads: int) -> Kernels:
     sums = importlib.import_module("pipeline.kernels.cpu_sums")
     cpu = importlib.import_module("pipeline.kernels.cpu_distances")
+    predictions = importlib.import_module("pipeline.kernels.cpu_predictions")
     data = importlib.import_module("pipeline.kernels.search_data")
     search = importlib.import_module("pipeline.kernels.cpu_nearest")
     return Kernels(
@@ -271,4 +332,6 @@ def _load_cpu(threads: int) -> Kernels:
         data.prepare_search,
         search.nearest,
         search.within,
+        cpu.distances,
+        predictions.nearest_prototype,
     )

@@ -32,6 +32,8 @@ from pipeline.core.exact import (
     finish_l2,
     largest_pixel,
     prototype_norms,
+    scale_of,
+    squares_fit,
     sum_squares,
 )
 from pipeline.core.schema import (
@@ -161,10 +163,15 @@ def distances_block(
     classes = len(reference.denominators)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
+    scales = _scales(reference, metrics) if own is None else {}
     row = max(8 * classes, 1)
     step = max(_BLOCK_BYTES // row, min(_FEW_IMAGES, 4 * _BLOCK_BYTES // row), 4)
 
     def measure(first: int, last: int) -> None:
+        into = {name: result[metrics.index(name), first:last] for name in scales}
+        use = backends.load(reference.device)
+        if into and use.distances(flat[first:last], reference.prepared, scales, into):
+            return
         for start in range(first, last, step):
             part = slice(start, min(start + step, last))
             for index, metric in enumerate(metrics):
@@ -173,6 +180,59 @@ def distances_block(
 
     in_ranges(threads, len(images), measure)
     return result
+
+
+def nearest_block(
+    images: npt.NDArray[Any], reference: Reference, metric: str, threads: int = 1
+) -> tuple[Int64Array, Float64Array]:
+    """Find the nearest prototype of each image of a block where nothing else is asked for.
+
+    Several times as fast as measuring all, since a bound leaves out most prototypes.
+
+    Parameters
+    ----------
+    images, reference, threads
+        As for `distances_block`.
+    metric
+        `l1` or `l2`.
+
+    Returns
+    -------
+    The position of the nearest class, of equally near ones the first, and its distance, [sample]
+    each: the least of what `distances_block` returns. -1 and NaN where no class has images.
+    """
+    positions, nearest = np.full(len(images), -1), np.full(len(images), np.nan)
+    flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
+    scales, use = _scales(reference, (metric,)), backends.load(reference.device)
+
+    def find(first: int, last: int) -> None:
+        part = slice(first, last)
+        if scales and use.nearest_prototype(
+            flat[part], reference.prepared, metric, scales[metric], positions[part], nearest[part]
+        ):
+            return
+        step = max(1, _BLOCK_BYTES // max(8 * len(reference.denominators), 1))
+        for start in range(first, last, step):
+            some = slice(start, min(start + step, last))
+            distance = np.nan_to_num(
+                distances_block(flat[some], reference, (metric,))[0], nan=np.inf
+            )
+            at = distance.argmin(axis=1)
+            least = distance[np.arange(len(at)), at]
+            positions[some] = np.where(np.isfinite(least), at, -1)
+            nearest[some] = np.where(np.isfinite(least), least, np.nan)
+
+    if len(reference.denominators):
+        in_ranges(threads, len(images), find)
+    return positions, nearest
+
+
+def _scales(reference: Reference, metrics: Sequence[str]) -> dict[str, Float64Array]:
+    """Return what sums are divided by, where a kernel can do it: nothing is beyond 2**63."""
+    n, pixels = reference.denominators, reference.pixels
+    if "l2" in metrics and not squares_fit(n, pixels, largest_pixel(reference.dtype)):
+        return {}
+    return {metric: scale_of(metric, n, pixels, reference.full_scale) for metric in metrics}
 
 
 def _measure(
