@@ -9,8 +9,7 @@ it has those, and elsewhere of vectors that LLVM lowers as well as it can.
 With K digits a pair of 64 pixels and a prototype takes 4 + K instructions by l1 and 1 + K by l2. On
 Zen 4, which multiplies one vector of 64 bytes a cycle (0.28 ns), l2 takes 0.90 ns at two digits, 93
 % of that limit; l1 and l2 take 2.09 ns where the 5 products and `psadbw` would be 1.67: 80 %. What
-did not pay: `vpsubusb` and `vpminub` for the comparison, `psadbw` replaced by products, two or
-three images at once.
+did not pay: `vpsubusb` and `vpminub` to compare, products for `psadbw`, two or three images.
 
 A call may take `TILE` pixels: with bytes x <= 255 and digits |d| <= 128 every lane, and the sum of
 all lanes, stays below 255 * 128 * 2**16 < 2**31.
@@ -29,9 +28,7 @@ from numba.extending import intrinsic
 
 WIDTH = 64
 """Pixels that one step takes; rows are padded to a multiple of it."""
-
-ROWS = 4
-TILE = 2**16
+ROWS, TILE = 4, 2**16
 
 L1, L2, BOTH = 1, 2, 3
 """What `measure` adds up."""
@@ -257,8 +254,8 @@ def measure(  # type: ignore[no-untyped-def]
     shape
         As `shape_of` returns: how many images, prototypes and digits; `L1`, `L2` or `BOTH`.
     more, out
-        Whether to add to it; int64: for each prototype, and for each image: by l1 `sum |x - m|`, then for each digit
-        `sum d_k where x > m`; by l2 `sum x * (m - 128)`, then for each digit `sum x * d_k`.
+        Whether to add to it; int64: for each prototype, and for each image: by l1 `sum |x - m|`,
+        then `sum d_k where x > m`; by l2 `sum x * (m - 128)`, then `sum x * d_k`.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -336,15 +333,15 @@ def finish(  # type: ignore[no-untyped-def]
 ):
     """Make distances of what `measure` counted of `ROWS` images and one prototype.
 
-    The bits of `exact.finish_l1` and `exact.finish_l2`: integers to float64, one division, one
-    root.
+    The bits of `exact.finish_l1` and `exact.finish_l2`: the same operations in the same order.
 
     Parameters
     ----------
     sums, shape
         What `measure` wrote, and its shape.
     of_images, of_class
-        int64: `128 * sum x` of `ROWS` images, then `sum x*x`; n, `sum r` and `sum P*P` modulo 2**64, which must be below 2**63 with all images.
+        int64: `128 * sum x` of `ROWS` images, then `sum x*x`; n, `sum r`, and `sum P*P` modulo
+        2**64: what follows of it must be below 2**63.
     scales
         What l1 and l2 are divided by.
     where

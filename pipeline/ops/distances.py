@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError, ShapeError
 from pipeline.core.exact import (
     Float64Array,
@@ -58,6 +57,13 @@ from pipeline.ops.leave_one_out import (
     median_arrays,
 )
 from pipeline.ops.prototypes import full_scale_of, lazy_images
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 # Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
 _BLOCK_BYTES = 2**20

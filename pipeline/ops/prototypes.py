@@ -9,15 +9,15 @@ taken in the same pass give the standard deviation of every pixel. See `medians`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.arrays import Arrays
 from pipeline.core.classes import ClassSelection, select_classes
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import EmptyClassError, SchemaError
 from pipeline.core.exact import (
     Float64Array,
@@ -45,6 +45,13 @@ from pipeline.core.schema import (
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.reduction import add_up
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 PrototypeKind = Literal["mean", "median"]
 BlockFunction = Callable[..., npt.NDArray[Any]]
@@ -81,6 +88,10 @@ def flat_images(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
 
 
+D = TypeVar("D", "xr.Dataset", Arrays)
+"""What labels are put on: lazy arrays for a notebook, or those that a job has in memory."""
+
+
 def lazy_images(images: xr.Dataset) -> xr.Dataset:
     """Check a data set of images and bring it into chunks along `sample` alone."""
     for variable in (IMAGE, LABEL):
@@ -110,7 +121,7 @@ def class_names_of(images: xr.Dataset) -> list[str]:
         ) from None
 
 
-def full_scale_of(images: xr.Dataset) -> int:
+def full_scale_of(images: Any) -> int:
     """Return the pixel value that counts as 1: an attribute, else the largest of the type."""
     return int(images.attrs.get("full_scale", largest_pixel(images[IMAGE.name].dtype)))
 
@@ -215,7 +226,7 @@ def _call_block(
     return function(use, flat_images(images), positions, len(selection.codes), *extra)[None]
 
 
-def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr.Dataset:
+def label_sums(packed: Any, selection: ClassSelection, images: D) -> D:
     """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
 
     Parameters
@@ -227,11 +238,12 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     images
         The images that were summed; only their shape and attributes are looked at.
     """
-    image = images[IMAGE.name]
-    dims, shape = image.dims[1:], image.shape[1:]
+    image: Any = images[IMAGE.name]
+    dims: tuple[str, ...] = image.dims[1:]
+    shape: tuple[int, ...] = image.shape[1:]
     pixels = int(np.prod(shape))
     sizes = (len(selection.codes), *shape)
-    return xr.Dataset(
+    return type(images)(
         {
             PIXEL_SUM.name: (
                 (CLASS, *dims), packed[:, :pixels].reshape(sizes), PIXEL_SUM.attributes,
@@ -246,7 +258,7 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     )  # fmt: skip
 
 
-def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+def class_coordinates(selection: ClassSelection, images: Any) -> dict[str, Any]:
     """Return the coordinates of what is known of each class: names, codes, pixel positions."""
     image = images[IMAGE.name]
     codes = np.array(selection.codes, np.int32)
@@ -255,11 +267,11 @@ def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str
         CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
     }
     return coordinates | {
-        str(dim): image.coords[dim] for dim in image.dims[1:] if dim in image.coords
+        str(dim): images.coords[dim] for dim in image.dims[1:] if dim in images.coords
     }
 
 
-def class_attributes(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+def class_attributes(selection: ClassSelection, images: Any) -> dict[str, Any]:
     """Return the attributes that tell what prototypes were made from."""
     return {
         "class_names": list(selection.all_names),
@@ -287,12 +299,10 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     pick(sums, PIXEL_SUM)
     pick(sums, PIXEL_SQUARE_SUM)
     pick(sums, COUNT)
-    return label_prototypes(sums, sums[PIXEL_SUM.name], sums[COUNT.name], "mean")
+    return label_prototypes(sums, sums[PIXEL_SUM.name].data, sums[COUNT.name].data, "mean")
 
 
-def label_prototypes(
-    sums: xr.Dataset, numerator: Any, denominator: Any, kind: PrototypeKind
-) -> xr.Dataset:
+def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeKind) -> D:
     """Label the exact fractions behind prototypes as `prototypes` returns them.
 
     Parameters
@@ -300,15 +310,16 @@ def label_prototypes(
     sums
         As `class_sums` returns.
     numerator, denominator
-        (class_name, y, x[, channel]) and (class_name).
+        (class_name, y, x[, channel]) and (class_name); NumPy's arrays or dask's.
     kind
         What they are.
     """
-    dims, count = numerator.dims, sums[COUNT.name]
+    like: Any = sums[PIXEL_SUM.name]
+    dims, count = like.dims, sums[COUNT.name]
     largest = largest_pixel(sums.attrs["pixel_dtype"])
-    fraction = numerator.data, denominator.data
+    fraction = numerator, denominator
     moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
-    return xr.Dataset(
+    return type(sums)(
         {
             NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
             DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
@@ -329,7 +340,7 @@ def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
 
 def _on_blocks(function: Any, *arrays: Any, **settings: Any) -> Any:
     """Call a function on arrays, [class, ...] or [class], now or, of lazy arrays, later."""
-    if not any(isinstance(array, da.Array) for array in arrays):
+    if all(isinstance(array, np.ndarray) for array in arrays):  # asks for no dask
         return function(*arrays, **settings)
     letters = [item for array in arrays for item in (array, "cyxk"[: array.ndim])]
     axes = "cyxk"[: arrays[0].ndim]
