@@ -29,10 +29,8 @@ from numba.extending import intrinsic
 WIDTH = 64
 """Pixels that one step takes; rows are padded to a multiple of it."""
 ROWS, TILE = 4, 2**16
-
 L1, L2, BOTH = 1, 2, 3
 """What `measure` adds up."""
-
 Shape = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 _BYTE, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

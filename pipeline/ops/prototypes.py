@@ -106,8 +106,12 @@ def lazy_images(images: xr.Dataset) -> xr.Dataset:
             f"'{IMAGE.name}' has shape {images[IMAGE.name].shape}, expected images of one pixel at "
             "least"
         )
+    image, label = images[IMAGE.name].chunks, images[LABEL.name].chunks
+    chosen = images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name)
+    if image is not None and label == image[:1] and all(len(sizes) == 1 for sizes in image[1:]):
+        return chosen  # as stores are opened; to bring it there costs more than all that follows
     pixels = {dim: -1 for dim in images[IMAGE.name].dims if dim != SAMPLE}
-    return images[[IMAGE.name, LABEL.name]].set_coords(LABEL.name).chunk(pixels).unify_chunks()
+    return chosen.chunk(pixels).unify_chunks()
 
 
 def class_names_of(images: xr.Dataset) -> list[str]:
