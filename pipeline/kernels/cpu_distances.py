@@ -179,9 +179,6 @@ class _Counted(NamedTuple):
     rests: Int64Array
 
 
-_NOT_COUNTED = _Counted(_NONE, _NONE, _NONE)
-
-
 @njit(nogil=True, cache=True)
 def weigh(sums: Int64Array, first: int, digits: int, row: int) -> Any:
     """Put the sums over digits together: the sum of those of digit k, times 256**k."""
@@ -213,7 +210,7 @@ def _write(
 def _count_in_digits(
     images: npt.NDArray[np.uint8], prototypes: tuple[npt.NDArray[np.uint8], Int64Array],
     scales: Float64Array, shape: vectors.Shape, padded: npt.NDArray[np.uint8],
-    out: _Counted, floats: tuple[Float64Array, Float64Array],
+    out: Any, floats: tuple[Float64Array, Float64Array],
 ) -> None:  # fmt: skip
     """Count a block of images at a time, a tile of pixels at a time; divide where all is counted.
 
@@ -250,13 +247,11 @@ def _count_in_digits(
                 for row in range(0, last - first, rows):
                     kept, both = sums[position if several else row // rows], of_images[row // rows]
                     at, count = (first + row, position), min(rows, last - first - row)
-                    if len(floats[0]) + len(floats[1]) == 0:
-                        _write(kept, both, of_class, shape, count, out, at)
+                    if out is None:  # known when it is compiled, which then takes less
+                        where = count, at[0] * classes + position, classes
+                        vectors.finish(kept, both, of_class, scale, shape, where, floats)
                     else:
-                        vectors.finish(
-                            kept, both, of_class, scale, shape,
-                            (count, at[0] * classes + position, classes), floats,
-                        )  # fmt: skip
+                        _write(kept, both, of_class, shape, count, out, at)
 
 
 def make_padded(width: int) -> npt.NDArray[np.uint8]:
@@ -270,7 +265,7 @@ def _count(
     images: npt.NDArray[np.uint8],
     prototypes: Digits,
     metrics: int,
-    out: _Counted = _NOT_COUNTED,
+    out: _Counted | None = None,
     floats: tuple[Float64Array, Float64Array] = (_NOTHING, _NOTHING),
     scales: Float64Array | None = None,
 ) -> None:
