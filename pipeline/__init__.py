@@ -136,18 +136,18 @@ __all__ = sorted(_HOMES)
 
 # A process that is forked while another thread imports waits for that module for ever, since the
 # thread stays with its parent: so a fork waits until what is imported here is.
-_importing = threading.RLock()
+importing = threading.RLock()
 os.register_at_fork(
-    before=_importing.acquire,
-    after_in_parent=_importing.release,
-    after_in_child=_importing.release,
+    before=importing.acquire,
+    after_in_parent=importing.release,
+    after_in_child=importing.release,
 )
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _importing:
+    with importing:
         module = importlib.import_module(f"pipeline.{_HOMES.get(name) or _MODULES[name]}")
         if "xarray" in sys.modules:
             importlib.import_module("pipeline.accessor")

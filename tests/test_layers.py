@@ -39,7 +39,8 @@ ONLY_IN = {
     "torchvision": {"sources.torchvision", "sources.torchvision_sets"},
     "numba": {
         "kernels.cpu_nearest", "kernels.cpu_sums", "kernels.cpu_distances",
-        "kernels.search_vectors", "kernels.sketches", "kernels.vectors",
+        "kernels.cpu_predictions", "kernels.cpu_differences", "kernels.search_vectors",
+        "kernels.sketches", "kernels.vectors",
     },
     "llvmlite": {"kernels.search_vectors", "kernels.vectors"},
     "numcodecs": {"storage.shards"},

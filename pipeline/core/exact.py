@@ -232,6 +232,24 @@ def _whole_number(low: npt.NDArray[np.uint64], estimate: Float64Array) -> Float6
     return high + (low & np.uint64(2**32 - 1)).astype(np.float64)
 
 
+def scale_of(metric: str, denominators: Int64Array, pixels: int, full_scale: int) -> Float64Array:
+    """Return what the sums of each class are divided by, [class]; NaN for one without images.
+
+    Parameters as for `finish_l1`.
+    """
+    power = 1 if metric == "l1" else 2
+    counts = denominators.tolist()
+    scale = np.array([float(n**power * pixels * full_scale**power) for n in counts], np.float64)
+    scale[scale == 0] = np.nan
+    return scale
+
+
+def squares_fit(denominators: Int64Array, pixels: int, largest: int) -> bool:
+    """Tell whether `sum (n*x - P)**2` of every class stays below 2**63."""
+    n = max(int(denominators.max(initial=0)), 1)
+    return n**2 * largest**2 * pixels < INT64_LIMIT
+
+
 def finish_l1(
     numerators: Int64Array, denominators: Int64Array, pixels: int, full_scale: int
 ) -> Float64Array:
@@ -254,9 +272,7 @@ def finish_l1(
 
     Without the first axis, numbers and their own denominators: [sample] each.
     """
-    scale = np.array([n * pixels * full_scale for n in denominators.tolist()], np.float64)
-    scale[scale == 0] = np.nan
-    return numerators.astype(np.float64) / scale
+    return numerators.astype(np.float64) / scale_of("l1", denominators, pixels, full_scale)
 
 
 def sum_squares(
@@ -293,7 +309,7 @@ def sum_squares(
     low = doubled.view(np.uint64) * np.array([_uint64(n * n) for n in counts])
     low -= products[1].view(np.uint64) * np.array([_uint64(2 * n) for n in counts])
     low += np.array([_uint64(norm) for norm in norms])
-    if max(counts, default=1) ** 2 * largest**2 * pixels < INT64_LIMIT:
+    if squares_fit(denominators, pixels, largest):
         return np.asarray(low.view(np.int64).astype(np.float64))
     n = np.array(counts, np.float64)
     estimate = n * n * doubled - 2 * n * products[1] + np.array(norms, np.float64)
@@ -316,8 +332,7 @@ def finish_l2(
     -------
     As `finish_l1`; the root of the mean squared difference in units of full scale, 0 to 1.
     """
-    scale = [float(n * n * pixels * full_scale**2) for n in denominators.tolist()]
-    quotients = totals / np.where(denominators > 0, scale, np.nan)
+    quotients = totals / scale_of("l2", denominators, pixels, full_scale)
     return np.asarray(np.sqrt(quotients, out=quotients))
 
 

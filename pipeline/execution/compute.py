@@ -8,16 +8,15 @@ Dask's performance report says what the workers did and when, as a page of HTML.
 from __future__ import annotations
 
 import importlib
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import dask
-from dask.utils import format_bytes
 
 from pipeline.core.errors import (
     ClusterError,
@@ -25,6 +24,7 @@ from pipeline.core.errors import (
     JobInterruptedError,
     MemoryLimitError,
     PixsimError,
+    format_bytes,
 )
 from pipeline.execution import signals
 from pipeline.execution.memory import machine_memory
@@ -65,18 +65,30 @@ def one_task(travels: bool) -> Iterator[None]:
         raise
 
 
-def compute_here(collection: Any, workers: int, grace: float) -> Any:
-    """Compute in threads of this process, and wait for those that run where one fails."""
+def each_here(
+    function: Callable[[int], Any], count: int, workers: int, grace: float
+) -> Iterator[Any]:
+    """Yield what a function returns for each number below `count`, as it is done, in threads here.
+
+    Where one fails those that run are waited for, and no more are begun. Dask's own scheduler takes
+    a second to import, and its graph of each call costs more than a small partition.
+    """
     with signals.computing(grace):
+        pool = ThreadPoolExecutor(workers, "pixsim-task")
+        numbers = iter(range(count))
+        waiting = {pool.submit(function, number) for number in itertools.islice(numbers, workers)}
         try:
-            # not optimised: there is nothing to gain, and lanes must not be fused into one task
-            (result,) = dask.compute(
-                collection, scheduler="threads", num_workers=workers, optimize_graph=False
-            )
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                more = itertools.islice(numbers, len(done))
+                waiting |= {pool.submit(function, number) for number in more}
         except (Exception, signals.Stopped):
             signals.wait_for_tasks(grace)
             raise
-    return result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def compute_there(client: Any, collection: Any, grace: float) -> Any:

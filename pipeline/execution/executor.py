@@ -15,20 +15,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.exact import Int64Array
 from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
 from pipeline.execution.compute import (
     PREFIX,
-    compute_here,
     compute_there,
+    each_here,
     one_task,
     profiled,
     refuse_profile,
@@ -46,6 +46,11 @@ from pipeline.execution.workers import (
 )
 from pipeline.ops.reduction import add_up
 
+if TYPE_CHECKING:
+    import dask.array as da
+else:
+    da = deferred("dask.array")
+
 PartitionFunction = Callable[..., Any]
 
 
@@ -60,10 +65,18 @@ class _Task:
     count: int
     topic: str
 
+    def run(self, number: int) -> Any:
+        """Do one, and say what it returned."""
+        with one_task(travels=self.topic not in _listeners):
+            return self.function(number, partial(_tell, self.topic))
+
+    def numbered(self, number: int) -> tuple[int, Any]:
+        """Do one, and return its number too."""
+        return number, self.run(number)
+
     def __call__(self, block_id: tuple[int, ...]) -> npt.NDArray[Any]:
         # dask begins with the last blocks; sources that are streams are read from the front
-        with one_task(travels=self.topic not in _listeners):
-            result = self.function(self.count - 1 - block_id[0], partial(_tell, self.topic))
+        result = self.run(self.count - 1 - block_id[0])
         if isinstance(result, np.ndarray):
             return result
         boxed = np.empty(1, object)
@@ -106,14 +119,23 @@ def _blocks(task: _Task, shape: tuple[int, ...] | None = None) -> da.Array:
 
 @dataclass(frozen=True)
 class OpenCluster:
-    """A cluster that is open: `compute` takes a dask collection and returns its value.
+    """A cluster that is open.
 
-    `client` is dask's; None where threads of this process do the work.
+    Attributes
+    ----------
+    description, workers
+        What it is, for people, and what it offers.
+    each
+        Calls a function for each number below a count, in threads of this process; yields what it
+        returns as it is done.
+    compute
+        Takes a dask collection and returns its value, where there is a `client` of dask's.
     """
 
     description: str
-    compute: Callable[[Any], Any]
     workers: Workers
+    each: Callable[[Callable[[int], Any], int], Iterator[Any]] | None = None
+    compute: Callable[[Any], Any] | None = None
     client: Any = None
 
 
@@ -167,11 +189,27 @@ class Executor:
         with self._listening(phase) as topic:
             if tasks.saves:
                 self._map(_Task(tasks.save, kept.batches, topic))
-            blocks = _blocks(_Task(tasks.add, tasks.shares, topic), kept.shape)
+            task, opened = _Task(tasks.add, tasks.shares, topic), self.opened
+            if opened.compute is None:
+                return self._add_here(task)
             # delayed, since dask copies an array of one block before it hands it over
-            lazy = add_up(blocks).to_delayed(optimize_graph=False).item()
-            total: Int64Array = self.opened.compute(lazy)
+            lazy = add_up(_blocks(task, kept.shape)).to_delayed(optimize_graph=False).item()
+            total: Int64Array = opened.compute(lazy)
             return total
+
+    def _add_here(self, task: _Task) -> Int64Array:
+        """Add up in this thread what the others return, as it comes: the order does not matter."""
+        total: Int64Array | None = None
+        for (part,) in self._each(task.run, task.count):
+            total = part if total is None else np.add(total, part, out=total)
+        if total is None:
+            raise ValueError("nothing to add up, expected one task at least")
+        return total
+
+    def _each(self, function: Callable[[int], Any], count: int) -> Iterator[Any]:
+        if self.opened.each is None:
+            raise ValueError("a cluster without threads of this process")
+        return self.opened.each(function, count)
 
     def peak_memory(self) -> int | None:
         """Return the most bytes that a process that runs tasks has held, where it can be asked."""
@@ -187,8 +225,24 @@ class Executor:
         except Exception:  # a cluster that goes away now has done its work
             return []
 
+    def compute(self, collection: Any) -> Any:
+        """Return the value of a dask collection."""
+        opened = self.opened
+        if opened.compute is not None:
+            return opened.compute(collection)
+        (result,) = self._each(
+            lambda _: collection.compute(
+                scheduler="threads", num_workers=opened.workers.tasks, optimize_graph=False
+            ),
+            1,
+        )
+        return result
+
     def _map(self, task: _Task) -> list[Any]:
-        return list(self.opened.compute(_blocks(task)))[::-1]
+        if self.opened.compute is not None:
+            return list(self.opened.compute(_blocks(task)))[::-1]
+        results = dict(self._each(task.numbered, task.count))
+        return [results[number] for number in range(task.count)]
 
     @contextmanager
     def _listening(self, phase: Phase) -> Iterator[str]:
@@ -274,8 +328,8 @@ def _opened(
     elif chosen.kind == "threads":
         workers = local_workers(chosen)
         count = workers.tasks
-        compute = partial(compute_here, workers=count, grace=chosen.grace)
-        yield OpenCluster(f"{count} thread{'' if count == 1 else 's'}", compute, workers)
+        each = partial(each_here, workers=count, grace=chosen.grace)
+        yield OpenCluster(f"{count} thread{'' if count == 1 else 's'}", workers, each)
     else:
         with open_client(chosen, listener) as (opened, workers):
             link = dashboard_link(opened, chosen)
@@ -291,7 +345,7 @@ def _on_workers(client: Any, workers: Workers, settings: ClusterSettings) -> Ope
     count = workers.processes
     return OpenCluster(
         f"{count} dask worker{'' if count == 1 else 's'} on {where}",
-        partial(compute_there, client, grace=settings.grace),
         workers,
-        client,
+        compute=partial(compute_there, client, grace=settings.grace),
+        client=client,
     )

@@ -52,7 +52,8 @@ def prototype_ranks(
         return ranks
     device, metric = plan.settings.device, plan.settings.metric
     sums = [class_sums(open_images(plan.images, split), device=device) for split in plan.splits]
-    total = executor.opened.compute(reduce(lambda a, b: a + b, (s[_SUMMED] for s in sums)))
+    lazy = reduce(lambda a, b: a + b, (s[_SUMMED] for s in sums))
+    total = executor.compute(lazy)
     counts = total[COUNT.name].values
     there = np.flatnonzero(counts)
     reference = make_reference(

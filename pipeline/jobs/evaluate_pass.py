@@ -205,7 +205,7 @@ def load_reference(output: Path, digest: str, device: str, leaves_out: bool = Fa
 
     `leaves_out` says whether images are measured without themselves.
     """
-    fractions = run_files.read_fractions(output / run_files.PROTOTYPES, digest)
+    fractions = run_files.read_fractions(output / run_files.PROTOTYPES)
     if prototypes_digest(fractions) != digest:
         raise DamagedError(
             f"{output / run_files.PROTOTYPES}: was changed after it was written; remove "

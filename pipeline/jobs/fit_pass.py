@@ -22,21 +22,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
+from pipeline.core.arrays import Arrays
 from pipeline.core.classes import ClassSelection
 from pipeline.core.digests import array_digest, json_digest
 from pipeline.core.exact import Int64Array
 from pipeline.core.host_memory import allocated_by
 from pipeline.core.partitions import PartitionTable
-from pipeline.core.schema import IMAGE
+from pipeline.core.schema import COUNT, IMAGE, PIXEL_SUM
 from pipeline.execution.checkpoints import ALL, Checkpoints, batch_size, saved_batches
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Phase, Reporter
 from pipeline.jobs.plan import JobPlan
 from pipeline.kernels import backends
 from pipeline.ops.medians import BINS, first_bytes, label_medians, median_images, select_bytes
-from pipeline.ops.prototypes import flat_images, label_sums, prototypes
+from pipeline.ops.prototypes import flat_images, label_prototypes, label_sums
 from pipeline.storage import claims, image_store, store_array, zarr_arrays
 from pipeline.storage.folders import remove_tree
 from pipeline.storage.image_content import read_checked
@@ -118,7 +118,7 @@ def _read_high(path: Path) -> npt.NDArray[np.uint8]:
     return values
 
 
-def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
+def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> Arrays:
     """Make the prototypes of a job, in memory."""
     partitions, passes = len(plan.fit), len(plan.tiles) * plan.passes
     size = passes * _read_bytes(plan)
@@ -130,7 +130,8 @@ def fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> xr.Dataset:
     sums, medians = zip(*parts, strict=True)
     labelled = label_sums(_join(plan, sums), plan.selection, _like(plan))
     if not plan.counts_values:
-        return prototypes(labelled)
+        counts = labelled[COUNT.name].data
+        return label_prototypes(labelled, labelled[PIXEL_SUM.name].data, counts, "mean")
     return label_medians(labelled, np.concatenate(medians, axis=2))
 
 
@@ -269,13 +270,13 @@ def forget(plan: JobPlan) -> None:
     remove_tree(plan.work / SUMS)
 
 
-def _like(plan: JobPlan) -> xr.Dataset:
+def _like(plan: JobPlan) -> Arrays:
     """Return an empty data set of images, for what it says of their shape."""
     dims = image_store.pixel_dims(plan.shape)
     coordinates = {
         dim: np.arange(n, dtype=np.int32) for dim, n in zip(dims, plan.shape, strict=True)
     }
-    return xr.Dataset(
+    return Arrays(
         {IMAGE.name: ((IMAGE.dims[0], *dims), np.empty((0, *plan.shape), plan.dtype))},
         coordinates,
         {"full_scale": plan.full_scale},

@@ -240,7 +240,7 @@ def _kept_prototypes(path: Path, record: Path) -> str | None:
     """Return the digest of an earlier try's prototypes where they are whole."""
     try:
         digest = str(read_json(record)["digest"])
-        current = prototypes_digest(run_files.open_prototypes(path, digest))
+        current = prototypes_digest(run_files.read_fractions(path))
     except RemoteError:
         raise
     except (OSError, ValueError, KeyError):
@@ -310,7 +310,7 @@ def _finish(
         votes.digest.result(header) if votes else None,
     )
     write_json(plan.output / METRICS_FILE, figures, indent=None)
-    highlighted = highlights.result() | {"prototypes": _closest(plan, executor, fitted)}
+    highlighted = highlights.result() | {"prototypes": _closest(plan, executor)}
     write_json(plan.output / HIGHLIGHTS_FILE, highlighted, indent=None)
     written: dict[str, Any] = {"partitions": parts}
     if votes is not None:
@@ -372,9 +372,9 @@ def _write_report(plan: JobPlan, content: dict[str, Any], reporter: Reporter) ->
         reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
 
 
-def _closest(plan: JobPlan, executor: Executor, fitted: str) -> dict[str, Any]:
+def _closest(plan: JobPlan, executor: Executor) -> dict[str, Any]:
     """Compare the prototypes that were written with each other."""
-    written = run_files.read_fractions(plan.output / run_files.PROTOTYPES, fitted)
+    written = run_files.read_fractions(plan.output / run_files.PROTOTYPES)
     fraction = written[NUMERATOR.name].values, written[DENOMINATOR.name].values
     threads = executor.layout.cores if not executor.layout.processes else 1
     return closest_classes(*fraction, plan.full_scale, plan.settings.metrics, threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError, one_line
-from pipeline.core.exact import Arithmetic, Int64Array
+from pipeline.core.exact import Arithmetic, Float64Array, Int64Array
 
 Pixels = npt.NDArray[Any]
 """[sample, pixel]; uint8 or uint16, C-contiguous."""
@@ -124,6 +125,56 @@ class Empty(Protocol):
     """Return an array, not filled, in memory from which the device copies without a detour."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]: ...
+
+
+class Distances(Protocol):
+    """Measure images by several metrics and divide, in one read of them; or return False.
+
+    The same bits as `exact.finish_l1` and `exact.finish_l2` make of what the kernels above count.
+
+    Parameters
+    ----------
+    images, prototypes
+        As for the kernels above; `(n*F)**2 * D < 2**63` for l2.
+    scales
+        For `l1`, `l2` or both: [class] float64, what the numerators of a class are divided by.
+    into
+        For the same ones: [sample, class] float64, where distances are written, NaN for a scale
+        that is NaN.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        prototypes: Prepared,
+        scales: Mapping[str, Float64Array],
+        into: Mapping[str, Float64Array],
+    ) -> bool: ...
+
+
+class NearestPrototype(Protocol):
+    """Find the nearest prototype of each image, by one metric, and nothing else; or return False.
+
+    Parameters
+    ----------
+    images, prototypes, metric
+        As for `Distances`.
+    scale
+        [class] float64; as for `Distances`.
+    positions, distances
+        [sample] int64 and float64; the position of the nearest, of equally near ones the first, and
+        how far it is; -1 and NaN where there is none.
+    """
+
+    def __call__(
+        self,
+        images: Pixels,
+        prototypes: Prepared,
+        metric: str,
+        scale: Float64Array,
+        positions: Int64Array,
+        distances: Float64Array,
+    ) -> bool: ...
 
 
 class PrepareSearch(Protocol):
@@ -233,6 +284,8 @@ class Kernels:
     nearest: Nearest
     within: Within
     empty: Empty
+    distances: Distances
+    nearest_prototype: NearestPrototype
 
 
 def has_cuda_driver() -> bool:
@@ -339,6 +392,8 @@ def _load_torch(name: str, reason: str) -> Kernels:
         on_torch.nearest,
         on_torch.within,
         partial(transfers.empty, device=name),
+        _count_only,
+        _count_only,
     )
 
 
@@ -366,12 +421,20 @@ def _load_triton(name: str) -> Kernels:
         search.nearest,
         search.within,
         partial(transfers.empty, device=name),
+        _count_only,
+        _count_only,
     )
+
+
+def _count_only(*_: Any, **__: Any) -> bool:
+    """Leave the division to the host."""
+    return False
 
 
 def _load_cpu(threads: int) -> Kernels:
     sums = importlib.import_module("pipeline.kernels.cpu_sums")
     cpu = importlib.import_module("pipeline.kernels.cpu_distances")
+    predictions = importlib.import_module("pipeline.kernels.cpu_predictions")
     data = importlib.import_module("pipeline.kernels.search_data")
     search = importlib.import_module("pipeline.kernels.cpu_nearest")
     return Kernels(
@@ -391,4 +454,6 @@ def _load_cpu(threads: int) -> Kernels:
         search.nearest,
         search.within,
         np.empty,
+        cpu.distances,
+        predictions.nearest_prototype,
     )

@@ -2,15 +2,17 @@
 
 Two instructions carry 64 pixels each: the sum of absolute differences of unsigned bytes
 (`psadbw`) and the dot product of unsigned with signed bytes into 32-bit lanes (`vpdpbusd`).
-LLVM recognises neither in a loop that numba wrote (it took 4.3 ms and 5.2 ms for what takes
-2.0 ms and 1.6 ms here: 10,000 images of 784 pixels, 10 prototypes, one thread), so the loops are
-built of them by name where the processor has them, of AVX2's `psadbw` and `pmaddwd` where it has
-those, and elsewhere of vectors that LLVM lowers as well as it can. numba's cache keeps what was
-compiled apart by processor.
+LLVM recognises neither in a loop that numba wrote (which took more than twice as long), so the
+loops are built of them by name where the processor has them, of AVX2's `psadbw` and `pmaddwd` where
+it has those, and elsewhere of vectors that LLVM lowers as well as it can.
 
-A step takes `ROWS` images at once, so that a prototype is loaded once for all of them. It may run
-over `TILE` pixels: with bytes x <= 255 and digits |d| <= 128 every lane, and the sum of all
-lanes, stays below 255 * 128 * 2**16 < 2**31.
+With K digits a pair of 64 pixels and a prototype takes 4 + K instructions by l1 and 1 + K by l2. On
+Zen 4, which multiplies one vector of 64 bytes a cycle (0.28 ns), l2 takes 0.90 ns at two digits, 93
+% of that limit; l1 and l2 take 2.09 ns where the 5 products and `psadbw` would be 1.67: 80 %. What
+did not pay: `vpsubusb` and `vpminub` to compare, products for `psadbw`, two or three images.
+
+A call may take `TILE` pixels: with bytes x <= 255 and digits |d| <= 128 every lane, and the sum of
+all lanes, stays below 255 * 128 * 2**16 < 2**31.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from numba.extending import intrinsic
 
 WIDTH = 64
 """Pixels that one step takes; rows are padded to a multiple of it."""
-
-ROWS = 4
-TILE = 2**16
+ROWS, TILE = 4, 2**16
+L1, L2, BOTH = 1, 2, 3
+"""What `measure` adds up."""
+Shape = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 _BYTE, _INT32, _INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(_BYTE, WIDTH)
@@ -154,9 +157,50 @@ def load(builder: Builder, start: Value, offset: Value) -> Value:
     return builder.load(address, align=1)
 
 
-def _total(builder: Builder, lanes: Value) -> Value:
-    total = call(builder, "llvm.vector.reduce.add.v16i32", _INT32, [lanes])
-    return builder.sext(total, _INT64)
+def _halves(size: int, kept: int) -> tuple[list[int], list[int]]:
+    """Return which elements of two vectors are the low, and the high, halves of each `kept`.
+
+    They go side by side within 128 bits where they are that small, which takes one instruction.
+    """
+    half = kept // 2
+    starts = [[start + side for start in range(0, size, kept)] for side in (0, size)]
+    pairs = zip(*starts, strict=True) if kept <= 4 else [starts[0], starts[1]]
+    order = [start for pair in pairs for start in pair]
+    low, high = (
+        [start + shift + at for start in order for at in range(half)] for shift in (0, half)
+    )
+    return low, high
+
+
+def _totals(builder: Builder, lanes: Sequence[Value]) -> list[Value]:
+    """Add up the lanes of each vector: vectors of 16 sums, in the order of the vectors.
+
+    Two by two the halves of vectors are added to each other, so that none is added up by itself:
+    three instructions a vector, where adding up the lanes of one takes nine.
+    """
+    size, sums = _LANES.count, []
+    for start in range(0, len(lanes), size):
+        level = list(lanes[start : start + size])
+        names = [[start + at] for at in range(len(level))]
+        kept = size
+        while kept > 1:
+            if len(level) % 2:
+                level.append(_ZERO)
+                names.append([-1] * len(names[0]))
+            low, high = (ir.Constant(_LANES, index) for index in _halves(size, kept))
+            level = [
+                builder.add(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high))
+                for a, b in zip(level[::2], level[1::2], strict=True)
+            ]
+            names = [
+                [name for pair in zip(a, b, strict=True) for name in pair] if kept <= 4 else a + b
+                for a, b in zip(names[::2], names[1::2], strict=True)
+            ]
+            kept //= 2
+        # of an odd number of vectors some sums are of nothing
+        at = [names[0].index(start + n) if start + n in names[0] else 0 for n in range(size)]
+        sums.append(builder.shuffle_vector(level[0], _ZERO, ir.Constant(_LANES, at)))
+    return sums
 
 
 def _each(builder: Builder, count: int, stride: Value, offset: Value) -> list[Value]:
@@ -168,81 +212,188 @@ def _add_to(builder: Builder, target: Value, function: Any, a: Value, b: Value) 
     builder.store(function(builder, builder.load(target), a, b), target)
 
 
-def _sweep(context: Any, builder: Builder, signature: Any, arguments: Any, step: Any) -> Value:
-    """Run `step(use, pixels, planes, sums)` for each row at each step, and store the totals.
+def _add_l1(use: _Instructions, builder: Builder, pixels: Value, planes: Any, sums: Any) -> None:
+    quotient, *digits = planes
+    _add_to(builder, sums[0], use.differences, pixels, quotient)
+    if not digits:
+        return
+    above = builder.zext(builder.icmp_unsigned(">", pixels, quotient), _BYTES)
+    for lanes, digit in zip(sums[1:], digits, strict=True):
+        _add_to(builder, lanes, use.products, above, digit)
 
-    `sums` are the addresses of the row's lanes, one for each plane; LLVM keeps them in registers.
-    """
-    images, stride, planes, plane_stride, steps, _, out = arguments
-    kinds, count = signature.args, 1 + signature.args[5].count
-    use = _instructions(context)
-    image = pointer(context, builder, kinds[0], images)
-    plane = pointer(context, builder, kinds[2], planes)
-    sums = [[cgutils.alloca_once(builder, _LANES) for _ in range(count)] for _ in range(ROWS)]
-    for lanes in (lanes for row in sums for lanes in row):
-        builder.store(_ZERO, lanes)
-    with cgutils.for_range(builder, steps, intp=_INT64) as loop:
-        offset = builder.mul(loop.index, _INT64(WIDTH))
-        loaded = [load(builder, plane, at) for at in _each(builder, count, plane_stride, offset)]
-        for row, at in zip(sums, _each(builder, ROWS, stride, offset), strict=True):
-            step(use, load(builder, image, at), loaded, row)
-    results = context.make_array(kinds[6])(context, builder, out).data
-    for number, lanes in enumerate(lanes for row in sums for lanes in row):
-        total = _total(builder, builder.load(lanes))
-        builder.store(total, builder.gep(results, [_INT64(number)]))
-    return context.get_dummy_value()
+
+def _add_l2(use: _Instructions, builder: Builder, pixels: Value, planes: Any, sums: Any) -> None:
+    signed = [builder.xor(planes[0], _SIGN), *planes[1:]]
+    for lanes, digit in zip(sums, signed, strict=True):
+        _add_to(builder, lanes, use.products, pixels, digit)
+
+
+_ADDED = {L1: (_add_l1,), L2: (_add_l2,), BOTH: (_add_l1, _add_l2)}
+
+
+def shape_of(rows: int, prototypes: int, digits: int, metrics: int) -> Shape:
+    """Return what `measure` is compiled for, as tuples of these lengths."""
+    return (0,) * rows, (0,) * prototypes, (0,) * digits, (0,) * metrics
 
 
 @intrinsic
-def add_differences(  # type: ignore[no-untyped-def]
-    _context, images, stride, planes, plane_stride, steps, digits, out
+def measure(  # type: ignore[no-untyped-def]
+    _context, images, planes, strides, steps, shape, more, out
 ):
-    """Compare `ROWS` images with one prototype over `steps` steps of `WIDTH` pixels.
+    """Compare some images with some prototypes over `steps` steps of `WIDTH` pixels.
 
     Parameters
     ----------
-    images, stride
-        uint8, the rows `stride` bytes apart.
-    planes, plane_stride
-        uint8: the quotients m, then a plane for each digit d_k of the remainders (the bits of
-        an int8), `plane_stride` bytes apart.
-    steps
-        At most `TILE / WIDTH`.
-    digits
-        A tuple with as many elements as there are digits; its values do not matter.
-    out
-        [ROWS, 1 + digits] int64; `sum |x - m|`, and for each digit `sum d_k where x > m`.
+    images, planes, steps
+        uint8; of each prototype the quotients m, then a plane for each digit d_k of the remainders
+        (the bits of an int8). At most `TILE / WIDTH` steps.
+    strides
+        Bytes between images, between prototypes, and between planes.
+    shape
+        As `shape_of` returns: how many images, prototypes and digits; `L1`, `L2` or `BOTH`.
+    more, out
+        Whether to add to it; int64: for each prototype, and for each image: by l1 `sum |x - m|`,
+        then `sum d_k where x > m`; by l2 `sum x * (m - 128)`, then `sum x * d_k`.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        def step(use, pixels, planes, sums):  # type: ignore[no-untyped-def]
-            quotient, *digits = planes
-            _add_to(builder, sums[0], use.differences, pixels, quotient)
-            above = builder.zext(builder.icmp_unsigned(">", pixels, quotient), _BYTES)
-            for lanes, digit in zip(sums[1:], digits, strict=True):
-                _add_to(builder, lanes, use.products, above, digit)
+        image_array, plane_array, bytes_between, count, _, again, results = arguments
+        rows, prototypes, digits, metrics = (kind.count for kind in signature.args[4].types)
+        use, adds, columns = _instructions(context), _ADDED[metrics], 1 + digits
+        image = pointer(context, builder, signature.args[0], image_array)
+        plane = pointer(context, builder, signature.args[1], plane_array)
+        strides = [builder.extract_value(bytes_between, at) for at in range(3)]
+        sums = [
+            cgutils.alloca_once_value(builder, _ZERO)
+            for _ in range(rows * prototypes * len(adds) * columns)
+        ]
+        with cgutils.for_range(builder, count, intp=_INT64) as loop:
+            offset = builder.mul(loop.index, _INT64(WIDTH))
+            loaded = [
+                [load(builder, plane, at) for at in _each(builder, columns, strides[2], start)]
+                for start in _each(builder, prototypes, strides[1], offset)
+            ]
+            each = len(adds) * columns
+            for row, at in enumerate(_each(builder, rows, strides[0], offset)):
+                pixels = load(builder, image, at)
+                for number, of_prototype in enumerate(loaded):
+                    mine = [sums[(number * each + at) * rows + row] for at in range(each)]
+                    for add in adds:
+                        add(use, builder, pixels, of_prototype, mine[:columns])
+                        mine = mine[columns:]
+        target = context.make_array(signature.args[6])(context, builder, results).data
+        for number, values in enumerate(_totals(builder, [builder.load(at) for at in sums])):
+            left = min(_LANES.count, len(sums) - number * _LANES.count)
+            for start in range(0, left, 4):
+                size = min(4, left - start)
+                at = builder.gep(target, [_INT64(number * _LANES.count + start)])
+                _store(builder, values, (start, size), builder.bitcast(again, ir.IntType(1)), at)
+        return context.get_dummy_value()
 
-        return _sweep(context, builder, signature, arguments, step)
+    return types.void(images, planes, strides, steps, shape, more, out), generate
 
-    return types.void(images, stride, planes, plane_stride, steps, digits, out), generate
+
+def _store(builder: Builder, sums: Value, part: tuple[int, int], more: Value, at: Value) -> None:
+    """Store some of 16 sums as 64 bits; or add them to what is there."""
+    index = ir.Constant(ir.VectorType(_INT32, part[1]), [part[0] + n for n in range(part[1])])
+    wide = ir.VectorType(_INT64, part[1])
+    values = builder.sext(builder.shuffle_vector(sums, sums, index), wide)
+    address = builder.bitcast(at, wide.as_pointer())
+    with builder.if_else(more) as (adds, stores):
+        with adds:
+            total = builder.add(builder.load(address, align=8), values)
+            builder.store(total, address, align=8)
+        with stores:
+            builder.store(values, address, align=8)
+
+
+def _broadcast(builder: Builder, value: Value) -> Value:
+    kind = ir.VectorType(value.type, ROWS)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT32, ROWS), [0] * ROWS))
+
+
+def _weigh(builder: Builder, digits: Sequence[Value]) -> Value:
+    """Put sums over digits together, the lowest first: `sum digits[k] * 256**k`."""
+    total = digits[-1]
+    for lower in digits[-2::-1]:
+        total = builder.add(builder.shl(total, _splat_constant(8)), lower)
+    return total
+
+
+def _splat_constant(value: int) -> Value:
+    return ir.Constant(ir.VectorType(_INT64, ROWS), [value] * ROWS)
 
 
 @intrinsic
-def add_products(  # type: ignore[no-untyped-def]
-    _context, images, stride, planes, plane_stride, steps, digits, out
+def finish(  # type: ignore[no-untyped-def]
+    _context, sums, of_images, of_class, scales, shape, where, targets
 ):
-    """Multiply `ROWS` images with one prototype over `steps` steps of `WIDTH` pixels.
+    """Make distances of what `measure` counted of `ROWS` images and one prototype.
 
-    Parameters as for `add_differences`; `out` is [ROWS, 1 + digits] int64: `sum x * (m - 128)`,
-    and for each digit `sum x * d_k`.
+    The bits of `exact.finish_l1` and `exact.finish_l2`: the same operations in the same order.
+
+    Parameters
+    ----------
+    sums, shape
+        What `measure` wrote, and its shape.
+    of_images, of_class
+        int64: `128 * sum x` of `ROWS` images, then `sum x*x`; n, `sum r`, and `sum P*P` modulo
+        2**64: what follows of it must be below 2**63.
+    scales
+        What l1 and l2 are divided by.
+    where
+        How many images are written, at most `ROWS`; to which element, and elements between them.
+    targets
+        float64; where l1, and where l2 is written.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        def step(use, pixels, planes, sums):  # type: ignore[no-untyped-def]
-            signed = [builder.xor(planes[0], _SIGN), *planes[1:]]
-            for lanes, digit in zip(sums, signed, strict=True):
-                _add_to(builder, lanes, use.products, pixels, digit)
+        kinds = signature.args
+        digits, metrics = (kinds[4].types[at].count for at in (2, 3))
+        arrays = [(kinds[number], arguments[number]) for number in range(3)]
+        for number, kind in enumerate(kinds[6].types):
+            arrays.append((kind, builder.extract_value(arguments[6], number)))
+        data = [context.make_array(kind)(context, builder, array).data for kind, array in arrays]
+        count, first, stride = (builder.extract_value(arguments[5], at) for at in range(3))
+        wide = ir.VectorType(_INT64, ROWS)
 
-        return _sweep(context, builder, signature, arguments, step)
+        def column(start: Value, number: int) -> Value:
+            address = builder.gep(start, [_INT64(ROWS * number)])
+            return builder.load(builder.bitcast(address, wide.as_pointer()), align=8)
 
-    return types.void(images, stride, planes, plane_stride, steps, digits, out), generate
+        def of_class(number: int) -> Value:
+            return _broadcast(builder, builder.load(builder.gep(data[2], [_INT64(number)])))
+
+        def write(numbers: Value, metric: int, root: bool) -> None:
+            floats = builder.sitofp(numbers, ir.VectorType(ir.DoubleType(), ROWS))
+            scale = builder.extract_value(arguments[3], metric)
+            floats = builder.fdiv(floats, _broadcast(builder, scale))
+            if root:
+                floats = call(builder, "llvm.sqrt.v4f64", floats.type, [floats])
+            for row in range(ROWS):
+                with builder.if_then(builder.icmp_signed(">", count, _INT64(row))):
+                    place = builder.add(first, builder.mul(stride, _INT64(row)))
+                    value = builder.extract_element(floats, _INT32(row))
+                    builder.store(value, builder.gep(data[3 + metric], [place]))
+
+        n, columns = (
+            of_class(0),
+            [column(data[0], k) for k in range((1 + digits) * (metrics // 3 + 1))],
+        )
+        two = _splat_constant(2)
+        if metrics != L2:
+            rest = builder.mul(two, _weigh(builder, columns[1 : 1 + digits]))
+            total = builder.add(of_class(1), builder.mul(n, columns[0]))
+            write(builder.sub(total, rest), 0, False)
+        if metrics != L1:
+            products = columns[-1 - digits :]
+            both = [column(data[1], number) for number in (0, 1)]
+            whole = builder.add(products[0], both[0])
+            rest = builder.mul(two, _weigh(builder, products[1:]))
+            total = builder.sub(both[1], builder.mul(two, whole))
+            total = builder.sub(builder.mul(n, total), rest)
+            write(builder.add(of_class(2), builder.mul(n, total)), 1, True)
+        return context.get_dummy_value()
+
+    return types.void(sums, of_images, of_class, scales, shape, where, targets), generate

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError, ShapeError
 from pipeline.core.exact import (
     Float64Array,
@@ -32,6 +31,8 @@ from pipeline.core.exact import (
     finish_l2,
     largest_pixel,
     prototype_norms,
+    scale_of,
+    squares_fit,
     sum_squares,
 )
 from pipeline.core.schema import (
@@ -56,6 +57,13 @@ from pipeline.ops.leave_one_out import (
     make_others,
     median_arrays,
 )
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 # Bytes of one [sample, class] array on the way; less costs more calls, more does not help.
 _BLOCK_BYTES = 2**20
@@ -163,6 +171,7 @@ def distances_block(
     classes, use = len(reference.denominators), backends.load(reference.device)
     result = np.empty((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
+    scales = _scales(reference, metrics) if own is None else {}
     row = max(8 * classes, 1)
     step = max(_BLOCK_BYTES // row, min(_FEW_IMAGES, 4 * _BLOCK_BYTES // row), 4)
     wanted = {"l1": "l1" in metrics, "l2": "l2" in metrics}
@@ -170,6 +179,10 @@ def distances_block(
     counted = use.measure(flat, reference.prepared, **wanted) if use.whole_blocks else None
 
     def measure(first: int, last: int) -> None:
+        into = {name: result[metrics.index(name), first:last] for name in scales}
+        use = backends.load(reference.device)
+        if into and use.distances(flat[first:last], reference.prepared, scales, into):
+            return
         for start in range(first, last, step):
             part = slice(start, min(start + step, last))
             if counted is None:
@@ -187,6 +200,59 @@ def distances_block(
 def _part_of(counts: Counts, part: slice) -> Counts:
     l1, wholes, rests, squares = counts
     return l1[part], wholes[part], rests[part], squares[part]
+
+
+def nearest_block(
+    images: npt.NDArray[Any], reference: Reference, metric: str, threads: int = 1
+) -> tuple[Int64Array, Float64Array]:
+    """Find the nearest prototype of each image of a block where nothing else is asked for.
+
+    Several times as fast as measuring all, since a bound leaves out most prototypes.
+
+    Parameters
+    ----------
+    images, reference, threads
+        As for `distances_block`.
+    metric
+        `l1` or `l2`.
+
+    Returns
+    -------
+    The position of the nearest class, of equally near ones the first, and its distance, [sample]
+    each: the least of what `distances_block` returns. -1 and NaN where no class has images.
+    """
+    positions, nearest = np.full(len(images), -1), np.full(len(images), np.nan)
+    flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
+    scales, use = _scales(reference, (metric,)), backends.load(reference.device)
+
+    def find(first: int, last: int) -> None:
+        part = slice(first, last)
+        if scales and use.nearest_prototype(
+            flat[part], reference.prepared, metric, scales[metric], positions[part], nearest[part]
+        ):
+            return
+        step = max(1, _BLOCK_BYTES // max(8 * len(reference.denominators), 1))
+        for start in range(first, last, step):
+            some = slice(start, min(start + step, last))
+            distance = np.nan_to_num(
+                distances_block(flat[some], reference, (metric,))[0], nan=np.inf
+            )
+            at = distance.argmin(axis=1)
+            least = distance[np.arange(len(at)), at]
+            positions[some] = np.where(np.isfinite(least), at, -1)
+            nearest[some] = np.where(np.isfinite(least), least, np.nan)
+
+    if len(reference.denominators):
+        in_ranges(threads, len(images), find)
+    return positions, nearest
+
+
+def _scales(reference: Reference, metrics: Sequence[str]) -> dict[str, Float64Array]:
+    """Return what sums are divided by, where a kernel can do it: nothing is beyond 2**63."""
+    n, pixels = reference.denominators, reference.pixels
+    if "l2" in metrics and not squares_fit(n, pixels, largest_pixel(reference.dtype)):
+        return {}
+    return {metric: scale_of(metric, n, pixels, reference.full_scale) for metric in metrics}
 
 
 def _finish(

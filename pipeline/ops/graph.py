@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Float64Array, Int64Array
+
+if TYPE_CHECKING:
+    import scipy.sparse as sparse
+else:
+    sparse = deferred("scipy.sparse")
 
 
 def merge_nearest(
@@ -66,4 +71,4 @@ def graph_of(distance: Float64Array, neighbour: Int64Array) -> Any:
             f"{count - 1}: neighbours(images) of all images, without 'among'"
         )
     ends = np.concatenate([[0], np.cumsum(there.sum(1))])
-    return csr_matrix((distance[there], neighbour[there], ends), (count, count))
+    return sparse.csr_matrix((distance[there], neighbour[there], ends), (count, count))

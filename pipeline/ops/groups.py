@@ -7,15 +7,22 @@ changes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
 
+from pipeline.core.deferred import deferred
 from pipeline.core.exact import Float64Array, Int64Array, finish_neighbours
+
+if TYPE_CHECKING:
+    import scipy.sparse as sparse
+    import scipy.sparse.csgraph as csgraph
+    import scipy.spatial.distance as distance
+else:
+    sparse = deferred("scipy.sparse")
+    csgraph = deferred("scipy.sparse.csgraph")
+    distance = deferred("scipy.spatial.distance")
 
 # Distances of a group that are in memory at once.
 _BLOCK = 2**20
@@ -64,8 +71,8 @@ def connect(first: Int64Array, second: Int64Array) -> Groups:
     if not len(images):
         return Groups(images, images)
     ends = np.searchsorted(images, first), np.searchsorted(images, second)
-    graph = coo_array((np.ones(len(first), np.int8), ends), (len(images), len(images)))
-    _, component = connected_components(graph, directed=False)
+    graph = sparse.coo_array((np.ones(len(first), np.int8), ends), (len(images), len(images)))
+    _, component = csgraph.connected_components(graph, directed=False)
     smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(smallest, component, images)
     group = smallest[component]
@@ -91,7 +98,7 @@ def diameter(images: npt.NDArray[Any], metric: str, full_scale: int) -> float:
     measure = "cityblock" if metric == "l1" else "sqeuclidean"
     step = max(1, _BLOCK // len(flat))
     largest = max(
-        int(cdist(flat[start : start + step], flat, measure).max())
+        int(distance.cdist(flat[start : start + step], flat, measure).max())
         for start in range(0, len(flat), step)
     )
     numerators = np.array([largest])

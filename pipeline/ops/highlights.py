@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.core.classes import ClassSelection
 from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.schema import METRIC, SAMPLE
-from pipeline.kernels.cpu_distances import differences
+from pipeline.kernels.cpu_differences import differences
 
 KEPT = 4  # samples of each kind and class
 DISAGREEMENTS = 12  # samples that one metric has right and the other one wrong, of each kind

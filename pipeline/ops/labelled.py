@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.classes import ClassSelection, class_flags, flagged_names, select_classes
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import LabelError, SchemaError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import IMAGE, LABEL, PIXEL_TYPES, SAMPLE, UNLABELLED, conform, in_order
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 NAMES, SCALE = "class_names", "full_scale"
 _MOST_CODES = 2**20  # more than any label that counts classes
@@ -191,6 +197,8 @@ def _pixels(images: xr.Dataset) -> tuple[xr.DataArray, int]:
 
 def _in_chunks(image: xr.DataArray) -> xr.DataArray:
     """Return images in chunks along `sample` alone; coordinates stay as they are."""
+    if image.chunks is not None and all(len(sizes) == 1 for sizes in image.chunks[1:]):
+        return image  # as stores are opened
     alone = image.reset_coords(drop=True).chunk({dim: -1 for dim in image.dims if dim != SAMPLE})
     return image.copy(data=alone.data)
 

@@ -11,15 +11,21 @@ A class that has no other image has no prototype without it: denominator 0, as a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
+from pipeline.core.arrays import Arrays
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Int64Array
 from pipeline.core.schema import COUNT, DENOMINATOR, FALL, NUMERATOR, RISE, pick
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = deferred("xarray")
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -112,7 +118,10 @@ def make_others(denominators: Int64Array, medians: list[Int64Array]) -> Others:
     return Others(denominators, Medians(*flat))
 
 
-def others_of(prototypes: xr.Dataset) -> Others:
+def others_of(prototypes: xr.Dataset | Arrays) -> Others:
     """Read from prototypes what they are without one image; see `denominators_without_one`."""
+    if isinstance(prototypes, Arrays):
+        arrays = {name: (array.dims, array.values) for name, array in prototypes.variables.items()}
+        prototypes = xr.Dataset(arrays, attrs=prototypes.attrs)
     medians = [array.values for array in median_arrays(prototypes)]
     return make_others(denominators_without_one(prototypes).values, medians)

@@ -13,27 +13,35 @@ but one follows from four values around the middle, see `median_shifts`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.exact import Int64Array, check_count_bound
 from pipeline.core.schema import CLASS, COUNT, DENOMINATOR, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.labelled import NAMES, classes_of, lazy_images
 from pipeline.ops.prototypes import (
+    D,
     class_sums,
     each_block,
     label_prototypes,
     label_sums,
 )
 from pipeline.ops.reduction import add_up
+
+if TYPE_CHECKING:
+    import dask
+    import dask.array as da
+    import xarray as xr
+else:
+    dask = deferred("dask")
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 BINS = 256
 MIDDLE, AROUND = 2, 4
@@ -238,7 +246,7 @@ def sums_of_counts(counts: Counts) -> Int64Array:
     return np.column_stack([sums, squares, images_counted(counts)])
 
 
-def label_medians(sums: xr.Dataset, numerators: Any) -> xr.Dataset:
+def label_medians(sums: D, numerators: Any) -> D:
     """Label medians as `prototypes` returns them.
 
     Parameters
@@ -250,11 +258,11 @@ def label_medians(sums: xr.Dataset, numerators: Any) -> xr.Dataset:
     """
     like = sums[PIXEL_SUM.name]
     images = numerators.reshape(len(numerators), *like.shape)
-    denominator = (2 * (sums[COUNT.name] > 0)).astype(np.int64)
-    labelled = label_prototypes(sums, like.copy(data=images[0]), denominator, "median")
+    count = sums[COUNT.name].data
+    denominator = (2 * (count > 0)).astype(np.int64)
+    labelled = label_prototypes(sums, images[0], denominator, "median")
     # another one: dask loses what is both a variable and what another one is made of
-    denominator = sums[COUNT.name].astype(bool) * np.int64(2)
-    labelled[DENOMINATOR.name] = CLASS, denominator.data, DENOMINATOR.attributes
+    labelled[DENOMINATOR.name] = CLASS, count.astype(bool) * np.int64(2), DENOMINATOR.attributes
     if len(images) > 1:
         for variable, values in zip((RISE, FALL), (images[1], images[2]), strict=True):
             labelled[variable.name] = like.dims, values, variable.attributes

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
-import dask.array as da
 import numpy as np
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Int64Array, finish_neighbours, largest_within
 from pipeline.core.schema import IMAGE, NEIGHBOUR, NEIGHBOUR_DISTANCE, PAIR
@@ -25,6 +23,15 @@ from pipeline.ops.search_tasks import (
     prepare_group,
     read,
 )
+
+if TYPE_CHECKING:
+    import dask
+    import dask.array as da
+    import xarray as xr
+else:
+    dask = deferred("dask")
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 
 def _pairs_block(

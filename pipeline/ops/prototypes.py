@@ -9,15 +9,15 @@ taken in the same pass give the standard deviation of every pixel. See `medians`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.arrays import Arrays
 from pipeline.core.classes import ClassSelection
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import EmptyClassError
 from pipeline.core.exact import (
     Float64Array,
@@ -46,6 +46,13 @@ from pipeline.kernels import backends
 from pipeline.kernels.backends import Kernels, Pixels
 from pipeline.ops.labelled import classes_of, full_scale_of, lazy_images
 from pipeline.ops.reduction import add_up
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 PrototypeKind = Literal["mean", "median"]
 BlockFunction = Callable[..., npt.NDArray[Any]]
@@ -80,6 +87,10 @@ def class_sums_block(
 def flat_images(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return images, [sample, ...], as the kernels take them, [sample, pixel]."""
     return np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
+
+
+D = TypeVar("D", "xr.Dataset", Arrays)
+"""What labels are put on: lazy arrays for a notebook, or those that a job has in memory."""
 
 
 @checked
@@ -193,7 +204,7 @@ def _call_block(
     return function(use, flat_images(images), positions, len(selection.codes), *extra)[None]
 
 
-def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr.Dataset:
+def label_sums(packed: Any, selection: ClassSelection, images: D) -> D:
     """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
 
     Parameters
@@ -205,11 +216,12 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     images
         The images that were summed; only their shape and attributes are looked at.
     """
-    image = images[IMAGE.name]
-    dims, shape = image.dims[1:], image.shape[1:]
+    image: Any = images[IMAGE.name]
+    dims: tuple[str, ...] = image.dims[1:]
+    shape: tuple[int, ...] = image.shape[1:]
     pixels = int(np.prod(shape))
     sizes = (len(selection.codes), *shape)
-    return xr.Dataset(
+    return type(images)(
         {
             PIXEL_SUM.name: (
                 (CLASS, *dims), packed[:, :pixels].reshape(sizes), PIXEL_SUM.attributes,
@@ -224,7 +236,7 @@ def label_sums(packed: Any, selection: ClassSelection, images: xr.Dataset) -> xr
     )  # fmt: skip
 
 
-def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+def class_coordinates(selection: ClassSelection, images: Any) -> dict[str, Any]:
     """Return the coordinates of what is known of each class: names, codes, pixel positions."""
     image = images[IMAGE.name]
     codes = np.array(selection.codes, np.int32)
@@ -233,11 +245,11 @@ def class_coordinates(selection: ClassSelection, images: xr.Dataset) -> dict[str
         CLASS_CODE.name: (CLASS, codes, CLASS_CODE.attributes),
     }
     return coordinates | {
-        str(dim): image.coords[dim] for dim in image.dims[1:] if dim in image.coords
+        str(dim): images.coords[dim] for dim in image.dims[1:] if dim in images.coords
     }
 
 
-def class_attributes(selection: ClassSelection, images: xr.Dataset) -> dict[str, Any]:
+def class_attributes(selection: ClassSelection, images: Any) -> dict[str, Any]:
     """Return the attributes that tell what prototypes were made from."""
     return {
         "class_names": list(selection.all_names),
@@ -271,12 +283,10 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     [0.0, 0.0, 4.3, 12.2, 13.8, 10.9, 5.3, 1.5]
     """
     ordered = sums.assign({v.name: pick(sums, v) for v in (PIXEL_SUM, PIXEL_SQUARE_SUM, COUNT)})
-    return label_prototypes(ordered, ordered[PIXEL_SUM.name], ordered[COUNT.name], "mean")
+    return label_prototypes(ordered, ordered[PIXEL_SUM.name].data, ordered[COUNT.name].data, "mean")
 
 
-def label_prototypes(
-    sums: xr.Dataset, numerator: Any, denominator: Any, kind: PrototypeKind
-) -> xr.Dataset:
+def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeKind) -> D:
     """Label the exact fractions behind prototypes as `prototypes` returns them.
 
     Parameters
@@ -284,16 +294,17 @@ def label_prototypes(
     sums
         As `class_sums` returns.
     numerator, denominator
-        (class_name, y, x[, channel]) and (class_name).
+        (class_name, y, x[, channel]) and (class_name); NumPy's arrays or dask's.
     kind
         What they are.
     """
-    dims, count = numerator.dims, sums[COUNT.name]
+    like: Any = sums[PIXEL_SUM.name]
+    dims, count = like.dims, sums[COUNT.name]
     # deviations are the same bits whatever is allowed for
     largest = largest_pixel(sums.attrs.get("pixel_dtype", PIXEL_TYPES[-1]))
-    fraction = numerator.data, denominator.data
+    fraction = numerator, denominator
     moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
-    return xr.Dataset(
+    return type(sums)(
         {
             NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
             DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
@@ -314,7 +325,7 @@ def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
 
 def _on_blocks(function: Any, *arrays: Any, **settings: Any) -> Any:
     """Call a function on arrays, [class, ...] or [class], now or, of lazy arrays, later."""
-    if not any(isinstance(array, da.Array) for array in arrays):
+    if all(isinstance(array, np.ndarray) for array in arrays):  # asks for no dask
         return function(*arrays, **settings)
     letters = [item for array in arrays for item in (array, "cyxk"[: array.ndim])]
     axes = "cyxk"[: arrays[0].ndim]

@@ -7,12 +7,17 @@ are added and the rest goes on top.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.core import flatten
+
+from pipeline.core.deferred import deferred
+
+if TYPE_CHECKING:
+    import dask.array as da
+else:
+    da = deferred("dask.array")
 
 WIDE = 8
 """Blocks that one addition of the tree takes; two where they are large."""
@@ -59,8 +64,15 @@ def _as_it_is(block: npt.NDArray[Any], **_: Any) -> npt.NDArray[Any]:
     return block
 
 
+def _flat(blocks: Any) -> list[Any]:
+    """Return the blocks of lists within lists."""
+    if not isinstance(blocks, list):
+        return [blocks]
+    return [block for part in blocks for block in _flat(part)]
+
+
 def _add(blocks: Any, **_: Any) -> npt.NDArray[Any]:
-    first, *others = flatten(blocks, container=list) if isinstance(blocks, list) else [blocks]
+    first, *others = _flat(blocks)
     if not others:
         return np.asarray(first)
     total: npt.NDArray[Any] = first + others[0]  # of its own: dask may need the first again

@@ -5,21 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
-from dask.highlevelgraph import MaterializedLayer
 from dask.system import CPU_COUNT
 
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import ShapeError
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.ops.labelled import full_scale_of
+
+if TYPE_CHECKING:
+    import dask
+    import dask.array as da
+    import xarray as xr
+    from dask import highlevelgraph
+else:
+    dask = deferred("dask")
+    da = deferred("dask.array")
+    xr = deferred("xarray")
+    highlevelgraph = deferred("dask.highlevelgraph")
 
 # Bytes of images of a group of references; with sketches it takes about twice as much.
 _GROUP_BYTES = 64 * 2**20
@@ -53,7 +61,7 @@ def _cut(images: da.Array, edges: Sequence[int]) -> list[Any]:
     in_cluster = any(
         type(value).__name__ == "Future"
         for layer in layers
-        if isinstance(layer, MaterializedLayer)
+        if isinstance(layer, highlevelgraph.MaterializedLayer)
         for value in layer.values()
     )
     parts = [images[start:stop] for start, stop in itertools.pairwise(edges)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, InputError, StoreError
 from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate, shown
+from pipeline.core.schema import DISTANCE
 from pipeline.report.opened import open_run
 from pipeline.report.opened_audit import open_audit
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
@@ -115,9 +117,9 @@ def _describe_images(folder: Path) -> dict[str, Any]:
 def _describe_run(folder: Path) -> dict[str, Any]:
     run = open_run(folder)
     content = run.manifest
-    arrays = dict(run.prototypes.data_vars)
+    arrays = {name: array.data for name, array in run.stored_prototypes.data_vars.items()}
     if content["digests"]["distances"] is not None:
-        arrays["distance"] = run.distances
+        arrays[DISTANCE.name] = run.stored_distances
     return {
         "kind": manifest.RUN,
         "path": shown(folder),
@@ -132,11 +134,11 @@ def _describe_run(folder: Path) -> dict[str, Any]:
         "excluded": content.get("excluded", {}),
         "holdout": content.get("holdout"),
         "arrays": {
-            str(name): {
-                "sizes": {str(dim): size for dim, size in array.sizes.items()},
+            name: {
+                "sizes": dict(zip(array.dims, array.shape, strict=True)),
                 "dtype": str(array.dtype),
-                "chunk": list(array.data.chunksize),
-                "bytes": array.nbytes,
+                "chunk": list(array.chunk),
+                "bytes": math.prod(array.shape) * array.dtype.itemsize,
             }
             for name, array in arrays.items()
         },

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from pipeline.core.arguments import checked
 from pipeline.core.classes import ClassSelection, select_classes
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import (
@@ -36,6 +36,11 @@ from pipeline.storage import image_store, manifest
 from pipeline.storage.image_content import open_images, read_checked
 from pipeline.storage.run_files import SPLIT
 from pipeline.storage.sample_lists import EXCLUDED, HELD_OUT
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = deferred("xarray")
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from matplotlib.axes import Axes
 from PIL import Image
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.schema import CLASS, IMAGE, LABEL, PROTOTYPE, SAMPLE, SPREAD, pick
 from pipeline.ops.labelled import full_scale_of, lazy_images, names_of
@@ -32,6 +32,11 @@ from pipeline.report.plot_style import (
     write_inside,
     write_title,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = deferred("xarray")
 
 CELL_INCHES = 0.95  # the width of an image of a gallery in a figure of its own,
 FEW_INCHES = 1.4  # and where there are few

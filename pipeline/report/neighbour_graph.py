@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
-import xarray as xr
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.schema import AMONG_THEMSELVES, METRIC, NEIGHBOUR, NEIGHBOUR_DISTANCE, pick
 from pipeline.ops.graph import graph_of
 from pipeline.report.opened_audit import Audit
+
+if TYPE_CHECKING:
+    import dask
+    import xarray as xr
+else:
+    dask = deferred("dask")
+    xr = deferred("xarray")
 
 
 @checked

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
-from typing import Any
-
-import dask.dataframe as dd
-import xarray as xr
-from dask.dataframe.utils import clear_known_categories
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.arguments import checked
-from pipeline.core.errors import StoreError, printable
+from pipeline.core.arrays import Arrays
+from pipeline.core.deferred import deferred
+from pipeline.core.errors import StoreError
 from pipeline.core.paths import locate, options_of, shown
-from pipeline.core.schema import PROTOTYPE
-from pipeline.report.pictures import as_data, draw_prototypes
+from pipeline.core.schema import DISTANCE, PROTOTYPE
+from pipeline.report.markup import facts, picture, table
+from pipeline.report.pictures import draw_prototypes
 from pipeline.storage import manifest, run_files, tables
 from pipeline.storage.atomic import read_json
 from pipeline.storage.image_content import open_images
@@ -34,12 +31,19 @@ from pipeline.storage.run_files import (
 )
 from pipeline.storage.sample_lists import EXCLUDED, SampleList, read_copy
 from pipeline.storage.sample_tables import SAMPLES
+from pipeline.storage.store_array import StoreArray
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
+    import xarray as xr
+else:
+    dd = deferred("dask.dataframe")
+    xr = deferred("xarray")
 
 BALANCED = "balanced_accuracy"
 MAX_LISTED = 20  # classes of an image set that are listed with their counts
 # classes, and bytes of prototypes, up to which they are drawn
 MAX_DRAWN, MAX_BYTES = 20, 2**26
-MAX_TEXT = 200  # characters of a text that are shown
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,8 +105,8 @@ class ImageSet:
             ]
             for name, split in splits.items()
         ]
-        listed = _table(["split", "images", "shape", "dtype", "without label"], rows)
-        return _facts("pixsim image set", known) + listed + self._classes_html()
+        listed = table(["split", "images", "shape", "dtype", "without label"], rows)
+        return facts("pixsim image set", known) + listed + self._classes_html()
 
     def _classes_html(self) -> str:
         names, splits = self.class_names, self.manifest["splits"]
@@ -112,7 +116,7 @@ class ImageSet:
         ]
         more = len(names) - MAX_LISTED
         note = f"<div>... and {more:,} classes more</div>" if more > 0 else ""
-        return _table(["class", *splits], rows) + note
+        return table(["class", *splits], rows) + note
 
 
 @checked
@@ -238,6 +242,12 @@ class Run:
         )
 
     @property
+    def stored_prototypes(self) -> Arrays:
+        """The same without xarray, which takes a while to import; see `storage.run_files`."""
+        expected = self._arrays(run_files.PROTOTYPES)
+        return run_files.stored_prototypes(self._folder / run_files.PROTOTYPES, expected)
+
+    @property
     def distances(self) -> xr.DataArray:
         """The distances, (metric, sample, class_name), lazy.
 
@@ -254,6 +264,12 @@ class Run:
         folder, names = self._folder / run_files.DISTANCES, self.prototypes.attrs["class_names"]
         expected = self._arrays(run_files.DISTANCES)
         return run_files.open_distances(folder, digest, expected, names)
+
+    @property
+    def stored_distances(self) -> StoreArray:
+        """The array of the distances, as it is stored."""
+        expected = self._arrays(run_files.DISTANCES)
+        return run_files.stored_array(self._folder / run_files.DISTANCES, DISTANCE.name, expected)
 
     def _arrays(self, store: str) -> run_files.Expected:
         """Return the fingerprints of the files of each array of a store of the run."""
@@ -296,7 +312,7 @@ class Run:
         names = part_names(len(tables_of(self.manifest)[folder]), folder)
         parts = [self._folder / name for name in names]
         hashes = [self.manifest["files"][name] for name in names]
-        meta = clear_known_categories(tables.empty_frame(parts[0]))
+        meta = dd.utils.clear_known_categories(tables.empty_frame(parts[0]))
         return dd.from_map(tables.read_frame, parts, hashes, meta=meta, label=folder)
 
     def listed(self, name: str = EXCLUDED) -> SampleList | None:
@@ -333,11 +349,11 @@ class Run:
             [name, f"{values['count']:,}", *map(_share, (values["accuracy"], values[BALANCED]))]
             for name, values in ((name, self.metrics[name]) for name in settings["metrics"])
         ]
-        shares = _table(["metric", "images", "accuracy", "balanced accuracy"], rows)
-        text = _facts(f"pixsim run {content['name']}", known) + shares
+        shares = table(["metric", "images", "accuracy", "balanced accuracy"], rows)
+        text = facts(f"pixsim run {content['name']}", known) + shares
         if len(content["class_names"]) > MAX_DRAWN or prototypes[PROTOTYPE.name].nbytes > MAX_BYTES:
             return text
-        return text + _picture(draw_prototypes(prototypes), "the prototype of each class")
+        return text + picture(draw_prototypes(prototypes), "the prototype of each class")
 
 
 def _share(value: float | None) -> str:
@@ -365,32 +381,3 @@ def open_run(path: Path | str, storage_options: Mapping[str, Any] | None = None)
     run = Run(locate(path, storage_options), storage_options or {})
     run.require_complete()
     return run
-
-
-def _text(value: object) -> str:
-    """Return a value as text that is no markup, on one line."""
-    line = printable(" ".join(str(value).split()))
-    return escape(line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…")
-
-
-def _table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table; whatever is in it is escaped."""
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
-    lines = ("".join(f"<td>{_text(value)}</td>" for value in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _facts(title: str, rows: Sequence[tuple[str, object]]) -> str:
-    """Return a title and lines of what is known, a name and a value each."""
-    lines = "".join(
-        f'<tr><th style="text-align:left">{_text(name)}</th>'
-        f'<td style="text-align:left">{_text(value)}</td></tr>'
-        for name, value in rows
-    )
-    return f"<div><strong>{_text(title)}</strong></div><table><tbody>{lines}</tbody></table>"
-
-
-def _picture(drawn: Image.Image, description: str) -> str:
-    """Return a picture, its content within the text."""
-    return f'<img alt="{_text(description)}" src="{as_data(drawn, lossless=True)}">'

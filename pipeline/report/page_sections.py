@@ -55,7 +55,7 @@ class Page:
             run.path, findings, images, missing,
         )  # fmt: skip
         self._names = findings.names
-        self._prototypes = shown = run.prototypes
+        self._prototypes = shown = run.stored_prototypes
         self._full_scale = float(shown.attrs["full_scale"])
         codes = shown[CLASS_CODE.name].values.tolist()
         self._positions = {code: position for position, code in enumerate(codes)}

@@ -6,17 +6,22 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
 from pipeline.core.schema import CLASS, PROTOTYPE
 from pipeline.storage.atomic import replaced
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = deferred("xarray")
 
 CELL = 84  # pixels that an image is enlarged to
 GAP = 8

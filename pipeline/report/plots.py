@@ -8,7 +8,7 @@ Here are those of a run's outcome; those of pixels (`image_plots`) and of one im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
 from pipeline.ops.labelled import label_counts
@@ -35,6 +34,13 @@ from pipeline.report.image_plots import (
     samples,
 )
 from pipeline.report.plot_style import ACCENT, INK, MUTED, ON_DARK, ON_LIGHT, RIGHT, SMALL, WRONG
+
+if TYPE_CHECKING:
+    import scipy.cluster.hierarchy as hierarchy
+    import scipy.spatial.distance as distance
+else:
+    hierarchy = deferred("scipy.cluster.hierarchy")
+    distance = deferred("scipy.spatial.distance")
 
 __all__ = [
     "ACCENT", "INK", "MUTED", "ON_DARK", "ON_LIGHT", "RIGHT", "WRONG", "accuracy", "agreement",
@@ -113,7 +119,7 @@ def confusion_order(counts: npt.NDArray[Any]) -> list[int]:
     mixed = (shares + shares.T) / 2
     np.fill_diagonal(mixed, mixed.max())
     apart = mixed.max() - mixed
-    condensed = squareform(apart, checks=False)
+    condensed = distance.squareform(apart, checks=False)
     tree = hierarchy.linkage(condensed, "average")
     if number <= MAX_OPTIMAL:
         tree = hierarchy.optimal_leaf_ordering(tree, condensed)

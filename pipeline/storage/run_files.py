@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
+from pipeline.core.arrays import Array, Arrays
 from pipeline.core.classes import class_flags
+from pipeline.core.deferred import deferred
 from pipeline.core.digests import ColumnDigest, json_digest
 from pipeline.core.errors import DamagedError, RemoteError
 from pipeline.core.partitions import CHUNK_BYTES
@@ -49,6 +50,11 @@ from pipeline.storage.zarr_arrays import (
     write_shard,
 )
 
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = deferred("xarray")
+
 PREDICTIONS = "predictions"
 NEIGHBOURS = "neighbours"
 PROTOTYPES = "prototypes.zarr"
@@ -76,7 +82,7 @@ _OF_DISTANCES = (METRIC, CLASS, CLASS_CODE.name, *PER_SAMPLE)
 Expected = Mapping[str, tuple[str, ...]]
 
 
-def write_prototypes(path: Path, prototypes: xr.Dataset) -> None:
+def write_prototypes(path: Path, prototypes: xr.Dataset | Arrays) -> None:
     """Write prototypes (in memory) as `prototypes.zarr`; see `open_prototypes`."""
     remove_tree(path)
     create_group(path, prototypes.attrs)
@@ -110,21 +116,36 @@ def open_prototypes(path: Path, digest: str, expected: Expected | None = None) -
     return xr.Dataset(images, small, attributes)
 
 
+def stored_prototypes(path: Path, expected: Expected | None = None) -> Arrays:
+    """Open the same without xarray: arrays of the store, read when their values are asked for."""
+    attributes = group_attributes(path)
+    names = (*_OF_CLASSES, *_shifts(attributes.get("shifts", ())))
+    images = {name: stored_array(path, name, expected) for name in names}
+    dims = images[NUMERATOR.name].dims
+    small = {
+        name: stored_array(path, name, expected).read()
+        for name in (COUNT.name, CLASS_CODE.name, *dims)
+    }
+    arrays = {name: Array(array.dims, array, array.attributes) for name, array in images.items()}
+    return Arrays(arrays, small, attributes)
+
+
 def _shifts(names: Container[Any]) -> list[str]:
     return [name for name in _SHIFTS if name in names]
 
 
-def read_fractions(path: Path, digest: str) -> xr.Dataset:
+def read_fractions(path: Path) -> Arrays:
     """Read the exact fractions of `prototypes.zarr`: numerators, denominators and image counts.
 
     And how they move without one image, where that is there. They are read in this process: a
     cluster may have no worker by now.
     """
-    opened = open_prototypes(path, digest)
-    return opened[_integers(opened)].compute(scheduler="synchronous")
+    opened = stored_prototypes(path)
+    read = {name: opened[name].copy(opened[name].values) for name in _integers(opened)}
+    return Arrays(read, opened.coords, opened.attrs)
 
 
-def _integers(prototypes: xr.Dataset) -> list[str]:
+def _integers(prototypes: xr.Dataset | Arrays) -> list[str]:
     return [*_FRACTIONS, *_shifts(prototypes.variables)]
 
 
@@ -276,12 +297,14 @@ def part_names(parts: int, folder: str = PREDICTIONS) -> list[str]:
     return [f"{folder}/{part_name(index)}" for index in range(parts)]
 
 
-def prototypes_digest(prototypes: xr.Dataset) -> str:
+def prototypes_digest(prototypes: xr.Dataset | Arrays) -> str:
     """Return the digest of prototypes: their exact fractions and the names of the classes."""
     columns = ColumnDigest()
     # read here, where the digest is made: the workers of a cluster may be gone by now
     names = _integers(prototypes)
-    read = prototypes[names].compute(scheduler="synchronous")
+    read: Any = prototypes
+    if not isinstance(prototypes, Arrays):
+        read = prototypes[names].compute(scheduler="synchronous")
     columns.update({name: read[name].values for name in names})
     shape = list(prototypes[NUMERATOR.name].shape)
     classes = [str(name) for name in prototypes["class_name"].values]

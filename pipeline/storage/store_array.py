@@ -13,12 +13,10 @@ from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.abc.store import (
     ByteRequest,
@@ -31,10 +29,18 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, StorePath
 
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import DamagedError, OtherFileError, StoreError
 from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage import blobs, folders, shards
 from pipeline.storage.atomic import read_json, storage_errors, write_pieces
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 _CURE = "it was changed after it was written: 'pixsim verify' with --repair makes it again"
 
@@ -310,24 +316,32 @@ class StoreArray:
                 f"(its fingerprint is {mark}, recorded was {wanted})"
             )
 
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """The sizes of what is read at once: a shard, or all of the array."""
+        cut = min(self.shard, self.shape[self.axis])
+        return (*self.shape[: self.axis], cut, *self.shape[self.axis + 1 :])
+
     def lazy(self, token: str) -> xr.Variable:
         """Return the array as a lazy labelled variable, a dask chunk per shard.
 
         `token` names the content: equal tokens must mean equal values.
         """
-        chunks = list(self.shape)
-        chunks[self.axis] = self.shard
         name = f"{self.name}-{token}-{self.path}"
         meta = np.empty((0,) * self.ndim, self.dtype)
-        values = da.from_array(self, chunks=tuple(chunks), name=name, meta=meta)
+        values = da.from_array(self, chunks=self.chunk, name=name, meta=meta)
         return xr.Variable(self.dims, values, self.attributes)
 
     def small(self) -> xr.Variable:
         """Return the array read whole; names as NumPy's fixed-width text."""
+        return xr.Variable(*self.read())
+
+    def read(self) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:
+        """Return the same as dimensions, values and attributes."""
         values = self[(slice(None),) * self.ndim]
         if values.dtype.kind in "OT":
             values = np.array([str(name) for name in values], dtype=str)
-        return xr.Variable(self.dims, values, self.attributes)
+        return self.dims, values, self.attributes
 
     def _check_files(self, key: Any) -> None:
         """Raise where a shard that `key` touches has no bytes; Zarr would fill it in silently."""

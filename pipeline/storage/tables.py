@@ -36,13 +36,13 @@ def part_name(index: int) -> str:
 
 def dictionary(codes: npt.NDArray[Any], names: Sequence[str]) -> pa.Array:
     """Return a column of `names[code]`, null where the code is negative."""
-    indices = pa.array(codes.astype(np.int32), mask=codes < 0)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(list(names), pa.string()))
+    indices = nullable(codes.astype(np.int32), codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, _texts(names))
 
 
 def emptied(column: Any, missing: npt.NDArray[np.bool_]) -> Any:
     """Return a column of a table, null where `missing`."""
-    return pc.if_else(pa.array(missing), pa.scalar(None, column.type), column)
+    return pc.if_else(_flags(missing), pa.scalar(None, column.type), column)
 
 
 def fixed_bytes(values: npt.NDArray[np.void]) -> pa.Array:
@@ -53,13 +53,35 @@ def fixed_bytes(values: npt.NDArray[np.void]) -> pa.Array:
 
 
 def nullable(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_]) -> pa.Array:
-    """Return a column that is null where `missing`."""
-    return pa.array(values, mask=missing)
+    """Return a column of numbers that is null where `missing`."""
+    there = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [there, data])
+
+
+def _flags(values: npt.NDArray[np.bool_]) -> pa.Array:
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
+
+
+def _texts(names: Sequence[str]) -> pa.Array:
+    """Return a column of texts, made of buffers: `pa.array` would import pandas to look at it."""
+    encoded = [name.encode() for name in names]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _column(values: Any) -> Any:
+    """Return NumPy's numbers as a column, without pandas; other things as they are."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        return values
+    return nullable(values, np.zeros(len(values), bool))
 
 
 def write_part(path: Path, columns: Mapping[str, Any], notes: Mapping[str, str]) -> None:
     """Write a table, whole or not at all, with `notes` in its schema's metadata."""
-    table = pa.table(dict(columns))
+    table = pa.table({name: _column(values) for name, values in columns.items()})
     table = table.replace_schema_metadata({_PREFIX + key: text for key, text in notes.items()})
     with replaced(path, lasting=False) as aside:
         pq.write_table(table, aside, **_settings(table.schema))
@@ -122,9 +144,23 @@ def _plain(column: Any) -> npt.NDArray[Any]:
         width = column.type.byte_width
         values = np.frombuffer(column.buffers()[1], f"V{width}")
         return values[column.offset : column.offset + len(column)]
-    if pa.types.is_integer(column.type) and column.null_count:
-        column = column.fill_null(-1)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return _numbers(column)
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _numbers(column: Any) -> npt.NDArray[Any]:
+    """Return a column of numbers, null as -1 or NaN, from its buffers: without pandas."""
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    if not len(column):
+        return np.empty(0, dtype)
+    there, data = column.buffers()
+    part = slice(column.offset, column.offset + len(column))
+    values = np.frombuffer(data, dtype, part.stop)[part]
+    if not column.null_count:
+        return values
+    known = np.unpackbits(np.frombuffer(there, np.uint8), bitorder="little")[part].view(bool)
+    return np.where(known, values, dtype.type(-1 if dtype.kind == "i" else np.nan))
 
 
 def read_rows(path: Path, at: Sequence[int] | None = None) -> list[dict[str, Any]]:
@@ -165,7 +201,7 @@ class TableRows:
 
     def where(self, wanted: npt.NDArray[np.bool_]) -> TableRows:
         """Return those rows that are wanted, [row]."""
-        return TableRows(self.table.filter(pa.array(wanted)))
+        return TableRows(self.table.filter(_flags(wanted)))
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column of texts, [row], null as None."""

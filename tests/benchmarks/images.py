@@ -62,6 +62,11 @@ def load_originals() -> Originals:
         return _originals(open_dataset("digits"), title, DIGITS_SCALE)
 
 
+def load_digits() -> Originals:
+    """Read the digits that scikit-learn carries, in a black frame as large as other images."""
+    return _originals(open_dataset("digits"), "digits in a black frame", DIGITS_SCALE)
+
+
 def _originals(source: Source, title: str, scale: int) -> Originals:
     splits = {}
     for name, info in source.splits().items():

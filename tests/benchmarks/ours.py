@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 import pipeline
+from pipeline.kernels import vectors
 from pipeline.ops import distances as distances_module
 from pipeline.ops.distances import Reference
 
@@ -42,6 +46,48 @@ def distances(
 ) -> npt.NDArray[np.float64]:
     """Measure images by l1 and l2, [metric, sample, class], from 0 to 1."""
     return distances_module.distances_block(images, reference, METRICS, threads=threads)
+
+
+def nearest(
+    images: npt.NDArray[np.uint8], reference: Reference, metric: str, threads: int
+) -> npt.NDArray[np.int64]:
+    """Return the nearest mean of each image by one metric, where nothing else is asked for."""
+    return distances_module.nearest_block(images, reference, metric, threads)[0]
+
+
+def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) -> float:
+    """Return the least that the products and differences of all pairs can take on this processor.
+
+    One `psadbw` or `vpdpbusd` for 64 pixels: one for l1 and one for each digit of it, and one for
+    l2 and one for each digit. What one takes is measured, on a few rows that stay in the cache.
+    """
+    planes = reference.prepared.planes
+    prototypes, columns, width = planes.shape
+    vectors_of_pairs = count * prototypes * (width // vectors.WIDTH) * columns * metrics
+    return vectors_of_pairs * _seconds_of_a_product() / threads
+
+
+@cache
+def _seconds_of_a_product() -> float:
+    rows, prototypes, steps, calls = vectors.ROWS, 5, 256, 2_000
+    images = np.ones((rows, steps * vectors.WIDTH // 4), np.uint8)
+    planes = np.ones((prototypes, images.shape[1]), np.uint8)
+    out = np.empty(rows * prototypes, np.int64)
+    shape = vectors.shape_of(rows, prototypes, 0, vectors.L2)
+    of_one_call = rows * prototypes * (steps // 4)
+    seconds = []
+    for _ in range(9):
+        started = time.perf_counter()
+        _multiply(images, planes, steps // 4, shape, out, calls)
+        seconds.append((time.perf_counter() - started) / calls / of_one_call)
+    return min(seconds[1:])
+
+
+@njit
+def _multiply(images, planes, steps, shape, out, calls):  # type: ignore[no-untyped-def]
+    width = images.shape[1]
+    for _ in range(calls):
+        vectors.measure(images, planes, (width, width, 0), steps, shape, False, out)
 
 
 def predict_by_l2(

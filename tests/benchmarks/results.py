@@ -33,6 +33,8 @@ class Row:
         The target and whether it is a least or a most; no target where None.
     note
         Why it was skipped, or what else is to be known.
+    limit
+        The seconds that ours would take at the limit of the processor, where that is known.
     """
 
     what: str
@@ -45,6 +47,14 @@ class Row:
     wanted: float | None = None
     bound: Bound = "at least"
     note: str = ""
+    limit: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The share of the limit of the processor that ours reaches, 0 to 1."""
+        if self.limit is None or self.ours is None:
+            return None
+        return self.limit / self.ours.median
 
     @property
     def holds(self) -> bool | None:
@@ -66,6 +76,7 @@ class Row:
             "bound": self.bound if self.wanted is not None else None,
             "holds": self.holds,
             "note": self.note,
+            "share_of_limit": self.share,
         }
 
 
@@ -82,10 +93,11 @@ def speed_row(
     peer: Readings,
     wanted: float | None = None,
     note: str = "",
+    limit: float | None = None,
 ) -> Row:
     """Return a row of how many times as fast as a peer ours is."""
     value = peer.median / ours.median
-    return Row(what, against, ours, peer, value, wanted=wanted, note=note)
+    return Row(what, against, ours, peer, value, wanted=wanted, note=note, limit=limit)
 
 
 def share_row(

@@ -18,7 +18,7 @@ from benchmarks.workbench import Workbench
 
 OURS = "pixsim"
 READING = "reading both splits once, dask"
-READING_WANTED = 0.6
+READING_WANTED = 0.8
 
 # Images that the oracle holds at once, and how much of its accuracy near-ties may change.
 ORACLE_IMAGES = 16_384

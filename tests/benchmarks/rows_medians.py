@@ -29,7 +29,12 @@ def numpy_medians(
 
 
 def rows(bench: Workbench) -> Iterator[Row]:
-    """Measure medians of a store against those of arrays that were in memory before."""
+    """Measure medians of stores against those of arrays that were in memory before."""
+    for originals in bench.sets:
+        yield from _rows(bench.of(originals))
+
+
+def _rows(bench: Workbench) -> Iterator[Row]:
     count = max(1, bench.count // PART)
     store = bench.store(count)
     images, labels = bench.arrays("train", count)
@@ -43,5 +48,5 @@ def rows(bench: Workbench) -> Iterator[Row]:
         require_equal(NUMPY, results[NUMPY], results[OURS])
 
     times = race(contestants, bench.repeats, check)
-    what = f"class medians of a store of {count:,} images"
+    what = f"class medians of a store of {count:,} images, {bench.originals.title}"
     yield speed_row(what, NUMPY, times[OURS], times[NUMPY], WANTED)

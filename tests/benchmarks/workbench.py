@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,21 @@ class Workbench:
     @cached_property
     def originals(self) -> Originals:
         return images.load_originals()
+
+    @cached_property
+    def sets(self) -> tuple[Originals, ...]:
+        """Both kinds of images: those of most rows, and digits in a black frame, mostly zeros."""
+        digits = images.load_digits()
+        kinds = (self.originals, digits)
+        return (
+            kinds if self.originals.provenance["name"] != digits.provenance["name"] else kinds[:1]
+        )
+
+    def of(self, originals: Originals) -> Workbench:
+        """Return the same settings for other images."""
+        other = replace(self)
+        other.__dict__["originals"] = originals
+        return other
 
     def store(self, count: int) -> Path:
         """Return the store of `count` train images and a sixth as many test images.

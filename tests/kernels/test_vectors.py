@@ -31,8 +31,10 @@ import sys
 import numpy as np
 from numba import njit
 from numba.core.registry import cpu_target
+from pipeline.core import exact
 from pipeline.core.exact import choose_arithmetic
 from pipeline.kernels import cpu_distances as cpu
+from pipeline.kernels.cpu_predictions import nearest_prototype
 from pipeline.kernels import vectors
 
 chosen = vectors._instructions(cpu_target.target_context)
@@ -55,31 +57,69 @@ for most in (128, 2139062144):
         assert np.array_equal(wholes, x @ (numerators // n[:, None]).T), "wholes"
         assert np.array_equal(rests, x @ (numerators % n[:, None]).T), "rests"
 
+        # divided, and the nearest alone, as the host divides
+        pixel_scales = {m: exact.scale_of(m, n, pixels, 255) for m in ("l1", "l2")}
+        if exact.squares_fit(n, pixels, 255):
+            norms = exact.prototype_norms(numerators, n)
+            totals = exact.sum_squares((x * x).sum(1), (wholes, rests), norms, n, pixels, 255)
+            expected = {
+                "l1": exact.finish_l1(np.transpose(l1), n, pixels, 255),
+                "l2": exact.finish_l2(totals, n, pixels, 255),
+            }
+            into = {m: np.empty((6, 3)) for m in expected}
+            assert cpu.distances(images, prepared, pixel_scales, into)
+            for m, right in expected.items():
+                assert np.array_equal(into[m], right), m
+                at, far = np.empty(6, np.int64), np.empty(6)
+                assert nearest_prototype(images, prepared, m, pixel_scales[m], at, far)
+                assert np.array_equal(at, right.argmin(1)), m
+                assert np.array_equal(far, right.min(1)), m
+
 # the loops themselves, over as many pixels as they may take, at the extremes
 @njit
-def differences(images, planes, steps, digits, out):
-    vectors.add_differences(images, images.shape[1], planes, planes.shape[1], steps, digits, out)
+def count(images, planes, steps, shape, more, out):
+    strides = images.shape[1], 0, planes.shape[1]
+    vectors.measure(images, planes, strides, steps, shape, more, out)
 
-@njit
-def products(images, planes, steps, digits, out):
-    vectors.add_products(images, images.shape[1], planes, planes.shape[1], steps, digits, out)
-
-length, steps = vectors.TILE, vectors.TILE // vectors.WIDTH
-images = np.zeros((vectors.ROWS, length), np.uint8)
+length, steps, rows = vectors.TILE, vectors.TILE // vectors.WIDTH, vectors.ROWS
+images = np.zeros((rows, length), np.uint8)
 images[0], images[2], images[3] = 255, 1, rng.integers(0, 256, length)
 x = images.astype(np.int64)
+shape = vectors.shape_of(rows, 1, 1, vectors.BOTH)
 for quotient in (0, 128, 255):
     for digit in (-128, 127):
         planes = np.stack([np.full(length, quotient), np.full(length, digit)]).astype(np.uint8)
-        out = np.full((vectors.ROWS, 2), -1, np.int64)
-        differences(images, planes, steps, (0,), out)
-        assert np.array_equal(out[:, 0], np.abs(x - quotient).sum(axis=1)), "differences"
-        assert np.array_equal(out[:, 1], digit * (x > quotient).sum(axis=1)), "digits above"
-        products(images, planes, steps, (0,), out)
-        assert np.array_equal(out[:, 0], (quotient - 128) * x.sum(axis=1)), "products"
-        assert np.array_equal(out[:, 1], digit * x.sum(axis=1)), "products with digits"
+        out = np.full((4, rows), -1, np.int64)
+        for times in (1, 2):
+            count(images, planes, steps, shape, times == 2, out.reshape(-1))
+            expected = [
+                np.abs(x - quotient).sum(1), digit * (x > quotient).sum(1),
+                (quotient - 128) * x.sum(1), digit * x.sum(1),
+            ]
+            assert np.array_equal(out, times * np.array(expected)), (quotient, digit)
 
-code = "".join(asm for f in (differences, products) for asm in f.inspect_asm().values())
+# any number of images, prototypes and digits, so that sums fill no whole vector
+for rows, prototypes, digits in ((1, 1, 0), (2, 3, 1), (3, 1, 2), (4, 5, 0)):
+    shape = vectors.shape_of(rows, prototypes, digits, vectors.BOTH)
+    images = rng.integers(0, 256, (rows, 192), np.uint8)
+    planes = rng.integers(0, 256, (prototypes, 1 + digits, 192), np.uint8)
+    out = np.empty(prototypes * 2 * (1 + digits) * rows, np.int64)
+
+    @njit
+    def count_more(images, planes, shape, out):
+        strides = 192, planes.shape[1] * 192, 192
+        vectors.measure(images, planes, strides, 3, shape, False, out)
+
+    count_more(images, planes, shape, out)
+    x, m = images.astype(np.int64), planes[:, 0].astype(np.int64)
+    d = planes[:, 1:].view(np.int8).astype(np.int64)
+    expected = []
+    for one, others in zip(m, d):
+        expected += [np.abs(x - one).sum(1), *((other * (x > one)).sum(1) for other in others)]
+        expected += [(x * (one - 128)).sum(1), *((other * x).sum(1) for other in others)]
+    assert np.array_equal(out, np.ravel(expected)), (rows, prototypes, digits)
+
+code = "".join(count.inspect_asm().values())
 print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if name in code])
 """
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.core.errors import StoreError
-from pipeline.report import opened
+from pipeline.report import markup
 from pipeline.report.pictures import draw_prototypes
 from pipeline.sources.arrays import from_arrays
 
@@ -146,11 +146,11 @@ def test_a_run_of_many_classes_is_shown_without_prototypes_and_of_no_labels_with
 
 @pytest.mark.parametrize("text", [*HOSTILE, "</td></table><b>", "x" * 5000, "two\nlines", 12, None])
 def test_whatever_is_in_a_table_is_text_in_its_cell(text):
-    page = Page(opened._table(["name", text], [[text, "after"]]))
+    page = Page(markup.table(["name", text], [[text, "after"]]))
     assert page.tags == ["table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td"]
     assert page.rows[1][1] == "after"
-    assert len(page.rows[1][0]) <= opened.MAX_TEXT
-    if isinstance(text, str) and text.isprintable() and len(text) < opened.MAX_TEXT:
+    assert len(page.rows[1][0]) <= markup.MAX_TEXT
+    if isinstance(text, str) and text.isprintable() and len(text) < markup.MAX_TEXT:
         assert page.rows[1][0] == text
 
 
