@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Tree:
         self._kind, self._notes, self._doubts = kind, notes, doubts
         self._database = sqlite3.connect("", isolation_level=None)
         for table in (
-            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, stamp, "
-            "status, detail, split)",
+            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, key BLOB, offset, size, "
+            "stamp, status, detail, split)",
             "classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID",
         ):
             self._database.execute(f"CREATE TABLE {table}")
@@ -69,15 +69,22 @@ class Tree:
         self.groups.append(PathGroup(split, given, strip, title))
         return len(self.groups) - 1
 
+    def forget(self, group: int) -> None:
+        """Take one of the folders or archives out of a group, since it holds no images itself."""
+        self.groups[group].count -= 1
+        if not self.groups[group].count:
+            del self.groups[group]  # the last one
+
     def add(self, group: int, path: bytes, sample: Sample) -> None:
         """Add an image file; without a path it stands for all that is lost after it."""
         path = path.replace(b"/", SEPARATOR)
         if path:
             self._folders.add("folders", group, path)
-        values = sample.file, sample.offset, sample.size, sample.stamp, sample.status, sample.detail
+        s = sample
+        values = s.file, s.key, s.offset, s.size, s.stamp, s.status, s.detail
         self._database.execute(
-            "INSERT INTO members (grp, path, file, offset, size, stamp, status, detail) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO members (grp, path, file, key, offset, size, stamp, status, detail) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (group, path, *values),
         )
 
@@ -133,14 +140,12 @@ class Tree:
             last = pair
         return loose, deeper
 
-    def batches(
-        self, titles: Sequence[str], keys: Sequence[bytes] = (), streamed: Iterable[int] = ()
-    ) -> Iterator[tuple[str, Any]]:
+    def batches(self, titles: Sequence[tuple[str, int]]) -> Iterator[tuple[str, Any]]:
         """Decide the layout, and yield the rows of each split, as `make_rows` gives them.
 
-        For each file `titles` go before the path, and `keys` into the `key` column; default: the
-        path. `streamed` are the numbers of files that can only be read forward. A split with images
-        of these that do not come in the order of names keeps the order in which they were listed.
+        For each file `titles` say what goes before the path, and how much of that is left out. A
+        split with members that can only be read forward, and do not come in the order of names,
+        keeps the order in which they were listed.
         """
         self._folders.flush()
         self._decide_layouts()
@@ -152,42 +157,37 @@ class Tree:
         rows = self._database.execute("SELECT DISTINCT split FROM members")
         splits = {split for (split,) in rows}
         given = dict.fromkeys(group.split for group in self.groups if group.given)
-        forward = self._unsorted(streamed)
+        forward = self._unsorted()
         for split in [*(s for s in given if s in splits), *sorted(splits - set(given))]:
             # what stands for lost images comes last
             order = "member" if split in forward else "path = x'', path, file, member"
             cursor = self._database.execute(
-                "SELECT grp, path, file, offset, size, status, detail, stamp FROM members "  # noqa: S608
+                "SELECT grp, path, file, key, offset, size, status, detail, stamp FROM members "  # noqa: S608
                 f"WHERE split = ? ORDER BY {order}",
                 (split,),
             )
             while batch := cursor.fetchmany(ROWS_PER_GROUP):
-                samples = [
-                    self._sample(r, titles[r[2]], keys[r[2]] if keys else None) for r in batch
-                ]
+                samples = [self._sample(row, *titles[row[2]]) for row in batch]
                 yield split, make_rows(len(batch), **columns_of(samples))
 
-    def _unsorted(self, streamed: Iterable[int]) -> set[str]:
-        self._database.execute("CREATE TABLE streamed (file INTEGER PRIMARY KEY)")
-        self._database.executemany("INSERT INTO streamed VALUES (?)", ((n,) for n in streamed))
-        if not self._database.execute("SELECT count(*) FROM streamed").fetchone()[0]:
-            return set()
+    def _unsorted(self) -> set[str]:
         rows = self._database.execute(
             "SELECT DISTINCT split FROM (SELECT split, path < lag(path) OVER "
             "(PARTITION BY split ORDER BY member) AS falls FROM members WHERE path != x'' "
-            "AND split IN (SELECT split FROM members JOIN streamed USING (file))) WHERE falls"
+            "AND split IN (SELECT DISTINCT split FROM members WHERE instr(key, x'3d') != 1 "
+            "AND key != x'')) WHERE falls"
         )
         return {split for (split,) in rows}
 
-    def _sample(self, row: Sequence[Any], title: str, key: bytes | None) -> Sample:
-        group, path, file, offset, size, status, detail, stamp = row
+    def _sample(self, row: Sequence[Any], title: str, skipped: int) -> Sample:
+        group, path, file, key, offset, size, status, detail, stamp = row
         layout = self.groups[group].layout
         split, label = layout.read(path)
         if label is None and status == OK and split not in layout.unlabelled:
             status = LABEL_UNKNOWN
             detail = f"is in no folder of a class, expected {layout.expected}"
         name = path.replace(SEPARATOR, b"/")
-        origin, key = title + as_text(name), name if key is None else key
+        origin, key = title + as_text(name[skipped:]), name if self._kind == "folder" else key
         return Sample(origin, file, key, offset, size, label, status, detail, stamp)
 
 
@@ -220,7 +220,7 @@ class FolderReader:
         """Yield the rows of each split in order."""
         notes.labels_are_text = True
         several = len(self._folders) > 1
-        titles = [f"{title_of(path)}/" if several else "" for _, path in self._folders]
+        titles = [(f"{title_of(path)}/" if several else "", 0) for _, path in self._folders]
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for number, (given, path) in enumerate(self._folders):
                 notes.files.append(File(number, "", ""))
