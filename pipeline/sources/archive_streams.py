@@ -8,6 +8,7 @@ the archive. Streams buffer little at once, and tell damage from a proper end.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -109,7 +110,7 @@ class Window:
     def seek(self, offset: int, whence: int = 0) -> int:
         position = offset + (0, self._position, self._size)[whence]
         if position < 0:
-            raise ValueError(f"a position of {position}")
+            raise OSError(errno.EINVAL, "a position below 0")
         self._position = position
         self._raw.seek(self._start + min(position, self._size))
         return position
@@ -135,8 +136,11 @@ class Rewound(Window):
         self._reopen, self._at = reopen, 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = max(0, offset + (0, self._position, self._size)[whence])
-        return self._position
+        position = offset + (0, self._position, self._size)[whence]
+        if position < 0:
+            raise OSError(errno.EINVAL, "a position below 0")
+        self._position = position
+        return position
 
     def read(self, size: int = -1) -> bytes:
         position = self._position
@@ -200,9 +204,14 @@ class Archive(NamedTuple):
         return ":".join([shown(self.path), *([as_text(self.inner)] if self.inner else [])])
 
     @property
+    def name(self) -> bytes:
+        """Its name: of one in another that of the member."""
+        return self.inner or os.fsencode(self.path.name)
+
+    @property
     def stem(self) -> bytes:
         """Its name without suffix."""
-        return stem_of(self.inner or os.fsencode(self.path.name))
+        return stem_of(self.name)
 
     def unpacked(self, step: bytes, start: int, packed: int, size: int = -1) -> Archive:
         """Return the archive that a step makes of a range of the stream; of 0 on of all of it."""

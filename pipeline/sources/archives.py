@@ -8,7 +8,6 @@ nothing is missing in silence.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -112,8 +111,7 @@ class ArchiveReader:
 
     def _named(self, parts: Sequence[_Part]) -> list[_Part]:
         """Return archives side by side, with what their names say; refuse what they may mean."""
-        names = [os.fsencode(p.archive.path.name) for p in parts if not p.given]
-        names = [p.archive.inner for p in parts if not p.given and p.archive.inner] or names
+        names = [part.archive.name.rpartition(b"/")[2] for part in parts if not part.given]
         splits = {frozenset(splits_in(name)) for name in names}
         strange = [name for name in names if splits_in(name) and split_of(as_text(name)) is None]
         if self.doubts and strange and len(splits) > 1:
@@ -124,8 +122,7 @@ class ArchiveReader:
             )
         if self.doubts and _are_classes([part.archive for part in parts]):
             return [part._replace(prefix=part.archive.stem + b"/") for part in parts]
-        folders = (part.archive.inner.rpartition(b"/")[:2] for part in parts)
-        return [p._replace(prefix=b"".join(above)) for p, above in zip(parts, folders, strict=True)]
+        return list(parts)
 
     def _walked(
         self, parts: Sequence[_Part], labels: Sequence[str] = LABEL_SUFFIXES
@@ -134,11 +131,7 @@ class ArchiveReader:
         for part in parts:
             inner: list[Archive] = []
             yield part, _members(part.archive, labels, inner)
-            words = [None if part.given else split_of(as_text(each.inner)) for each in inner]
-            found = [
-                _Part(each, word or part.split, part.given)
-                for each, word in zip(inner, words, strict=True)
-            ]
+            found = [_Part(each, _split_in(each, part), part.given) for each in inner]
             yield from ((each, walk(each.archive, labels)) for each in self._named(found))
 
     def _is_webdataset(self, parts: Sequence[_Part]) -> bool:
@@ -154,7 +147,7 @@ class ArchiveReader:
 
     def _tree_batches(self, parts: Sequence[_Part], notes: Notes) -> Iterator[tuple[str, Any]]:
         notes.labels_are_text = True
-        titles, roots = [], self.fetcher().roots
+        titles, roots, classes = [], self.fetcher().roots, 0
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for file, (part, members) in enumerate(self._walked(parts)):
                 archive, prefix = part.archive, part.prefix
@@ -172,6 +165,9 @@ class ArchiveReader:
                         tree.leave_out(group, prefix + name)
                 if holds_archives:  # those are the archives of the group
                     tree.forget(group)
+                classes += bool(archive.stem and prefix == archive.stem + b"/")
+            if classes:
+                notes.remarks.append(f"each of {classes:,} archives is a class, by its name")
             tree.keep_last()
             yield from tree.batches(titles)
 
@@ -184,6 +180,12 @@ class ArchiveReader:
             while batch := list(islice(rows, ROWS_PER_GROUP)):
                 yield part.split, make_rows(len(batch), **{**columns_of(batch), "file": file})
         samples.finish()
+
+
+def _split_in(inner: Archive, part: _Part) -> str:
+    """Return the split of an archive in another: given, or by its name or folder, or that one's."""
+    words = (split_of(name) for name in reversed(as_text(inner.inner).split("/")))
+    return part.split if part.given else next(filter(None, words), part.split)
 
 
 def _are_classes(archives: Sequence[Archive]) -> bool:

@@ -80,7 +80,7 @@ def _of_zip(
     if path is None:
         return None
     start, following = info.header_offset, bisect_right(starts, info.header_offset)
-    end = starts[following] if following < len(starts) else directory.start_dir
+    end = min([*starts[following : following + 1], directory.start_dir])
     alone = following - bisect_left(starts, start) == 1
     fits = alone and start >= 0 and end - start >= _HEADER.size + info.compress_size
     odd = leads_out(name) or _odd_in_zip(info, fits)
@@ -91,11 +91,12 @@ def _of_zip(
     elif not is_image(path):
         inner = is_inner(path, archive) and odd is None
         return _inner_of_zip(info, directory, archive, path) if inner else path
+    if odd and content is None:
+        return Entry(path, 0, 0, archive.steps, Problem(UNREADABLE, odd))
     length = min(end - start, _HEADER.size + _MOST_NAMES + info.compress_size)
     packing = Packing(info.compress_type, length, info.compress_size, info.CRC)
     key = b" ".join([archive.steps, bytes(packing)]).strip()
-    problem = Problem(UNREADABLE, odd) if odd else None
-    return Entry(path, archive.start + start, info.file_size, key, problem, content)
+    return Entry(path, archive.start + start, info.file_size, key, content=content)
 
 
 def _odd_in_zip(info: zipfile.ZipInfo, fits: bool) -> str | None:
@@ -108,8 +109,8 @@ def _odd_in_zip(info: zipfile.ZipInfo, fits: bool) -> str | None:
         return f"is packed by method {info.compress_type} of zip, expected deflate; pack it again"
     if not fits:
         return "overlaps another member, or the end of the archive, as in a bomb"
-    most = info.file_size if info.compress_type == _STORED else 2 * info.file_size + MOST_LABEL
-    if info.compress_size > most:
+    unlike = info.compress_type == _STORED and info.compress_size != info.file_size
+    if unlike or info.compress_size > 2 * info.file_size + MOST_LABEL or info.file_size >> 62:
         return f"takes {info.compress_size:,} bytes packed, and {info.file_size:,} unpacked"
     return None
 

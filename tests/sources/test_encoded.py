@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from image_files_for_tests import assert_holds, make_files, png, remote, write_files, write_tar
 from PIL import Image
-from pipeline.sources.archives import ArchiveReader
 
 from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.images.conversion import Conversion
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import FolderReader
 from pipeline.sources.lists import ListReader

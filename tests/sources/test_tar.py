@@ -24,11 +24,11 @@ from image_files_for_tests import (
     remote,
     write_tar,
 )
-from pipeline.sources.archives import ArchiveReader
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import locate
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
 
 __all__ = ["remote"]

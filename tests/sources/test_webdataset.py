@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 from image_files_for_tests import everything, png, write_tar
-from pipeline.sources.archives import ArchiveReader
 
 from pipeline.core.blocks import LABEL_UNKNOWN
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
 
 GOOD = png(np.zeros((6, 4), np.uint8))
