@@ -8,7 +8,6 @@ nothing is missing in silence.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ from pipeline.sources.fetch import (
     roots_of,
     titles_of,
 )
-from pipeline.sources.file_names import as_text, flattened, is_plain, split_of, splits_in
+from pipeline.sources.file_names import are_classes, as_text, flattened, split_of, splits_in
 from pipeline.sources.folder import Tree
 from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import close_streams, read_forward
@@ -52,8 +51,6 @@ from pipeline.storage.blobs import file_system
 
 _LOOKED_AT = 4096
 _MOST_IN_STREAM = 64  # archives in one that can only be read forward
-_DIGITS = re.compile(rb"\d+")
-_SYNSET = re.compile(rb"n\d{8}")  # how ImageNet names its classes
 
 
 class _Part(NamedTuple):
@@ -190,12 +187,8 @@ def _split_in(inner: Archive, part: _Part) -> str:
 
 def _are_classes(archives: Sequence[Archive]) -> bool:
     """Tell whether archives hold a class each: by names, and since no folders are inside."""
-    stems = [archive.stem for archive in archives]
-    bases = [stem.rpartition(b"/")[2] for stem in stems]
-    synsets = all(map(_SYNSET.fullmatch, bases))
-    if len({stem if synsets else _DIGITS.sub(b"", stem) for stem in stems}) < max(2, len(stems)):
-        return False
-    return not any(is_plain(n) or splits_in(n) for n in bases) and all(map(_is_flat, archives))
+    named = are_classes([archive.stem for archive in archives], numbers=False)
+    return named and all(map(_is_flat, archives))
 
 
 def _is_flat(archive: Archive) -> bool:

@@ -15,7 +15,7 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.core.blocks import LABEL_UNKNOWN, OK, UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
-from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
+from pipeline.sources.file_names import are_classes, as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, PathGroup, decide
 from pipeline.sources.notes import File, Notes
@@ -31,6 +31,7 @@ from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, ma
 from pipeline.storage.blobs import file_system, tried, version_in
 
 _LOOKED_AT = 1000
+_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
 
 
 class Tree:
@@ -187,8 +188,10 @@ class Tree:
             status = LABEL_UNKNOWN
             detail = f"is in no folder of a class, expected {layout.expected}"
         name = path.replace(SEPARATOR, b"/")
-        origin, key = title + as_text(name[skipped:]), name if self._kind == "folder" else key
-        return Sample(origin, file, key, offset, size, label, status, detail, stamp)
+        key = name[skipped:] if self._kind == "folder" else key
+        return Sample(
+            title + as_text(name[skipped:]), file, key, offset, size, label, status, detail, stamp
+        )
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,16 @@ class FolderReader:
     """Lists the image files of folders.
 
     `paths` are for each split its folders, classes inside; those of None hold splits, or classes.
-    `split` is the name where neither the job nor the folders tell one; `doubts` tells whether to
-    refuse what is implausible, see `folder_checks`.
+    Several of one split, without folders inside, are a class each where their names may be that.
+    `chosen` says of which folders of which split only some files count, such as those that match a
+    pattern. `split` is the name where neither the job nor the folders tell one; `doubts` tells
+    whether to refuse what is implausible, see `folder_checks`.
     """
 
     paths: Mapping[str | None, Sequence[Path]]
     split: str = "train"
     doubts: bool = True
+    chosen: Mapping[tuple[str | None, Path], Sequence[bytes]] = field(default_factory=dict)
     kind = "folder"
 
     @property
@@ -220,27 +226,47 @@ class FolderReader:
         """Yield the rows of each split in order."""
         notes.labels_are_text = True
         several = len(self._folders) > 1
-        titles = [(f"{title_of(path)}/" if several else "", 0) for _, path in self._folders]
+        prefixes = {split: self._are_classes(split) for split in self.paths}
+        titles = []
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for number, (given, path) in enumerate(self._folders):
                 notes.files.append(File(number, "", ""))
+                prefix = os.fsencode(path.name) + b"/" if prefixes[given] else b""
+                titles.append((f"{title_of(path)}/" if several else "", len(prefix)))
                 group = tree.group(given or self.split, given is not None, False, shown(path))
-                for name, sample in _walked(path):
+                for name, sample in self._files(given, path):
                     if sample is not None:
-                        tree.add(group, name, sample._replace(file=number))
+                        tree.add(group, prefix + name, sample._replace(file=number))
                     elif name.endswith(b"/"):
-                        notes.ignore_empty(name[:-1])
+                        notes.ignore_folder(name[:-1], (given, path) in self.chosen)
                     else:
-                        tree.leave_out(group, name)
+                        tree.leave_out(group, prefix + name)
             yield from tree.batches(titles)
+
+    def _files(self, split: str | None, path: Path) -> Iterator[_Walked]:
+        chosen = self.chosen.get((split, path))
+        return _walked(path) if chosen is None else _picked(path, chosen)
+
+    def _are_classes(self, split: str | None) -> bool:
+        """Tell whether the folders of a split are a class each."""
+        paths = self.paths[split]
+        names = [os.fsencode(path.name) for path in paths]
+        return (
+            self.doubts
+            and not any((split, path) in self.chosen for path in paths)
+            and are_classes(names, numbers=True)
+            and all(b"/" not in (_first_image(path) or b"/") for path in paths)
+        )
 
 
 def has_images(path: Path) -> bool:
     """Tell whether there is an image among the first files below a folder."""
-    return any(sample for _, sample in itertools.islice(_walked(path), _LOOKED_AT))
+    return _first_image(path) is not None
 
 
-_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
+def _first_image(path: Path) -> bytes | None:
+    some = itertools.islice(_walked(path), _LOOKED_AT)
+    return next((name for name, sample in some if sample), None)
 
 
 def _walked(root: Path) -> Iterator[_Walked]:
@@ -251,6 +277,22 @@ def _walked(root: Path) -> Iterator[_Walked]:
     if not root.is_dir():
         raise SourceError(f"{root}: is no folder; correct the name")
     yield from _walked_local(os.fsencode(root), b"", ())
+
+
+def _picked(root: Path, names: Sequence[bytes]) -> Iterator[_Walked]:
+    """Yield some of the files below a folder, and of the names those of folders without any."""
+    above = {name[:n] for name in names for n, letter in enumerate(name) if letter == ord("/")}
+    rest = set(names)
+    if is_remote(root):  # one listing is fewer requests
+        found = _walked(root)
+    else:
+        paths = ((name, root / os.fsdecode(name)) for name in names)
+        found = ((n, _sample(p) if is_image(n) else None) for n, p in paths if not p.is_dir())
+    for name, sample in found:
+        if name in rest:
+            rest.discard(name)
+            yield name, sample
+    yield from ((name + b"/", None) for name in sorted(rest - above) if name)
 
 
 def _walked_local(
@@ -293,7 +335,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _sample(entry: os.DirEntry[bytes]) -> Sample:
+def _sample(entry: os.DirEntry[bytes] | Path) -> Sample:
     try:
         status = entry.stat()
     except OSError as error:

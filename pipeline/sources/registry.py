@@ -22,7 +22,14 @@ from pipeline.sources.archive_streams import SUFFIXES as ARCHIVE_SUFFIXES
 from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
-from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
+from pipeline.sources.file_names import (
+    IMAGE_SUFFIXES,
+    expand,
+    folder_of,
+    is_hidden,
+    is_image,
+    splits_in,
+)
 from pipeline.sources.folder import FolderReader, has_images
 from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
@@ -41,6 +48,7 @@ _KIND_OF_SUFFIX = {
     ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
     **dict.fromkeys(TEXT_SUFFIXES, "list"),
     **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"), ".zip": "zip",
+    **dict.fromkeys(IMAGE_SUFFIXES, "folder"),  # of a pattern of image files
 }  # fmt: skip
 _PACKED = {".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
 _FOLDERS_OF = {"parquet": (".parquet",), "tar": ARCHIVE_SUFFIXES, "numpy": (".npy", ".npz")}
@@ -246,11 +254,37 @@ def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
 def paths_by_split(settings: ImageSettings) -> dict[str | None, list[Path]]:
     """Return the paths of each split; of None those that say themselves what the splits are."""
     given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
-    options = settings.storage_options
     return {
-        split: [locate(t, options).absolute() for text in texts for t in expand(text, options)]
-        for split, texts in given.items()
+        split: [p for t in texts for p in _located(t, settings)] for split, texts in given.items()
     }
+
+
+def _located(text: str, settings: ImageSettings) -> list[Path]:
+    options = settings.storage_options
+    return [locate(name, options).absolute() for name in expand(text, options)]
+
+
+def _choose_files(
+    settings: ImageSettings,
+) -> tuple[dict[str | None, list[Path]], dict[tuple[str | None, Path], list[bytes]]]:
+    """Return the folders of each split; and of those that files were named in, the files.
+
+    The folder of files is the one that their pattern begins with, so that those below it are
+    classes.
+    """
+    given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
+    paths: dict[str | None, list[Path]] = {}
+    chosen: dict[tuple[str | None, Path], list[bytes]] = {}
+    for split, texts in given.items():
+        for text in texts:
+            found = _located(text, settings)
+            if any(is_image(os.fsencode(path.name)) and not is_folder(path) for path in found):
+                (root,) = _located(folder_of(text), settings)
+                names = [str(path).removeprefix(str(root)).lstrip("/") for path in found]
+                chosen.setdefault((split, root), []).extend(map(os.fsencode, names))
+                found = [] if root in paths.get(split, []) else [root]
+            paths.setdefault(split, []).extend(found)
+    return paths, {key: list(dict.fromkeys(names)) for key, names in chosen.items()}
 
 
 def _open_encoded(
@@ -271,7 +305,8 @@ def _open_encoded(
         named = {role: name for role, name in columns.items() if name is not None}
         reader = ArchiveReader(paths, split, named, doubts, kind)
     else:
-        reader = FolderReader(paths, split, doubts=doubts)
+        folders, chosen = _choose_files(settings)
+        reader = FolderReader(folders, split, doubts, chosen)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
