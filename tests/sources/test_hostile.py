@@ -210,7 +210,7 @@ def written(root, files):
 
 def allowed(file):
     """Return the statuses that a file may have where all are brought to 8 bits and one size."""
-    other = {"wrong size"} if "16-bit" in file.name else set()
+    other = {"wrong size"} if "16-bit" in file.name or "float" in file.name else set()
     return {STATUSES[status] for status in file.statuses} | other
 
 
