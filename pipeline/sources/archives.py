@@ -8,10 +8,10 @@ nothing is missing in silence.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -41,7 +41,7 @@ from pipeline.sources.fetch import (
 )
 from pipeline.sources.file_names import are_classes, as_text, flattened, split_of, splits_in
 from pipeline.sources.folder import Tree
-from pipeline.sources.notes import Notes
+from pipeline.sources.notes import File, Notes
 from pipeline.sources.open_cache import close_streams, read_forward
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
 from pipeline.sources.tar_members import HeaderStream, tail, walk_tar
@@ -106,6 +106,10 @@ class ArchiveReader:
         else:
             yield from self._tree_batches(parts, notes)
 
+    def _describer(self) -> Callable[[Path], File]:
+        """Return what describes the file of an archive, each file once."""
+        return cache(partial(describe, roots=self.fetcher().roots))
+
     def _named(self, parts: Sequence[_Part]) -> list[_Part]:
         """Return archives side by side, with what their names say; refuse what they may mean."""
         names = [part.archive.name.rpartition(b"/")[2] for part in parts if not part.given]
@@ -144,12 +148,12 @@ class ArchiveReader:
 
     def _tree_batches(self, parts: Sequence[_Part], notes: Notes) -> Iterator[tuple[str, Any]]:
         notes.labels_are_text = True
-        titles, roots, classes = [], self.fetcher().roots, 0
+        titles, classes, described = [], 0, self._describer()
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for file, (part, members) in enumerate(self._walked(parts)):
                 archive, prefix = part.archive, part.prefix
                 titles.append((f"{archive.title}:", len(prefix)))
-                notes.files.append(describe(archive.path, roots))
+                notes.files.append(described(archive.path))
                 group = tree.group(part.split, part.given, True, archive.shown)
                 holds_archives = False
                 for member in members:
@@ -169,10 +173,10 @@ class ArchiveReader:
             yield from tree.batches(titles)
 
     def _sample_batches(self, parts: Sequence[_Part], notes: Notes) -> Iterator[tuple[str, Any]]:
-        samples, roots = Samples(self._fields, notes), self.fetcher().roots
+        samples, described = Samples(self._fields, notes), self._describer()
         walked = self._walked(parts, self._fields.suffixes)
         for file, (part, members) in enumerate(walked):
-            notes.files.append(describe(part.archive.path, roots))
+            notes.files.append(described(part.archive.path))
             rows = samples.rows(members, part.archive.title)
             while batch := list(islice(rows, ROWS_PER_GROUP)):
                 yield part.split, make_rows(len(batch), **{**columns_of(batch), "file": file})

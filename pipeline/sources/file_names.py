@@ -52,6 +52,7 @@ _PLAIN = (
     "annotations"
 )
 _PLAIN_WORDS = frozenset(_PLAIN.split())
+_PART_WORDS = ("part", "shard", "chunk", "batch", "volume", "vol", "archive", "backup", "copy")
 _LABEL = (
     "label labels labeled labelled labeling annotation annotations annot annots metadata meta "
     "class classes groundtruth truth gt target targets instances caption captions attr "
@@ -197,8 +198,8 @@ def _rest(name: bytes) -> str:
 def are_classes(names: Sequence[bytes], numbers: bool) -> bool:
     """Tell whether folders or archives side by side, without folders inside, may be a class each.
 
-    They are several, of names that differ by more than numbers, and have no words for splits or
-    images. `numbers` says that numbers alone are names of classes, and not of parts.
+    They are several, of names that differ by more than numbers, and have no words for splits, parts
+    or images alone. `numbers` says that numbers alone are names of classes, and not of parts.
 
     Examples
     --------
@@ -208,7 +209,8 @@ def are_classes(names: Sequence[bytes], numbers: bool) -> bool:
     (True, True)
     """
     bases = [name.rpartition(b"/")[2] for name in names]
-    if len(names) < 2 or any(is_plain(base) or splits_in(base) for base in bases):
+    words = {word for base in bases for word in words_of(base)}
+    if len(names) < 2 or any(map(is_container, bases)) or words & {*SPLIT_OF_WORD, *_PART_WORDS}:
         return False
     kept = [(numbers and b.isdigit()) or _SYNSET.fullmatch(b) is not None for b in bases]
     stems = {n if k else _DIGITS.sub(b"", n) for n, k in zip(names, kept, strict=True)}

@@ -172,6 +172,8 @@ class Tree:
                 yield split, make_rows(len(batch), **columns_of(samples))
 
     def _unsorted(self) -> set[str]:
+        if self._kind == "folder":
+            return set()
         rows = self._database.execute(
             "SELECT DISTINCT split FROM (SELECT split, path < lag(path) OVER "
             "(PARTITION BY split ORDER BY member) AS falls FROM members WHERE path != x'' "

@@ -179,9 +179,10 @@ def test_a_class_an_archive_in_folders_of_splits(tmp_path):
     assert held(write_zip(tmp_path / "a.zip", within))[0] == {"test": two, "train": two}
 
 
-def test_shards_without_labels_are_no_classes(tmp_path):
-    for n in range(2):
-        write_zip(make(tmp_path / "set", "a.md=") / f"shard-{n}.zip", [(f"{n}.png", image())])
+@pytest.mark.parametrize("names", ["shard-0 shard-1", "imagesA imagesB", "part_a part_b", "7 8"])
+def test_shards_without_labels_are_no_classes(tmp_path, names):
+    for name in names.split():
+        write_zip(make(tmp_path / "set", "a.md=") / f"{name}.zip", [("1.png", image())])
     assert "2 archives hold images in no folders and without labels" in refusal(tmp_path / "set")
 
 
