@@ -31,7 +31,7 @@ SUFFIXES = (*TAR_SUFFIXES, ".zip")
 LABEL_SUFFIXES = (".cls", ".json")
 MOST_LABEL = 2**16
 BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-_MOST_AT_ONCE = 2**28  # such as the directory of a zip archive
+_MOST_AT_ONCE = 2**29  # such as the directory of a zip archive of some 3 million members
 _OPENERS: Mapping[bytes, tuple[bytes, Callable[[Any], Any]]] = {
     b"gzip": (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     b"bzip2": (b"BZh", bz2.BZ2File),
@@ -119,7 +119,7 @@ class Window:
         left = max(0, self._size - self._position)
         size = left if size < 0 else min(size, left)
         if size > _MOST_AT_ONCE:
-            raise ValueError(f"{size:,} bytes at once, expected at most {_MOST_AT_ONCE:,}")
+            raise ValueError(f"a directory of {size:,} bytes, expected {_MOST_AT_ONCE:,} at most")
         data = cast(bytes, self._raw.read(size))
         self._position += len(data)
         return data
