@@ -14,7 +14,6 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -40,7 +39,7 @@ _OPENERS: Mapping[bytes, tuple[bytes, Callable[[Any], Any]]] = {
 
 
 class _Unpacked:
-    """A stream of the content of a compressed one, which it closes too; it goes forward."""
+    """A stream of what is packed in another, which it closes too; to go back, it begins anew."""
 
     def __init__(self, packed: Any, step: bytes) -> None:
         self._packed = packed
@@ -48,7 +47,11 @@ class _Unpacked:
         self._content = _Inflated(packed, int(crc)) if crc else _OPENERS[name][1](packed)
 
     def seekable(self) -> bool:
+        """Tell that to seek takes as long as to read."""
         return False
+
+    def seek(self, position: int) -> None:
+        self._content.seek(position)
 
     def read(self, size: int) -> bytes:
         try:
@@ -67,8 +70,20 @@ class _Inflated:
     """What is packed as the members of zip archives are; its checksum is compared at its end."""
 
     def __init__(self, packed: Any, crc: int) -> None:
-        self._packed, self._expected, self._crc = packed, crc, 0
+        self._packed, self._expected = packed, crc
+        self._begin()
+
+    def _begin(self) -> None:
+        self._crc = self._position = 0
         self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            self._packed.seek(0)
+            self._begin()
+        while self._position < position:
+            if not self.read(min(READ_BYTES, position - self._position)):
+                break
 
     def read(self, size: int) -> bytes:
         data = b""
@@ -77,6 +92,7 @@ class _Inflated:
             if not packed:
                 raise EOFError("it ends too soon")
             data = self._unpacker.decompress(packed, size)
+        self._position += len(data)
         self._crc = zlib.crc32(data, self._crc)
         if size and not data and self._crc != self._expected:
             raise zlib.error("its checksum is another")
@@ -92,14 +108,7 @@ class Window:
     def __init__(self, raw: Any, start: int, size: int) -> None:
         self._raw, self._start, self._size = raw, start, size
         self._position = 0
-        if self.seekable():
-            raw.seek(start)
-            return
-        while start > 0:
-            skipped = len(raw.read(min(start, READ_BYTES)))
-            if not skipped:
-                raise EOFError("it ends too soon")
-            start -= skipped
+        raw.seek(start)
 
     def seekable(self) -> bool:
         return bool(self._raw.seekable())
@@ -120,46 +129,16 @@ class Window:
         size = left if size < 0 else min(size, left)
         if size > _MOST_AT_ONCE:
             raise ValueError(f"a directory of {size:,} bytes, expected {_MOST_AT_ONCE:,} at most")
-        data = cast(bytes, self._raw.read(size))
+        parts: list[bytes] = []
+        while size > 0 and (part := self._raw.read(size)):
+            parts.append(part)
+            size -= len(part)
+        data = b"".join(parts)
         self._position += len(data)
         return data
 
     def close(self) -> None:
         self._raw.close()
-
-
-class Rewound(Window):
-    """A range of a stream that goes forward; to go back, it begins anew."""
-
-    def __init__(self, reopen: Callable[[], Any], start: int, size: int) -> None:
-        super().__init__(reopen(), start, size)
-        self._reopen, self._at = reopen, 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        position = offset + (0, self._position, self._size)[whence]
-        if position < 0:
-            raise OSError(errno.EINVAL, "a position below 0")
-        self._position = position
-        return position
-
-    def read(self, size: int = -1) -> bytes:
-        position = self._position
-        if position < self._at:
-            self._raw.close()
-            super().__init__(self._reopen(), self._start, self._size)
-            self._at = 0
-        self._position = self._at
-        while self._position < position and super().read(
-            min(READ_BYTES, position - self._position)
-        ):
-            pass
-        parts = []
-        wanted = self._size - self._position if size < 0 else size
-        while wanted > 0 and (part := super().read(wanted)):
-            parts.append(part)
-            wanted -= len(part)
-        self._at = self._position
-        return b"".join(parts)
 
 
 def open_steps(path: Path, steps: bytes) -> Any:
@@ -224,11 +203,9 @@ class Archive(NamedTuple):
         return Window(stream, self.start, self.size) if self.start else stream
 
     def open_sought(self) -> Any:
-        """Open it so that it can be sought, forward and back."""
+        """Open it as a file that can be sought, forward and back."""
         size = listed_version(self.path).size if self.size < 0 else self.size
-        if self.steps:
-            return Rewound(partial(open_steps, self.path, self.steps), self.start, size)
-        return Window(open_binary(self.path), self.start, size)
+        return Window(open_steps(self.path, self.steps), self.start, size)
 
 
 def stem_of(name: bytes) -> bytes:

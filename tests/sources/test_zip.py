@@ -158,6 +158,16 @@ def test_archives_in_archives_hold_what_was_packed(tmp_path, remote, outer, inne
     source.close()
 
 
+def test_a_large_directory_in_a_packed_archive(tmp_path):
+    files = make_files(("train",))
+    others = [(f"train/{'long' * 25}{n:06}.txt", b"") for n in range(12_000)]
+    inner = packed("zip-stored", [*members(files), *others])
+    assert len(inner) > 2 * 2**20
+    source = opened(tmp_path, write_zip(tmp_path / "a.zip", [("train.zip", inner)]))
+    assert_holds(source, files)
+    assert source.provenance["ignored"] == {".txt": 12_000}
+
+
 def test_archives_of_a_split_are_one_and_those_named_for_classes_are_classes(tmp_path):
     shards = {f"train-{n}.tar": packed("tar", [(f"cat/{n}.png", image())]) for n in (0, 1)}
     shards["test.tar"] = packed("tar", [("cat/0.png", image())])
