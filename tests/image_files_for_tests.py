@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
+import zipfile
 
 import fsspec
 import numpy as np
@@ -43,6 +45,16 @@ def write_tar(path, members, mode="w"):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_zip(path, members, method=zipfile.ZIP_DEFLATED):
+    """Write a zip archive of (name, bytes) pairs, into a file or a stream."""
+    with contextlib.ExitStack() as stack:
+        file = path if isinstance(path, io.BytesIO) else stack.enter_context(path.open("wb"))
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, data in members:
+                archive.writestr(name, data)
     return path
 
 

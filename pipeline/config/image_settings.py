@@ -24,7 +24,7 @@ from pydantic import (
 from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
 from pipeline.core.paths import shown
 
-KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
+KINDS = ("folder", "tar", "zip", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
 _ROLES = {
     "columns": ("image", "path", "label", "split"),
     "variables": ("image", "label"),

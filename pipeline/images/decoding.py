@@ -6,6 +6,7 @@ is refused before a pixel of it is decoded. A format is recognised by content, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Decoded:
     Attributes
     ----------
     image
-        [y, x] or [y, x, 3], uint8 or uint16, after the conversion.
+        [y, x] or [y, x, channel], uint8 or uint16, or floats, after the conversion.
     width, height
         In pixels, after the orientation of the file was followed and before the conversion.
     several
@@ -58,13 +59,14 @@ def decode(
     data: bytes,
     conversion: Conversion,
     expected: Kind | None = None,
+    pack: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
 ) -> Decoded | Problem:
     """Decode an image file and convert the image.
 
-    It is one of `FORMATS`; of several frames or pages the first. Grey and RGB of 8 and
-    16 bits stay what they are, black and white becomes 0 and 255. Palettes, CMYK and YCbCr
-    become RGB, as Pillow converts them; alpha is dropped, without blending. The EXIF orientation
-    is followed.
+    It is one of `FORMATS`; of several frames or pages the first. Grey and RGB of 8 and 16 bits stay
+    what they are, and so do bands and floats of TIFF files; black and white becomes 0 and 255.
+    Palettes, CMYK and YCbCr become RGB, as Pillow converts them; alpha is dropped, without
+    blending. The EXIF orientation is followed.
 
     Parameters
     ----------
@@ -73,7 +75,10 @@ def decode(
     conversion
         What is done to the image.
     expected
-        Shape and dtype that the image must have after the conversion; None: any.
+        Shape and dtype that the image must have after the conversion; None: any. Of floats the
+        dtype is that before they are packed.
+    pack
+        What makes uint16 of floats, before the conversion; None: they stay, and are not converted.
 
     Returns
     -------
@@ -94,7 +99,11 @@ def decode(
                 f"decodes to {image.shape} {image.dtype}, its header says {header.shape} "
                 f"{header.dtype}",
             )
-        return Decoded(conversion.apply(image), width, height, opened.several)
+        if pack is not None:
+            image = pack(image)
+        if image.dtype.kind != "f" or conversion.describe():
+            image = conversion.apply(image)
+        return Decoded(image, width, height, opened.several)
     except Exception as error:  # whatever a library raises at hostile bytes, it is about this file
         return _problem(error, width, height)
 

@@ -51,9 +51,9 @@ class Header:
     width, height
         In pixels.
     channels
-        1 (grey) or 3 (RGB), after alpha was dropped.
+        1 (grey), 3 (RGB) or the number of bands, after alpha was dropped.
     dtype
-        `uint8` or `uint16`.
+        `uint8` or `uint16`; of some TIFF files `float32` or `float64`.
     """
 
     width: int
@@ -63,7 +63,7 @@ class Header:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[y, x] of grey, [y, x, 3] of colour."""
+        """[y, x] of grey, else [y, x, channel]."""
         size = (self.height, self.width)
         return size if self.channels == 1 else (*size, self.channels)
 
@@ -107,10 +107,11 @@ def check_pixels(width: int, height: int, most: int) -> None:
 def check_fits(kind: Kind, expected: Kind, width: int, height: int) -> None:
     """Raise `RefusedError` where the shape and dtype of an image are not those of its set."""
     if kind != expected:
+        cures = _cures(kind, expected)
+        cure = f"set {', '.join(cures)} to bring all to one" if cures else "leave it out"
         raise RefusedError(
             WRONG_SIZE,
-            f"is {_described(*kind)}, expected {_described(*expected)} (height x width); set "
-            f"{', '.join(_cures(kind, expected))} to bring all to one",
+            f"is {_described(*kind)}, expected {_described(*expected)} (height x width); {cure}",
             width,
             height,
         )
@@ -120,12 +121,18 @@ def _described(shape: tuple[int, ...], dtype: str) -> str:
     """Say size, mode and depth of images as the settings call them."""
     channels = {(): "grey", (COLOURS,): "RGB"}.get(shape[2:])
     mode = channels or f"{shape[2]} channels"
-    return f"{shape[0]} x {shape[1]}, {mode}, {np.dtype(dtype).itemsize * 8} bits"
+    floats = " of floats" if dtype.startswith("float") else ""
+    return f"{shape[0]} x {shape[1]}, {mode}, {np.dtype(dtype).itemsize * 8} bits{floats}"
 
 
 def _cures(kind: Kind, expected: Kind) -> list[str]:
-    """Return the settings that make of an image one as expected."""
-    cures = []
+    """Return the settings that make of an image one as expected; none where none do."""
+    cures: list[str] = []
+    channels, types = {kind[0][2:], expected[0][2:]}, {kind[1], expected[1]}
+    if len(channels) > 1 and not channels <= {(), (COLOURS,)}:
+        return cures
+    if len(types) > 1 and not types <= {"uint8", "uint16"}:
+        return cures
     if kind[0][:2] != expected[0][:2]:
         cures.append("resize (or crop and pad)")
     if kind[0][2:] != expected[0][2:]:

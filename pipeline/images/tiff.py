@@ -1,10 +1,11 @@
 """TIFF: the first page, after its directory was checked to lie inside the file.
 
 Pillow reads the directory and knows the kinds of pixels. The libtiff of imagecodecs decodes plain
-grey and colours of 8 or 16 bits, in 0.25 to 0.9 of Pillow's time, also where Pillow would cut them
-down without a word: colours of 16 bits. Pillow decodes the rest, and what imagecodecs cannot, and
-says why not. tifffile would read the directory no faster (55 us, and 30 ms to import), and leaves
-out tags whose values lie beyond the end of a file, where what is left may mean other pixels.
+grey, colours and bands of 8 or 16 bits or of floats, in 0.25 to 0.9 of Pillow's time, also where
+Pillow would cut them down without a word: colours of 16 bits, bands beside colours. Pillow decodes
+the rest, and what imagecodecs cannot, and says why not. tifffile would read the directory no faster
+(55 us, and 30 ms to import), and leaves out tags whose values lie beyond the end of a file, where
+what is left may mean other pixels.
 """
 
 from __future__ import annotations
@@ -46,8 +47,13 @@ _TAG = ExifTags.Base
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _LAB = 0, 1, 2, 8
 _JPEGS = (6, 7)  # of which libtiff makes RGB with alpha multiplied in
 _UNSIGNED, _FLOAT = 1, 3
+_TYPES = {
+    (8, _UNSIGNED): "uint8", (16, _UNSIGNED): "uint16",
+    (32, _FLOAT): "float32", (64, _FLOAT): "float64",
+}  # fmt: skip
+_BYTES_OF_A_PIXEL = 8  # of RGB with alpha, of 16 bits
 _SEPARATE_PLANES = 2
-_ALPHA = 2  # which is not multiplied into the colours
+_NO_ALPHA, _ALPHA = 0, 2  # a band; alpha which is not multiplied into the colours
 
 # What imagecodecs raises, the last where libtiff finds no directory.
 _FAILURES = (RuntimeError, ValueError, IndexError)
@@ -63,7 +69,9 @@ def open_tiff(data: bytes, max_pixels: int) -> Opened:
     tags = _read_tags(page)
     size = tags[_TAG.ImageWidth], tags[_TAG.ImageLength]
     check_pixels(*size, max_pixels)
-    image = None if _is_plain(tags) else _open_by_pillow(page, tags)
+    bands = _bands(tags)
+    image = None if bands else _open_by_pillow(page, tags)
+    _check_bytes(tags, size, max_pixels)
     surplus = _check_parts(tags, len(data), max_pixels)
     if surplus and image is None and _is_kept_by_pillow(tags):
         image = _open_by_pillow(
@@ -71,9 +79,11 @@ def open_tiff(data: bytes, max_pixels: int) -> Opened:
         )  # which lays them over the others; so it was always read
     turn = tags.get(_TAG.Orientation, 1)
     turn = turn if turn in ORIENTATIONS else 1
-    wide = max(_bits(tags)) > 8
-    grey = _photometric(tags) != _RGB if image is None else wide or image.mode in GREYS
-    header = make_header(size, 1 if grey else 3, "uint16" if wide else "uint8", turn)
+    dtype = _type(tags) or "uint8"
+    if image is not None:
+        dtype = "uint16" if max(_bits(tags)) > 8 else "uint8"
+        bands = 1 if dtype == "uint16" or image.mode in GREYS else 3
+    header = make_header(size, bands, dtype, turn)
     return Opened(header, lambda: _pixels(page, tags, header, turn, image), several)
 
 
@@ -146,25 +156,51 @@ def _formats(tags: Tags) -> set[int]:
     return set(tags.get(_TAG.SampleFormat, (_UNSIGNED,)))
 
 
-def _is_plain(tags: Tags) -> bool:
-    """Tell whether libtiff gives grey or RGB of 8 or 16 bits as they lie in the file."""
+def _type(tags: Tags) -> str | None:
+    """Return the type of all samples of a pixel, where it is one that is read."""
+    kinds = {(bits, kind) for bits in _bits(tags) for kind in _formats(tags)}
+    return _TYPES.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def _bands(tags: Tags) -> int:
+    """Return how many channels libtiff gives as they lie in the file, without alpha; 0: it doesn't.
+
+    They are grey or RGB, and any number of bands that are no alpha.
+    """
     colours = 3 if _photometric(tags) == _RGB else 1
-    extra = tags.get(_TAG.SamplesPerPixel, 1) - colours
-    return (
+    count = tags.get(_TAG.SamplesPerPixel, 1)
+    more = count - colours
+    extra = tuple(tags.get(_TAG.ExtraSamples, (_ALPHA if more == 1 else _NO_ALPHA,) * more))
+    plain = (
         _photometric(tags) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-        and (extra == 0 or (extra == 1 and tags.get(_TAG.ExtraSamples, (_ALPHA,)) == (_ALPHA,)))
-        and set(_bits(tags)) in ({8}, {16})
-        and _formats(tags) == {_UNSIGNED}
+        and (more == 0 or set(extra[:-1]) <= {_NO_ALPHA})
+        and (more == 0 or (len(extra) == more and extra[-1] in (_NO_ALPHA, _ALPHA)))
+        and _type(tags) is not None
         and tags.get(_TAG.FillOrder, 1) == 1
         and tags.get(_TAG.Compression, 1) not in _JPEGS
     )
+    bands = count - (extra[-1:] == (_ALPHA,))
+    inverted = _photometric(tags) == _WHITE_IS_ZERO and (bands > 1 or _FLOAT in _formats(tags))
+    return bands if plain and not inverted else 0
 
 
 def _is_kept_by_pillow(tags: Tags) -> bool:
     """Tell whether Pillow gives the values of a file, and not the upper 8 bits of them."""
     grey = len(_bits(tags)) == 1 and _photometric(tags) == _BLACK_IS_ZERO
     most = 16 if grey and _formats(tags) == {_UNSIGNED} else 8
-    return max(_bits(tags)) <= most
+    return max(_bits(tags)) <= most and _bands(tags) in (0, 1, 3)
+
+
+def _check_bytes(tags: Tags, size: tuple[int, int], max_pixels: int) -> None:
+    """Raise `RefusedError` where bands take more memory than so many pixels may."""
+    count, bits = tags.get(_TAG.SamplesPerPixel, 1), max(_bits(tags))
+    if size[0] * size[1] * count * bits > max_pixels * _BYTES_OF_A_PIXEL * 8:
+        raise RefusedError(
+            TOO_LARGE,
+            f"the TIFF has {size[0]} x {size[1]} pixels of {count} x {bits} bits, expected at most "
+            f"{max_pixels * _BYTES_OF_A_PIXEL:,} bytes; raise max_pixels to take it",
+            *size,
+        )
 
 
 def _check_parts(tags: Tags, size: int, max_pixels: int) -> bool:
@@ -219,8 +255,8 @@ def _open_by_pillow(page: bytes, tags: Tags) -> TiffImagePlugin.TiffImageFile:
     if _FLOAT in _formats(tags):
         raise RefusedError(
             UNREADABLE,
-            f"the TIFF has floats of {bits} bits, expected whole numbers; convert the images to "
-            ".npy, whose floats are packed into 16 bits",
+            f"the TIFF has floats of {bits} bits, expected grey, colours or bands of 32 or 64; "
+            "convert the images to .npy, whose floats are packed into 16 bits",
         )
     try:
         image = TiffImagePlugin.TiffImageFile(io.BytesIO(page))
@@ -231,8 +267,8 @@ def _open_by_pillow(page: bytes, tags: Tags) -> TiffImagePlugin.TiffImageFile:
     if image is None or not _is_kept_by_pillow(tags):
         raise RefusedError(
             UNREADABLE,
-            f"the TIFF has {bits} bits a pixel, expected grey or colours of up to 8, or grey or "
-            f"RGB of 16 without sign; {_CURE}",
+            f"the TIFF has {bits} bits a pixel, expected grey or colours of up to 8, or grey, RGB "
+            f"or bands of 16 without sign; {_CURE}",
         )
     return image
 
@@ -256,7 +292,7 @@ def _pixels(
 
 
 def _decoded(page: bytes, tags: Tags, header: Header) -> npt.NDArray[Any]:
-    """Let libtiff decode grey or RGB, [y, x] or [y, x, 3], of alpha nothing."""
+    """Let libtiff decode a page, [y, x] or [y, x, channel], of alpha nothing."""
     channels = tags.get(_TAG.SamplesPerPixel, 1)
     planes = tags.get(_TAG.PlanarConfiguration) == _SEPARATE_PLANES
     shape = [tags[_TAG.ImageLength], tags[_TAG.ImageWidth]]
@@ -266,7 +302,11 @@ def _decoded(page: bytes, tags: Tags, header: Header) -> npt.NDArray[Any]:
     image: npt.NDArray[Any] = imagecodecs.tiff_decode(page, out=np.zeros(shape, header.dtype))
     if channels > 1:
         image = np.moveaxis(image, 0, 2) if planes else image
-        image = image[..., 0] if header.channels == 1 else image[..., :3]
+        image = image[..., 0] if header.channels == 1 else image[..., : header.channels]
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise RefusedError(
+            UNREADABLE, "the TIFF has pixels that are no numbers (NaN or infinite); replace them"
+        )
     return ~image if _photometric(tags) == _WHITE_IS_ZERO else image
 
 

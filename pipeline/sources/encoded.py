@@ -10,23 +10,34 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import LABEL_UNKNOWN, OK, SEVERAL_FRAMES, Block, Problem, SplitInfo
+from pipeline.core.blocks import (
+    LABEL_UNKNOWN,
+    OK,
+    SEVERAL_FRAMES,
+    UNREADABLE,
+    Block,
+    Problem,
+    SplitInfo,
+)
 from pipeline.core.digests import json_digest, sample_hashes
 from pipeline.core.errors import LabelError, SourceError, nearest
 from pipeline.core.schema import UNLABELLED
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import Decoders
 from pipeline.images.decoding import Decoded, decode, probe
+from pipeline.images.headers import RefusedError
 from pipeline.sources import sample_index
 from pipeline.sources.fetch import too_large
 from pipeline.sources.labels import check_named, class_names_of, code_of
 from pipeline.sources.notes import Notes, lines_of
+from pipeline.sources.quantize import Packing
 from pipeline.sources.sample_index import Sample
 from pipeline.storage.manifest import DECODERS
 
@@ -90,6 +101,8 @@ class EncodedSource:
         There are no labels at all, and none are missing.
     decoders
         What must decode them, where that is to be recorded.
+    packing
+        How floats are given as uint16.
     """
 
     listing: Path
@@ -104,14 +117,26 @@ class EncodedSource:
     remarks: tuple[str, ...] = ()
     unlabelled: bool = False
     decoders: Decoders | None = None
+    packing: Packing | None = None
+
+    @property
+    def given_type(self) -> str:
+        """The type of the images that are given: of floats that are packed `uint16`."""
+        return self.dtype if self.packing is None else "uint16"
 
     @property
     def full_scale(self) -> int:
-        return int(np.iinfo(self.dtype).max)
+        is_float = self.given_type.startswith("float")
+        return 1 if is_float else int(np.iinfo(self.given_type).max)
+
+    @property
+    def encoding(self) -> Mapping[str, float]:
+        """What pixel values mean, where floats are packed."""
+        return {} if self.packing is None else self.packing.encoding
 
     def splits(self) -> dict[str, SplitInfo]:
         counts = sample_index.index(self.listing)["splits"]
-        return {split: SplitInfo(count, self.shape, self.dtype) for split, count in counts}
+        return {split: SplitInfo(count, self.shape, self.given_type) for split, count in counts}
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
@@ -124,8 +149,13 @@ class EncodedSource:
             plain[DECODERS] = decoders.describe()
         return dataclasses.replace(self, decoders=decoders, provenance=plain)
 
+    def packed_by(self, packing: Packing) -> EncodedSource:
+        """Return the same source with its floats packed, and that in its provenance."""
+        provenance = {**self.provenance, "packing": packing.describe()}
+        return dataclasses.replace(self, packing=packing, provenance=provenance)
+
     def read(self, split: str, start: int, stop: int) -> Block:
-        images = np.empty((stop - start, *self.shape), self.dtype)
+        images = np.empty((stop - start, *self.shape), self.given_type)
         return self.read_into(images, split, start)
 
     def read_into(self, images: npt.NDArray[Any], split: str, start: int) -> Block:
@@ -165,12 +195,37 @@ class EncodedSource:
     def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
         if isinstance(data, Problem):
             return data
-        return decode(data, self.conversion, (self.shape, self.dtype))
+        pack = None if self.packing is None else partial(_packed, self.packing)
+        return decode(data, self.conversion, (self.shape, self.dtype), pack)
+
+    def extremes(self, split: str, start: int, stop: int) -> tuple[float, float] | None:
+        """Return the lowest and highest value in the files of some samples, as they are."""
+        rows, unchanged = sample_index.read_rows(self.listing, split, start, stop), Conversion()
+        unchanged = dataclasses.replace(unchanged, max_pixels=self.conversion.max_pixels)
+        problems = _labels(rows, self.class_names, self.labels_are_codes)[1]
+        known = []
+        for _, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
+            image = data if isinstance(data, Problem) else decode(data, unchanged)
+            if isinstance(image, Decoded) and image.image.dtype == self.dtype:
+                known += [float(image.image.min()), float(image.image.max())]
+        return (min(known), max(known)) if known else None
 
     def close(self) -> None:
         """Close the files that reading left open in this process."""
         self.fetcher.close()
         sample_index.close(self.listing)
+
+
+def _packed(packing: Packing, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Pack floats; `RefusedError` where some are out of the range."""
+    lowest, highest = float(image.min()), float(image.max())
+    if lowest < packing.lowest or highest > packing.highest:
+        raise RefusedError(
+            UNREADABLE,
+            f"has values from {lowest:g} to {highest:g}, expected {packing.lowest:g} to "
+            f"{packing.highest:g}; give a value_range that holds all values, or clip them",
+        )
+    return packing.apply(image)
 
 
 def open_encoded(

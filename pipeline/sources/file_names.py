@@ -9,6 +9,7 @@ that is no letter, and where a capital follows a small letter: `seg_train`, `tra
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
 import re
@@ -51,6 +52,7 @@ _PLAIN = (
     "annotations"
 )
 _PLAIN_WORDS = frozenset(_PLAIN.split())
+_PART_WORDS = ("part", "shard", "chunk", "batch", "volume", "vol", "archive", "backup", "copy")
 _LABEL = (
     "label labels labeled labelled labeling annotation annotations annot annots metadata meta "
     "class classes groundtruth truth gt target targets instances caption captions attr "
@@ -69,6 +71,8 @@ _SIDECARS = (".txt", ".json", ".xml", ".cls", ".mat", ".csv")
 
 SPLITS, UNCLEAR, NO_SPLITS = "splits", "unclear", "no splits"
 
+_DIGITS = re.compile(rb"\d+")
+_SYNSET = re.compile(rb"n\d{8}")  # how ImageNet names its classes
 _WORD = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\WA-Za-z]+")
 _IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLIT_WORDS)})(?=\d*(?:[-_./]|$))", re.IGNORECASE)
@@ -191,6 +195,28 @@ def _rest(name: bytes) -> str:
     return " ".join(w for w in words_of(name) if w not in SPLIT_OF_WORD and w not in _PLAIN_WORDS)
 
 
+def are_classes(names: Sequence[bytes], numbers: bool) -> bool:
+    """Tell whether folders or archives side by side, without folders inside, may be a class each.
+
+    They are several, of names that differ by more than numbers, and have no words for splits, parts
+    or images alone. `numbers` says that numbers alone are names of classes, and not of parts.
+
+    Examples
+    --------
+    >>> are_classes([b"cat", b"dog"], False), are_classes([b"part-1", b"part-2"], True)
+    (True, False)
+    >>> are_classes([b"0", b"1"], True), are_classes([b"n01440764", b"n01443537"], False)
+    (True, True)
+    """
+    bases = [name.rpartition(b"/")[2] for name in names]
+    words = {word for base in bases for word in words_of(base)}
+    if len(names) < 2 or any(map(is_container, bases)) or words & {*SPLIT_OF_WORD, *_PART_WORDS}:
+        return False
+    kept = [(numbers and b.isdigit()) or _SYNSET.fullmatch(b) is not None for b in bases]
+    stems = {n if k else _DIGITS.sub(b"", n) for n, k in zip(names, kept, strict=True)}
+    return len(stems) == len(names)
+
+
 # files of labels ---------------------------------------------------------------------------------
 
 
@@ -303,6 +329,18 @@ def expand(text: str, options: Mapping[str, Any] | None = None) -> list[str]:
     if not is_url(text) and os.path.lexists(text):
         return [text]
     return [path for name in _expanded(text) for path in _matches(name, options)]
+
+
+def folder_of(pattern: str) -> str:
+    """Return the folder that a pattern begins with, or that a file lies in.
+
+    Examples
+    --------
+    >>> folder_of("photos/*/*.jpg"), folder_of("s3://b/a-{1,2}/x.png"), folder_of("*.png")
+    ('photos', 's3://b', '.')
+    """
+    parts = itertools.takewhile(lambda part: not set(part) & set("*?[{"), pattern.split("/")[:-1])
+    return "/".join(parts) or ("/" if pattern.startswith("/") else ".")
 
 
 def _expanded(text: str) -> list[str]:

@@ -14,8 +14,8 @@ import os
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.core.blocks import LABEL_UNKNOWN, OK, UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
-from pipeline.sources.file_names import as_text, is_hidden, is_image, suffix_of
+from pipeline.sources.file_names import are_classes, as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, PathGroup, decide
 from pipeline.sources.notes import File, Notes
@@ -31,6 +31,7 @@ from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, ma
 from pipeline.storage.blobs import file_system, tried, version_in
 
 _LOOKED_AT = 1000
+_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
 
 
 class Tree:
@@ -45,8 +46,8 @@ class Tree:
         self._kind, self._notes, self._doubts = kind, notes, doubts
         self._database = sqlite3.connect("", isolation_level=None)
         for table in (
-            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, offset, size, stamp, "
-            "status, detail, split)",
+            "members (member INTEGER PRIMARY KEY, grp, file, path BLOB, key BLOB, offset, size, "
+            "stamp, status, detail, split)",
             "classes (split, class, PRIMARY KEY (split, class)) WITHOUT ROWID",
         ):
             self._database.execute(f"CREATE TABLE {table}")
@@ -69,15 +70,22 @@ class Tree:
         self.groups.append(PathGroup(split, given, strip, title))
         return len(self.groups) - 1
 
+    def forget(self, group: int) -> None:
+        """Take one of the folders or archives out of a group, since it holds no images itself."""
+        self.groups[group].count -= 1
+        if not self.groups[group].count:
+            del self.groups[group]  # the last one
+
     def add(self, group: int, path: bytes, sample: Sample) -> None:
         """Add an image file; without a path it stands for all that is lost after it."""
         path = path.replace(b"/", SEPARATOR)
         if path:
             self._folders.add("folders", group, path)
-        values = sample.file, sample.offset, sample.size, sample.stamp, sample.status, sample.detail
+        s = sample
+        values = s.file, s.key, s.offset, s.size, s.stamp, s.status, s.detail
         self._database.execute(
-            "INSERT INTO members (grp, path, file, offset, size, stamp, status, detail) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO members (grp, path, file, key, offset, size, stamp, status, detail) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (group, path, *values),
         )
 
@@ -133,14 +141,12 @@ class Tree:
             last = pair
         return loose, deeper
 
-    def batches(
-        self, titles: Sequence[str], keys: Sequence[bytes] = (), streamed: Iterable[int] = ()
-    ) -> Iterator[tuple[str, Any]]:
+    def batches(self, titles: Sequence[tuple[str, int]]) -> Iterator[tuple[str, Any]]:
         """Decide the layout, and yield the rows of each split, as `make_rows` gives them.
 
-        For each file `titles` go before the path, and `keys` into the `key` column; default: the
-        path. `streamed` are the numbers of files that can only be read forward. A split with images
-        of these that do not come in the order of names keeps the order in which they were listed.
+        For each file `titles` say what goes before the path, and how much of that is left out. A
+        split with members that can only be read forward, and do not come in the order of names,
+        keeps the order in which they were listed.
         """
         self._folders.flush()
         self._decide_layouts()
@@ -152,43 +158,42 @@ class Tree:
         rows = self._database.execute("SELECT DISTINCT split FROM members")
         splits = {split for (split,) in rows}
         given = dict.fromkeys(group.split for group in self.groups if group.given)
-        forward = self._unsorted(streamed)
+        forward = self._unsorted()
         for split in [*(s for s in given if s in splits), *sorted(splits - set(given))]:
             # what stands for lost images comes last
             order = "member" if split in forward else "path = x'', path, file, member"
             cursor = self._database.execute(
-                "SELECT grp, path, file, offset, size, status, detail, stamp FROM members "  # noqa: S608
+                "SELECT grp, path, file, key, offset, size, status, detail, stamp FROM members "  # noqa: S608
                 f"WHERE split = ? ORDER BY {order}",
                 (split,),
             )
             while batch := cursor.fetchmany(ROWS_PER_GROUP):
-                samples = [
-                    self._sample(r, titles[r[2]], keys[r[2]] if keys else None) for r in batch
-                ]
+                samples = [self._sample(row, *titles[row[2]]) for row in batch]
                 yield split, make_rows(len(batch), **columns_of(samples))
 
-    def _unsorted(self, streamed: Iterable[int]) -> set[str]:
-        self._database.execute("CREATE TABLE streamed (file INTEGER PRIMARY KEY)")
-        self._database.executemany("INSERT INTO streamed VALUES (?)", ((n,) for n in streamed))
-        if not self._database.execute("SELECT count(*) FROM streamed").fetchone()[0]:
+    def _unsorted(self) -> set[str]:
+        if self._kind == "folder":
             return set()
         rows = self._database.execute(
             "SELECT DISTINCT split FROM (SELECT split, path < lag(path) OVER "
             "(PARTITION BY split ORDER BY member) AS falls FROM members WHERE path != x'' "
-            "AND split IN (SELECT split FROM members JOIN streamed USING (file))) WHERE falls"
+            "AND split IN (SELECT DISTINCT split FROM members WHERE instr(key, x'3d') != 1 "
+            "AND key != x'')) WHERE falls"
         )
         return {split for (split,) in rows}
 
-    def _sample(self, row: Sequence[Any], title: str, key: bytes | None) -> Sample:
-        group, path, file, offset, size, status, detail, stamp = row
+    def _sample(self, row: Sequence[Any], title: str, skipped: int) -> Sample:
+        group, path, file, key, offset, size, status, detail, stamp = row
         layout = self.groups[group].layout
         split, label = layout.read(path)
         if label is None and status == OK and split not in layout.unlabelled:
             status = LABEL_UNKNOWN
             detail = f"is in no folder of a class, expected {layout.expected}"
         name = path.replace(SEPARATOR, b"/")
-        origin, key = title + as_text(name), name if key is None else key
-        return Sample(origin, file, key, offset, size, label, status, detail, stamp)
+        key = name[skipped:] if self._kind == "folder" else key
+        return Sample(
+            title + as_text(name[skipped:]), file, key, offset, size, label, status, detail, stamp
+        )
 
 
 @dataclass(frozen=True)
@@ -196,13 +201,16 @@ class FolderReader:
     """Lists the image files of folders.
 
     `paths` are for each split its folders, classes inside; those of None hold splits, or classes.
-    `split` is the name where neither the job nor the folders tell one; `doubts` tells whether to
-    refuse what is implausible, see `folder_checks`.
+    Several of one split, without folders inside, are a class each where their names may be that.
+    `chosen` says of which folders of which split only some files count, such as those that match a
+    pattern. `split` is the name where neither the job nor the folders tell one; `doubts` tells
+    whether to refuse what is implausible, see `folder_checks`.
     """
 
     paths: Mapping[str | None, Sequence[Path]]
     split: str = "train"
     doubts: bool = True
+    chosen: Mapping[tuple[str | None, Path], Sequence[bytes]] = field(default_factory=dict)
     kind = "folder"
 
     @property
@@ -220,27 +228,47 @@ class FolderReader:
         """Yield the rows of each split in order."""
         notes.labels_are_text = True
         several = len(self._folders) > 1
-        titles = [f"{title_of(path)}/" if several else "" for _, path in self._folders]
+        prefixes = {split: self._are_classes(split) for split in self.paths}
+        titles = []
         with Tree(self.kind, notes, doubts=self.doubts) as tree:
             for number, (given, path) in enumerate(self._folders):
                 notes.files.append(File(number, "", ""))
+                prefix = os.fsencode(path.name) + b"/" if prefixes[given] else b""
+                titles.append((f"{title_of(path)}/" if several else "", len(prefix)))
                 group = tree.group(given or self.split, given is not None, False, shown(path))
-                for name, sample in _walked(path):
+                for name, sample in self._files(given, path):
                     if sample is not None:
-                        tree.add(group, name, sample._replace(file=number))
+                        tree.add(group, prefix + name, sample._replace(file=number))
                     elif name.endswith(b"/"):
-                        notes.ignore_empty(name[:-1])
+                        notes.ignore_folder(name[:-1], (given, path) in self.chosen)
                     else:
-                        tree.leave_out(group, name)
+                        tree.leave_out(group, prefix + name)
             yield from tree.batches(titles)
+
+    def _files(self, split: str | None, path: Path) -> Iterator[_Walked]:
+        chosen = self.chosen.get((split, path))
+        return _walked(path) if chosen is None else _picked(path, chosen)
+
+    def _are_classes(self, split: str | None) -> bool:
+        """Tell whether the folders of a split are a class each."""
+        paths = self.paths[split]
+        names = [os.fsencode(path.name) for path in paths]
+        return (
+            self.doubts
+            and not any((split, path) in self.chosen for path in paths)
+            and are_classes(names, numbers=True)
+            and all(b"/" not in (_first_image(path) or b"/") for path in paths)
+        )
 
 
 def has_images(path: Path) -> bool:
     """Tell whether there is an image among the first files below a folder."""
-    return any(sample for _, sample in itertools.islice(_walked(path), _LOOKED_AT))
+    return _first_image(path) is not None
 
 
-_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
+def _first_image(path: Path) -> bytes | None:
+    some = itertools.islice(_walked(path), _LOOKED_AT)
+    return next((name for name, sample in some if sample), None)
 
 
 def _walked(root: Path) -> Iterator[_Walked]:
@@ -251,6 +279,22 @@ def _walked(root: Path) -> Iterator[_Walked]:
     if not root.is_dir():
         raise SourceError(f"{root}: is no folder; correct the name")
     yield from _walked_local(os.fsencode(root), b"", ())
+
+
+def _picked(root: Path, names: Sequence[bytes]) -> Iterator[_Walked]:
+    """Yield some of the files below a folder, and of the names those of folders without any."""
+    above = {name[:n] for name in names for n, letter in enumerate(name) if letter == ord("/")}
+    rest = set(names)
+    if is_remote(root):  # one listing is fewer requests
+        found = _walked(root)
+    else:
+        paths = ((name, root / os.fsdecode(name)) for name in names)
+        found = ((n, _sample(p) if is_image(n) else None) for n, p in paths if not p.is_dir())
+    for name, sample in found:
+        if name in rest:
+            rest.discard(name)
+            yield name, sample
+    yield from ((name + b"/", None) for name in sorted(rest - above) if name)
 
 
 def _walked_local(
@@ -293,7 +337,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _sample(entry: os.DirEntry[bytes]) -> Sample:
+def _sample(entry: os.DirEntry[bytes] | Path) -> Sample:
     try:
         status = entry.stat()
     except OSError as error:

@@ -65,10 +65,8 @@ def refuse_no_images(group: PathGroup, kind: str, notes: Notes) -> None:
     rest = f"; left out: {counted(notes)}" if counted(notes) else ""
     cures = (cure for suffix, cure in _CURES.items() if suffix in notes.ignored)
     cure = next(cures, "correct the path")
-    if kind == "tar" and ".npy" in notes.ignored:
-        cure = "make PNG files of its arrays"
-    elif kind == "tar":
-        cure = _UNPACK
+    if kind != "folder":
+        cure = "make PNG files of its arrays" if ".npy" in notes.ignored else _UNPACK
     raise SourceError(
         f"{group.title}: no image found; expected {group.expected}, such as "
         f"{'cat/1.png' if group.given else 'train/cat/1.png'}, {image_files()}{rest}; {cure}"
@@ -92,7 +90,7 @@ class Doubts:
         no folder of a class.
         """
         self._check_classes(notes)
-        if self._kind == "tar" and ".cls" in notes.ignored:
+        if self._kind != "folder" and ".cls" in notes.ignored:
             self._refuse(
                 f"has {notes.ignored['.cls']:,} .cls members, but not next to the images of their "
                 "names",
@@ -172,7 +170,7 @@ class Doubts:
         for suffix, number in notes.sidecars.items():
             if count <= 2 * number:
                 cure = _TABLE
-                if self._kind == "tar":
+                if self._kind != "folder":
                     cure = "name the label with columns.label=txt, or columns.label=json.KEY"
                 beside = f"{number:,} {suffix} files beside them would be ignored"
                 self._refuse(f"{images}, and {beside}", cure, _BARE)

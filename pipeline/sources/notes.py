@@ -46,8 +46,8 @@ class Notes:
     examples: dict[str, str] = field(default_factory=dict)
     tables: list[bytes] = field(default_factory=list)
     sidecars: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-    first_empty: list[str] = field(default_factory=list)
+    folders: Counter[str] = field(default_factory=Counter)
+    first_folders: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     labels_from: str = ""
     unlabelled: bool = False
@@ -75,11 +75,12 @@ class Notes:
         if name not in self.labels_from and len(self.labels_from) < _SHOWN_ORIGINS:
             self.labels_from += f"{', ' if self.labels_from else ''}{name}"
 
-    def ignore_empty(self, folder: bytes) -> None:
-        """Count a folder that holds nothing."""
-        self.empty += 1
-        if len(self.first_empty) < _SHOWN_EMPTY:
-            self.first_empty.append(as_text(folder))
+    def ignore_folder(self, folder: bytes, named: bool = False) -> None:
+        """Count a folder that holds nothing; or was `named` by a pattern, beside image files."""
+        kind = "folder{} that the pattern matches" if named else "empty folder{}"
+        self.folders[kind] += 1
+        if len(first := self.first_folders.setdefault(kind, [])) < _SHOWN_EMPTY:
+            first.append(as_text(folder))
 
 
 def counted(notes: Notes) -> str:
@@ -88,10 +89,10 @@ def counted(notes: Notes) -> str:
         f"{count:,} {suffix or 'without suffix'}" if count > 1 else notes.examples[suffix]
         for suffix, count in notes.ignored.most_common()
     ]
-    if notes.empty:
-        more = ", ..." if notes.empty > len(notes.first_empty) else ""
-        folders = f"empty folder{'' if notes.empty == 1 else 's'}"
-        parts.append(f"{notes.empty:,} {folders} ({', '.join(sorted(notes.first_empty))}{more})")
+    for kind, count in notes.folders.items():
+        first, more = sorted(notes.first_folders[kind]), ", ..." * (count > _SHOWN_EMPTY)
+        what = kind.format("" if count == 1 else "s")
+        parts.append(f"{count:,} {what} ({', '.join(first)}{more})")
     return ", ".join([*parts, *notes.left_out])
 
 

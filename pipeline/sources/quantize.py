@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -205,6 +205,9 @@ class _Ranges:
         raise IndexError(number)
 
     def _measure(self, split: str, start: int, stop: int) -> tuple[float, float] | None:
+        extremes_of = getattr(self.source, "extremes", None)  # of images before they are converted
+        if extremes_of is not None:
+            return cast("tuple[float, float] | None", extremes_of(split, start, stop))
         values = _usable(self.source.read(split, start, stop))
         if not values.size:
             return None
@@ -316,7 +319,8 @@ def pack_floats(
         value_range = _measured(source, splits, run)
     if not isinstance(value_range, Packing):
         value_range = Packing(float(value_range[0]), float(value_range[1]), False)
-    return PackedSource(source, value_range)
+    pack = getattr(source, "packed_by", None)  # which image files do themselves
+    return cast(Source, pack(value_range)) if pack else PackedSource(source, value_range)
 
 
 def _measured(source: Source, splits: Mapping[str, SplitInfo], run: Run) -> Packing:

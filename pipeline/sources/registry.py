@@ -18,17 +18,24 @@ from pipeline.core.errors import ConfigError, SourceError, nearest
 from pipeline.core.paths import is_remote, locate, shown
 from pipeline.images.conversion import Conversion
 from pipeline.images.decoders import installed, to_resume
+from pipeline.sources.archive_streams import SUFFIXES as ARCHIVE_SUFFIXES
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.catalog import holds_entry, load_catalog, open_dataset
 from pipeline.sources.encoded import EncodedSource, open_encoded, reopen_encoded
-from pipeline.sources.file_names import expand, is_hidden, is_image, splits_in
+from pipeline.sources.file_names import (
+    IMAGE_SUFFIXES,
+    expand,
+    folder_of,
+    is_hidden,
+    is_image,
+    splits_in,
+)
 from pipeline.sources.folder import FolderReader, has_images
 from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import ParquetReader, holds_images
 from pipeline.sources.quantize import Packing, Run, converted, pack_floats
-from pipeline.sources.tar import SUFFIXES as TAR_SUFFIXES
-from pipeline.sources.tar import TarReader
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
 from pipeline.storage.atomic import make_scratch, remove_scratch
 from pipeline.storage.blobs import file_size
@@ -40,13 +47,15 @@ _KIND_OF_SUFFIX = {
     ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy",
     ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
     **dict.fromkeys(TEXT_SUFFIXES, "list"),
-    **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"),
+    **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"), ".zip": "zip",
+    **dict.fromkeys(IMAGE_SUFFIXES, "folder"),  # of a pattern of image files
 }  # fmt: skip
-_PACKED = {".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
-_FOLDERS_OF = {"parquet": (".parquet",), "tar": TAR_SUFFIXES, "numpy": (".npy", ".npz")}
+_PACKED = {".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
+_FOLDERS_OF = {"parquet": (".parquet",), "tar": ARCHIVE_SUFFIXES, "numpy": (".npy", ".npz")}
 _MOST_LOOKED_INTO = 100
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
-_ENCODED = ("folder", "tar", "parquet", "list")
+_ARCHIVES = ("tar", "zip")
+_ENCODED = ("folder", "parquet", "list", *_ARCHIVES)
 
 
 @checked
@@ -144,8 +153,8 @@ def find_kind(settings: ImageSettings) -> str:
     first = next(iter(paths_by_split(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = _suffix(first)
-    if first.name.lower().endswith(TAR_SUFFIXES) and not is_folder(first):
-        return "tar"
+    if first.name.lower().endswith(ARCHIVE_SUFFIXES) and not is_folder(first):
+        return "zip" if suffix == ".zip" else "tar"
     if suffix == ".parquet":
         return "parquet" if holds_images(first, dict(settings.columns)) else "list"
     if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
@@ -163,7 +172,7 @@ def find_kind(settings: ImageSettings) -> str:
             file_size(first)  # says that access was refused, where it was
     raise ConfigError(
         f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
-        "images, a .tar, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "
+        "images, a .tar, .zip, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "
         f"{nearest(text, load_catalog())}"
     )
 
@@ -219,7 +228,8 @@ def _kind_of_folder(path: Path) -> str:
     images = sum(is_image(os.fsencode(name)) for name in names)
     if images > len(data[kind]) or not data[kind] or _has_image_folders(path, names):
         return "folder"
-    return kind
+    is_zip = kind == "tar" and all(name.lower().endswith(".zip") for name in data[kind])
+    return "zip" if is_zip else kind
 
 
 def _is_image_table(path: Path) -> bool:
@@ -244,11 +254,37 @@ def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
 def paths_by_split(settings: ImageSettings) -> dict[str | None, list[Path]]:
     """Return the paths of each split; of None those that say themselves what the splits are."""
     given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
-    options = settings.storage_options
     return {
-        split: [locate(t, options).absolute() for text in texts for t in expand(text, options)]
-        for split, texts in given.items()
+        split: [p for t in texts for p in _located(t, settings)] for split, texts in given.items()
     }
+
+
+def _located(text: str, settings: ImageSettings) -> list[Path]:
+    options = settings.storage_options
+    return [locate(name, options).absolute() for name in expand(text, options)]
+
+
+def _choose_files(
+    settings: ImageSettings,
+) -> tuple[dict[str | None, list[Path]], dict[tuple[str | None, Path], list[bytes]]]:
+    """Return the folders of each split; and of those that files were named in, the files.
+
+    The folder of files is the one that their pattern begins with, so that those below it are
+    classes.
+    """
+    given: Mapping[Any, Sequence[str]] = settings.splits or {None: [settings.source or ""]}
+    paths: dict[str | None, list[Path]] = {}
+    chosen: dict[tuple[str | None, Path], list[bytes]] = {}
+    for split, texts in given.items():
+        for text in texts:
+            found = _located(text, settings)
+            if any(is_image(os.fsencode(path.name)) and not is_folder(path) for path in found):
+                (root,) = _located(folder_of(text), settings)
+                names = [str(path).removeprefix(str(root)).lstrip("/") for path in found]
+                chosen.setdefault((split, root), []).extend(map(os.fsencode, names))
+                found = [] if root in paths.get(split, []) else [root]
+            paths.setdefault(split, []).extend(found)
+    return paths, {key: list(dict.fromkeys(names)) for key, names in chosen.items()}
 
 
 def _open_encoded(
@@ -265,18 +301,20 @@ def _open_encoded(
         reader: Any = ListReader(paths, columns, split, root, settings.encoding)
     elif kind == "parquet":
         reader = ParquetReader(paths, columns, split)
-    elif kind == "tar":
+    elif kind in _ARCHIVES:
         named = {role: name for role, name in columns.items() if name is not None}
-        reader = TarReader(paths, split, named, doubts=doubts)
+        reader = ArchiveReader(paths, split, named, doubts, kind)
     else:
-        reader = FolderReader(paths, split, doubts=doubts)
+        folders, chosen = _choose_files(settings)
+        reader = FolderReader(folders, split, doubts, chosen)
     arguments = (conversion, settings.class_names, settings.max_bytes)
     if listing is not None:
         return reopen_encoded(reader, listing, *arguments)
     folder = _make_scratch(scratch)
     try:
         source = open_encoded(reader, folder, *arguments)
-        stray = left_beside(paths, _FOLDERS_OF[kind]) if kind in _FOLDERS_OF else ""
+        suffixes = _FOLDERS_OF.get("tar" if kind in _ARCHIVES else kind)
+        stray = left_beside(paths, suffixes) if suffixes else ""
     except BaseException:
         remove_scratch(folder)
         raise

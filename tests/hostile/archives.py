@@ -1,10 +1,12 @@
-"""Tar archives and webdatasets: members that lead out, lie about their size, or are bombs."""
+"""Archives and webdatasets: members that lead out, lie about their size, or are bombs."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostile.cases import (
@@ -23,6 +25,7 @@ from hostile.cases import (
 )
 from hostile.image_files import others
 from hostile.making import patched
+from hostile.zips import zips
 
 TAR_END = bytes(1024)
 
@@ -94,11 +97,11 @@ def tars() -> Iterator[Made]:
     yield "half-an-end.tar", good + bytes(512), 3, {}
     yield "checksum.tar", patched(whole, 1024 + 148, b"\x37"), 1, {LOST: 1}
     yield "twice.tar", good + whole, 3, {}  # the last of each counts
-    yield "tar-of-tar.tar", tar_of({"train/cat/inner.tar": whole}), None, "no image found"
+    yield "tar-of-tar.tar", tar_of({"train/cat/inner.tar": whole}), 3, {}
     yield "end-only.tar", TAR_END, None, "no image found"
     yield "nothing.tar", b"", None, "is no tar archive"
     yield "text.tar", b"no archive\n" * 200, None, "is no tar archive"
-    yield "zip.tar", others_by_name("zip.png"), None, "is no tar archive"
+    yield "zip.tar", others_by_name("zip.png"), 1, {}  # read as what it is
     many = {f"train/{NAMES[n % 2]}/{n:05}.png": small(n % 256) for n in range(10_000)}
     yield "many.tar", tar_of(many), 10_000, {}
     yield (
@@ -108,6 +111,18 @@ def tars() -> Iterator[Made]:
         {},
     )
     yield from gzipped(whole)
+    for name, pack in (("xz", lzma.compress), ("bz2", bz2.compress)):
+        packed = pack(whole)
+        yield f"whole.tar.{name}", packed, 3, {}
+        yield f"cut.tar.{name}", packed[:-30], None, {}
+        yield f"flipped.tar.{name}", patched(packed, len(packed) // 2, b"\xff\0"), None, {}
+        yield f"bomb.tar.{name}", _bomb(pack), 3, {LARGE: 1}
+
+
+def _bomb(pack: Callable[[bytes], bytes]) -> bytes:
+    """Return a compressed archive, a member of which unpacks to 64 MiB."""
+    start = tar_of(goods(), b"") + header("train/cat/bomb.png", 2**26)
+    return pack(start) + pack(bytes(2**20)) * 2**6 + pack(TAR_END)
 
 
 def others_by_name(name: str) -> bytes:
@@ -177,5 +192,8 @@ def webdataset_cases(root: Path) -> Iterator[Case]:
 
 
 def archive_cases(root: Path) -> Iterator[Case]:
-    yield from written(root, tars(), {"bomb.tgz": {"max_bad": "100%"}})
+    small_ones = {"max_bytes": 2**20, "max_bad": "100%"}
+    bombs = dict.fromkeys(("bomb.tar.xz", "bomb.tar.bz2", "bomb.zip", "lies.zip"), small_ones)
+    yield from written(root, tars(), {"bomb.tgz": {"max_bad": "100%"}, **bombs})
+    yield from written(root, zips(tar_of(goods())), bombs)
     yield from webdataset_cases(root)

@@ -249,7 +249,7 @@ def unusual() -> Iterator[Hostile]:
     tifffile.imwrite(wide, picture(dtype="uint16"), photometric="rgb", compression="zlib")
     yield Hostile("tiff-16-bit-3", wide.getvalue(), (OK,))
     floats = Image.fromarray(picture(channels=1).astype(np.float32))
-    yield Hostile("tiff-float", saved(floats, "TIFF"), (UNREADABLE,))
+    yield Hostile("tiff-float", saved(floats, "TIFF"), (OK,))
     whole = Image.fromarray(picture(channels=1).astype(np.int32))
     yield Hostile("tiff-32-bit", saved(whole, "TIFF"), (UNREADABLE,))
 

@@ -203,7 +203,7 @@ def test_a_hostile_file_ends_as_an_image_or_a_problem(file):
         assert 0 < len(found.detail) <= 200
         probe(file.data, AS_IT_IS)
     else:
-        assert found.image.dtype in (np.uint8, np.uint16)
+        assert found.image.dtype in (np.uint8, np.uint16, np.float32)
         assert probe(file.data, AS_IT_IS) == (found.image.shape, found.image.dtype)
 
 

@@ -15,7 +15,8 @@ from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from hostile.making import patched, picture, saved, small_tiff, tiff_of
 from PIL import Image
 
-from pipeline.core.blocks import TRUNCATED, UNREADABLE, Problem
+from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
+from pipeline.images.conversion import Conversion
 from pipeline.images.decoding import Decoded, decode, probe
 
 
@@ -54,16 +55,15 @@ TO_NPY = "convert the images to .npy, whose floats are packed into 16 bits"
             5,
             (16, 16, 16, 16),
             1,
-            "16 16 16 16 bits a pixel, expected grey or colours of up to 8, or grey or RGB of 16",
+            "16 16 16 16 bits a pixel, expected grey or colours of up to 8, or grey, RGB or bands",
         ),
         (3, (16,), 1, TO_PNG),
         (2, (16, 16, 16), 2, TO_PNG),
         (1, (16,), 2, TO_PNG),
         (1, (32,), 1, TO_PNG),
         (1, (32,), 2, TO_PNG),
-        (1, (32,), 3, f"floats of 32 bits, expected whole numbers; {TO_NPY}"),
-        (1, (64,), 3, f"floats of 64 bits, expected whole numbers; {TO_NPY}"),
-        (2, (32, 32, 32), 3, TO_NPY),
+        (1, (16,), 3, f"floats of 16 bits, expected grey, colours or bands of 32 or 64; {TO_NPY}"),
+        (0, (32, 32, 32), 3, "floats of 32 32 32 bits, expected grey, colours or bands of 32"),
         (8, (8, 8, 8), 1, "LAB colours; convert the images to RGB"),
     ],
 )
@@ -73,15 +73,6 @@ def test_a_tiff_that_would_be_cut_down_is_refused_with_the_cure(photometric, bit
     assert problem.status == UNREADABLE
     assert words in problem.detail
     assert probe(data, AS_IT_IS) == problem
-
-
-@pytest.mark.parametrize("channels", [5, 13])
-def test_more_channels_than_colours_are_refused_with_the_cure(channels):
-    image = picture(channels=channels, dtype="uint16")
-    data = tiff_of_array(image, photometric="minisblack", planarconfig="contig")
-    problem = problem_of(data)
-    assert problem.status == UNREADABLE
-    assert TO_PNG in problem.detail
 
 
 LAYOUTS = {
@@ -138,11 +129,67 @@ def test_grey_with_alpha_of_16_bits_is_its_grey():
     assert np.array_equal(pixels_of(data), image[..., 0])
 
 
-@pytest.mark.parametrize("kind", ["unspecified", "assocalpha"])
-def test_a_fourth_channel_of_16_bits_that_is_no_plain_alpha_is_refused(kind):
+def test_a_fourth_channel_of_16_bits_with_alpha_multiplied_in_is_refused():
     image = picture(channels=4, dtype="uint16")
-    problem = problem_of(tiff_of_array(image, photometric="rgb", extrasamples=[kind]))
+    problem = problem_of(tiff_of_array(image, photometric="rgb", extrasamples=["assocalpha"]))
     assert (problem.status, TO_PNG in problem.detail) == (UNREADABLE, True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("channels", "photometric"), [(2, "minisblack"), (13, "minisblack"), (4, "rgb"), (6, "rgb")]
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_bands_are_channels_in_every_layout(layout, channels, photometric, dtype):
+    image = picture(9, 11, channels, dtype)
+    bands = ["unspecified"] * (channels - (3 if photometric == "rgb" else 1))
+    options = {"planarconfig": "contig", **LAYOUTS[layout]}
+    data = tiff_of_array(image, photometric=photometric, extrasamples=bands, **options)
+    decoded = pixels_of(data)
+    assert decoded.dtype == dtype
+    assert np.array_equal(decoded, image)
+    assert probe(data, AS_IT_IS) == (image.shape, dtype)
+
+
+def test_alpha_behind_bands_is_dropped():
+    image = picture(channels=5)
+    extra = ["unspecified", "unassalpha"]
+    data = tiff_of_array(image, photometric="rgb", planarconfig="contig", extrasamples=extra)
+    assert np.array_equal(pixels_of(data), image[..., :4])
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "packbits"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floats_keep_their_values_in_every_layout(layout, channels, dtype):
+    options = LAYOUTS[layout]
+    if channels == 1 and "planes" in layout:
+        pytest.skip("one plane is none of several")
+    shape = (9, 11) if channels == 1 else (9, 11, channels)
+    image = np.random.default_rng(0).normal(0, 1e3, shape).astype(dtype)
+    more = {} if channels == 1 else {"extrasamples": ["unspecified"] * (channels - 1)}
+    more |= {"planarconfig": "contig"} if channels > 1 else {}
+    data = tiff_of_array(image, photometric="minisblack", **{**more, **options})
+    decoded = pixels_of(data)
+    assert (decoded.dtype, decoded.shape) == (dtype, shape)
+    assert np.array_equal(decoded, image)
+    assert probe(data, AS_IT_IS) == (shape, dtype)
+
+
+def test_floats_that_are_no_numbers_are_no_image():
+    for value in (np.nan, np.inf):
+        image = np.ones((9, 11), np.float32)
+        image[3, 4] = value
+        problem = problem_of(tiff_of_array(image, photometric="minisblack"))
+        assert (problem.status, "no numbers" in problem.detail) == (UNREADABLE, True)
+
+
+def test_bands_count_against_the_most_pixels():
+    data = tiff_of_array(picture(9, 11, 100), photometric="minisblack", planarconfig="contig")
+    limited = decode(data, Conversion(max_pixels=9 * 11 * 12))
+    assert isinstance(limited, Problem)
+    assert limited.status == TOO_LARGE
+    assert isinstance(decode(data, Conversion(max_pixels=9 * 11 * 13)), Decoded)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

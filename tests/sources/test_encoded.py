@@ -21,11 +21,11 @@ from PIL import Image
 from pipeline.core.blocks import LABEL_UNKNOWN, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem
 from pipeline.core.errors import LabelError, SourceError
 from pipeline.images.conversion import Conversion
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
 from pipeline.sources.folder import FolderReader
 from pipeline.sources.lists import ListReader
 from pipeline.sources.parquet import ParquetReader
-from pipeline.sources.tar import TarReader
 
 __all__ = ["remote"]
 
@@ -38,12 +38,12 @@ def as_folder(root, files):
 
 def as_tar(root, files):
     members = [(f"./set/{path}", data) for path, (_, data) in files.items()]
-    return TarReader({None: [write_tar(root / "set.tar", members)]})
+    return ArchiveReader({None: [write_tar(root / "set.tar", members)]})
 
 
 def as_tgz(root, files):
     members = [(f"set/{path}", data) for path, (_, data) in files.items()]
-    return TarReader({None: [write_tar(root / "set.tgz", members, "w:gz")]})
+    return ArchiveReader({None: [write_tar(root / "set.tgz", members, "w:gz")]})
 
 
 def as_webdataset(root, files):
@@ -52,7 +52,7 @@ def as_webdataset(root, files):
         split, name, _ = path.split("/")
         shard = shards.setdefault(f"{split}-{number // 50:04}.tar", [])
         shard += [(f"{number:06}.cls", name.encode()), (f"{number:06}.png", data)]
-    return TarReader({None: [write_tar(root / name, shards[name]) for name in shards]})
+    return ArchiveReader({None: [write_tar(root / name, shards[name]) for name in shards]})
 
 
 def as_parquet(root, files):

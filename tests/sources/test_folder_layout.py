@@ -150,7 +150,7 @@ def test_the_layout_is_decided_by_evidence_and_said(tmp_path, paths, expected, s
         ([*LABELLED, "test/1.heic="], ["none of the files of 'test'", "1 .heic"]),
         (["a.heic=", "b.heic="], ["no image found", "left out: 2 .heic"]),
         (["a.heic=", "b.heic="], [".png, .jpg, .tif, .webp or another of "]),
-        (["train.zip=", "test.zip="], ["no image found", "2 .zip", "unpack it"]),
+        (["train.zip=", "test.zip="], ["test.zip: is no zip archive"]),
     ],
 )  # fmt: skip
 def test_the_implausible_is_refused_and_what_settles_it_named(tmp_path, paths, words):

@@ -28,15 +28,15 @@ from image_files_for_tests import (
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import locate
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.tar import TarReader
 
 __all__ = ["remote"]
 GOOD = png(np.zeros((6, 4), np.uint8))
 
 
 def opened(tmp_path, *paths, places=None, **options):
-    reader = TarReader(places or {None: list(paths)})
+    reader = ArchiveReader(places or {None: list(paths)})
     return open_encoded(reader, tmp_path / "listing", **options)
 
 
@@ -116,7 +116,7 @@ def test_a_compressed_archive_is_unpacked_once_when_read_in_order(tmp_path, monk
         started.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("pipeline.sources.tar_members.gzip.GzipFile", counted)
+    monkeypatch.setattr("pipeline.sources.archive_streams.gzip.GzipFile", counted)
     for start in range(0, 100, 10):
         source.read("train", start, start + 10)
     assert len(started) == 1

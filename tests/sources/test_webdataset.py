@@ -9,14 +9,14 @@ import pytest
 from image_files_for_tests import everything, png, write_tar
 
 from pipeline.core.blocks import LABEL_UNKNOWN
+from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
-from pipeline.sources.tar import TarReader
 
 GOOD = png(np.zeros((6, 4), np.uint8))
 
 
 def opened(tmp_path, *paths, **options):
-    return open_encoded(TarReader({None: list(paths)}), tmp_path / "listing", **options)
+    return open_encoded(ArchiveReader({None: list(paths)}), tmp_path / "listing", **options)
 
 
 def test_webdataset_labels_come_from_cls_or_json(tmp_path):
@@ -93,7 +93,7 @@ def test_numbers_in_webdataset_are_codes_of_class_names(tmp_path):
 def test_what_an_archive_lost_is_listed_also_where_the_image_is_named(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("0.in.png", GOOD), ("0.cls", b"1"), ("1.in.png", GOOD)])
     path.write_bytes(path.read_bytes()[:2048])  # cut between members
-    reader = TarReader({None: [path]}, columns={"image": "in.png", "label": "cls"})
+    reader = ArchiveReader({None: [path]}, columns={"image": "in.png", "label": "cls"})
     block = open_encoded(reader, tmp_path / "listing").read("train", 0, 2)
     assert block.labels.tolist() == [0, -1]
     assert "images may be missing" in block.problems[1].detail

@@ -1,151 +1,38 @@
-"""Tar archives of image files, plain or compressed, on this machine or behind a URL.
+"""Samples of archives as webdataset packs them: members of one name up to the first dot, the key.
 
-Inside are folders, as a folder of images has them, or samples as webdataset packs them: members of
-one name up to the first dot, the key, such as `000017.jpg` and `000017.cls`; what follows is the
-field. The image is the one field that is a suffix of images alone (`jpg`, not `mask.png`), else
-the only image there is. The label is that of a `.cls` member, as text; else that of a `.json`
-member, under the first of a few keys. What does not decide it is an error: two images of a key, or
-labels that contradict each other, are never merged.
-
-What may be lost of an archive is a sample without a name, counted and listed as unreadable, so that
-nothing is missing in silence.
+Such as `000017.jpg` and `000017.cls`; what follows the key is the field. The image is the one field
+that is a suffix of images alone (`jpg`, not `mask.png`), else the only image there is. The label is
+that of a `.cls` member, as text; else that of a `.json` member, under the first of a few keys. What
+does not decide it is an error: two images of a key, or labels that contradict each other, are
+never merged.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, groupby, islice
-from pathlib import Path
+from itertools import chain, groupby
 from typing import Any
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK
 from pipeline.core.errors import ConfigError, PixsimError, SourceError
-from pipeline.core.paths import shown
-from pipeline.sources.fetch import describe, roots_of, titles_of
-from pipeline.sources.file_names import as_text, flattened, split_of, splits_in
-from pipeline.sources.folder import Tree
+from pipeline.sources.archive_streams import LABEL_SUFFIXES, Entry, Member
+from pipeline.sources.file_names import as_text
 from pipeline.sources.labels import label_text
 from pipeline.sources.notes import Notes
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
-from pipeline.sources.tar_members import LABEL_SUFFIXES, Entry, TarFetcher, compression_of, walk
+from pipeline.sources.sample_index import Sample
 
-SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tbz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
-_LOOKED_AT = 4096
 _JSON_LABELS = ("label", "cls", "class")
 _MOST_MEMBERS = 1000
 _SHOWN = 3
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _SORT = "pack the shard again with its members sorted by name ('tar --sort=name')"
 _NO_LABEL = "has no label, expected a {} member of its name"
-
-
-@dataclass(frozen=True)
-class TarReader:
-    """Lists the images of tar archives.
-
-    `paths` are for each split its archives, or folders of such; those of None say their split by
-    name, such as `train-0001.tar`, or by folders inside, else it is `split`. `columns` names the
-    fields of `image` and `label` of samples as webdataset packs them, where they are not known by
-    rule. `doubts` tells whether to refuse what is implausible, see `folder_checks`.
-    """
-
-    paths: Mapping[str | None, Sequence[Path]]
-    split: str = "train"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    doubts: bool = True
-    kind = "tar"
-
-    def __post_init__(self) -> None:
-        _ = self._fields, self._archives  # what is wrong with them is refused at once
-
-    @property
-    def title(self) -> str:
-        return titles_of(self.paths)
-
-    @cached_property
-    def _fields(self) -> Fields:
-        return Fields.named(self.columns)
-
-    @cached_property
-    def _archives(self) -> list[tuple[str, bool, Path]]:
-        return list(flattened(self.paths, self.split, SUFFIXES))
-
-    @cached_property
-    def _compressions(self) -> list[bytes]:
-        return [compression_of(path) for _, _, path in self._archives]
-
-    def fetcher(self) -> TarFetcher:
-        return TarFetcher(roots_of(path for _, _, path in self._archives))
-
-    def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        """Yield the rows of each split in order; `SourceError`: an archive is none, or has none."""
-        self._check_names()
-        roots = self.fetcher().roots
-        notes.files += [describe(path, roots) for _, _, path in self._archives]
-        if self._is_webdataset():
-            yield from self._sample_batches(notes)
-        else:
-            yield from self._tree_batches(notes)
-
-    def _check_names(self) -> None:
-        """Refuse archives whose names speak of several splits, in words that are not known."""
-        names = [os.fsencode(path.name) for _, given, path in self._archives if not given]
-        splits = {frozenset(splits_in(name)) for name in names}
-        strange = [name for name in names if splits_in(name) and split_of(as_text(name)) is None]
-        if self.doubts and strange and len(splits) > 1:
-            raise SourceError(
-                f"{self.title}: would all be of split '{self.split}' where their names tell no "
-                f"other, such as {as_text(strange[0])}; say in a job which are of which split, "
-                "with 'splits: {train: FILES, test: FILES}'"
-            )
-
-    def _is_webdataset(self) -> bool:
-        """Tell whether one of the first samples of the first archive has a label beside it."""
-        if self._fields.image is not None or self._fields.label is not None:
-            return True
-        for (_, _, path), compression in zip(self._archives, self._compressions, strict=True):
-            with closing(walk(path, compression)) as entries:
-                members = (e for e in islice(entries, _LOOKED_AT) if isinstance(e, Entry))
-                samples = samples_of(members)
-                if (first := next(samples, None)) is not None:
-                    return any(map(is_labelled, chain([first], samples)))
-        return False
-
-    def _tree_batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        notes.labels_are_text = True
-        titles, compressions = [f"{p.name}:" for _, _, p in self._archives], self._compressions
-        with Tree(self.kind, notes, doubts=self.doubts) as tree:
-            for file, (split, given, path) in enumerate(self._archives):
-                group = tree.group(split, given, True, shown(path))
-                for entry in walk(path, compressions[file]):
-                    if isinstance(entry, Entry) and entry.content is None:
-                        tree.add(group, entry.name, entry.sample(file))
-                    else:
-                        tree.leave_out(group, entry.name if isinstance(entry, Entry) else entry)
-            tree.keep_last()
-            streamed = [file for file, name in enumerate(compressions) if name]
-            yield from tree.batches(titles, compressions, streamed)
-
-    def _sample_batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        samples = Samples(self._fields, notes)
-        for file, (split, _, path) in enumerate(self._archives):
-            key = self._compressions[file]
-            rows = samples.rows(walk(path, key, self._fields.suffixes), path.name)
-            while batch := list(islice(rows, ROWS_PER_GROUP)):
-                columns = {**columns_of(batch), "file": file, "key": key}
-                yield split, make_rows(len(batch), **columns)
-        samples.finish()
-
-
-# samples of webdataset ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -174,7 +61,7 @@ class Fields:
         for role in columns:
             if role not in ("image", "label"):
                 raise ConfigError(
-                    f"columns.{role}: members of tar archives have no {role}, expected image (such "
+                    f"columns.{role}: members of archives have no {role}, expected image (such "
                     "as input.png) or label (such as cls, txt or json.KEY)"
                 )
         names = {role: name.lstrip(".") for role, name in columns.items()}
@@ -324,6 +211,13 @@ def _differ(text: str, other: str) -> bool:
     return text != other and len(numbers) != 1 and len(set(numbers)) != 1
 
 
+def any_labelled(entries: Iterator[Entry]) -> bool | None:
+    """Tell whether one of some samples has a label beside its image; None where there is none."""
+    samples = samples_of(entries)
+    first = next(samples, None)
+    return None if first is None else any(map(is_labelled, chain([first], samples)))
+
+
 def is_labelled(sample: KeyedSample) -> bool:
     """Tell whether a sample has an image and a label beside it."""
 
@@ -344,7 +238,7 @@ class Samples:
         self._imageless = 0
         self._first = ""
 
-    def rows(self, members: Iterator[Entry | bytes], archive: str) -> Iterator[Sample]:
+    def rows(self, members: Iterator[Member], archive: str) -> Iterator[Sample]:
         """Yield the samples of an archive that have an image; there may be very many keys."""
         with closing(sqlite3.connect("", isolation_level=None)) as keys:
             keys.execute("CREATE TABLE keys (key BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -367,11 +261,11 @@ class Samples:
                 else:
                     yield self._row(sample, image, archive)
 
-    def _entries(self, members: Iterator[Entry | bytes]) -> Iterator[Entry]:
+    def _entries(self, members: Iterator[Member]) -> Iterator[Entry]:
         for member in members:
             if isinstance(member, Entry):
                 yield member
-            else:
+            elif isinstance(member, bytes):
                 self._notes.ignore(member)
 
     def _row(self, sample: KeyedSample, image: Entry, archive: str) -> Sample:
