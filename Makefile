@@ -4,6 +4,7 @@
 # make lint      check format, lint and types
 # make faults    kill, damage and fail it in every way, a thousand times: half an hour or more
 # make bench     measure it beside the libraries that one would use instead
+# make gpu       check the kernels of a GPU bit for bit, and measure them, with the Python that is there
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
 SHELL := /bin/sh
@@ -12,9 +13,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 UV := uv==0.13.9
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test test-all faults bench lint format lock which-python clean
+.PHONY: help setup demo test test-all faults bench gpu lint format lock which-python clean
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -69,6 +71,9 @@ $(BENCH_READY): $(READY) # the peers, beside the pinned packages, which keep the
 
 bench: $(BENCH_READY) # make bench ARGS="--rows distances means --json bench.json"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+gpu: # needs no set-up; make gpu GPU_PYTHON=python3 ARGS="--json gpu.json"
+	@PYTHONPATH=.:tests $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
