@@ -1,4 +1,4 @@
-"""The plan of a job on a device with memory of its own: tiles and groups that fit it, or a refusal."""
+"""The plan of a job on a device with memory of its own: tiles and groups that fit, or a refusal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pipeline.sources.arrays import from_arrays
 GPU = "NVIDIA H100, Triton 3.6.0"
 THREADS = Workers(0, 4, 4, 10**12)
 MEDIANS = Load(
-    classes=1000, pixels=3 * 64 * 64, sample_bytes=3 * 64 * 64, shard=2048, partitions=100, tables=1,
-    digits=2, step=4096, steps=10, evaluated_shard=2048, metrics=2, splits=1, write=False,
+    classes=1000, pixels=3 * 64 * 64, sample_bytes=3 * 64 * 64, shard=2048, partitions=100,
+    tables=1, digits=2, step=4096, steps=10, evaluated_shard=2048, metrics=2, splits=1, write=False,
 )  # fmt: skip
 
 
@@ -67,11 +67,10 @@ def test_a_job_that_the_device_cannot_hold_is_refused_with_the_numbers(tmp_path,
     on_gpu(monkeypatch, 1000)
     with pytest.raises(MemoryLimitError) as raised:
         plan_job(settings, images, Workers(0, 2, 2, 10**10))
-    assert str(raised.value).startswith(f"the job needs 1.74e-05 GB of {GPU} for one process (")
-    assert "expected at most 1e-06 GB, what it may take; run fewer tasks at once" in str(
-        raised.value
-    )
-    assert str(raised.value).endswith("or run it with --set device=cpu")
+    said = str(raised.value)
+    assert said.startswith(f"the job needs 2.52e-05 GB of {GPU} for one process (prototypes ")
+    assert "expected at most 1e-06 GB, what it may take; run fewer tasks at once" in said
+    assert said.endswith("or run it with --set device=cpu")
     with pytest.raises(MemoryLimitError, match="let fewer worker processes share it"):
         plan_job(settings, images, Workers(3, 1, 3, 10**10))
 
@@ -120,13 +119,14 @@ def test_groups_that_are_searched_stay_on_a_device_as_far_as_they_fit(tmp_path, 
     monkeypatch.setattr(search_plan, "_GROUP_BYTES", 2**20)
     path, job = large_job(tmp_path)
     workers, seen = Workers(0, 2, 2, 10**11), []
-    for memory in (60, 100, 400):
+    for memory in (20, 400):
         on_gpu(monkeypatch, memory * 10**6)
         made = plan_job(job, path, workers)
         assert made.footprint.device_search == made.arrangement.device <= memory * 10**6
         seen.append((made.arrangement.resident, made.arrangement.reads(made.search, workers)))
-    assert seen[0][0] == 2 < seen[2][0] == made.search.references.steps == 12
-    assert seen[0][1] >= seen[1][1] >= seen[2][1] == 1
+    assert made.search.references.steps == 12
+    assert [resident for resident, _ in seen] == [2, 12]
+    assert seen[1][1] == 1
 
 
 def test_an_audit_that_the_device_cannot_hold_is_refused(tmp_path, monkeypatch):
