@@ -5,6 +5,7 @@
 # make docs      build the documentation, in docs/_build/html
 # make faults    kill, damage and fail it in every way, a thousand times: half an hour or more
 # make bench     measure it beside the libraries that one would use instead
+# make gpu       check the kernels of a GPU bit for bit, and measure them, with the Python that is there
 # Each does the set-up that is still missing, in .venv; a second call does nothing of it again.
 
 SHELL := /bin/sh
@@ -14,9 +15,10 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 DOCS_READY := $(VENV)/.docs-ready
 UV := uv==0.13.9
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python
 
-.PHONY: help setup demo test test-all faults bench docs lint format lock which-python clean
+.PHONY: help setup demo test test-all faults bench gpu docs lint format lock which-python clean
 
 help:
 	@sed -n '/^$$/q;s/^# //p' Makefile
@@ -81,6 +83,9 @@ $(DOCS_READY): $(READY)
 docs: $(DOCS_READY) # warnings are errors; links inside are checked, those that lead out are listed
 	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "documentation in docs/_build/html/index.html"
+
+gpu: # needs no set-up; make gpu GPU_PYTHON=python3 ARGS="--json gpu.json"
+	@PYTHONPATH=.:tests $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

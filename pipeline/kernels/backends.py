@@ -113,12 +113,13 @@ class Measure(Protocol):
     """Count all that distances to prototypes need, in one read of each image.
 
     Returns what `L1Numerators` does, the two arrays of `DotProducts`, and what `SquaredNorms` does;
-    undefined where `l1`, or `l2` for the other three, is not asked for.
+    undefined where `l1`, or `l2` for the other three, is not asked for. The first three may be
+    int32 where no sum exceeds that: they come from a device faster than they are widened.
     """
 
     def __call__(
         self, images: Pixels, prototypes: Prepared, *, l1: bool = True, l2: bool = True
-    ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]: ...
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Int64Array]: ...
 
 
 class Empty(Protocol):

@@ -35,6 +35,9 @@ from pipeline.core.accumulators import CHUNK, byte_planes, fits_int32
 from pipeline.core.exact import Arithmetic, Int64Array, split_prototypes
 from pipeline.kernels.transfers import as_tensor, for_each_batch, memory_of, results
 
+Counts = npt.NDArray[Any]
+"""[sample, class] int64, or int32 where no sum exceeds it."""
+
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether kernels run on a CPU, one program after the other."""
 
@@ -340,7 +343,7 @@ def measure_batch(
 
 def measure(
     images: npt.NDArray[Any], prototypes: OnDevice, *, l1: bool = True, l2: bool = True
-) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+) -> tuple[Counts, Counts, Counts, Int64Array]:
     """Count all that distances need in one sweep; see `backends.Measure`."""
     classes = prototypes.classes
     kind = torch.int32 if prototypes.narrow else torch.int64
@@ -354,20 +357,19 @@ def measure(
         squares[part].copy_(norms, non_blocking=True)
 
     for_each_batch(images, prototypes.device, row_bytes, work)
-    table = found.numpy()
-    one, two, three = (np.ascontiguousarray(table[:, at], np.int64) for at in range(3))
-    return one, two, three, np.asarray(squares.numpy())
+    table: npt.NDArray[Any] = found.numpy()
+    return table[:, 0], table[:, 1], table[:, 2], np.asarray(squares.numpy())
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: OnDevice) -> Int64Array:
     """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
-    return measure(images, prototypes, l2=False)[0]
+    return np.ascontiguousarray(measure(images, prototypes, l2=False)[0], np.int64)
 
 
 def dot_products(images: npt.NDArray[Any], prototypes: OnDevice) -> tuple[Int64Array, Int64Array]:
     """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
     _, wholes, rests, _ = measure(images, prototypes, l1=False)
-    return wholes, rests
+    return np.ascontiguousarray(wholes, np.int64), np.ascontiguousarray(rests, np.int64)
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
@@ -388,12 +390,9 @@ def require_usable(device: str) -> None:
     prepared = prepare(numerators, n, Arithmetic("digits", 2**40, 2), device=device)
     x = images.astype(np.int64)
     l1, wholes, rests, squares = measure(images, prepared)
-    over = n[:, None]
-    right = (
-        np.array_equal(l1, np.abs(n[:, None] * x[:, None] - numerators).sum(2))
-        and np.array_equal(wholes, x @ (numerators // over).T)
-        and np.array_equal(rests, x @ (numerators % over).T)
-        and np.array_equal(squares, (x * x).sum(1))
-    )
-    if not right:
+    quotients, remainders = split_prototypes(numerators, n)
+    differences = np.abs(n[:, None] * x[:, None] - numerators).sum(2)
+    expected = differences, x @ quotients.T, x @ remainders.T, (x * x).sum(1)
+    found = l1, wholes, rests, squares
+    if not all(np.array_equal(*pair) for pair in zip(found, expected, strict=True)):
         raise ArithmeticError("a small block is counted wrong")

@@ -70,7 +70,8 @@ _BLOCK_BYTES = 2**20
 # Of many classes more is taken at once: prototypes are loaded again for every block.
 _FEW_IMAGES = 512
 
-Counts = tuple[Int64Array, Int64Array, Int64Array, Int64Array]
+Counts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Int64Array]
+"""What `backends.Measure` returns."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def distances_block(
 
 def _part_of(counts: Counts, part: slice) -> Counts:
     l1, wholes, rests, squares = counts
-    return l1[part], wholes[part], rests[part], squares[part]
+    one, two, three = (np.ascontiguousarray(each[part], np.int64) for each in (l1, wholes, rests))
+    return one, two, three, squares[part]
 
 
 def nearest_block(
