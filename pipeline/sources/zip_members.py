@@ -48,6 +48,9 @@ _ERRORS = (
 
 def walk_zip(archive: Archive, labels: Sequence[str]) -> Generator[Member, None, None]:
     with closing(archive.open_sought()) as file:
+        if file.seek(0, io.SEEK_END):  # a server that sends no parts says so here
+            file.seek(-1, io.SEEK_END)
+            file.read(1)
         try:
             directory = zipfile.ZipFile(file)
             # damage may hide members, which zipfile does not count

@@ -23,10 +23,11 @@ from image_files_for_tests import (
     png,
     remote,
     write_tar,
+    write_zip,
 )
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import PixsimError, SourceError
 from pipeline.core.paths import locate
 from pipeline.sources.archives import ArchiveReader
 from pipeline.sources.encoded import open_encoded
@@ -158,12 +159,15 @@ class WholeFiles(http.server.SimpleHTTPRequestHandler):
 def test_a_server_that_knows_no_parts_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", members(make_files(("train",))))
     write_tar(tmp_path / "a.tgz", members(make_files(("train",))), "w:gz")
+    write_zip(tmp_path / "a.zip", members(make_files(("train",))))
     handler = functools.partial(WholeFiles, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(SourceError, match=r"a\.tar: this server sends whole files"):
             opened(tmp_path, locate(f"{url}/a.tar"))
+        with pytest.raises(PixsimError, match=r"a\.zip: .*range requests"):
+            opened(tmp_path, locate(f"{url}/a.zip"))
         source = opened(tmp_path, locate(f"{url}/a.tgz"))
         assert_holds(source, make_files(("train",)))
         source.close()
