@@ -24,7 +24,9 @@ from pydantic import (
 from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
 from pipeline.core.paths import shown
 
-KINDS = ("folder", "tar", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
+KINDS = (
+    "folder", "tar", "parquet", "list", "pixels", "numpy", "xarray", "torchvision", "catalog",
+)  # fmt: skip
 _ROLES = {
     "columns": ("image", "path", "label", "split"),
     "variables": ("image", "label"),
@@ -84,6 +86,17 @@ def _resize(value: object) -> int | Size | None:
         raise ValueError(f"{error}, or the length of the shorter side") from None
 
 
+def _flat_shape(value: object) -> tuple[int, ...] | None:
+    """Read a shape written as `28x28`, `28x28x3` or as a list."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*[xX,]\s*\d+){1,2}\s*", value):
+        value = [int(side) for side in re.findall(r"\d+", value)]
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and 2 <= len(value) <= 3 and all(map(_is_side, value)):
+        return tuple(value)
+    raise ValueError("expected [height, width], [height, width, 3] or [3, height, width]")
+
+
 def _encoding(value: str) -> str:
     try:
         known = codecs.lookup(value)
@@ -128,7 +141,12 @@ class ImageSettings(Settings):
     root
         Of lists: the folder that paths are relative to; default: that of the list.
     variables, dims
-        Of xarray data sets: what `image` and `label`, `sample`, `y`, `x` and `channel` are called.
+        Of arrays: what `image` and `label` are called, `{split}` in it for the split; of xarray
+        data sets also what `sample`, `y`, `x` and `channel` are.
+    shape
+        Of pixels that lie in a row, in the columns of a table or in arrays [sample, value]:
+        [height, width], or [height, width, 3] or [3, height, width] as they lie; default: of
+        tables a square.
     options
         Of torchvision: further arguments of the data set's class.
     storage_options
@@ -164,6 +182,7 @@ class ImageSettings(Settings):
     root: PathText | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     dims: dict[str, str] = Field(default_factory=dict)
+    shape: Annotated[tuple[int, ...] | None, BeforeValidator(_flat_shape)] = None
     options: dict[str, Any] = Field(default_factory=dict)
     storage_options: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     resize: Resized = None

@@ -240,6 +240,11 @@ def has_images(path: Path) -> bool:
     return any(sample for _, sample in itertools.islice(_walked(path), _LOOKED_AT))
 
 
+def count_images(path: Path) -> int:
+    """Return how many image files lie below a folder."""
+    return sum(sample is not None for _, sample in _walked(path))
+
+
 _Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
 
 

@@ -49,6 +49,7 @@ from pipeline.sources.table_columns import (
     image_column,
     texts_of,
 )
+from pipeline.sources.table_folders import card_names, parquet_folders
 from pipeline.sources.tables import Part, TableReader, is_text
 from pipeline.storage.blobs import file_system, open_binary
 
@@ -83,10 +84,21 @@ class ParquetReader(TableReader):
     def _roots(self) -> tuple[Path, ...]:
         return roots_of(path for _, _, path in self._tables)
 
+    def placed(self) -> Mapping[str | None, Sequence[Path]]:
+        return {
+            split: paths
+            for given, several in self.paths.items()
+            for split, paths in _hub_folders(given, several).items()
+        }
+
+    @functools.cached_property
+    def _card(self) -> Mapping[str, tuple[str, ...]]:
+        return card_names(self._tables[0][2])
+
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Table]:
         with opened_parquet(path) as file:
-            yield parquet_table(file, path, has_images=True)
+            yield parquet_table(file, path, has_images=True, card=self._card)
 
     def _image(self, head: TableHead) -> str:
         return image_column(head, self.columns)
@@ -107,6 +119,18 @@ class ParquetReader(TableReader):
                     "offset": list(range(batch.start, batch.start + count)),
                 },
             )
+
+
+def _hub_folders(given: str | None, paths: Sequence[Path]) -> Mapping[str | None, Sequence[Path]]:
+    """Return the folders of Parquet files in those of repositories, by their splits."""
+    found: dict[str | None, list[Path]] = {}
+    for path in paths:
+        of_splits: Mapping[str | None, Path] = {None: path}
+        if not path.name.lower().endswith(".parquet"):
+            of_splits = parquet_folders(path) or of_splits
+        for split, folder in of_splits.items():
+            found.setdefault(given or split, []).append(folder)
+    return found
 
 
 # tables ------------------------------------------------------------------------------------------
@@ -136,11 +160,21 @@ def _open_file(path: Path) -> Any:
     return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
 
 
-def parquet_table(file: Any, path: Path, has_images: bool = False) -> Table:
-    """Return the table of an open Parquet file, which names image files or holds them."""
+def parquet_table(
+    file: Any,
+    path: Path,
+    has_images: bool = False,
+    card: Mapping[str, tuple[str, ...]] | None = None,
+) -> Table:
+    """Return the table of an open Parquet file, which names image files or holds them.
+
+    `card` has the class names of columns of which its own metadata do not say them.
+    """
     schema = file.schema_arrow
     encoded = [field.name for field in schema if has_images and _is_encoded(field.type)]
     known = {name: _class_names(schema, name) for name in schema.names if has_images}
+    if not any(known.values()):
+        known = {name: names for name, names in (card or {}).items() if name in schema.names}
     class_names = {name: names for name, names in known.items() if names is not None}
     types = {field.name: field.type for field in schema}
 

@@ -95,7 +95,11 @@ class TableReader(ABC):
     @functools.cached_property
     def _tables(self) -> list[tuple[str, bool, Path]]:
         """The tables, each with its split, and whether that was given."""
-        return list(flattened(self.paths, self.split, self.suffixes))
+        return list(flattened(self.placed(), self.split, self.suffixes))
+
+    def placed(self) -> Mapping[str | None, Sequence[Path]]:
+        """Return the tables of each split, or the folders that they lie in."""
+        return self.paths
 
     @functools.cached_property
     def _labelled(self) -> frozenset[str]:

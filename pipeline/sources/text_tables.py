@@ -46,7 +46,6 @@ from pipeline.storage.blobs import open_binary
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
 _SHOWN = 100
-_JSON_LINES = (".jsonl", ".ndjson")
 _LONGEST_LINE = 2**22  # characters
 _DELIMITERS = ",\t;|"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
@@ -66,7 +65,7 @@ def text_table(
     `encoding` is that of its text; None: what its mark says, else UTF-8. `wanted` are the columns
     that were named for a role; `is_file` tells whether a field names an image file.
     """
-    if path.name.lower().removesuffix(".gz").endswith(_JSON_LINES):
+    if is_json(path):
         return _json_table(path, encoding)
     layout = find_layout(path, encoding, lambda names: is_header(names, wanted))
     title, names = shown(path), [name.strip() for name in layout.rows[0]]
@@ -85,18 +84,23 @@ def text_table(
     def batches(roles: Roles) -> Iterator[Batch]:
         image, *others = [names.index(name) for name in roles.read]
         first = 0
-        with _opened(path, encoding) as text:
+        with opened_text(path, encoding) as text:
             rows = layout.read(text, header, title)
             while several := list(itertools.islice(rows, ROWS_PER_GROUP)):
                 columns = list(zip(*several, strict=True))
                 paths = pa.array([os.fsencode(name) or None for name in columns[image]])
-                texts = [_texts(columns[n], title) for n in others]
+                texts = [as_texts(columns[n], title) for n in others]
                 yield Batch(
                     pa.record_batch([paths.cast(pa.binary()), *texts], names=roles.read), first
                 )
                 first += len(several)
 
     return Table(head, batches, remarks)
+
+
+def is_json(path: Path) -> bool:
+    """Tell by its name whether a table is of lines of JSON."""
+    return path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson"))
 
 
 # delimited text ----------------------------------------------------------------------------------
@@ -120,10 +124,10 @@ class Layout(NamedTuple):
         if len(self.rows) <= header:
             return
         lines, count = (
-            itertools.islice(_lines(text, title), self.starts[header], None),
+            itertools.islice(read_lines(text, title), self.starts[header], None),
             len(self.rows[0]),
         )
-        for number, row in enumerate(_rows(lines, self.delimiter)):
+        for number, row in enumerate(split_rows(lines, self.delimiter)):
             if len(row) == count:
                 yield row
             elif any(map(str.strip, row)) and not row[0].startswith("#"):
@@ -136,8 +140,8 @@ def find_layout(path: Path, encoding: str | None, is_header: Callable[[Row], boo
     `encoding` is that of its text; None: what its mark says, else UTF-8. `is_header` tells whether
     fields are names of columns: a comment of such may be the header.
     """
-    with _opened(path, encoding) as text:
-        first = itertools.islice(_lines(text, shown(path)), 4 * SAMPLED_ROWS)
+    with opened_text(path, encoding) as text:
+        first = itertools.islice(read_lines(text, shown(path)), 4 * SAMPLED_ROWS)
         lines = [(n, line.strip("\r\n")) for n, line in enumerate(first) if line.strip()]
     comments = []
     while lines and lines[0][1].startswith("#"):
@@ -152,15 +156,17 @@ def find_layout(path: Path, encoding: str | None, is_header: Callable[[Row], boo
     delimiter = _delimiter([line for _, line in lines])
     if comments:
         start, comment = comments[-1]
-        header, after = (next(_rows([t], delimiter)) for t in (comment.lstrip("# "), lines[0][1]))
+        header, after = (
+            next(split_rows([t], delimiter)) for t in (comment.lstrip("# "), lines[0][1])
+        )
         if is_header(header) and len(header) == len(after):
             lines.insert(0, (start, comment.lstrip("# ")))
     lines = lines[: SAMPLED_ROWS + 1]
-    rows = (next(_rows([line], delimiter)) for _, line in lines)
+    rows = (next(split_rows([line], delimiter)) for _, line in lines)
     return Layout(tuple(map(tuple, rows)), tuple(start for start, _ in lines), delimiter)
 
 
-def _lines(text: TextIO, title: str) -> Iterator[str]:
+def read_lines(text: TextIO, title: str) -> Iterator[str]:
     for number in itertools.count():
         line = text.readline(_LONGEST_LINE)
         if len(line) == _LONGEST_LINE:
@@ -174,7 +180,7 @@ def _lines(text: TextIO, title: str) -> Iterator[str]:
         yield line
 
 
-def _rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
+def split_rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
     if delimiter == " ":
         return (re.split(r"[ \t]+", line.strip(" \t\r\n")) for line in lines)
     return csv.reader(lines, delimiter=delimiter)
@@ -189,7 +195,7 @@ def _delimiter(lines: Sequence[str]) -> str:
     return " " if len(counts) == 1 and counts != {1} else ","
 
 
-def _texts(fields: Iterable[str], title: str) -> Any:
+def as_texts(fields: Iterable[str], title: str) -> Any:
     """Return fields as text without outer blanks; nothing is null.
 
     What is no UTF-8, or goes over a line, as where a quote was never closed, is a `SourceError`.
@@ -221,14 +227,14 @@ def _json_table(path: Path, encoding: str | None) -> Table:
 
     def batches(roles: Roles) -> Iterator[Batch]:
         first = 0
-        with _opened(path, encoding) as text:
+        with opened_text(path, encoding) as text:
             objects = _objects(text, title)
             while several := list(itertools.islice(objects, ROWS_PER_GROUP)):
                 columns = {n: _json_column([row.get(n) for row in several]) for n in roles.read}
                 yield Batch(pa.record_batch(columns), first)
                 first += len(several)
 
-    with _opened(path, encoding) as text:
+    with opened_text(path, encoding) as text:
         first_rows = list(itertools.islice(_objects(text, title), SAMPLED_ROWS))
     names = list(dict.fromkeys(name for row in first_rows for name in row))
     if not names:
@@ -244,7 +250,7 @@ def _json_column(values: list[Any]) -> Any:
 
 
 def _objects(text: TextIO, title: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_lines(text, title)):
+    for number, line in enumerate(read_lines(text, title)):
         if not line.strip():
             continue
         try:
@@ -263,10 +269,11 @@ def _objects(text: TextIO, title: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(path: Path, encoding: str | None) -> Iterator[TextIO]:
+def opened_text(path: Path, encoding: str | None) -> Iterator[TextIO]:
     """Open a file of text, unpacked where it is gzip; bytes that are no UTF-8 are escaped."""
-    with reading(path, _error), open_binary(path) as file:
-        packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+    with reading(path, _error), open_binary(path) as opened:
+        file: Any = opened
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
         with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as plain:
             start = plain.peek(4)[:4]
             codec = next((codec for mark, codec in _MARKS if start.startswith(mark)), None)
