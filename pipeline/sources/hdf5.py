@@ -48,7 +48,7 @@ def _open(path: Path) -> Any:
     except ImportError:
         raise ConfigError(
             f"{shown(path)}: HDF5 files need the package h5py; install it with pip install "
-            "'pixsim[netcdf]'"
+            "'pixsim[hdf5]'"
         ) from None
     return h5py.File(open_binary(path) if is_remote(path) else path, "r")
 
@@ -87,7 +87,7 @@ class StoredDataset:
         """Read entries `start` to `stop` of the first dimension."""
         with unchanged(self.path, self.stamp) as version, _reading(self.path):
             file = _opened.get(self.path, partial(_open, self.path), version)
-            return np.asarray(file[self.member][start:stop])
+            return np.asarray(file[self.member][start:stop]).reshape(stop - start, *self.shape[1:])
 
     def close(self) -> None:
         """Close its file in this process."""

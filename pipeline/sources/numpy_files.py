@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -120,26 +120,6 @@ def _provenance(part: ArrayPart) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Folded:
-    """Images whose pixels lie in a row, with the sides that they have."""
-
-    stored: Any
-    sides: tuple[int, ...]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "stored":
-            raise AttributeError(name)
-        return getattr(self.stored, name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.stored.shape[0], *self.sides)
-
-    def read(self, start: int, stop: int) -> Any:
-        return self.stored.read(start, stop).reshape(stop - start, *self.sides)
-
-
 class _Lone(NamedTuple):
     """A file of one array: what its name says, and how it is opened."""
 
@@ -233,12 +213,7 @@ class _Reader:
 
     def _add(self, split: str, images: Any, labels: Any) -> None:
         if self.shape is not None and len(images.shape) == 2:
-            if math.prod(self.shape) != images.shape[1]:
-                raise ShapeError(
-                    f"{images.title}: {images.shape[1]:,} pixels in a row, expected "
-                    f"{math.prod(self.shape):,} for shape {list(self.shape)}; correct shape"
-                )
-            images = _Folded(images, self.shape)
+            images = _folded(images, self.shape)
         shape, dtype = (None, images.dtype) if labels is None else (labels.shape, labels.dtype)
         first = check_shapes(images.title, images.shape, shape, dtype)
         if first:
@@ -268,6 +243,17 @@ def _headers(archive: Archive | Hdf5Archive) -> dict[str, Array | None]:
         with suppress(Exception):  # of one that is used it comes again
             headers[name] = archive.open(name)
     return headers
+
+
+def _folded(images: Array, sides: tuple[int, ...]) -> Array:
+    """Return images whose pixels lie in a row with the sides that they have."""
+    count, size = images.shape
+    if math.prod(sides) != size or getattr(images, "fortran", False):
+        raise ShapeError(
+            f"{images.title}: {size:,} pixels in a row, expected {math.prod(sides):,} in C order "
+            f"for shape {list(sides)}; correct shape, or save np.ascontiguousarray(...)"
+        )
+    return replace(images, shape=(count, *sides))
 
 
 def _open_only(path: Path) -> Callable[[], Array]:

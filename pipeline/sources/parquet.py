@@ -25,16 +25,13 @@ from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
-    describe,
     failed,
     listed_files,
     read_local,
     read_remote,
     reading,
-    roots_of,
     too_large,
 )
-from pipeline.sources.notes import File
 from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
 from pipeline.sources.table_columns import (
@@ -80,10 +77,6 @@ class ParquetReader(TableReader):
     def fetcher(self) -> ParquetFetcher:
         return ParquetFetcher(self._roots, self.columns.get("image"))
 
-    @property
-    def _roots(self) -> tuple[Path, ...]:
-        return roots_of(path for _, _, path in self._tables)
-
     def placed(self) -> Mapping[str | None, Sequence[Path]]:
         return {
             split: paths
@@ -102,9 +95,6 @@ class ParquetReader(TableReader):
 
     def _image(self, head: TableHead) -> str:
         return image_column(head, self.columns)
-
-    def _files(self) -> list[File]:
-        return [describe(path, self._roots) for _, _, path in self._tables]
 
     def _located(
         self, part: Part, batches: Iterable[Batch]

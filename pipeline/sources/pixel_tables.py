@@ -27,11 +27,11 @@ from pipeline.core.blocks import UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, ShapeError, SourceError
 from pipeline.core.paths import shown
 from pipeline.sources.array_files import is_gzip, open_gzip, read_span
-from pipeline.sources.fetch import describe, listed_files, reading, roots_of
+from pipeline.sources.fetch import listed_files, reading
 from pipeline.sources.file_names import flattened
-from pipeline.sources.notes import File, Notes
+from pipeline.sources.notes import Notes
 from pipeline.sources.open_cache import close_streams
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
+from pipeline.sources.sample_index import Sample
 from pipeline.sources.table_columns import (
     PATH_COLUMNS,
     Batch,
@@ -47,8 +47,8 @@ from pipeline.sources.text_tables import (
     Layout,
     as_texts,
     find_layout,
+    in_batches,
     is_json,
-    opened_text,
     read_lines,
     split_rows,
 )
@@ -127,10 +127,6 @@ class PixelReader(TableReader):
     def fetcher(self) -> PixelFetcher:
         return PixelFetcher(self._roots)
 
-    @property
-    def _roots(self) -> tuple[Path, ...]:
-        return roots_of(path for _, _, path in self._tables)
-
     @cached_property
     def _tables(self) -> list[tuple[str, bool, Path]]:
         given = {path for several in self.paths.values() for path in several}
@@ -163,10 +159,11 @@ class PixelReader(TableReader):
             for n, name in enumerate(name.strip() for name in pixels.names)
             if not pixels.first <= n < pixels.stop and plain(name) not in ids
         }
+        last = max(others.values(), default=0)
         head = TableHead(
             title,
             [*others, _PIXELS],
-            lambda: [[*(row[n] for n in others.values()), ""] for row in rows],
+            lambda: [[*(row[n] for n in others.values()), ""] for row in rows if len(row) > last],
             encoded=[_PIXELS],
             lone_label=True,
         )
@@ -176,25 +173,23 @@ class PixelReader(TableReader):
             remarks.append(f"{title}: has no header; taken as {', '.join([*others, 'pixels'])}")
 
         def batches(roles: Roles) -> Iterator[Batch]:
-            first = 0
-            with opened_text(path, self.encoding) as text:
-                spans = _spans(text, layout, pixels, title)
-                while several := list(itertools.islice(spans, ROWS_PER_GROUP)):
-                    columns = [[row[others[n]] for row, _, _ in several] for n in roles.described]
-                    arrays = [as_texts(column, title) for column in columns]
-                    arrays += [pa.array([span[n] for span in several]) for n in (1, 2)]
-                    arrays.append(pa.repeat(key, len(several)))
-                    table = pa.record_batch(arrays, names=[*roles.described, *_WHERE])
-                    yield Batch(table, first)
-                    first += len(several)
+            def columns(spans: list[Any]) -> dict[str, Any]:
+                rows, *where = zip(*spans, strict=True)
+                named = {
+                    n: as_texts([row[others[n]] for row in rows], title) for n in roles.described
+                }
+                return named | dict(
+                    zip(_WHERE, [*map(pa.array, where), pa.repeat(key, len(rows))], strict=True)
+                )
+
+            return in_batches(
+                path, self.encoding, lambda text: _spans(text, layout, pixels, title), columns
+            )
 
         yield Table(head, batches, remarks if self.shape is None else remarks[1:])
 
     def _image(self, head: TableHead) -> str:  # noqa: ARG002 (all have the same)
         return _PIXELS
-
-    def _files(self) -> list[File]:
-        return [describe(path, self._roots) for _, _, path in self._tables]
 
     def _located(
         self, part: Part, batches: Iterable[Batch]

@@ -228,6 +228,9 @@ def _kind_of_folder(path: Path) -> str:
     names = list_folder(path)
     if any(name in _ZARR_FILES for name in names):
         return "xarray"
+    beside = tables_beside(path).values()
+    if beside and not any(t.suffix == ".parquet" and holds_images(t) for t in beside):
+        return "list"
     data = {
         kind: [name for name in names if name.lower().endswith(suffixes)]
         for kind, suffixes in _FOLDERS_OF.items()
@@ -244,8 +247,6 @@ def _kind_of_folder(path: Path) -> str:
 
 def _kind_by_tables(path: Path, names: Sequence[str]) -> str | None:
     """Tell whether tables describe a folder: beside images, in folders, or of pixels."""
-    if tables_beside(path):
-        return "list"
     if not _has_image_folders(path, names, 0):
         if parquet_folders(path):
             return "parquet"

@@ -18,7 +18,6 @@ from pipeline.core.paths import shown
 from pipeline.sources.file_names import (
     SPLITS,
     is_container,
-    is_hidden,
     is_image,
     judge,
 )
@@ -29,10 +28,10 @@ _CARD, _CARD_BYTES = "README.md", 2**22
 _MOST_FOLDERS = 1000
 
 
-def _folders(path: Path) -> dict[str, list[str]]:
-    """Return the folders in a folder, each with the names of what is in it."""
-    names = [n for n in list_folder(path) if not is_hidden(os.fsencode(n)) and "." not in n]
-    return {n: list_folder(path / n) for n in names[:_MOST_FOLDERS] if is_folder(path / n)}
+def _folders(path: Path) -> list[str]:
+    """Return the names of the folders in a folder but for hidden ones."""
+    names = [name for name in list_folder(path) if "." not in name]
+    return [name for name in names[:_MOST_FOLDERS] if is_folder(path / name)]
 
 
 # Parquet -----------------------------------------------------------------------------------------
@@ -60,7 +59,7 @@ def parquet_folders(path: Path) -> dict[str | None, Path]:
 def _in_configuration(path: Path) -> dict[str | None, Path]:
     if _has_parquet(list_folder(path)):
         return {None: path}
-    found = [name for name, names in _folders(path).items() if _has_parquet(names)]
+    found = [name for name in _folders(path) if _has_parquet(list_folder(path / name))]
     if judge([os.fsencode(name) for name in found]) == SPLITS:
         return {name: path / name for name in found}
     return {}
@@ -79,7 +78,7 @@ def card_names(path: Path) -> dict[str, tuple[str, ...]]:
             try:
                 head = parse_yaml(text.partition("---")[2].partition("\n---")[0])
                 return _features(head["dataset_info"], folder.name, path.parent.name)
-            except (ValueError, KeyError, TypeError, AttributeError):  # it is for people
+            except (ValueError, LookupError, TypeError, AttributeError):  # it is for people
                 return {}
     return {}
 
@@ -106,25 +105,21 @@ def tables_beside(path: Path) -> dict[str | None, Path]:
     """
     names = list_folder(path)
     mine = [name for name in TABLES if name in names]
-    below = {} if any(is_image(os.fsencode(name)) for name in names) else _folders(path)
-    containers = all(is_container(os.fsencode(name)) for name in below)
-    if mine and containers and all(map(_has_images, below.values())):
-        if len(mine) > 1:
-            raise SourceError(
-                f"{shown(path)}: is described by {listed(mine)}; give one of them, such as "
-                f"{shown(path / mine[0])}"
-            )
-        return {None: path / mine[0]}
-    tables = {
-        split: [path / split / name for name in TABLES if name in inside]
-        for split, inside in below.items()
-        if any(name in TABLES for name in inside) or _has_images(inside)
-    }
-    if not tables or judge([os.fsencode(split) for split in tables]) != SPLITS:
-        return {}
-    if any(len(several) != 1 or not _has_images(below[s]) for s, several in tables.items()):
-        return {}
-    return {split: several[0] for split, several in tables.items()}
+    folders = _folders(path)
+    if mine and not _has_images(names):
+        plain = all(is_container(os.fsencode(name)) for name in folders)
+        mine *= plain and all(_has_images(list_folder(path / name)) for name in folders)
+    if len(mine) > 1:
+        raise SourceError(
+            f"{shown(path)}: is described by {listed(mine)}; give one of them, such as "
+            f"{shown(path / mine[0])}"
+        )
+    if mine or _has_images(names) or judge(list(map(os.fsencode, folders))) != SPLITS:
+        return {None: path / mine[0]} if mine else {}
+    tables = {s: [path / s / t for t in TABLES if exists(path / s / t)] for s in folders}
+    images = [s for s in folders if tables[s] or _has_images(list_folder(path / s))]
+    one_each = all(len(tables[s]) == 1 and _has_images(list_folder(path / s)) for s in images)
+    return {s: tables[s][0] for s in images} if images and one_each else {}
 
 
 def _has_images(names: list[str]) -> bool:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -82,20 +82,32 @@ def text_table(
     head = TableHead(title, names, lambda: layout.rows[header:][:SAMPLED_ROWS], cure)
 
     def batches(roles: Roles) -> Iterator[Batch]:
-        image, *others = [names.index(name) for name in roles.read]
-        first = 0
-        with opened_text(path, encoding) as text:
-            rows = layout.read(text, header, title)
-            while several := list(itertools.islice(rows, ROWS_PER_GROUP)):
-                columns = list(zip(*several, strict=True))
-                paths = pa.array([os.fsencode(name) or None for name in columns[image]])
-                texts = [as_texts(columns[n], title) for n in others]
-                yield Batch(
-                    pa.record_batch([paths.cast(pa.binary()), *texts], names=roles.read), first
-                )
-                first += len(several)
+        def columns(rows: Sequence[Row]) -> dict[str, Any]:
+            fields = dict(zip(names, zip(*rows, strict=True), strict=True))
+            paths = pa.array(
+                [os.fsencode(path) or None for path in fields[roles.image]], pa.binary()
+            )
+            texts = {name: as_texts(fields[name], title) for name in roles.described}
+            return {**texts, roles.image: paths}
+
+        return in_batches(path, encoding, lambda text: layout.read(text, header, title), columns)
 
     return Table(head, batches, remarks)
+
+
+def in_batches(
+    path: Path,
+    encoding: str | None,
+    read: Callable[[TextIO], Iterator[Any]],
+    columns: Callable[[list[Any]], dict[str, Any]],
+) -> Iterator[Batch]:
+    """Yield what `read` gives of a file in batches; `columns` makes columns of several rows."""
+    first = 0
+    with opened_text(path, encoding) as text:
+        rows = read(text)
+        while several := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            yield Batch(pa.record_batch(columns(several)), first)
+            first += len(several)
 
 
 def is_json(path: Path) -> bool:
@@ -226,13 +238,10 @@ def _json_table(path: Path, encoding: str | None) -> Table:
     title = shown(path)
 
     def batches(roles: Roles) -> Iterator[Batch]:
-        first = 0
-        with opened_text(path, encoding) as text:
-            objects = _objects(text, title)
-            while several := list(itertools.islice(objects, ROWS_PER_GROUP)):
-                columns = {n: _json_column([row.get(n) for row in several]) for n in roles.read}
-                yield Batch(pa.record_batch(columns), first)
-                first += len(several)
+        def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {name: _json_column([row.get(name) for row in rows]) for name in roles.read}
+
+        return in_batches(path, encoding, lambda text: _objects(text, title), columns)
 
     with opened_text(path, encoding) as text:
         first_rows = list(itertools.islice(_objects(text, title), SAMPLED_ROWS))
