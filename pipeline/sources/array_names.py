@@ -77,6 +77,8 @@ def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | Non
         if match:
             return Role(kind, "".join(match.groups()), _GIVEN)
     low = name.lower()
+    if low.startswith(("/", ".")):  # no name of an array, but a path that leads out
+        return None
     if low in NAME_WORDS:
         return Role(NAMES, "", low)
     for kind, words in ((LABEL, LABEL_WORDS), (IMAGE, IMAGE_WORDS)):

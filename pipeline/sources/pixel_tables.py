@@ -237,11 +237,17 @@ def _spans(
     for number, line in enumerate(read_lines(text, title)):
         size = len(line.encode(codec, text.errors))
         if number >= start and line.strip() and not line.startswith("#"):
-            row = next(split_rows([line], layout.delimiter))
+            row = _fields(line, layout.delimiter)
             if len(row) != count:
                 raise csv.Error(f"line {number + 1} has {len(row)} fields, expected {count}")
             yield row, position, size
         position += size
+
+
+def _fields(line: str, delimiter: str) -> Sequence[str]:
+    if '"' in line or delimiter == " ":
+        return next(split_rows([line], delimiter))
+    return line.rstrip("\r\n").split(delimiter)  # which is faster
 
 
 # fetching ----------------------------------------------------------------------------------------
@@ -305,7 +311,7 @@ def _as_image(line: bytes, key: bytes) -> bytes | Problem:
     delimiter = key[:1].decode()
     _, joined, before, after, colours_first, *sides = map(int, key[1:].split())
     text = line.decode("latin-1")
-    fields = next(split_rows([text], delimiter))
+    fields = _fields(text, delimiter)
     fields = fields[before : len(fields) - after]
     fields = fields[0].split() if joined else fields
     height, width, channels = sides
