@@ -77,8 +77,6 @@ def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | Non
         if match:
             return Role(kind, "".join(match.groups()), _GIVEN)
     low = name.lower()
-    if low.startswith(("/", ".")):  # no name of an array, but a path that leads out
-        return None
     if low in NAME_WORDS:
         return Role(NAMES, "", low)
     for kind, words in ((LABEL, LABEL_WORDS), (IMAGE, IMAGE_WORDS)):
@@ -87,7 +85,9 @@ def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | Non
             if rest is not None:
                 split = _split_in(rest)
                 sure = not rest or split is not None or word in _ANY_SPLIT
-                return Role(kind, split or rest.replace("/", "_"), word, sure)
+                # a path that leads out is no group of HDF5, and refused as the name of a split
+                groups = rest if rest.startswith(("/", ".")) else rest.replace("/", "_")
+                return Role(kind, split or groups, word, sure)
     split = _split_in(low)
     return Role(IMAGE, split, "") if split and IMAGE not in given else None
 
