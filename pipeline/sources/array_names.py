@@ -106,7 +106,7 @@ def _rest(low: str, name: str, word: str) -> str | None:
 
 def _split_in(name: str) -> str | None:
     """Return the split that a name stands for: `test` for the `t10k` of MNIST."""
-    low = name.lower().strip(_SEPARATORS).removesuffix("_set")
+    low = name.lower().removesuffix("_set")
     return low if low in SPLIT_WORDS else {"t10k": "test"}.get(low)
 
 
