@@ -132,3 +132,9 @@ def open_hdf5(path: Path) -> Iterator[Hdf5Archive]:
     """Open an HDF5 file; whatever fails while it is open is a `SourceError` that names it."""
     with _reading(path), _open(path) as file:
         yield Hdf5Archive(path, file)
+
+
+def open_only(path: Path) -> StoredDataset:
+    """Open the only array of an HDF5 file."""
+    with open_hdf5(path) as file:
+        return file.open(file.names[0])

@@ -87,13 +87,8 @@ class ListReader(TableReader):
         )
         return {path: tables_beside(path) for path in some}
 
-    def placed(self) -> Mapping[str | None, Sequence[Path]]:
-        placed: dict[str | None, list[Path]] = {}
-        for given, several in self.paths.items():
-            for path in several:
-                for split, table in self._beside.get(path, {None: path}).items():
-                    placed.setdefault(given or split, []).append(table)
-        return placed
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:
+        return self._beside.get(path, {})
 
     def _root(self, path: Path) -> Path:
         return self.root or path.parent

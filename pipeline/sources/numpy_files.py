@@ -51,7 +51,7 @@ from pipeline.sources.array_source import (
 from pipeline.sources.arrays import check_shapes
 from pipeline.sources.file_names import files_in, is_container, split_of, words_of
 from pipeline.sources.hdf5 import SUFFIXES as HDF5_SUFFIXES
-from pipeline.sources.hdf5 import Hdf5Archive, StoredDataset, open_hdf5
+from pipeline.sources.hdf5 import Hdf5Archive, StoredDataset, open_hdf5, open_only
 from pipeline.sources.labels import decoded
 from pipeline.sources.notes import Notes
 from pipeline.storage.folders import exists
@@ -150,7 +150,7 @@ class _Reader:
                 with open_hdf5(path) as file:
                     if len(file.names) == 1:
                         role = role_of(file.names[0], self.variables)
-                        lone.append(_Lone(path, _of_file(path, role), _open_only(path)))
+                        lone.append(_Lone(path, _of_file(path, role), partial(open_only, path)))
                     else:
                         self._add_archive(path, file, split)
             elif suffix == ARRAY_SUFFIX:
@@ -254,14 +254,6 @@ def _folded(images: Array, sides: tuple[int, ...]) -> Array:
             f"for shape {list(sides)}; correct shape, or save np.ascontiguousarray(...)"
         )
     return replace(images, shape=(count, *sides))
-
-
-def _open_only(path: Path) -> Callable[[], Array]:
-    def open_it() -> Array:
-        with open_hdf5(path) as file:
-            return file.open(file.names[0])
-
-    return open_it
 
 
 def _open_lone(path: Path) -> Array:

@@ -49,6 +49,7 @@ from pipeline.sources.table_columns import (
 from pipeline.sources.table_folders import card_names, parquet_folders
 from pipeline.sources.tables import Part, TableReader, is_text
 from pipeline.storage.blobs import file_system, open_binary
+from pipeline.storage.folders import is_folder
 
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 
@@ -77,12 +78,9 @@ class ParquetReader(TableReader):
     def fetcher(self) -> ParquetFetcher:
         return ParquetFetcher(self._roots, self.columns.get("image"))
 
-    def placed(self) -> Mapping[str | None, Sequence[Path]]:
-        return {
-            split: paths
-            for given, several in self.paths.items()
-            for split, paths in _hub_folders(given, several).items()
-        }
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:
+        is_file = path.name.lower().endswith(self.suffixes) or not is_folder(path)
+        return {} if is_file else parquet_folders(path)
 
     @functools.cached_property
     def _card(self) -> Mapping[str, tuple[str, ...]]:
@@ -109,18 +107,6 @@ class ParquetReader(TableReader):
                     "offset": list(range(batch.start, batch.start + count)),
                 },
             )
-
-
-def _hub_folders(given: str | None, paths: Sequence[Path]) -> Mapping[str | None, Sequence[Path]]:
-    """Return the folders of Parquet files in those of repositories, by their splits."""
-    found: dict[str | None, list[Path]] = {}
-    for path in paths:
-        of_splits: Mapping[str | None, Path] = {None: path}
-        if not path.name.lower().endswith(".parquet"):
-            of_splits = parquet_folders(path) or of_splits
-        for split, folder in of_splits.items():
-            found.setdefault(given or split, []).append(folder)
-    return found
 
 
 # tables ------------------------------------------------------------------------------------------

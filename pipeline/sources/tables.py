@@ -104,7 +104,16 @@ class TableReader(ABC):
 
     def placed(self) -> Mapping[str | None, Sequence[Path]]:
         """Return the tables of each split, or the folders that they lie in."""
-        return self.paths
+        placed: dict[str | None, list[Path]] = {}
+        for given, several in self.paths.items():
+            for path in several:
+                for split, place in (self._inside(path) or {None: path}).items():
+                    placed.setdefault(given or split, []).append(place)
+        return placed
+
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:  # noqa: ARG002 (others do)
+        """Return what stands for a folder, by split; None: for all. Empty: it is a table."""
+        return {}
 
     @functools.cached_property
     def _labelled(self) -> frozenset[str]:
