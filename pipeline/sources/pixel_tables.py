@@ -39,6 +39,7 @@ from pipeline.sources.table_columns import (
     Table,
     TableHead,
     is_header,
+    names_images,
     plain,
 )
 from pipeline.sources.tables import Part, TableReader
@@ -53,7 +54,8 @@ from pipeline.sources.text_tables import (
     split_rows,
 )
 
-_PIXEL = re.compile(r"(?:pixels?|px|p)?\d+(?:x\d+)?")
+_PIXEL = re.compile(r"(?:pixels?|px|p)\d+(?:x\d+)?|\d+x\d+")
+_PIXEL_OR_NUMBER = re.compile(rf"{_PIXEL.pattern}|\d+")
 _LEAST = 16
 _PIXELS = "pixels"  # the column of all pixels of an image
 _WHERE = ("\0offset", "\0size", "\0key")  # columns of batches that are none of the table
@@ -105,7 +107,9 @@ def _find_pixels(layout: Layout, shape: Shape | None) -> _Pixels | None:
         at = names.index(_PIXELS)
         if len(layout.rows) > 1 and len(layout.rows[1][at].split()) >= _LEAST:
             return _Pixels(first, at, at + 1, True, joined=True)
-    runs = itertools.groupby(range(len(names)), lambda n: bool(_PIXEL.fullmatch(names[n])))
+    # beside names of files numbers are classes
+    pattern = _PIXEL if names_images(first, {}) else _PIXEL_OR_NUMBER
+    runs = itertools.groupby(range(len(names)), lambda n: bool(pattern.fullmatch(names[n])))
     pixels = [[*group] for of_pixels, group in runs if of_pixels]
     if len(pixels) == 1 and len(pixels[0]) >= _LEAST:
         return _Pixels(first, pixels[0][0], pixels[0][-1] + 1, True)
@@ -296,14 +300,12 @@ def _together(rows: Sequence[Sample]) -> Iterator[tuple[int, int]]:
     """Yield the ranges of rows whose lines follow each other in a file."""
     start = 0
     for stop in range(1, len(rows) + 1):
-        if stop < len(rows):
-            last, row = rows[stop - 1], rows[stop]
-            if (last.file, last.offset + last.size) == (row.file, row.offset) and (
-                row.offset + row.size - rows[start].offset < _AT_ONCE
-            ):
-                continue
-        yield start, stop
-        start = stop
+        last, following = rows[stop - 1], rows[stop : stop + 1]
+        end = last.offset + last.size
+        adjacent = [(row.file, row.offset) for row in following] == [(last.file, end)]
+        if not adjacent or end - rows[start].offset > _AT_ONCE:
+            yield start, stop
+            start = stop
 
 
 def _as_image(line: bytes, key: bytes) -> bytes | Problem:

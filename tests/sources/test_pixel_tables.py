@@ -154,6 +154,14 @@ def test_splits_and_classes_are_those_of_any_table(tmp_path):
         read(put(tmp_path / "hot.csv", both))
 
 
+def test_numbers_beside_names_of_files_are_classes(tmp_path):
+    header = ["image", *map(str, range(20))]
+    path = put(tmp_path / "a.csv", table(header, [["1.png", *np.eye(20, dtype=int)[3]]]))
+    assert find_kind(make_images(str(path))) == "list"
+    path = put(tmp_path / "a.csv", table(["id", *NAMES], [[7, *PIXELS[0]]]))
+    assert find_kind(make_images(str(path))) == "pixels"
+
+
 def test_values_that_are_no_pixels_make_bad_samples(tmp_path):
     rows = labelled()
     for at, value in ((1, "256"), (3, "0.5"), (4, ""), (5, "-1")):
