@@ -33,6 +33,7 @@ from pipeline.sources.file_names import (
     as_text,
     is_container,
     is_hidden,
+    is_image,
     split_of,
     split_word,
     splits_in,
@@ -42,13 +43,20 @@ from pipeline.sources.file_names import (
 from pipeline.sources.folder import count_images
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import opened_parquet, parquet_table
-from pipeline.sources.sample_index import Sample, columns_of
-from pipeline.sources.table_columns import Batch, Table, TableHead, path_column
+from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of
+from pipeline.sources.table_columns import Batch, Roles, Table, TableHead, path_column
 from pipeline.sources.table_folders import tables_beside
 from pipeline.sources.tables import Part, TableReader, bytes_of
-from pipeline.sources.text_tables import SUFFIXES, text_table
+from pipeline.sources.text_tables import (
+    SUFFIXES,
+    as_texts,
+    is_json,
+    opened_text,
+    read_lines,
+    text_table,
+)
 from pipeline.storage.blobs import version_in
-from pipeline.storage.folders import is_folder
+from pipeline.storage.folders import is_folder, list_folder
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
@@ -104,8 +112,13 @@ class ListReader(TableReader):
         if path.suffix.lower() == ".parquet":
             with opened_parquet(path) as file:
                 yield parquet_table(file, path)
+            return
+        table = text_table(path, self.encoding, self.columns, is_file)
+        alone = len(table.head.names) == 1 and not is_image(os.fsencode(table.head.names[0]))
+        if alone and self.root is not None and not is_json(path):
+            yield _labels_alone(path, self.encoding, self.root)
         else:
-            yield text_table(path, self.encoding, self.columns, is_file)
+            yield table
 
     def _image(self, head: TableHead) -> str:
         wanted = self.columns
@@ -156,6 +169,29 @@ class ListReader(TableReader):
                 batch = batch._replace(splits=pa.array(map(_split_of_folder, names), pa.string()))
             yield batch, columns_of(rows)
         part.remarks.extend(finder.remarks(shown(path)))
+
+
+def _labels_alone(path: Path, encoding: str | None, root: Path) -> Table:
+    """Return the table of labels alone, a line each, for the images of a folder by their names."""
+    names = [name for name in map(os.fsencode, list_folder(root)) if is_image(name)]
+    with opened_text(path, encoding) as text:
+        lines = [line.strip() for line in read_lines(text, shown(path)) if line.strip()]
+    labels = lines[len(lines) == len(names) + 1 :]  # the first is the name of the column
+    if len(labels) != len(names):
+        raise SourceError(
+            f"{shown(path)}: has {len(labels):,} lines of labels alone, for {len(names):,} images "
+            f"in {shown(root)}, expected a label for each; write the path before each label"
+        )
+    rows = [*zip(sorted(names), labels, strict=True)]
+
+    def batches(_: Roles) -> Iterator[Batch]:
+        for first in range(0, len(rows), ROWS_PER_GROUP):
+            paths, texts = zip(*rows[first : first + ROWS_PER_GROUP], strict=True)
+            label = as_texts(texts, shown(path))
+            yield Batch(pa.record_batch({"path": pa.array(paths), "label": label}), first)
+
+    remark = f"{shown(path)}: holds labels alone, for the images in {shown(root)} by their names"
+    return Table(TableHead(shown(path), ["path", "label"], list), batches, [remark])
 
 
 def _split_of_folder(name: bytes | None) -> str | None:

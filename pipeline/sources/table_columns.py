@@ -384,7 +384,8 @@ def _no_path(head: TableHead) -> ConfigError:
         return ConfigError(
             f"{title}: has a single value on each line, such as '{names[0]}', and none names an "
             "image; labels alone do not say which image each is of: write the path before each, "
-            "such as 'val/0001.jpg,7'"
+            "such as 'val/0001.jpg,7', or, where they are in the order of the names of the images "
+            "of a folder, say root=FOLDER"
         )
     named = next((name for name in names if any(map(_is_path, head.values(name)))), names[0])
     return ConfigError(
