@@ -44,7 +44,7 @@ from pipeline.sources.folder import count_images
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import opened_parquet, parquet_table
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of
-from pipeline.sources.table_columns import Batch, Roles, Table, TableHead, path_column
+from pipeline.sources.table_columns import Batch, Roles, Table, TableHead, names_images, path_column
 from pipeline.sources.table_folders import tables_beside
 from pipeline.sources.tables import Part, TableReader, bytes_of
 from pipeline.sources.text_tables import (
@@ -114,7 +114,8 @@ class ListReader(TableReader):
                 yield parquet_table(file, path)
             return
         table = text_table(path, self.encoding, self.columns, is_file)
-        alone = len(table.head.names) == 1 and not is_image(os.fsencode(table.head.names[0]))
+        names = table.head.names
+        alone = len(names) == 1 and not names_images(names, self.columns)
         if alone and self.root is not None and not is_json(path):
             yield _labels_alone(path, self.encoding, self.root)
         else:
