@@ -144,15 +144,17 @@ class _Reader:
         for path in paths:
             suffix = path.suffix.lower()
             if suffix == ARCHIVE_SUFFIX:
+                # of one alone its arrays tell, as they always did
+                default = split_of(path.name) if len(paths) > 1 else None
                 with open_archive(path) as archive:
-                    self._add_archive(path, archive, split)
+                    self._add_archive(path, archive, split, default)
             elif suffix in HDF5_SUFFIXES:
                 with open_hdf5(path) as file:
                     if len(file.names) == 1:
                         role = role_of(file.names[0], self.variables)
                         lone.append(_Lone(path, _of_file(path, role), partial(open_only, path)))
                     else:
-                        self._add_archive(path, file, split)
+                        self._add_archive(path, file, split, split_of(path.name))
             elif suffix == ARRAY_SUFFIX:
                 role = _stem_role(path.stem, self.variables)
                 lone.append(_Lone(path, role, partial(open_array, path)))
@@ -167,10 +169,12 @@ class _Reader:
                 )
         self._add_lone(lone, split)
 
-    def _add_archive(self, path: Path, archive: Archive | Hdf5Archive, split: str | None) -> None:
+    def _add_archive(
+        self, path: Path, archive: Archive | Hdf5Archive, split: str | None, default: str | None
+    ) -> None:
         """Add what an archive holds, and check the content of every array that is used."""
         title, headers = shown(path), _headers(archive)
-        default = split_of(path.name) or self.default
+        default = default or self.default
         chosen = choose(title, headers, default, self.variables, archive.others)
         pairs = pick_splits(f"{title}: holds the splits", chosen.pairs, split)
         names = [name for pair in pairs.values() for name in pair if name is not None]

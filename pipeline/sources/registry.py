@@ -229,7 +229,7 @@ def _kind_of_folder(path: Path) -> str:
     if any(name in _ZARR_FILES for name in names):
         return "xarray"
     beside = tables_beside(path).values()
-    if beside and not any(t.suffix == ".parquet" and holds_images(t) for t in beside):
+    if beside and not any(t.suffix == ".parquet" and _is_image_table(t) for t in beside):
         return "list"
     data = {
         kind: [name for name in names if name.lower().endswith(suffixes)]
@@ -241,17 +241,17 @@ def _kind_of_folder(path: Path) -> str:
     kind = max(data, key=lambda kind: len(data[kind]))
     images = sum(is_image(os.fsencode(name)) for name in names)
     if images > len(data[kind]) or not data[kind] or _has_image_folders(path, names):
-        return _kind_by_tables(path, names) or "folder"
+        return (None if images else _kind_by_tables(path, names)) or "folder"
     return kind
 
 
 def _kind_by_tables(path: Path, names: Sequence[str]) -> str | None:
-    """Tell whether tables describe a folder: beside images, in folders, or of pixels."""
+    """Tell whether a folder without images holds Parquet files in folders, or tables of pixels."""
     if not _has_image_folders(path, names, 0):
         if parquet_folders(path):
             return "parquet"
-        tables = (name for name in names if name.lower().endswith(PixelReader.suffixes))
-        if any(holds_pixels(path / name) for name in tables):
+        tables = [name for name in names if name.lower().endswith(PixelReader.suffixes)]
+        if any(holds_pixels(path / name) for name in tables[:_MOST_LOOKED_INTO]):
             return "pixels"
     return None
 
