@@ -43,16 +43,14 @@ from pipeline.sources.file_names import (
 from pipeline.sources.folder import count_images
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import opened_parquet, parquet_table
-from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of
-from pipeline.sources.table_columns import Batch, Roles, Table, TableHead, names_images, path_column
+from pipeline.sources.sample_index import Sample, columns_of
+from pipeline.sources.table_columns import Batch, Table, TableHead, names_images, path_column
 from pipeline.sources.table_folders import tables_beside
 from pipeline.sources.tables import Part, TableReader, bytes_of
 from pipeline.sources.text_tables import (
     SUFFIXES,
-    as_texts,
     is_json,
-    opened_text,
-    read_lines,
+    labels_alone,
     text_table,
 )
 from pipeline.storage.blobs import version_in
@@ -117,7 +115,8 @@ class ListReader(TableReader):
         names = table.head.names
         alone = len(names) == 1 and not names_images(names, self.columns)
         if alone and self.root is not None and not is_json(path):
-            yield _labels_alone(path, self.encoding, self.root)
+            images = filter(is_image, map(os.fsencode, list_folder(self.root)))
+            yield labels_alone(path, self.encoding, sorted(images), shown(self.root))
         else:
             yield table
 
@@ -170,29 +169,6 @@ class ListReader(TableReader):
                 batch = batch._replace(splits=pa.array(map(_split_of_folder, names), pa.string()))
             yield batch, columns_of(rows)
         part.remarks.extend(finder.remarks(shown(path)))
-
-
-def _labels_alone(path: Path, encoding: str | None, root: Path) -> Table:
-    """Return the table of labels alone, a line each, for the images of a folder by their names."""
-    names = [name for name in map(os.fsencode, list_folder(root)) if is_image(name)]
-    with opened_text(path, encoding) as text:
-        lines = [line.strip() for line in read_lines(text, shown(path)) if line.strip()]
-    labels = lines[len(lines) == len(names) + 1 :]  # the first is the name of the column
-    if len(labels) != len(names):
-        raise SourceError(
-            f"{shown(path)}: has {len(labels):,} lines of labels alone, for {len(names):,} images "
-            f"in {shown(root)}, expected a label for each; write the path before each label"
-        )
-    rows = [*zip(sorted(names), labels, strict=True)]
-
-    def batches(_: Roles) -> Iterator[Batch]:
-        for first in range(0, len(rows), ROWS_PER_GROUP):
-            paths, texts = zip(*rows[first : first + ROWS_PER_GROUP], strict=True)
-            label = as_texts(texts, shown(path))
-            yield Batch(pa.record_batch({"path": pa.array(paths), "label": label}), first)
-
-    remark = f"{shown(path)}: holds labels alone, for the images in {shown(root)} by their names"
-    return Table(TableHead(shown(path), ["path", "label"], list), batches, [remark])
 
 
 def _split_of_folder(name: bytes | None) -> str | None:

@@ -231,6 +231,31 @@ def _not_utf8(title: str, texts: Iterable[str]) -> SourceError:
     )
 
 
+def labels_alone(path: Path, encoding: str | None, names: Sequence[bytes], folder: str) -> Table:
+    """Return the table of labels alone, a line each, for the image files of a `folder` in order.
+
+    Raises `SourceError` unless they are as many, but for a name of their column.
+    """
+    title = shown(path)
+    with opened_text(path, encoding) as text:
+        lines = [line.strip() for line in read_lines(text, title) if line.strip()]
+    labels = lines[len(lines) == len(names) + 1 :]
+    if len(labels) != len(names):
+        raise SourceError(
+            f"{title}: has {len(labels):,} lines of labels alone, for {len(names):,} images in "
+            f"{folder}, expected a label for each; write the path before each label"
+        )
+
+    def batches(_: Roles) -> Iterator[Batch]:
+        for first in range(0, len(names), ROWS_PER_GROUP):
+            rows = slice(first, first + ROWS_PER_GROUP)
+            columns = {"path": pa.array(names[rows]), "label": as_texts(labels[rows], title)}
+            yield Batch(pa.record_batch(columns), first)
+
+    remark = f"{title}: holds labels alone, for the images in {folder} by their names"
+    return Table(TableHead(title, ["path", "label"], list), batches, [remark])
+
+
 # lines of JSON -----------------------------------------------------------------------------------
 
 
