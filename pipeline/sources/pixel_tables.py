@@ -179,15 +179,17 @@ class PixelReader(TableReader):
         def batches(roles: Roles) -> Iterator[Batch]:
             def columns(spans: list[Any]) -> dict[str, Any]:
                 rows, *where = zip(*spans, strict=True)
-                named = {
-                    n: as_texts([row[others[n]] for row in rows], title) for n in roles.described
-                }
+                fields = dict(zip(others, zip(*rows, strict=True), strict=False))
+                named = {name: as_texts(fields[name], title) for name in roles.described}
                 return named | dict(
                     zip(_WHERE, [*map(pa.array, where), pa.repeat(key, len(rows))], strict=True)
                 )
 
             return in_batches(
-                path, self.encoding, lambda text: _spans(text, layout, pixels, title), columns
+                path,
+                self.encoding,
+                lambda text: _spans(text, layout, pixels, [*others.values()], title),
+                columns,
             )
 
         yield Table(head, batches, remarks if self.shape is None else remarks[1:])
@@ -228,9 +230,12 @@ def _spelled(shape: Shape) -> str:
 
 
 def _spans(
-    text: Any, layout: Layout, pixels: _Pixels, title: str
+    text: Any, layout: Layout, pixels: _Pixels, kept: Sequence[int], title: str
 ) -> Iterator[tuple[Sequence[str], int, int]]:
-    """Yield each row with where its line begins in the file, unpacked, and its size in bytes."""
+    """Yield the fields of a row that are kept, and where its line is: its first byte and its size.
+
+    Of a file that is packed that is in what it unpacks to.
+    """
     codec = text.encoding.removesuffix("-sig")
     if codec.replace("-", "").startswith(("utf16", "utf32")):
         raise SourceError(f"{title}: is {codec}, expected UTF-8 for a table of pixels; save it so")
@@ -244,7 +249,7 @@ def _spans(
             row = _fields(line, layout.delimiter)
             if len(row) != count:
                 raise csv.Error(f"line {number + 1} has {len(row)} fields, expected {count}")
-            yield row, position, size
+            yield [row[n] for n in kept], position, size
         position += size
 
 

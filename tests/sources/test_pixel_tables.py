@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pipeline.config.job_settings import make_images
 from pipeline.core.blocks import UNREADABLE
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, ShapeError, SourceError
 from pipeline.sources.array_files import open_idx
+from pipeline.sources.notes import Notes
+from pipeline.sources.pixel_tables import PixelReader
 from pipeline.sources.registry import find_kind, open_source, release
 
 COUNT, SIDE = 7, 6
@@ -206,6 +209,16 @@ def test_the_shapes_that_an_error_names_are_those_of_colours(tmp_path, shape):
     expected = np.arange(75).reshape(shape)
     expected = np.moveaxis(expected, 0, -1) if shape[0] == 3 else expected
     np.testing.assert_array_equal(found["train"][0][0], expected)
+
+
+def test_a_long_table_takes_no_more_memory_than_its_batch(tmp_path):
+    rows = table(["label", *(f"pixel{n}" for n in range(400))], [[7, *[255] * 400]] * 3000)
+    reader = PixelReader({None: [put(tmp_path / "a.csv", rows)]})
+    tracemalloc.start()
+    assert sum(part.num_rows for _, part in reader.batches(Notes())) == 3000
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6e6  # the fields of all rows would be ten times that
 
 
 def test_a_table_that_changes_after_it_was_listed_is_noticed(tmp_path):
