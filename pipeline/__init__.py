@@ -149,7 +149,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with importing:
         module = importlib.import_module(f"pipeline.{_HOMES.get(name) or _MODULES[name]}")
-        if "xarray" in sys.modules:
+        if "xarray" in sys.modules:  # else `core.deferred` does it, with the first data set
             importlib.import_module("pipeline.accessor")
     return module if name in _MODULES else getattr(module, name)
 

@@ -87,11 +87,16 @@ def test_plots_draw_into_axes_that_are_given_and_say_what_they_show():
     plt.close("all")
 
 
-@pytest.mark.parametrize("first", ["from pipeline import open_run", "import pipeline.accessor"])
-def test_whatever_gives_data_sets_registers_the_accessor_and_nothing_else_does(first):
-    check = f"import sys, pipeline; assert 'xarray' not in sys.modules; {first}; import xarray"
-    check += "; print(xarray.Dataset().pixsim.__class__.__name__)"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+@pytest.mark.parametrize("first", [
+    "images = pipeline.open_images(sys.argv[1])",
+    "import pipeline.accessor, xarray; images = xarray.Dataset()",
+])  # fmt: skip
+def test_whatever_gives_data_sets_registers_the_accessor_and_nothing_else_does(first, tmp_path):
+    images = np.zeros((2, 3, 4), np.uint8)
+    store = pipeline.ingest(pipeline.from_arrays({"train": (images, [0, 1])}), tmp_path / "a.zarr")
+    check = f"import sys, pipeline; assert 'xarray' not in sys.modules; {first}"
+    check += "; print(images.pixsim.__class__.__name__)"
+    done = subprocess.run([sys.executable, "-c", check, store], capture_output=True, text=True)
     assert done.stdout.strip() == "PixsimAccessor", done.stderr
 
 

@@ -29,7 +29,7 @@ ONLY_IN = {
     "zarr": {"storage"},
     "pyarrow": {
         "storage.tables", "sources.sample_index", "sources.tables", "sources.parquet",
-        "sources.text_tables",
+        "sources.text_tables", "sources.pixel_tables", "sources.lists",
     },
     "torch": {
         "kernels.torch", "kernels.transfers", "kernels.triton", "kernels.triton_nearest",

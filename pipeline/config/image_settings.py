@@ -24,7 +24,10 @@ from pydantic import (
 from pipeline.config.settings import Name, Names, PathText, Settings, as_bytes, one_or_many
 from pipeline.core.paths import shown
 
-KINDS = ("folder", "tar", "zip", "parquet", "list", "numpy", "xarray", "torchvision", "catalog")
+KINDS = (
+    "folder", "tar", "zip", "parquet", "list", "pixels", "numpy", "xarray", "torchvision",
+    "catalog",
+)  # fmt: skip
 _ROLES = {
     "columns": ("image", "path", "label", "split"),
     "variables": ("image", "label"),
@@ -84,6 +87,17 @@ def _resize(value: object) -> int | Size | None:
         raise ValueError(f"{error}, or the length of the shorter side") from None
 
 
+def _flat_shape(value: object) -> tuple[int, ...] | None:
+    """Read a shape written as `28x28`, `28x28x3` or as a list."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*[xX,]\s*\d+){1,2}\s*", value):
+        value = [int(side) for side in re.findall(r"\d+", value)]
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and 2 <= len(value) <= 3 and all(map(_is_side, value)):
+        return tuple(value)
+    raise ValueError("expected [height, width], [height, width, 3] or [3, height, width]")
+
+
 def _encoding(value: str) -> str:
     try:
         known = codecs.lookup(value)
@@ -103,17 +117,17 @@ class ImageSettings(Settings):
     """The images of a job."""
 
     source: PathText | None = None
-    """One place: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
+    """One path: a name of the catalog, an image-set store, a folder, file, pattern or URL, or
     `torchvision:NAME`.
     """
     splits: Annotated[dict[Name, PathTexts], Field(min_length=1)] | None = None
-    """Instead of `source`: for each split its place or places."""
+    """Instead of `source`: for each split its path or paths."""
     kind: Literal[KINDS] | None = None  # type: ignore[valid-type]
-    """How to read the place; default: what its name and content say. Where it is given, folders are
+    """How to read the path; default: what its name and content say. Where it is given, folders are
     taken as they are, however implausible.
     """
     split: Name = "train"
-    """The name of the split, where the place does not tell of any."""
+    """The name of the split, where the path does not tell of any."""
     store: PathText | None = None
     """Where the store of the images is made; default: `data/stores/NAME.zarr`."""
     class_names: Names | None = None
@@ -132,12 +146,17 @@ class ImageSettings(Settings):
     images in it.
     """
     variables: dict[str, str] = Field(default_factory=dict)
-    """Of Zarr, NetCDF and `.npz`: what `image` and `label` are called (`x_{split}` for those of
-    each split); default: the usual names.
+    """Of Zarr, NetCDF, HDF5 and `.npz`: what `image` and `label` are called (`x_{split}` for
+    those of each split); default: the usual names.
     """
     dims: dict[str, str] = Field(default_factory=dict)
     """Of Zarr and NetCDF: what `sample`, `y`, `x` and `channel` are called; default: the usual
     names.
+    """
+    shape: Annotated[tuple[int, ...] | None, BeforeValidator(_flat_shape)] = None
+    """Of pixels that lie in a row, in the columns of a table or in arrays [sample, value]:
+    [height, width], or [height, width, 3] or [3, height, width] as they lie; default: of tables a
+    square.
     """
     options: dict[str, Any] = Field(default_factory=dict)
     """Of torchvision: further arguments of the data set's class."""

@@ -26,7 +26,10 @@ class _Deferred(ModuleType):
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)  # what looks at modules need not import them
         with pipeline.importing:  # no fork meanwhile
-            return getattr(importlib.import_module(self.__name__), name)
+            module = importlib.import_module(self.__name__)
+            if self.__name__ == "xarray":  # every data set of ours has the accessor
+                importlib.import_module("pipeline.accessor")
+            return getattr(module, name)
 
 
 def deferred(name: str) -> Any:

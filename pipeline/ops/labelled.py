@@ -10,8 +10,9 @@ where they need names, and look at nothing else.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,11 @@ def lazy_images(images: xr.Dataset, labels: bool = True) -> xr.Dataset:
     if names is not None:  # that of one class is a single text in NetCDF
         lazy.attrs[NAMES] = [str(name) for name in np.ravel(names).tolist()]
     return lazy
+
+
+def is_data_set(given: object) -> TypeGuard[xr.Dataset]:
+    """Tell a data set from other mappings, without importing xarray where nobody else has."""
+    return "xarray" in sys.modules and isinstance(given, xr.Dataset)
 
 
 def full_scale_of(images: xr.Dataset) -> int:

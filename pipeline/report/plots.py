@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
-from pipeline.ops.labelled import label_counts
+from pipeline.ops.labelled import is_data_set, label_counts
 from pipeline.ops.predictions import metrics_of
 from pipeline.report import plot_style as style
+from pipeline.report.class_order import confusion_order, row_shares
 from pipeline.report.explanation_picture import distances
 from pipeline.report.image_plots import (
     difference,
@@ -36,11 +35,7 @@ from pipeline.report.image_plots import (
 from pipeline.report.plot_style import ACCENT, INK, MUTED, ON_DARK, ON_LIGHT, RIGHT, SMALL, WRONG
 
 if TYPE_CHECKING:
-    import scipy.cluster.hierarchy as hierarchy
-    import scipy.spatial.distance as distance
-else:
-    hierarchy = deferred("scipy.cluster.hierarchy")
-    distance = deferred("scipy.spatial.distance")
+    import xarray as xr
 
 __all__ = [
     "ACCENT", "INK", "MUTED", "ON_DARK", "ON_LIGHT", "RIGHT", "WRONG", "accuracy", "agreement",
@@ -52,7 +47,6 @@ MAX_BARS = 40  # classes that have a bar each; of more the first and last half o
 SPLIT_COLOURS = (RIGHT, WRONG, ACCENT, MUTED)
 MAX_NUMBERS = 20  # classes up to which each cell has its number
 MAX_NAMES = 40  # classes up to which each has its name
-MAX_OPTIMAL = 300  # classes up to which leaves are ordered best, which takes their cube
 
 
 @checked
@@ -91,39 +85,8 @@ def confusion(
     return ax
 
 
-def _metrics_of(given: Mapping[Any, Any]) -> Mapping[str, Any]:
-    return metrics_of(given) if isinstance(given, xr.Dataset) else given
-
-
-def row_shares(counts: npt.NDArray[Any]) -> Float64Array:
-    """Divide each row by its sum; a row of nothing stays 0."""
-    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
-
-
-@checked
-def confusion_order(counts: npt.NDArray[Any]) -> list[int]:
-    """Return positions of classes that put those next to each other which blur into each other.
-
-    Average linkage of how often two classes are mistaken for one another, each in shares of its
-    images; up to 300 classes the leaves of the tree are in the best order.
-
-    Parameters
-    ----------
-    counts
-        [label, predicted].
-    """
-    number = len(counts)
-    if number < 3:
-        return list(range(number))
-    shares = row_shares(np.asarray(counts))
-    mixed = (shares + shares.T) / 2
-    np.fill_diagonal(mixed, mixed.max())
-    apart = mixed.max() - mixed
-    condensed = distance.squareform(apart, checks=False)
-    tree = hierarchy.linkage(condensed, "average")
-    if number <= MAX_OPTIMAL:
-        tree = hierarchy.optimal_leaf_ordering(tree, condensed)
-    return [int(position) for position in hierarchy.leaves_list(tree)]
+def _metrics_of(given: Any) -> Mapping[str, Any]:
+    return metrics_of(given) if is_data_set(given) else given
 
 
 @checked
@@ -352,9 +315,9 @@ def class_counts(
     ax
         Where to draw; default: a new figure.
     """
+    given: Mapping[str, Any] = counts
     counted: dict[str, Mapping[str, int]] = {
-        split: label_counts(given) if isinstance(given, xr.Dataset) else given
-        for split, given in counts.items()
+        split: label_counts(one) if is_data_set(one) else one for split, one in given.items()
     }
     names = list(next(iter(counted.values()), {}))
     if not names or any(set(by_class) != set(names) for by_class in counted.values()):

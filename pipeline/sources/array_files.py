@@ -14,7 +14,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,12 @@ from pipeline.sources.open_cache import (
 from pipeline.storage.blobs import open_binary, version_of
 
 ARRAY_SUFFIX, ARCHIVE_SUFFIX = ".npy", ".npz"
+# what the names of IDX files end in
+IDX_SUFFIXES = tuple(
+    f"{ending}{gz}"
+    for ending in (*(f"idx{n}-ubyte" for n in range(1, 5)), ".idx")
+    for gz in ("", ".gz")
+)
 _HEADER_BYTES = 2**14
 _LOCAL_HEADER = struct.Struct("<26xHH")
 _END = struct.Struct("<10xH10x")
@@ -65,9 +71,29 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 _reading = partial(reading, error_of=_unreadable)
 
 
-def _is_gzip(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
     with open_binary(path) as file:
         return file.read(2) == _GZIP
+
+
+def open_gzip(path: Path) -> Any:
+    return gzip.open(cast(Any, open_binary(path)) if is_remote(path) else path)
+
+
+def read_span(
+    path: Path,
+    key: tuple[Any, Any],
+    span: tuple[int, int],
+    version: Hashable,
+    open_packed: Callable[[], Any] | None = None,
+    to_end: bool = False,
+) -> bytes:
+    """Read bytes `span` of a file, or of what `open_packed` opens; `key` is that of its stream."""
+    if open_packed is not None:
+        return read_forward(key, span, open_packed, version, to_end)
+    with borrowed(key, 0, partial(open_binary, path), version) as cursor:
+        cursor.stream.seek(span[0])  # position stays 0: this stream can go back
+        return read_fully(cursor.stream, span[1] - span[0])
 
 
 @dataclass(frozen=True)
@@ -104,20 +130,15 @@ class StoredArray:
                 mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
                 return np.array(mapped[start:stop], order="C")
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
-            begin, end = self.offset + start * row, self.offset + stop * row
-            if self.packed:
-                key, to_end = (self.path, self.member), stop == self.shape[0]
-                data = read_forward(key, (begin, end), self._open_packed, version, to_end)
-            else:
-                open_it = partial(open_binary, self.path)
-                with borrowed((self.path, None), 0, open_it, version) as cursor:
-                    cursor.stream.seek(begin)  # position stays 0: this stream can go back
-                    data = read_fully(cursor.stream, end - begin)
+            span = self.offset + start * row, self.offset + stop * row
+            key = (self.path, self.member if self.packed else None)
+            packed, to_end = self._open_packed if self.packed else None, stop == self.shape[0]
+            data = read_span(self.path, key, span, version, packed, to_end)
             return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def _open_packed(self) -> Any:
         if self.member is None:
-            return gzip.open(self.path)
+            return open_gzip(self.path)
         file = open_binary(self.path) if is_remote(self.path) else self.path
         with zipfile.ZipFile(file) as archive:  # which closes the file with its last stream
             return archive.open(f"{self.member}{ARRAY_SUFFIX}")
@@ -190,7 +211,7 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
         now = version_of(path)
         if checksum:
             check_file(path, checksum)
-        packed = _is_gzip(path)
+        packed = is_gzip(path)
         with gzip.open(path) if packed else open_binary(path) as file:
             magic = file.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTE:
@@ -207,8 +228,9 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
             f"{shown(path)}: has {now.size:,} bytes, but its header announces the shape {shape}; "
             "the file is truncated or damaged: fetch it again"
         )
+    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
     offset, dtype = 4 + len(sizes), np.dtype(np.uint8)
-    return StoredArray(path, None, packed, offset, shape, dtype, False, {}, now.stamp)
+    return StoredArray(path, None, packed, offset, shape, dtype, False, identity, now.stamp)
 
 
 def check_file(path: Path, checksum: str) -> None:
@@ -222,7 +244,7 @@ def check_file(path: Path, checksum: str) -> None:
     if packed and path.suffix != ".gz":
         return
     try:
-        with gzip.open(path) if _is_gzip(path) and not packed else open_binary(path) as file:
+        with gzip.open(path) if is_gzip(path) and not packed else open_binary(path) as file:
             make = partial(hashlib.new, algorithm.removeprefix("packed-"), usedforsecurity=False)
             digest = hashlib.file_digest(cast(Any, file), make).hexdigest()
     except _GZIP_ERRORS as error:

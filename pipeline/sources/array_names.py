@@ -32,9 +32,11 @@ _WORDS = {
 }
 IMAGE_WORDS = tuple(_WORDS)
 LABEL_WORDS = ("labels", "label", "y", "targets", "target")
-NAME_WORDS = ("class_names", "classes", "label_names", "target_names", "classnames")
+NAME_WORDS = (
+    "class_names", "classes", "label_names", "target_names", "classnames", "list_classes",
+)  # fmt: skip
 _ANY_SPLIT = ("images", "labels")  # also with a word beside them that no split usually has
-_SEPARATORS = "_-. "
+_SEPARATORS = "_-. /"
 _UNNAMED = re.compile(r"arr_\d+")
 _SPLIT = "{split}"
 _LONGEST = 60  # characters of a name in a message
@@ -81,11 +83,13 @@ def role_of(name: str, variables: Mapping[str, str] | None = None) -> Role | Non
         for word in words if kind not in given else ():
             rest = _rest(low, name, word)
             if rest is not None:
-                sure = not rest or _is_split(rest) or word in _ANY_SPLIT
-                return Role(kind, rest.lower() if _is_split(rest) else rest, word, sure)
-    if _is_split(low) and IMAGE not in given:
-        return Role(IMAGE, low, "")
-    return None
+                split = _split_in(rest)
+                sure = not rest or split is not None or word in _ANY_SPLIT
+                # a path that leads out is no group of HDF5, and refused as the name of a split
+                groups = rest if rest.startswith(("/", ".")) else rest.replace("/", "_")
+                return Role(kind, split or groups, word, sure)
+    split = _split_in(low)
+    return Role(IMAGE, split, "") if split and IMAGE not in given else None
 
 
 def _rest(low: str, name: str, word: str) -> str | None:
@@ -93,15 +97,17 @@ def _rest(low: str, name: str, word: str) -> str | None:
     if low == word:
         return ""
     before, after = name[: -len(word)], name[len(word) :]
-    if low.startswith(word) and (after[0] in _SEPARATORS or _is_split(after)):
+    if low.startswith(word) and (after[0] in _SEPARATORS or _split_in(after)):
         return after.lstrip(_SEPARATORS)
-    if low.endswith(word) and (before[-1] in _SEPARATORS or _is_split(before)):
+    if low.endswith(word) and (before[-1] in _SEPARATORS or _split_in(before)):
         return before.rstrip(_SEPARATORS)
     return None
 
 
-def _is_split(name: str) -> bool:
-    return name.lower() in SPLIT_WORDS
+def _split_in(name: str) -> str | None:
+    """Return the split that a name stands for: `test` for the `t10k` of MNIST."""
+    low = name.lower().removesuffix("_set")
+    return low if low in SPLIT_WORDS else {"t10k": "test"}.get(low)
 
 
 def belongs(image: Role, label: Role) -> bool:

@@ -214,8 +214,13 @@ def _unflattened(size: int) -> str:
     for channels, shape in ((1, "(-1, {0}, {0})"), (3, "(-1, 3, {0}, {0})")):
         side = math.isqrt(size // channels)
         if channels * side * side == size:
-            return f"give them their shape: images.reshape{shape.format(side)}"
-    return "give them their shape: images.reshape(-1, HEIGHT, WIDTH)"
+            return _reshaped(shape.format(side))
+    return _reshaped("(-1, HEIGHT, WIDTH)")
+
+
+def _reshaped(shape: str) -> str:
+    sides = shape.replace("(-1, ", "[").replace(")", "]")
+    return f"give them their shape: images.reshape{shape}, or, of those in files, shape: {sides}"
 
 
 # what stands for arrays --------------------------------------------------------------------------

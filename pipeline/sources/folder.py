@@ -271,6 +271,11 @@ def _first_image(path: Path) -> bytes | None:
     return next((name for name, sample in some if sample), None)
 
 
+def count_images(path: Path) -> int:
+    """Return how many image files lie below a folder."""
+    return sum(sample is not None for _, sample in _walked(path))
+
+
 def _walked(root: Path) -> Iterator[_Walked]:
     """Yield the image files below a folder, and the names of others; those of folders end in /."""
     if is_remote(root):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pipeline.core.blocks import OK, UNREADABLE
 from pipeline.core.errors import SourceError
@@ -32,19 +33,28 @@ from pipeline.sources.file_names import (
     as_text,
     is_container,
     is_hidden,
+    is_image,
     split_of,
     split_word,
     splits_in,
     suffix_of,
     words_of,
 )
+from pipeline.sources.folder import count_images
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.parquet import opened_parquet, parquet_table
 from pipeline.sources.sample_index import Sample, columns_of
-from pipeline.sources.table_columns import Batch, Table, TableHead, path_column
+from pipeline.sources.table_columns import Batch, Table, TableHead, names_images, path_column
+from pipeline.sources.table_folders import tables_beside
 from pipeline.sources.tables import Part, TableReader, bytes_of
-from pipeline.sources.text_tables import text_table
+from pipeline.sources.text_tables import (
+    SUFFIXES,
+    is_json,
+    labels_alone,
+    text_table,
+)
 from pipeline.storage.blobs import version_in
+from pipeline.storage.folders import is_folder, list_folder
 
 _PROTOCOLS = (
     "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
@@ -56,6 +66,7 @@ _SHOWN = 100  # characters
 _MOST_FOLDERS = 4096  # that are remembered
 _MOST_TRIED = 200  # folders, for a hint
 _SLOTS = 2**21
+_FILES = (*SUFFIXES, ".gz", ".parquet")  # tables, which are not asked for
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,18 @@ class ListReader(TableReader):
     def fetcher(self) -> FileFetcher:
         return FileFetcher(tuple(self._root(path) for _, _, path in self._tables))
 
+    @functools.cached_property
+    def _beside(self) -> dict[Path, Mapping[str | None, Path]]:
+        """The tables of folders of images, for each folder that was given."""
+        every = [path for several in self.paths.values() for path in several]
+        some = (
+            path for path in every if not path.name.lower().endswith(_FILES) and is_folder(path)
+        )
+        return {path: tables_beside(path) for path in some}
+
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:
+        return self._beside.get(path, {})
+
     def _root(self, path: Path) -> Path:
         return self.root or path.parent
 
@@ -87,8 +110,15 @@ class ListReader(TableReader):
         if path.suffix.lower() == ".parquet":
             with opened_parquet(path) as file:
                 yield parquet_table(file, path)
+            return
+        table = text_table(path, self.encoding, self.columns, is_file)
+        names = table.head.names
+        alone = len(names) == 1 and not names_images(names, self.columns)
+        if alone and self.root is not None and not is_json(path):
+            images = filter(is_image, map(os.fsencode, list_folder(self.root)))
+            yield labels_alone(path, self.encoding, sorted(images), shown(self.root))
         else:
-            yield text_table(path, self.encoding, self.columns, is_file)
+            yield table
 
     def _image(self, head: TableHead) -> str:
         wanted = self.columns
@@ -102,12 +132,17 @@ class ListReader(TableReader):
         return [File(number, "", stamp) for number, stamp in enumerate(stamps)]
 
     def batches(self, notes: Notes) -> Iterator[tuple[str, Any]]:
-        repeats = Repeats()
+        repeats, named = Repeats(), 0
         for split, rows in super().batches(notes):
             repeats.add(
                 self._root(self._tables[rows["file"][0].as_py()][2]), rows["key"].to_pylist()
             )
+            named += sum(status == OK for status in rows["status"].to_pylist())
             yield split, rows
+        images = sum(count_images(path) for path in self._beside)
+        if images > named - repeats.count:
+            more = images - named + repeats.count
+            notes.left_out.append(f"{more:,} image{'s' * (more > 1)} that no table names")
         if repeats.count:
             notes.remarks.append(
                 f"{self.title}: {repeats.count:,} entries name a file that an earlier one names; "
@@ -130,8 +165,15 @@ class ListReader(TableReader):
             readable = readable or batch.first > 0 or any(row.status == OK for row in rows)
             if not readable:
                 raise _none_readable(part, finder, names, rows)
+            if path.parent in self._beside and not part.split_given and batch.splits is None:
+                batch = batch._replace(splits=pa.array(map(_split_of_folder, names), pa.string()))
             yield batch, columns_of(rows)
         part.remarks.extend(finder.remarks(shown(path)))
+
+
+def _split_of_folder(name: bytes | None) -> str | None:
+    folder, slash, _ = (name or b"").removeprefix(b"./").partition(b"/")
+    return as_text(folder) if slash and splits_in(folder) else None
 
 
 def _none_readable(

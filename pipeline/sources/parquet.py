@@ -25,16 +25,13 @@ from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
     Wanted,
-    describe,
     failed,
     listed_files,
     read_local,
     read_remote,
     reading,
-    roots_of,
     too_large,
 )
-from pipeline.sources.notes import File
 from pipeline.sources.open_cache import borrowed, close_streams
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
 from pipeline.sources.table_columns import (
@@ -49,8 +46,10 @@ from pipeline.sources.table_columns import (
     image_column,
     texts_of,
 )
+from pipeline.sources.table_folders import card_names, parquet_folders
 from pipeline.sources.tables import Part, TableReader, is_text
 from pipeline.storage.blobs import file_system, open_binary
+from pipeline.storage.folders import is_folder
 
 _ROWS_AT_ONCE = 1  # one page may stand for very many equal images
 
@@ -79,20 +78,21 @@ class ParquetReader(TableReader):
     def fetcher(self) -> ParquetFetcher:
         return ParquetFetcher(self._roots, self.columns.get("image"))
 
-    @property
-    def _roots(self) -> tuple[Path, ...]:
-        return roots_of(path for _, _, path in self._tables)
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:
+        is_file = path.name.lower().endswith(self.suffixes) or not is_folder(path)
+        return {} if is_file else parquet_folders(path)
+
+    @functools.cached_property
+    def _card(self) -> Mapping[str, tuple[str, ...]]:
+        return card_names(self._tables[0][2])
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Table]:
         with opened_parquet(path) as file:
-            yield parquet_table(file, path, has_images=True)
+            yield parquet_table(file, path, has_images=True, card=self._card)
 
     def _image(self, head: TableHead) -> str:
         return image_column(head, self.columns)
-
-    def _files(self) -> list[File]:
-        return [describe(path, self._roots) for _, _, path in self._tables]
 
     def _located(
         self, part: Part, batches: Iterable[Batch]
@@ -136,11 +136,21 @@ def _open_file(path: Path) -> Any:
     return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=2**20)
 
 
-def parquet_table(file: Any, path: Path, has_images: bool = False) -> Table:
-    """Return the table of an open Parquet file, which names image files or holds them."""
+def parquet_table(
+    file: Any,
+    path: Path,
+    has_images: bool = False,
+    card: Mapping[str, tuple[str, ...]] | None = None,
+) -> Table:
+    """Return the table of an open Parquet file, which names image files or holds them.
+
+    `card` has the class names of columns of which its own metadata do not say them.
+    """
     schema = file.schema_arrow
     encoded = [field.name for field in schema if has_images and _is_encoded(field.type)]
     known = {name: _class_names(schema, name) for name in schema.names if has_images}
+    if not any(known.values()):
+        known = {name: names for name, names in (card or {}).items() if name in schema.names}
     class_names = {name: names for name, names in known.items() if names is not None}
     types = {field.name: field.type for field in schema}
 

@@ -31,11 +31,16 @@ from pipeline.sources.file_names import (
     splits_in,
 )
 from pipeline.sources.folder import FolderReader, has_images
+from pipeline.sources.hdf5 import SUFFIXES as HDF5_SUFFIXES
+from pipeline.sources.hdf5 import has_dimensions
 from pipeline.sources.lists import ListReader
 from pipeline.sources.notes import left_beside
+from pipeline.sources.numpy_files import SUFFIXES as ARRAY_SUFFIXES
 from pipeline.sources.numpy_files import open_numpy
 from pipeline.sources.parquet import ParquetReader, holds_images
+from pipeline.sources.pixel_tables import PixelReader, holds_pixels
 from pipeline.sources.quantize import Packing, Run, converted, pack_floats
+from pipeline.sources.table_folders import parquet_folders, tables_beside
 from pipeline.sources.text_tables import SUFFIXES as TEXT_SUFFIXES
 from pipeline.storage.atomic import make_scratch, remove_scratch
 from pipeline.storage.blobs import file_size
@@ -44,18 +49,17 @@ from pipeline.storage.manifest import WORK
 
 TORCHVISION, CATALOG = "torchvision:", "catalog:"
 _KIND_OF_SUFFIX = {
-    ".tar": "tar", ".tgz": "tar", ".npz": "numpy", ".npy": "numpy",
-    ".nc": "xarray", ".nc4": "xarray", ".h5": "xarray", ".zarr": "xarray",
+    ".tar": "tar", ".tgz": "tar", ".nc": "xarray", ".nc4": "xarray", ".zarr": "xarray",
     **dict.fromkeys(TEXT_SUFFIXES, "list"),
     **dict.fromkeys((".tbz", ".tbz2", ".txz"), "tar"), ".zip": "zip",
     **dict.fromkeys(IMAGE_SUFFIXES, "folder"),  # of a pattern of image files
 }  # fmt: skip
 _PACKED = {".7z": "7z x", ".rar": "unrar x", ".zst": "tar --zstd -xf"}
-_FOLDERS_OF = {"parquet": (".parquet",), "tar": ARCHIVE_SUFFIXES, "numpy": (".npy", ".npz")}
+_FOLDERS_OF = {"parquet": (".parquet",), "tar": ARCHIVE_SUFFIXES, "numpy": ARRAY_SUFFIXES}
 _MOST_LOOKED_INTO = 100
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _ARCHIVES = ("tar", "zip")
-_ENCODED = ("folder", "parquet", "list", *_ARCHIVES)
+_ENCODED = ("folder", "parquet", "list", "pixels", *_ARCHIVES)
 
 
 @checked
@@ -153,14 +157,14 @@ def find_kind(settings: ImageSettings) -> str:
     first = next(iter(paths_by_split(settings).values()))[0]
     text = str(settings.source) if settings.source is not None else str(first)
     suffix = _suffix(first)
-    if first.name.lower().endswith(ARCHIVE_SUFFIXES) and not is_folder(first):
-        return "zip" if suffix == ".zip" else "tar"
-    if suffix == ".parquet":
-        return "parquet" if holds_images(first, dict(settings.columns)) else "list"
-    if suffix in _KIND_OF_SUFFIX and (suffix == ".zarr" or not is_folder(first)):
-        if exists(first):
-            return _KIND_OF_SUFFIX[suffix]
-    elif is_folder(first):
+    kind = (
+        _kind_of_file(first, suffix, settings)
+        if suffix == ".zarr" or not is_folder(first)
+        else None
+    )
+    if kind is not None:
+        return kind
+    if is_folder(first):
         return _kind_of_folder(first)
     if suffix in _PACKED and exists(first):
         raise ConfigError(
@@ -172,9 +176,25 @@ def find_kind(settings: ImageSettings) -> str:
             file_size(first)  # says that access was refused, where it was
     raise ConfigError(
         f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
-        "images, a .tar, .zip, .parquet, .npz, .npy, .csv or .nc file, nor torchvision:NAME; "
+        "images, a .tar, .zip, .parquet, .npz, .npy, .h5, .csv or .nc file, nor torchvision:NAME; "
         f"{nearest(text, load_catalog())}"
     )
+
+
+def _kind_of_file(path: Path, suffix: str, settings: ImageSettings) -> str | None:
+    """Tell how to read a file by its suffix, and of tables and HDF5 by what it holds."""
+    name = path.name.lower()
+    if name.endswith(ARCHIVE_SUFFIXES):
+        return "zip" if suffix == ".zip" else "tar"
+    if suffix == ".parquet":
+        return "parquet" if holds_images(path, dict(settings.columns)) else "list"
+    if not name.endswith((*_KIND_OF_SUFFIX, *ARRAY_SUFFIXES, f"{suffix}.gz")) or not exists(path):
+        return None
+    if suffix in HDF5_SUFFIXES:
+        return "xarray" if has_dimensions(path) else "numpy"
+    if suffix in TEXT_SUFFIXES and holds_pixels(path, settings.encoding, settings.shape):
+        return "pixels"
+    return _KIND_OF_SUFFIX.get(suffix, "numpy")
 
 
 def _suffix(path: Path) -> str:
@@ -217,6 +237,9 @@ def _kind_of_folder(path: Path) -> str:
     names = list_folder(path)
     if any(name in _ZARR_FILES for name in names):
         return "xarray"
+    beside = tables_beside(path).values()
+    if beside and not any(t.suffix == ".parquet" and _is_image_table(t) for t in beside):
+        return "list"
     data = {
         kind: [name for name in names if name.lower().endswith(suffixes)]
         for kind, suffixes in _FOLDERS_OF.items()
@@ -227,9 +250,20 @@ def _kind_of_folder(path: Path) -> str:
     kind = max(data, key=lambda kind: len(data[kind]))
     images = sum(is_image(os.fsencode(name)) for name in names)
     if images > len(data[kind]) or not data[kind] or _has_image_folders(path, names):
-        return "folder"
+        return (None if images else _kind_by_tables(path, names)) or "folder"
     is_zip = kind == "tar" and all(name.lower().endswith(".zip") for name in data[kind])
     return "zip" if is_zip else kind
+
+
+def _kind_by_tables(path: Path, names: Sequence[str]) -> str | None:
+    """Tell whether a folder without images holds Parquet files in folders, or tables of pixels."""
+    if not _has_image_folders(path, names, 0):
+        if parquet_folders(path):
+            return "parquet"
+        tables = [name for name in names if name.lower().endswith(PixelReader.suffixes)]
+        if any(holds_pixels(path / name) for name in tables[:_MOST_LOOKED_INTO]):
+            return "pixels"
+    return None
 
 
 def _is_image_table(path: Path) -> bool:
@@ -239,14 +273,14 @@ def _is_image_table(path: Path) -> bool:
         return False
 
 
-def _has_image_folders(path: Path, names: Sequence[str]) -> bool:
+def _has_image_folders(path: Path, names: Sequence[str], most: int = 1) -> bool:
     """Tell whether there are images in several folders of a folder, or in that of a split."""
     known = (*(suffix for several in _FOLDERS_OF.values() for suffix in several), ".zarr")
     count = 0
     for name in [n for n in names if not n.lower().endswith(known)][:_MOST_LOOKED_INTO]:
         if not is_hidden(os.fsencode(name)) and is_folder(path / name) and has_images(path / name):
             count += 2 if splits_in(os.fsencode(name)) else 1
-            if count > 1:
+            if count > most:
                 return True
     return False
 
@@ -299,6 +333,8 @@ def _open_encoded(
     if kind == "list":
         root = None if settings.root is None else locate(settings.root, settings.storage_options)
         reader: Any = ListReader(paths, columns, split, root, settings.encoding)
+    elif kind == "pixels":
+        reader = PixelReader(paths, columns, split, settings.encoding, settings.shape)
     elif kind == "parquet":
         reader = ParquetReader(paths, columns, split)
     elif kind in _ARCHIVES:
@@ -314,7 +350,8 @@ def _open_encoded(
     try:
         source = open_encoded(reader, folder, *arguments)
         suffixes = _FOLDERS_OF.get("tar" if kind in _ARCHIVES else kind)
-        stray = left_beside(paths, suffixes) if suffixes else ""
+        read = reader.placed() if kind == "parquet" else paths
+        stray = left_beside(read, suffixes) if suffixes else ""
     except BaseException:
         remove_scratch(folder)
         raise
@@ -335,7 +372,7 @@ def _open_arrays(kind: str, settings: ImageSettings) -> Source:
         return open_dataset(catalog_name(settings) or "")
     paths, names = paths_by_split(settings), (settings.class_names, settings.split)
     if kind == "numpy":
-        return open_numpy(paths, *names, settings.variables)
+        return open_numpy(paths, *names, settings.variables, settings.shape)
     reader = importlib.import_module("pipeline.sources.xarray_source")
     return cast(Source, reader.open_labelled(paths, settings.variables, settings.dims, *names))
 

@@ -39,8 +39,6 @@ _FLAGS = {
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 _INDEX = ("", "index", "unnamed:0")
 SAMPLED_ROWS = 50
-_PIXELS = re.compile(r"(?:pixels?|px|p)?\d+(?:x\d+)?")
-_LEAST_PIXELS = 16
 _MOST_SHOWN = 12
 
 Columns = Mapping[str, str | None]
@@ -53,7 +51,8 @@ class TableHead:
 
     `title` names the table in messages, `cure` is what else helps where no column is known. Of
     Parquet with images `encoded` are the columns of image files, `types` those of all columns, and
-    `class_names` the names of the classes of columns that have such in the metadata.
+    `class_names` the names of the classes of columns that have such in the metadata. `lone_label`
+    says that a column besides images and splits can only be that of the labels.
     """
 
     title: str
@@ -63,6 +62,7 @@ class TableHead:
     encoded: Sequence[str] = ()
     types: Mapping[str, Any] = field(default_factory=dict)
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lone_label: bool = False
 
     @cached_property
     def _rows(self) -> Sequence[Sequence[str]]:
@@ -248,6 +248,7 @@ def decide(
     # which of both is taken decides the names of the classes
     usual = ("labels", *LABEL_COLUMNS) if head.encoded else LABEL_COLUMNS
     label = choose("label", rest, usual, None, title) or _with_class_names(head)
+    label = rest[0] if label is None and head.lone_label and len(rest) == 1 else label
     if label is not None:
         others = tuple(name for name in candidates(rest, usual) if name != label)
         if others:
@@ -379,18 +380,12 @@ def path_column(head: TableHead, wanted: Columns) -> str:
 
 def _no_path(head: TableHead) -> ConfigError:
     names, title = head.names, head.title
-    pixels = [name for name in names if _PIXELS.fullmatch(plain(name))]
-    if len(pixels) >= _LEAST_PIXELS or "pixels" in map(plain, names):
-        return ConfigError(
-            f"{title}: holds pixels, not names of image files, in {listed(pixels or ['pixels'])}; "
-            "write them with numpy.savez as arrays x_train [sample, y, x] and y_train [sample], "
-            "and ingest that .npz file"
-        )
     if len(names) == 1 and head.cure:
         return ConfigError(
             f"{title}: has a single value on each line, such as '{names[0]}', and none names an "
             "image; labels alone do not say which image each is of: write the path before each, "
-            "such as 'val/0001.jpg,7'"
+            "such as 'val/0001.jpg,7', or, where they are in the order of the names of the images "
+            "of a folder, say root=FOLDER"
         )
     named = next((name for name in names if any(map(_is_path, head.values(name)))), names[0])
     return ConfigError(

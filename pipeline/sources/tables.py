@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import LabelError, PixsimError, SourceError, listed
 from pipeline.core.schema import UNLABELLED
-from pipeline.sources.fetch import titles_of
+from pipeline.sources.fetch import describe, roots_of, titles_of
 from pipeline.sources.file_names import flattened
 from pipeline.sources.labels import canonical, decoded_text
 from pipeline.sources.notes import File, Notes
@@ -82,9 +82,9 @@ class TableReader(ABC):
     def _image(self, head: TableHead) -> str:
         """Return the column of the images."""
 
-    @abstractmethod
     def _files(self) -> list[File]:
         """Return what the listing records of the tables."""
+        return [describe(path, self._roots) for _, _, path in self._tables]
 
     @abstractmethod
     def _located(
@@ -95,7 +95,25 @@ class TableReader(ABC):
     @functools.cached_property
     def _tables(self) -> list[tuple[str, bool, Path]]:
         """The tables, each with its split, and whether that was given."""
-        return list(flattened(self.paths, self.split, self.suffixes))
+        return list(flattened(self.placed(), self.split, self.suffixes))
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        """The folders of the tables, each once."""
+        return roots_of(path for _, _, path in self._tables)
+
+    def placed(self) -> Mapping[str | None, Sequence[Path]]:
+        """Return the tables of each split, or the folders that they lie in."""
+        placed: dict[str | None, list[Path]] = {}
+        for given, several in self.paths.items():
+            for path in several:
+                for split, place in (self._inside(path) or {None: path}).items():
+                    placed.setdefault(given or split, []).append(place)
+        return placed
+
+    def _inside(self, path: Path) -> Mapping[str | None, Path]:  # noqa: ARG002 (others do)
+        """Return what stands for a folder, by split; None: for all. Empty: it is a table."""
+        return {}
 
     @functools.cached_property
     def _labelled(self) -> frozenset[str]:

@@ -118,6 +118,13 @@ def lists() -> Iterator[Made]:
     yield "quotes.csv", good + b'"images/2.png,cat\n' * 9, None, ""
     yield "wide.csv", good + b"a,b,c,d\n", None, "no proper CSV table"
     yield "narrow.csv", good + b"a\n", None, "no proper CSV table"
+    header = b"label," + b",".join(b"pixel%d" % n for n in range(64)) + b"\n"
+    dark = b",0" * 63
+    wrong = (b",256", b",-1", b",nan", b",1e99", b",", b",\xff", b",'1'", b",0x1", b"," + b"9" * 99)
+    rows = b"".join(b"cat" + dark + value + b"\n" for value in (b",0", b",255", *wrong))
+    yield "pixels.csv", header + rows, 2, {LOST: len(wrong)}
+    yield "pixels-wide.csv", header + rows + b"cat" + dark * 9 + b"\n", None, "no proper CSV table"
+    yield "pixels-quote.csv", header + b'cat,"' + dark + b"\n" + rows, None, "no proper CSV table"
     yield "no-rows.csv", b"path,label\n", None, "no samples"
     yield "nothing.csv", b"", None, "is empty"
     yield "line-ends.csv", b"\n\n\n", None, "is empty"

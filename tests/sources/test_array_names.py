@@ -186,6 +186,13 @@ def test_files_of_labels_that_belong_to_none_and_files_that_are_classes_are_refu
     assert labels_of(opened(tmp_path / "parts")) == {"train": NONE * 3}
 
 
+def test_archives_side_by_side_are_splits_where_their_names_say_so(tmp_path):
+    np.savez(tmp_path / "train.npz", images=A, labels=Y)
+    assert list(labels_of(opened(tmp_path / "train.npz", split="all"))) == ["all"]
+    np.savez(tmp_path / "test.npz", images=B, labels=Z)
+    assert labels_of(opened(tmp_path)) == {"test": Z.tolist(), "train": Y.tolist()}
+
+
 def test_what_a_file_for_each_class_is_to_become_works(tmp_path):
     arrays, names = [A, B], ["airplane", "banana"]
     labels = np.repeat(names, [len(a) for a in arrays])

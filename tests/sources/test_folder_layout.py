@@ -112,10 +112,10 @@ def test_the_layout_is_decided_by_evidence_and_said(tmp_path, paths, expected, s
         # tables of labels beside images in no folders of classes
         (["1.png", "labels.csv=path,label"], ["labels.csv", "pixsim ingest", "kind=folder"]),
         (["1.png", "anything.tsv="], ["anything.tsv"]),
-        (["train/1.png", "train/metadata.jsonl={}"], ["train/metadata.jsonl", "CSV table"]),
+        (["train/1.png", "train/labels.jsonl={}"], ["train/labels.jsonl", "CSV table"]),
         (
-            [f"{s}/{name}" for s in ("train", "valid") for name in ("1.png", "_classes.csv=")],
-            ["train/_classes.csv, valid/_classes.csv", "images: {splits: {train: "],
+            [f"{s}/{name}" for s in ("train", "valid") for name in ("1.png", "labels.csv=")],
+            ["train/labels.csv, valid/labels.csv", "images: {splits: {train: "],
         ),
         (["train_images/1.png", "test_images/1.png", "train.csv="], ["train.csv", "root=FOLDER"]),
         ([*LABELLED, "val/1.png", "ILSVRC_validation_ground_truth.txt=1"], ["ground_truth.txt"]),
@@ -281,7 +281,7 @@ def test_a_table_beside_images_is_read_as_the_refusal_says(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", ["metadata.jsonl", "labels.ndjson", "labels.csv", "x.tab"])
+@pytest.mark.parametrize("name", ["labels.jsonl", "labels.ndjson", "labels.csv", "x.tab"])
 def test_the_cure_of_a_table_beside_images_is_a_command_that_works(tmp_path, name, packed):
     root = make(tmp_path / "set", "1.png", "2.png")
     content = '{"file_name": "1.png", "label": "cat"}\n{"file_name": "2.png", "label": "dog"}\n'
@@ -301,7 +301,7 @@ def test_tables_in_splits_are_read_as_the_refusal_says(tmp_path):
     root = tmp_path / "set"
     for split in ("train", "test"):
         table = "file_name,label\n1.png,cat\n2.png,dog"
-        make(root, f"{split}/1.png", f"{split}/2.png", f"{split}/metadata.csv={table}")
+        make(root, f"{split}/1.png", f"{split}/2.png", f"{split}/labels.csv={table}")
     message = refusal(root)
     job = tmp_path / "job.yml"
     job.write_text(message.partition("in a job with '")[2].partition("'")[0] + "\n")

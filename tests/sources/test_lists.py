@@ -236,3 +236,20 @@ def test_a_changed_image_changes_the_provenance(tmp_path, root):
     assert opened(tmp_path, path).provenance == before
     (root / "1.png").write_bytes(grey(1) + b"more")
     assert opened(tmp_path, path).provenance != before
+
+
+@pytest.mark.parametrize(
+    "content", ["7\n3\n7\n5\n", "\ufeff7\r\n3\r\n7\r\n5", "class\n7\n3\n7\n5\n"]
+)
+def test_labels_alone_are_those_of_the_images_of_a_folder_by_their_names(tmp_path, content):
+    root = write_files(tmp_path / "val", {f"{n}.png": (None, grey(n)) for n in range(4)})
+    path = write(tmp_path / "truth.txt", content)
+    with pytest.raises(ConfigError, match=r"single value on each line, .*say root=FOLDER"):
+        opened(tmp_path, path)
+    source = opened(tmp_path, path, root=root)
+    assert values(source) == [0, 1, 2, 3]
+    assert source.class_names == ("3", "5", "7")
+    assert source.read("train", 0, 4).labels.tolist() == [2, 0, 2, 1]
+    assert "holds labels alone, for the images in" in source.remarks[0]
+    with pytest.raises(SourceError, match="has 2 lines of labels alone, for 4 images"):
+        opened(tmp_path, write(path, "7\n3\n"), root=root)
