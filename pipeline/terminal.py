@@ -45,10 +45,18 @@ def print_table(
     for column, name in enumerate(header):
         cells = [row[column] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
-        table.add_column(Text(printable(name)), justify="right" if numeric else "left")
+        # where the terminal is narrow names are folded, and numbers never
+        justify: Any = "right" if numeric else "left"
+        table.add_column(
+            Text(printable(name)), justify=justify, no_wrap=numeric, overflow=_overflow(numeric)
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     _console(stream).print(table)
+
+
+def _overflow(numeric: bool) -> Any:
+    return "ellipsis" if numeric else "fold"
 
 
 @checked

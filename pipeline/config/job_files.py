@@ -159,22 +159,28 @@ def write_new(file: Path, text: str) -> None:
 
 def job_text(job: JobSettings) -> str:
     """Return the job file of a job: what is not the default."""
-    plain = job.model_dump(mode="json", exclude_defaults=True)
-    known = {"name": job.name, **plain, "output": str(plain["output"])}
+    known = given_keys(job)
     if set(known["images"]) == {"source"}:
         known["images"] = known["images"]["source"]
     if job.named_cluster is not None and not known.get("cluster"):
         known["cluster"] = job.cluster.kind
     hidden = job.storage_options or job.images.storage_options or job.cluster.options
     lines = [f"# {_HIDDEN}"] if hidden or job.cluster.dask else []
-    for key in (key for key in JobSettings.model_fields if key in known):
-        value = known[key]
+    for key, value in known.items():
         if isinstance(value, Mapping) and value:
             lines += [f"{key}:", *(f"  {name}: {to_yaml(one)}" for name, one in value.items())]
         else:
-            one = len(value) == 1 if key == "evaluate" else False
-            lines.append(f"{key}: {to_yaml(value[0] if one else value)}")
+            lines.append(f"{key}: {to_yaml(value)}")
     return "\n".join(lines) + "\n"
+
+
+def given_keys(job: JobSettings) -> dict[str, Any]:
+    """Return the keys of a job that are not the default, in plain values, name and output first."""
+    known = job.model_dump(mode="json", exclude_defaults=True) | {"name": job.name}
+    known["images"] = {key: one for key, one in known["images"].items() if one is not None}
+    if len(known.get("evaluate", ())) == 1:
+        known["evaluate"] = known["evaluate"][0]
+    return {key: known[key] for key in JobSettings.model_fields if key in known}
 
 
 def to_yaml(value: Any) -> str:

@@ -263,7 +263,8 @@ def refuse_bad_samples(
     split, sample, source, status, detail = first[0]
     cure, sized = "", STATUSES[WRONG_SIZE] in counted.by_status()
     if sized and (changes := _one_size(path, table, prefix, resized)):
-        what = "the size that most have" if "resize" in changes and not resized else "one kind"
+        what = "the size that most have" if "resize" in changes and not resized else "one size"
+        what = what if "resize" in changes else "one kind"
         cure = f"--set {changes} brings all images to {what}; "
     raise BadSamplesError(
         f"{counted.bad:,} of {counted.total:,} samples cannot be used ({kinds}), expected at most "
