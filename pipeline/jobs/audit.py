@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -79,8 +79,8 @@ def run_audit(
             images = prepare_images(
                 settings.images, executor, listener, settings.storage_options, overwrite=overwrite
             )
-            how = {"resume": resume, "overwrite": overwrite}
-            return audit_images(settings, images, executor, listener, **how)
+            terms = claims.Terms(resume=resume, overwrite=overwrite)
+            return audit_images(settings, images, executor, listener, **terms)
     except KeyboardInterrupt:
         raise JobInterruptedError(
             f"interrupted: {shown(settings.output)} is incomplete, what was searched is kept; run "
@@ -93,16 +93,11 @@ def audit_images(
     images: Path,
     executor: Executor,
     reporter: Reporter,
-    *,
-    resume: bool = True,
-    overwrite: bool = False,
+    **terms: Unpack[claims.Terms],
 ) -> Audit:
     """Audit an image set that is there, on workers that are; see `run_audit`."""
     plan = plan_audit(settings, images, executor.layout)
-    with claims.claimed(
-        plan.output, manifest.AUDIT, plan.decides(), reporter.say,
-        resume=resume, overwrite=overwrite,
-    ) as done:  # fmt: skip
+    with claims.claimed(plan.output, manifest.AUDIT, plan.decides(), reporter.say, **terms) as done:
         if done is None:
             resume_audit(plan, executor, reporter)
         else:

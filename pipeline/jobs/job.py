@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -113,28 +113,32 @@ def run_job(
         claims.refuse_other(settings.output, manifest.RUN, settings.with_splits({}).decides())
     try:
         with deferred_executor(settings.named_cluster, listener, profile) as executor:
-            images = prepare_images(
-                settings.images, executor, listener, settings.storage_options,
-                partial(_refuse_early, settings, executor, overwrite), overwrite=overwrite,
-            )  # fmt: skip
-            outline = planning.outline_job(settings, images)
-            if not settings.names_splits:
-                listener.say(outline.settings.choice)
-            if claims.recognise(
-                outline.output, manifest.RUN, outline.decides(), resume=resume, overwrite=overwrite
-            ):
-                claims.tidy(outline.output)
-                listener.say(f"{shown(settings.output)} is complete already")
-            else:
-                plan = plan_job(settings, images, executor.layout, outline)
-                run_plan(plan, executor, listener, resume=resume, overwrite=overwrite)
-            if settings.audit is not None:
-                audit = audit_of_job(outline.settings)
-                how = {"resume": resume, "overwrite": overwrite}
-                audit_images(audit, images, executor, listener, **how)
-            return Run(settings.output, settings.images.storage_options)
+            return _run(settings, executor, listener, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
+
+
+def _run(
+    settings: JobSettings, executor: Executor, reporter: Reporter, **terms: Unpack[claims.Terms]
+) -> Run:
+    """Do what of a job is not done, on workers that are asked for when needed; see `run_job`."""
+    images = prepare_images(
+        settings.images, executor, reporter, settings.storage_options,
+        partial(_refuse_early, settings, executor, terms["overwrite"]),
+        overwrite=terms["overwrite"],
+    )  # fmt: skip
+    outline = planning.outline_job(settings, images)
+    if not settings.names_splits:
+        reporter.say(outline.settings.choice)
+    if claims.recognise(outline.output, manifest.RUN, outline.decides(), **terms):
+        claims.tidy(outline.output)
+        reporter.say(f"{shown(settings.output)} is complete already")
+    else:
+        plan = plan_job(settings, images, executor.layout, outline)
+        run_plan(plan, executor, reporter, **terms)
+    if settings.audit is not None:
+        audit_images(audit_of_job(outline.settings), images, executor, reporter, **terms)
+    return Run(settings.output, settings.images.storage_options)
 
 
 def _refuse_early(
@@ -160,19 +164,11 @@ def _interrupted(output: Path) -> str:
 
 
 def run_plan(
-    plan: JobPlan,
-    executor: Executor,
-    reporter: Reporter,
-    *,
-    resume: bool = True,
-    overwrite: bool = False,
+    plan: JobPlan, executor: Executor, reporter: Reporter, **terms: Unpack[claims.Terms]
 ) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
     begun = time.monotonic()
-    with claims.claimed(
-        plan.output, manifest.RUN, plan.decides(), reporter.say,
-        resume=resume, overwrite=overwrite,
-    ) as done:  # fmt: skip
+    with claims.claimed(plan.output, manifest.RUN, plan.decides(), reporter.say, **terms) as done:
         if done is not None:
             reporter.say(f"{shown(plan.settings.output)} is complete already")
             return

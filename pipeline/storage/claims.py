@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from pipeline.core.digests import json_digest
 from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError
@@ -53,6 +53,13 @@ from pipeline.storage.replacing import (
 FENCE_FILE = "token.json"
 
 
+class Terms(TypedDict, total=False):
+    """What may be done with what a folder holds; see `recognise`."""
+
+    resume: bool
+    overwrite: bool
+
+
 class Successor(Protocol):
     """What may take the place of an unfinished folder that was begun with another plan."""
 
@@ -89,9 +96,7 @@ def claimed(
     kind: str,
     plan: Mapping[str, Any],
     say: Say,
-    *,
-    resume: bool = True,
-    overwrite: bool = False,
+    **terms: Unpack[Terms],
 ) -> Iterator[dict[str, Any] | None]:
     """Hold a folder to fill it, and begin or resume it; or recognise it.
 
@@ -99,14 +104,14 @@ def claimed(
     replaced; yields what `start` returns. Nothing is written to a folder that is refused. One that
     is finished is not locked. `InUseError` says that another process holds it.
     """
-    done = recognise(path, kind, plan, resume=resume, overwrite=overwrite)
+    done = recognise(path, kind, plan, **terms)
     if done is not None:
         tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
         # another process may have had it in the meantime
-        yield start(path, kind, plan, None, say, resume=resume, overwrite=overwrite)
+        yield start(path, kind, plan, None, say, **terms)
 
 
 def tidy(path: Path) -> None:
@@ -125,16 +130,14 @@ def start(
     plan: Mapping[str, Any],
     successor: Successor | None = None,
     say: Say = print_nothing,
-    *,
-    resume: bool = True,
-    overwrite: bool = False,
+    **terms: Unpack[Terms],
 ) -> dict[str, Any] | None:
     """Begin or resume a folder that is held, or return the manifest as `recognise` does.
 
     Where nothing is returned the folder is ready to be filled; what was there and is replaced is
     put aside.
     """
-    done = recognise(path, kind, plan, successor, resume=resume, overwrite=overwrite)
+    done = recognise(path, kind, plan, successor, **terms)
     if done is not None:
         clear(path)
         return done
