@@ -196,7 +196,8 @@ def to_yaml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(to_yaml, value)) + "]"
     if isinstance(value, float):
-        return format(Decimal(repr(value)), "f")  # 1e-05 would be a text
+        digits = format(Decimal(repr(value)), "f")  # 1e-05 would be a text
+        return digits if "." in digits else f"{digits}.0"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and ": " not in value:
         with_key = f"[{value}]"
         if not value.endswith((" ", ":")) and parse_yaml(with_key) == [value]:
