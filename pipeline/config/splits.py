@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pipeline.config.settings import one_or_many
 from pipeline.core.errors import StoreError, listed
 
-# what splits are called, in any case; the first that there is is taken
+# what splits are called, or have in their names; the first that there is is taken
 FITTED = ("train", "training", "trn", "trainset")
 MEASURED = (
     "test", "testing", "tst", "testset", "valid", "val", "validation", "validset", "valset", "dev",
@@ -60,9 +60,13 @@ def choose_splits(
 
 
 def _named(names: Iterable[str], words: Sequence[str]) -> str | None:
-    """Return the name that is the first of some words, as it is written or else in any case."""
-    folded = {name.casefold(): name for name in reversed(list(names))}
-    known = {**folded, **{name: name for name in names}}
+    """Return the name that is the first of some words, or has it: in any case, exactly at best."""
+    known: dict[str, str] = {}
+    for name in names:
+        for word in re.split(r"[\W_\d]+", name.casefold()):
+            known.setdefault(word, name)
+    known |= {name.casefold(): name for name in reversed(list(names))}
+    known |= {name: name for name in names}
     return next((known[word] for word in words if word in known), None)
 
 

@@ -22,6 +22,13 @@ MINIMAL = {"images": "some/set.tar"}
         ({"train": 9, "Train": 9, "TEST": 3}, (None, None), ("train", ("TEST",))),
         ({"training": 9, "validation": 3}, (None, None), ("training", ("validation",))),
         ({"train": 9, "val": 3, "valid": 3}, (None, None), ("train", ("valid",))),
+        (
+            {"seg_test": 3, "seg_train": 9, "seg_pred": 1},
+            (None, None),
+            ("seg_train", ("seg_test",)),
+        ),
+        ({"val2017": 3, "train2017": 9}, (None, None), ("train2017", ("val2017",))),
+        ({"train_mini": 3, "train": 9}, (None, None), ("train", ("train",))),
         ({"train": 9, "extra": 3}, (None, None), ("train", ("train",))),
         ({"all": 9}, (None, None), ("all", ("all",))),
         ({"all": 9, "none": 0}, (None, None), ("all", ("all",))),
