@@ -122,10 +122,15 @@ def require_job(job: object) -> JobSettings:
     return find_job(cast(Path, job)) if is_path_like(job) else make_job(cast(Any, job))
 
 
-def require_unwritten(job: JobSettings, path: Path) -> None:
-    """Raise `ConfigError` where a file is another one than that of this job, or no job file."""
+def require_suffix(path: Path) -> None:
+    """Raise `ConfigError` where a path would not be taken for that of a job file."""
     if not is_job_file(path.name):
         raise ConfigError(f"{path}: expected a name that ends in .yml, as those of job files do")
+
+
+def require_unwritten(job: JobSettings, path: Path) -> None:
+    """Raise `ConfigError` where a file is another one than that of this job, or no job file."""
+    require_suffix(path)
     if path.exists() and not _is_of(job, path):
         raise ConfigError(
             f"{path}: exists and holds something else than this job; nothing was changed, name "

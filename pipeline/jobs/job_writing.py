@@ -21,6 +21,7 @@ from pipeline.config.job_files import (
     find_job,
     given_keys,
     job_text,
+    require_suffix,
     require_unwritten,
     to_yaml,
     write_new,
@@ -116,6 +117,7 @@ def init_job(
     """
     job = find_job(source, overrides, None, say)
     file = Path(f"{job.name}.yml") if output is None else Path(output)
+    require_suffix(file)
     if file.exists():
         raise ConfigError(
             f"{file}: exists already and was left as it is; name another file (--output) or "

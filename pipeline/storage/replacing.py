@@ -93,7 +93,7 @@ def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str,
     texts = [f"'{'.'.join(keys)}' there is {old}, here {new}" for keys, old, new in found]
     if len(texts) > _MOST_KEYS:
         texts = [*texts[: _MOST_KEYS - 1], f"and {len(texts) - _MOST_KEYS + 1} keys more"]
-    cure = "ingest --output, or store of a job's images" if kind == IMAGES else "--output"
+    cure = "ingest --output, run --set images.store=PATH" if kind == IMAGES else "--output"
     return (
         f"{shown(path)}: holds another {kind.removeprefix('pixsim ')} "
         f"({'; '.join(texts) or 'it is of another kind'}); nothing in it was touched, choose "
