@@ -17,7 +17,7 @@ from pipeline.config.job_settings import JobSettings, changed_job, load_job, mak
 from pipeline.config.yaml_files import load_mapping, parse_yaml
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
-from pipeline.core.paths import is_path_like, options_of
+from pipeline.core.paths import is_path_like, locate, options_of
 
 Say = Callable[[str], None]
 SUFFIXES = (".yml", ".yaml")
@@ -93,8 +93,9 @@ def find_job(
     """
     text, changed = str(source), dict(changes or {})
     if is_job_file(text):
-        content = {"name": Path(text).stem, **load_mapping(Path(text), key="images")}
-        return changed_job(content, changed, overrides, Path(text).parent, text)
+        path = locate(source)
+        content = {"name": path.stem, **load_mapping(path, key="images")}
+        return changed_job(content, changed, overrides, path.parent, str(path))
     known = find_workflow(text)
     if known is not None and not Path(text).exists():
         if say is not None:

@@ -31,6 +31,7 @@ from pipeline.config.search_settings import AuditChecks, NeighbourSettings
 from pipeline.core.arguments import checked
 from pipeline.core.blocks import WRONG_SIZE, Source, SplitInfo
 from pipeline.core.errors import ConfigError, PixsimError, StoreError, listed, printable
+from pipeline.core.paths import locate
 from pipeline.ingestion.request import find_images
 from pipeline.report.opened import Run
 from pipeline.sources.encoded import EncodedSource
@@ -72,7 +73,7 @@ def save_job(
     ConfigError
         Where there is another file, or it cannot be written.
     """
-    file = Path(path)
+    file = locate(path)
     if run is not None:
         known = run.manifest["settings"]
         splits = {"fit": known["fit"], "evaluate": tuple(known["evaluate"])}
@@ -116,7 +117,7 @@ def init_job(
         Where the source cannot be read.
     """
     job = find_job(source, overrides, None, say)
-    file = Path(f"{job.name}.yml") if output is None else Path(output)
+    file = Path(f"{job.name}.yml") if output is None else locate(output)
     require_suffix(file)
     if file.exists():
         raise ConfigError(

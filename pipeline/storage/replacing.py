@@ -114,13 +114,13 @@ def _differences(was: Any, now_is: Any) -> Iterator[tuple[list[str], str, str]]:
 
 def _shortened(was: Any, now_is: Any) -> tuple[str, str]:
     """Return two values as texts; of long ones what is around their first difference."""
-    first, second = repr(was), repr(now_is)
+    first, second = (
+        f"{value[:_HEX]}..." if _is_digest(value) else repr(value) for value in (was, now_is)
+    )
     if max(len(first), len(second)) <= _LONGEST:
         return first, second
     if isinstance(was, list) and isinstance(now_is, list):
         return _counted(was, now_is), _counted(now_is, was)
-    if all(_is_digest(value) for value in (was, now_is)):
-        return f"{was[:_HEX]}...", f"{now_is[:_HEX]}..."
     pairs = enumerate(zip(first, second, strict=False))
     alike = next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
     start = max(0, alike - _CONTEXT)

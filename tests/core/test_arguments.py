@@ -99,8 +99,8 @@ NAMES = [
     "draw_explanation", "draw_grid", "explain", "find_job", "finish_ingest", "forecast",
     "from_arrays", "ingest", "ingest_partitions", "init_job", "knn_graph", "load_images",
     "load_job", "make_audit", "make_cluster", "make_images", "make_job", "open_audit",
-    "open_images", "open_run", "open_source", "open_store", "plan_ingest", "predict", "print_pixels", "prototypes",
-    "run_audit", "run_job", "save_job", "verify", "write_report",
+    "open_images", "open_run", "open_source", "open_store", "plan_ingest", "predict",
+    "print_pixels", "prototypes", "run_audit", "run_job", "save_job", "verify", "write_report",
     *(f"plots.{name}" for name in PLOTS),
 ]  # fmt: skip
 
