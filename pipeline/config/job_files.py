@@ -22,7 +22,8 @@ from pipeline.core.paths import is_path_like, locate, options_of
 Say = Callable[[str], None]
 SUFFIXES = (".yml", ".yaml")
 _PACKAGE = Path(__file__).resolve().parents[1]
-WORKFLOWS = (_PACKAGE.parent / "workflows", _PACKAGE / "workflows")
+# in a wheel, and in a checkout; what lies beside an installed package is another's
+WORKFLOWS = (_PACKAGE / "workflows", _PACKAGE.parent / "workflows")
 _PLAIN = re.compile(r"[\w./~][\w./~ +:-]*", re.ASCII)
 _HIDDEN = "storage_options, and options of a cluster, are never written: add them where needed"
 
@@ -41,7 +42,7 @@ def workflow(name: str) -> Path:
     """
     path = find_workflow(name)
     if path is None:
-        raise ConfigError(f"workflow '{name}' is not installed, expected it in {WORKFLOWS[0]}")
+        raise ConfigError(f"workflow '{name}' is not installed, expected it in {WORKFLOWS[-1]}")
     return path
 
 
@@ -49,7 +50,7 @@ def find_workflow(name: str) -> Path | None:
     """Return the job file of the project that a name means: its own, or that of its job."""
     if not re.fullmatch(r"[\w-]+", name):
         return None
-    for folder in WORKFLOWS:
+    for folder in [folder for folder in WORKFLOWS if folder.is_dir()][:1]:
         if (folder / f"{name.replace('-', '_')}.yml").is_file():
             return folder / f"{name.replace('-', '_')}.yml"
         for path in sorted(folder.glob("*.yml")):

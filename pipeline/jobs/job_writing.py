@@ -9,7 +9,8 @@ import inspect
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +130,24 @@ def init_job(
     return file
 
 
+@dataclass(frozen=True)
 class Found:
-    """What there is: class names, splits, labels of each split where they are known."""
+    """What there is.
 
-    def __init__(
-        self,
-        class_names: Iterable[str],
-        splits: Mapping[str, SplitInfo],
-        labels: Mapping[str, Mapping[str, int]],
-        sizes: str = "",
-    ) -> None:
-        self.class_names, self.splits = list(class_names), dict(splits)
-        self.labels, self.sizes = labels, sizes
+    Attributes
+    ----------
+    class_names, splits
+        As of a source.
+    labels
+        How many images of each label a split holds, where that is known.
+    sizes
+        A line about sizes that differ.
+    """
+
+    class_names: Sequence[str]
+    splits: Mapping[str, SplitInfo]
+    labels: Mapping[str, Mapping[str, int]]
+    sizes: str = ""
 
 
 def _look(job: JobSettings) -> tuple[JobSettings, Found]:
