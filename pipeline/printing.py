@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -190,7 +188,7 @@ def _of_arrays(run: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def of_comparison(compared: Any) -> Iterator[Part]:
-    """Return runs side by side, each beside the first, as many as the terminal has room for."""
+    """Return runs side by side, each beside the first."""
     numbers = [str(at) for at in range(1, len(compared.names) + 1)]
     folders = zip(numbers, compared.names, compared.paths, strict=True)
     yield Table("runs", ["run", "name", "folder"], list(map(list, folders)))
@@ -218,9 +216,6 @@ def of_comparison(compared: Any) -> Iterator[Part]:
             yield from _excluded({"excluded": excluded})
 
 
-_NAME, _VALUE = 26, 17  # columns of a terminal that a name, and two accuracies, take
-
-
 def _compared(title: str, rows: Sequence[Any]) -> Iterator[Part]:
     """Return some accuracies as text; of many classes those that differ most."""
     whole, classes = ([row for row in rows if row.is_class == of] for of in (False, True))
@@ -228,17 +223,13 @@ def _compared(title: str, rows: Sequence[Any]) -> Iterator[Part]:
     if len(classes) > MAX_ROWS:
         most = {id(row): max(abs(value or 0) for value in row.differences) for row in classes}
         shown = sorted(classes, key=lambda row: -most[id(row)])[:MAX_ROWS]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    room = max(1, (width - _NAME) // _VALUE)
-    others = len(rows[0].accuracies) - 1
-    for start in range(1, others + 1, room):
-        columns = range(start, min(start + room, others + 1))
-        cells = [
-            [_title(row), row.accuracies[0], *(_beside(row, at) for at in columns)]
-            for row in [*whole, *shown]
-        ]
-        header = [title, "1", *(f"{at + 1}, less 1" for at in columns)]
-        yield Table("accuracy", header, cells, forms=("text",))
+    others = range(1, len(rows[0].accuracies))
+    cells = [
+        [_title(row), row.accuracies[0], *(_beside(row, at) for at in others)]
+        for row in [*whole, *shown]
+    ]
+    header = [title, "1", *(f"{at + 1}, less 1" for at in others)]
+    yield Table("accuracy", header, cells, forms=("text",))
     if len(shown) < len(classes):
         yield f"... and {len(classes) - len(shown)} classes more, which differ less"
 

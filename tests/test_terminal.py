@@ -222,3 +222,13 @@ def test_without_colour_there_are_no_colours(monkeypatch):
         with redirect_stdout(stream):
             print_pixels(np.array([[0, 255]], np.uint8), 255, "1,2")
         assert len(re.findall(r"\x1b\[3\d[;\d]*m", stream.getvalue())) == colours
+
+
+def test_columns_without_room_follow_below_and_no_number_is_lost(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    stream, numbers = io.StringIO(), [f"{number},000,000" for number in range(1, 21)]
+    print_table(["class", *(f"split {n}" for n in range(20))], [["a rose", *numbers]], stream)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    assert re.findall(r"\d+,000,000", plain) == numbers
+    assert plain.count("a rose") == plain.count("class") > 5

@@ -91,8 +91,7 @@ def ingest(
     profile
         A page of HTML to write dask's performance report into; needs worker processes.
     overwrite
-        Whether to replace the store where the folder holds another; the old one stays in `.work`
-        there until the new one is complete.
+        Whether to replace another store that is there, once the new one is complete.
 
     Returns
     -------
@@ -104,19 +103,14 @@ def ingest(
         Where the source is not what it should be.
     BadSamplesError
         Where more samples cannot be used than the settings allow; says which.
-    ConflictError
-        Where the folder holds something else.
-    InUseError
-        Where another process fills it.
+    ConflictError, InUseError
+        Where the folder holds something else, or another process fills it.
     """
     work = make_request(
         source, output, shard_samples, options.get("storage_options"), options.get("max_bad")
     )
     listener, profile = reporter or SilentReporter(), options.get("profile")
-    overwrite = options.get("overwrite", False)
-    if append and overwrite:
-        raise ConfigError("append and overwrite, expected one of the two; leave one out")
-    work = replace(work, overwrite=overwrite)
+    work = replace(work, overwrite=options.get("overwrite", False))
     with interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
@@ -147,6 +141,8 @@ def make_store(
 
 def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
     """Add samples to a store, once it is known that they fit it."""
+    if work.overwrite:
+        raise ConfigError("append and overwrite, expected one of the two; leave one out")
 
     def fill(aside: Path, base: Mapping[str, Any]) -> None:
         def fits(plan: IngestPlan) -> None:
