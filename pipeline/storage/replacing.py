@@ -18,7 +18,7 @@ from pipeline.storage.atomic import PARTIAL_SUFFIX, write_json
 from pipeline.storage.audit_files import AUDIT_FILE, DROP_FILE, PAGE_FILE, TABLES, TAGS_FILE
 from pipeline.storage.folders import exists, list_folder, remove_tree
 from pipeline.storage.locks import Say
-from pipeline.storage.manifest import AUDIT, COPY, IMAGES, MANIFEST, PLAN, RUN, WORK
+from pipeline.storage.manifest import APPEND, AUDIT, COPY, IMAGES, MANIFEST, PLAN, RUN, WORK
 from pipeline.storage.run_files import (
     DISTANCES,
     HIGHLIGHTS_FILE,
@@ -45,9 +45,9 @@ _HEX = 12
 
 
 def finished_names(content: Mapping[str, Any]) -> list[str]:
-    """Return what lies in a finished folder by its manifest, which comes first."""
+    """Return what a finished folder may hold by its manifest, which comes first."""
     below = {name.partition("/")[0] for key in ("files", "arrays") for name in content.get(key, ())}
-    return [MANIFEST, COPY, *sorted(below - {MANIFEST, COPY})]
+    return [MANIFEST, COPY, APPEND, *sorted(below - {MANIFEST, COPY})]
 
 
 def put_aside(path: Path, plan: Mapping[str, Any], say: Say) -> None:
