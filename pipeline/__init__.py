@@ -21,6 +21,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from pipeline.config.audit_settings import make_audit as make_audit
     from pipeline.config.cluster_settings import make_cluster as make_cluster
+    from pipeline.config.job_files import find_job as find_job
     from pipeline.config.job_settings import JobSettings as JobSettings
     from pipeline.config.job_settings import load_images as load_images
     from pipeline.config.job_settings import load_job as load_job
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.audit import run_audit as run_audit
     from pipeline.jobs.demo import run_demo as run_demo
     from pipeline.jobs.job import run_job as run_job
+    from pipeline.jobs.job_writing import init_job as init_job
+    from pipeline.jobs.job_writing import save_job as save_job
     from pipeline.jobs.preview import forecast as forecast
     from pipeline.jobs.repair import verify as verify
     from pipeline.ops.distances import distances as distances
@@ -91,10 +94,12 @@ _HOMES = {
     "draw_explanation": "report.explanation_picture",
     "draw_grid": "report.description",
     "explain": "report.explanation",
+    "find_job": "config.job_files",
     "finish_ingest": "ingestion.ingest",
     "forecast": "jobs.preview",
     "from_arrays": "sources.arrays",
     "ingest": "ingestion.ingest",
+    "init_job": "jobs.job_writing",
     "ingest_partitions": "ingestion.ingest",
     "knn_graph": "report.neighbour_graph",
     "list_datasets": "sources.catalog",
@@ -122,9 +127,10 @@ _HOMES = {
     "run_audit": "jobs.audit",
     "run_demo": "jobs.demo",
     "run_job": "jobs.job",
-    "verify": "jobs.repair",
     "running_here": "execution.signals",
+    "save_job": "jobs.job_writing",
     "stop_on_signals": "execution.signals",
+    "verify": "jobs.repair",
     "vote": "ops.neighbours",
     "write_report": "report.page",
 }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cyclopts
 
 import pipeline
-from pipeline import printing
+from pipeline import output
 from pipeline.commands import app
 from pipeline.core import errors
 from pipeline.core.errors import InputError, JobInterruptedError, PixsimError
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped(str(error), debug)
     except PixsimError as error:
         if isinstance(error, errors.BadSamplesError):
-            printing.print_bad_samples(error)
+            output.print_bad_samples(error)
         return _fail(str(error), error.exit_code, debug)
     except cyclopts.CycloptsError as error:
         text = " ".join(str(error).split())
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _stopped("interrupted", debug)
     except Exception as error:  # one line, whatever it is: the traceback is for --debug
-        left = printing.reader_left(error)
-        return 1 if left else _fail(printing.unforeseen(error), 1, debug)
+        left = output.reader_left(error)
+        return 1 if left else _fail(output.unforeseen(error), 1, debug)
     return 0
 
 

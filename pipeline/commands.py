@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 import pipeline
+from pipeline import options as given
 from pipeline import printing
 from pipeline.core.errors import DamagedError, InputError
+from pipeline.options import OUTPUT, Output, Override
+from pipeline.output import of_lines
 
 _HERE = ("threads", "local", "gpus")
-_OUTPUT = Parameter(name=["--output", "-o"])
 _FLAG = Parameter(negative=())
-Output = Annotated[str | None, _OUTPUT]
-Override = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())]
 
 app = App(
     name="pixsim",
@@ -35,61 +34,49 @@ app = App(
 )
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class IngestPieces:
-    """What of an ingest is done, and in which pieces.
-
-    Attributes
-    ----------
-    append
-        Add the samples to the store, all of them or none.
-    only
-        One step: plan; N or N:M, partitions; finish.
-    shard
-        Images per shard; default: some MB's worth.
-    """
-
-    append: Annotated[bool, _FLAG] = False
-    only: str | None = None
-    shard: int | None = None
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class JobOptions:
-    """What replaces keys of a job file that have options of their own.
-
-    Attributes
-    ----------
-    output
-        The run folder, instead of the job file's.
-    cluster
-        threads, local, a scheduler's address, or a file of workflows/clusters.
-    without
-        A table of samples to leave out, or a folder with keep.parquet.
-    """
-
-    output: Output = None
-    cluster: str | None = None
-    without: str | None = None
-
-
-_WHOLE_INGEST, _AS_IN_THE_FILE = IngestPieces(), JobOptions()
-
-
 @app.command
-def demo() -> None:
+def demo(*, printed: given.Printed = given.AS_TEXT) -> None:
     """Run the seed article's study on Fashion-MNIST, else on digits."""
-    for run, picture in pipeline.run_demo(pipeline.make_reporter()):
-        printing.print_run(pipeline.describe(run.path))
-        print(f"prototypes drawn in {picture}\n")
+    runs = []
+    for run, picture in pipeline.run_demo(printed.reporter):
+        runs.append(pipeline.describe(run.path))
+        if printed.format == "text":
+            printed.show(None, printing.of_run(runs[-1]))
+        printed.note(f"prototypes drawn in {picture}\n")
+    if printed.format != "text":
+        printed.show(runs, (part for each in runs for part in printing.of_run(each)))
 
 
 @app.command
-def datasets() -> None:
+def datasets(*, printed: given.Printed = given.AS_TEXT) -> None:
     """List the named data sets, and where their files are."""
-    printing.print_datasets(pipeline.list_datasets())
+    known = pipeline.list_datasets()
+    printed.show(printing.datasets(known), printing.of_datasets(known))
+
+
+@app.command
+def init(
+    source: str,
+    /,
+    *,
+    output: Annotated[Path | None, OUTPUT] = None,
+    override: Override = None,
+    printed: given.Printed = given.AS_TEXT,
+) -> None:
+    """Write a job file for an image set, with comments on what is there and on every key.
+
+    Parameters
+    ----------
+    source
+        What run takes: a folder, archive, table or URL, a store, the name of a data set.
+    output
+        The file to write; default: NAME.yml here. One that is there is left as it is.
+    override
+        KEY=VALUE of the job: images.resize=64 metrics=l1.
+    """
+    path = pipeline.init_job(source, output, override or (), say=printed.reporter.say)
+    line = f"job in {path}; pixsim run {path} runs it"
+    printed.show({"job": str(path)}, of_lines(line, job=str(path)))
 
 
 @app.command
@@ -98,10 +85,11 @@ def ingest(
     /,
     *,
     output: Output = None,
-    options: IngestPieces = _WHOLE_INGEST,
+    options: given.IngestPieces = given.NO_PIECES,
     cluster: str | None = None,
     profile: Path | None = None,
     override: Override = None,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
     """Write an image set as a chunked Zarr store.
 
@@ -122,16 +110,20 @@ def ingest(
         KEY=VALUE of the job's images: mode=RGB max_bad=1%.
     """
     images, settings = _images(source, override or (), cluster)
-    reporter = pipeline.make_reporter()
+    place = (output, options.shard)
     if options.only is not None:
+        if options.append or options.overwrite:
+            raise InputError("--only does one step of an ingest, without --append or --overwrite")
         if cluster is None and settings is not None and settings.kind not in _HERE:
             settings = None  # the steps are what a cluster runs
-        _ingest_step(options.only, images, output, options.shard, settings, reporter)
+        _ingest_step(options.only, images, place, settings, printed)
         return
     path = pipeline.ingest(
-        images, output, options.shard, settings, reporter, append=options.append, profile=profile
-    )
-    printing.print_images(pipeline.describe(path))
+        images, *place, settings, printed.reporter,
+        append=options.append, profile=profile, overwrite=options.overwrite,
+    )  # fmt: skip
+    content = pipeline.describe(path)
+    printed.show(content, printing.of_images(content))
 
 
 def _images(source: str, overrides: Sequence[str], cluster: str | None) -> tuple[Any, Any]:
@@ -145,54 +137,62 @@ def _images(source: str, overrides: Sequence[str], cluster: str | None) -> tuple
 
 
 def _ingest_step(
-    step: str, images: Any, output: str | None, shard: int | None, settings: Any, reporter: Any
+    step: str, images: Any, place: tuple[Any, Any], settings: Any, printed: given.Printed
 ) -> None:
     """Do one step of an ingest, for clusters that run them apart."""
     if step == "plan":
-        planned = pipeline.plan_ingest(images, output, shard, settings, reporter)
-        print(
-            f"{printing.count_of(planned, 'partition')} to write" if planned else "finished already"
-        )
+        planned = pipeline.plan_ingest(images, *place, settings, printed.reporter)
+        left = printing.count_of(planned, "partition") + " to write"
+        line = left if planned else "finished already"
+        printed.show({"partitions": planned}, of_lines(line, partitions=planned))
         return
     if step == "finish":
-        path = pipeline.finish_ingest(images, output, shard, settings, reporter)
-        printing.print_images(pipeline.describe(path))
+        path = pipeline.finish_ingest(images, *place, settings, printed.reporter)
+        content = pipeline.describe(path)
+        printed.show(content, printing.of_images(content))
         return
     first, colon, last = step.partition(":")
     if not first.isdecimal() or not (last if colon else first).isdecimal():
         raise InputError(f"--only {step}: expected plan, finish, or partitions such as 17 or 0:100")
     stop = int(last) if colon else int(first) + 1
-    pipeline.ingest_partitions(images, int(first), stop, output, shard, settings, reporter)
+    pipeline.ingest_partitions(images, int(first), stop, *place, settings, printed.reporter)
 
 
 @app.command
 def run(
-    job: Path,
+    source: str,
     /,
     *,
-    options: JobOptions = _AS_IN_THE_FILE,
-    profile: Path | None = None,
+    options: given.JobOptions = given.AS_IT_IS,
+    doing: given.RunOptions = given.ONLY_RUN,
     override: Override = None,
-    resume: bool = True,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
-    """Run a job file, or what is left of it.
+    """Run a job, or what is left of it.
 
     Parameters
     ----------
-    job
-        The job file, such as workflows/digits.yml.
+    source
+        A folder of images, archive, table or URL, a store, the name of a data set or of a job that
+        comes with pixsim, such as digits; or a job file.
     options
-        Where to, and where its tasks run.
-    profile
-        An HTML file for dask's performance report.
+        What replaces keys of the job.
+    doing
+        What becomes of what is there, and what else is written.
     override
-        KEY=VALUE instead of the job file's, such as device=cpu.
-    resume
-        Go on with what the folder holds of this job; else it must be new or empty.
+        KEY=VALUE of the job, such as device=cpu images.resize=64.
     """
-    settings = _job(job, override, options)
-    finished = pipeline.run_job(settings, pipeline.make_reporter(), resume=resume, profile=profile)
-    printing.print_run(pipeline.describe(finished.path))
+    reporter = printed.reporter
+    job = pipeline.find_job(source, override or (), options.changes(), reporter.say)
+    if doing.save_job is not None:
+        pipeline.save_job(job, doing.save_job, write=False)  # refuses what could not be written
+    finished = pipeline.run_job(
+        job, reporter, doing.profile, resume=doing.resume, overwrite=doing.overwrite
+    )
+    content = pipeline.describe(finished.path)
+    printed.show(content, printing.of_run(content))
+    if doing.save_job is not None:
+        printed.note(f"job in {pipeline.save_job(job, doing.save_job, finished)}")
 
 
 @app.command
@@ -200,9 +200,10 @@ def audit(
     source: str,
     /,
     *,
-    options: JobOptions = _AS_IN_THE_FILE,
+    options: given.Placement = given.NOWHERE_ELSE,
+    doing: given.Again = given.GO_ON,
     override: Override = None,
-    resume: bool = True,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
     """Find what is in an image set twice, named wrongly, or like nothing else.
 
@@ -212,38 +213,51 @@ def audit(
         A store, what ingest takes, or a job file.
     options
         Where to, and where its tasks run; default: data/audits/NAME, or audit in a job's output.
+    doing
+        What becomes of what is there.
     override
         KEY=VALUE: k=20 variants=mirror images.mode=RGB; of a job file, its keys.
-    resume
-        Go on with what the folder holds of this audit; else it must be new or empty.
     """
     settings = pipeline.load_audit(source, override or (), options.output, options.cluster)
-    finished = pipeline.run_audit(settings, pipeline.make_reporter(), resume=resume)
-    printing.print_audit(pipeline.describe(finished.path))
+    how = {"resume": doing.resume, "overwrite": doing.overwrite}
+    content = pipeline.describe(pipeline.run_audit(settings, printed.reporter, **how).path)
+    printed.show(content, printing.of_audit(content))
 
 
 @app.command
-def plan(job: Path, /, *, options: JobOptions = _AS_IN_THE_FILE, override: Override = None) -> None:
+def plan(
+    source: str,
+    /,
+    *,
+    options: given.JobOptions = given.AS_IT_IS,
+    override: Override = None,
+    printed: given.Printed = given.AS_TEXT,
+) -> None:
     """Show what a job will read, write and take, without reading a pixel.
 
     Parameters
     ----------
-    job
-        The job file, such as workflows/digits.yml.
+    source
+        What run takes, such as a folder of images or workflows/digits.yml.
     options
-        Where to, and where its tasks run.
+        What replaces keys of the job.
     override
-        KEY=VALUE instead of the job file's: cluster.memory=4GB.
+        KEY=VALUE of the job: cluster.memory=4GB.
     """
-    printing.print_plan(pipeline.forecast(_job(job, override, options)))
-
-
-def _job(job: Path, override: Override, options: JobOptions) -> Any:
-    return pipeline.load_job(job, override or (), options.output, options.cluster, options.without)
+    job = pipeline.find_job(source, override or (), options.changes(), printed.reporter.say)
+    content = pipeline.forecast(job)
+    printed.show(content, printing.of_plan(content))
 
 
 @app.command
-def show(path: str, /, *, grid: Path | None = None, split: str | None = None) -> None:
+def show(
+    path: str,
+    /,
+    *,
+    grid: Path | None = None,
+    split: str | None = None,
+    printed: given.Printed = given.AS_TEXT,
+) -> None:
     """Show what a store or a run holds.
 
     Parameters
@@ -256,20 +270,14 @@ def show(path: str, /, *, grid: Path | None = None, split: str | None = None) ->
         The split to draw from; default: the first.
     """
     content = pipeline.describe(path)
-    if content["kind"] == "pixsim run":
-        printing.print_run(content)
-        printing.print_run_content(content)
-    elif content["kind"] == "pixsim audit":
-        printing.print_audit(content)
-    else:
-        printing.print_images(content)
+    printed.show(content, printing.of_folder(content))
     if grid is not None:
         pipeline.draw_grid(path, grid, split)
-        print(f"drawn in {grid}")
+        printed.note(f"drawn in {grid}")
 
 
 @app.command
-def compare(*runs: str) -> None:
+def compare(*runs: str, printed: given.Printed = given.AS_TEXT) -> None:
     """Show runs side by side: accuracies, what differs in their settings, what they leave out.
 
     Parameters
@@ -277,7 +285,8 @@ def compare(*runs: str) -> None:
     runs
         The folders of two or more finished runs.
     """
-    printing.print_comparison(pipeline.compare(runs))
+    compared = pipeline.compare(runs)
+    printed.show(compared, printing.of_comparison(compared))
 
 
 @app.command
@@ -287,9 +296,8 @@ def explain(
     *,
     split: str,
     sample: int,
-    neighbours: int = 0,
-    pixels: str | None = None,
-    picture: Path | None = None,
+    options: given.Explained = given.ONLY_DISTANCES,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
     """Show how far one image is from every prototype of a run, and its nearest images.
 
@@ -301,20 +309,20 @@ def explain(
         The split of the image.
     sample
         Its index there.
-    neighbours
-        How many of the nearest images to show, by each metric of the run; default: none.
-    pixels
-        ROWS,COLS to show as a shaded table, such as 5:25,4:24.
-    picture
-        A PNG or SVG file to draw: image, prototypes, differences, nearest, distances, pixels.
+    options
+        What else is shown of it.
     """
-    explanation = pipeline.explain(path, split, sample, neighbours=neighbours)
-    printing.print_explanation(explanation)
-    if pixels is not None:
+    pixels = options.pixels
+    if pixels is not None and printed.format == "csv":
+        raise InputError("--pixels shades a text; --format json has the pixels of the image")
+    explanation = pipeline.explain(path, split, sample, neighbours=options.neighbours)
+    content = printing.explained(explanation, with_image=pixels is not None)
+    printed.show(content, printing.of_explanation(explanation))
+    if pixels is not None and printed.format == "text" and not printed.quiet:
         pipeline.print_pixels(explanation.image, explanation.full_scale, pixels)
-    if picture is not None:
-        pipeline.draw_explanation(explanation, picture, pixels)
-        print(f"drawn in {picture}")
+    if options.picture is not None:
+        pipeline.draw_explanation(explanation, options.picture, pixels)
+        printed.note(f"drawn in {options.picture}")
 
 
 @app.command
@@ -322,8 +330,9 @@ def report(
     path: str,
     /,
     *,
-    output: Annotated[Path | None, _OUTPUT] = None,
+    output: Annotated[Path | None, OUTPUT] = None,
     show: Annotated[bool, Parameter(name="--open", negative=())] = False,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
     """Write the report of a run again: one page that can be mailed.
 
@@ -337,7 +346,7 @@ def report(
         Open it in the browser.
     """
     page = pipeline.write_report(path, output)
-    print(f"report in {page}")
+    printed.show({"report": str(page)}, of_lines(f"report in {page}", report=str(page)))
     if show:
         if not isinstance(page, type(Path())):
             raise InputError(f"{page}: is no local file; --output writes one, which can be opened")
@@ -345,7 +354,7 @@ def report(
 
 
 @app.command
-def digest(path: str, /) -> None:
+def digest(path: str, /, *, printed: given.Printed = given.AS_TEXT) -> None:
     """Read a store or a run whole, and compare its digests.
 
     Parameters
@@ -353,7 +362,8 @@ def digest(path: str, /) -> None:
     path
         The folder of a store or a run.
     """
-    printing.print_digests(pipeline.digest(path))
+    digests = pipeline.digest(path)
+    printed.show(digests, printing.of_digests(digests))
 
 
 @app.command
@@ -363,6 +373,7 @@ def verify(
     *,
     repair: Annotated[bool, _FLAG] = False,
     cluster: str | None = None,
+    printed: given.Printed = given.AS_TEXT,
 ) -> None:
     """Read a store or a run whole, and name each damaged file; exit code 1 where there is one.
 
@@ -376,14 +387,10 @@ def verify(
         threads, local, a scheduler's address, or a file of workflows/clusters.
     """
     settings = None if cluster is None else pipeline.make_cluster(cluster)
-    reporter = pipeline.make_reporter()
-    damaged = pipeline.verify(path, repair=repair, cluster=settings, reporter=reporter)
-    if not damaged:
-        print(f"{path} is whole: every file is as it was written")
-        return
-    rows = [[damage.file, damage.reason] for damage in damaged]
-    pipeline.print_table(["mended" if repair else "damaged", "what is wrong"], rows)
-    if not repair:
+    damaged = pipeline.verify(path, repair=repair, cluster=settings, reporter=printed.reporter)
+    content = {"path": path, "repaired": repair, "damaged": damaged}
+    printed.show(content, printing.of_verified(content))
+    if damaged and not repair:
         raise DamagedError(
             f"{path}: {printing.count_of(len(damaged), 'file')} not as written; "
             f"'pixsim verify {path} --repair' makes what is damaged again"

@@ -1,111 +1,14 @@
-"""What the command line prints of stores, plans and runs."""
+"""What the command line prints of stores, plans and runs: each as lines and tables."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pipeline
-from pipeline.core.errors import BadSamplesError, format_bytes, printable
+from pipeline.core.errors import format_bytes, printable
+from pipeline.output import Bytes, Part, Score, Table, as_text, plain
 
 MAX_ROWS = 20
-
-
-def print_images(content: Mapping[str, Any]) -> None:
-    print(f"image set {content['path']}")
-    print(f"digest    sha256:{content['digest']}")
-    header = ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"]
-    rows = [
-        [
-            name,
-            f"{split['count']:,}",
-            " x ".join(map(str, split["shape"])),
-            split["dtype"],
-            f"{split['chunk']:,}",
-            f"{split['shard']:,}",
-            f"{split['bytes']:,}",
-            f"{split['stored_bytes']:,}",
-        ]
-        for name, split in content["splits"].items()
-    ]
-    pipeline.print_table(header, rows)
-    splits = content["splits"]
-    counts = [
-        [name, *(f"{split['classes'][name]:,}" for split in splits.values())]
-        for name in content["class_names"][:MAX_ROWS]
-    ]
-    unlabelled = [f"{split['unlabelled']:,}" for split in splits.values()]
-    if any(text != "0" for text in unlabelled):
-        counts.append(["(no label)", *unlabelled])
-    pipeline.print_table(["class", *splits], counts)
-    _say_how_many_more(content["class_names"])
-    left_out = content["samples"].get("left_out", {})
-    if left_out:
-        kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
-        print(f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet")
-    if content["duplicates"]:
-        print(f"copies    {content['duplicates']:,} samples of others: see duplicates.parquet")
-
-
-def print_plan(plan: Mapping[str, Any]) -> None:
-    shape = " x ".join(map(str, plan["shape"]))
-    print(f"plan of {plan['name']}: {plan['classes']:,} classes, images {shape} {plan['dtype']}")
-    made = "" if plan["ingested"] else ", not ingested yet: the run begins with that"
-    print(f"images {plan['images']}{made}")
-    rows = [
-        [
-            part["name"],
-            f"{part['images']:,}",
-            f"{part['partitions']:,}",
-            f"{part['tasks']:,}",
-            format_bytes(part["bytes"]),
-        ]
-        for part in plan["passes"]
-    ]
-    pipeline.print_table(["pass", "images", "partitions", "tasks", "pixels read"], rows)
-    _print_excluded(plan)
-    if plan["tiling"] is not None:
-        print(plan["tiling"])
-    _say_what_is_left_out(plan["leave_one_out"])
-    workers, memory = plan["workers"], plan["memory"]
-    tasks = count_of(workers["tasks"], "task") + " at once"
-    where = f"{tasks} in this process"
-    if workers["processes"]:
-        where = f"{tasks} in each of {count_of(workers['processes'], 'worker process')}"
-    print(f"{where}, {count_of(workers['threads'], 'thread')} a task")
-    parts = (
-        f"prototypes {format_bytes(memory['fit'])}, distances {format_bytes(memory['evaluate'])}"
-    )
-    if memory["search"]:
-        parts += f", neighbours {format_bytes(memory['search'])}"
-    limit = format_bytes(memory["limit"])
-    print(f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}")
-    client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
-    print(f"peak memory {format_bytes(memory['total'])} in all{client}")
-    device = plan["device"]
-    of_it = f"{format_bytes(device['needed'])} a process of {{}}" if device["memory"] else ""
-    of_it = f", {of_it.format(format_bytes(device['memory']))}" if of_it else ""
-    print(f"computes on {device['description']}{of_it}")
-    print(f"arithmetic {plan['arithmetic']['reason']}")
-    if plan["pairs"]:
-        print(f"{plan['pairs']:,} pairs of images to compare, fewer where sketches tell them apart")
-    rows = [
-        [
-            file["path"],
-            f"{file['files']:,}",
-            "-" if file["bytes"] is None else format_bytes(file["bytes"]),
-        ]
-        for file in plan["files"]
-    ]
-    pipeline.print_table([f"written to {plan['output']}", "files", "before compression"], rows)
-
-
-def _say_what_is_left_out(split: str | None) -> None:
-    if split is not None:
-        print(f"each image of '{split}' is measured from its class without it (leave_one_out)")
 
 
 def count_of(count: int, noun: str) -> str:
@@ -113,99 +16,187 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
-def print_run(run: Mapping[str, Any]) -> None:
-    print(f"run {run['name']} in {run['path']}")
-    metrics = run["metrics"]
-    rows = [["all", *(_share(values["accuracy"]) for values in metrics.values())]]
-    rows.append(["balanced", *(_share(values["balanced_accuracy"]) for values in metrics.values())])
-    first = next(iter(metrics.values()))
-    for name in run["classes"][:MAX_ROWS]:
-        shares = [_share(values["per_class"][name]["accuracy"]) for values in metrics.values()]
-        rows.append([f"{name} ({first['per_class'][name]['count']:,})", *shares])
-    pipeline.print_table(["accuracy", *metrics], rows)
-    _say_how_many_more(run["classes"])
-    _say_what_is_left_out(run["leave_one_out"])
-    if run["neighbours"]:
-        _print_votes(run["neighbours"])
-    _print_excluded(run)
-    print(f"digest sha256:{run['digests']['run']}")
+def of_folder(content: Mapping[str, Any]) -> Iterator[Part]:
+    """Return what a store, a run or an audit holds."""
+    if content["kind"] == "pixsim run":
+        yield from of_run(content)
+        yield from _of_arrays(content)
+    else:
+        yield from (of_audit if content["kind"] == "pixsim audit" else of_images)(content)
 
 
-def print_audit(audit: Mapping[str, Any]) -> None:
-    summary = audit["summary"]
-    print(f"audit of {audit['images']} in {audit['path']}")
+def of_images(content: Mapping[str, Any]) -> Iterator[Part]:
+    yield f"image set {content['path']}"
+    yield f"digest    sha256:{content['digest']}"
+    splits = content["splits"]
+    keys = ("count", "shape", "dtype", "chunk", "shard", "bytes", "stored_bytes")
+    yield Table(
+        "splits",
+        ["split", "images", "shape", "dtype", "chunk", "shard", "bytes", "on disk"],
+        [[name, *(split[key] for key in keys)] for name, split in splits.items()],
+    )
     rows = [
-        [place, f"{found['images']:,}", f"{found['pairs']:,}", f"{found['threshold']:.3f}"]
+        [name, *(split["classes"][name] for split in splits.values())]
+        for name in content["class_names"]
+    ]
+    unlabelled = [split["unlabelled"] for split in splits.values()]
+    rest = [["(no label)", *unlabelled]] if any(unlabelled) else []
+    header = ["class", *splits]
+    yield Table("classes", header, [*rows[:MAX_ROWS], *rest], forms=("text",))
+    yield Table("classes", header, [*rows, *rest], forms=("csv",))
+    yield from _how_many_more(content["class_names"])
+    left_out = content["samples"].get("left_out", {})
+    if left_out:
+        kinds = ", ".join(f"{count:,} {status}" for status, count in left_out.items())
+        yield f"left out  {sum(left_out.values()):,} samples ({kinds}): see samples.parquet"
+    if content["duplicates"]:
+        yield f"copies    {content['duplicates']:,} samples of others: see duplicates.parquet"
+
+
+def of_plan(plan: Mapping[str, Any]) -> Iterator[Part]:
+    shape = " x ".join(map(str, plan["shape"]))
+    yield f"plan of {plan['name']}: {plan['classes']:,} classes, images {shape} {plan['dtype']}"
+    made = "" if plan["ingested"] else ", not ingested yet: the run begins with that"
+    yield f"images {plan['images']}{made}"
+    if plan["choice"]:
+        yield plan["choice"]
+    keys = ("name", "images", "partitions", "tasks")
+    rows = [[*(part[key] for key in keys), Bytes(part["bytes"])] for part in plan["passes"]]
+    yield Table("passes", ["pass", "images", "partitions", "tasks", "pixels read"], rows)
+    yield from _excluded(plan)
+    if plan["tiling"] is not None:
+        yield plan["tiling"]
+    yield from _left_out(plan["leave_one_out"])
+    workers, memory = plan["workers"], plan["memory"]
+    tasks = count_of(workers["tasks"], "task") + " at once"
+    where = f"{tasks} in this process"
+    if workers["processes"]:
+        where = f"{tasks} in each of {count_of(workers['processes'], 'worker process')}"
+    yield f"{where}, {count_of(workers['threads'], 'thread')} a task"
+    parts = (
+        f"prototypes {format_bytes(memory['fit'])}, distances {format_bytes(memory['evaluate'])}"
+    )
+    if memory["search"]:
+        parts += f", neighbours {format_bytes(memory['search'])}"
+    limit = format_bytes(memory["limit"])
+    yield f"peak memory {format_bytes(memory['worker'])} a process ({parts}) of {limit}"
+    client = f", {format_bytes(memory['client'])} of it the client" if memory["client"] else ""
+    yield f"peak memory {format_bytes(memory['total'])} in all{client}"
+    device = plan["device"]
+    of_it = f"{format_bytes(device['needed'])} a process of {{}}" if device["memory"] else ""
+    of_it = f", {of_it.format(format_bytes(device['memory']))}" if of_it else ""
+    yield f"computes on {device['description']}{of_it}"
+    yield f"arithmetic {plan['arithmetic']['reason']}"
+    if plan["pairs"]:
+        yield f"{plan['pairs']:,} pairs of images to compare, fewer where sketches tell them apart"
+    files = [
+        [file["path"], file["files"], None if file["bytes"] is None else Bytes(file["bytes"])]
+        for file in plan["files"]
+    ]
+    title = f"written to {plan['output']}"
+    yield Table("files", ["path", "files", "before compression"], files, title)
+
+
+def _left_out(split: str | None) -> Iterator[Part]:
+    if split is not None:
+        yield f"each image of '{split}' is measured from its class without it (leave_one_out)"
+
+
+def of_run(run: Mapping[str, Any]) -> Iterator[Part]:
+    yield f"run {run['name']} in {run['path']}"
+    metrics = run["metrics"]
+    every = list(metrics.values())
+    rows: list[list[Any]] = [["all", None, *(values["accuracy"] for values in every)]]
+    rows.append(["balanced", None, *(values["balanced_accuracy"] for values in every)])
+    for name in run["classes"]:
+        shares = [values["per_class"][name]["accuracy"] for values in every]
+        rows.append([name, every[0]["per_class"][name]["count"], *shares])
+    shown = [
+        [name if count is None else f"{name} ({count:,})", *shares]
+        for name, count, *shares in rows[: MAX_ROWS + 2]
+    ]
+    yield Table("accuracy", ["accuracy", *metrics], shown, forms=("text",))
+    yield Table("accuracy", ["class", "images", *metrics], rows, forms=("csv",))
+    yield from _how_many_more(run["classes"])
+    yield from _left_out(run["leave_one_out"])
+    if run["neighbours"]:
+        yield _votes(run["neighbours"])
+    yield from _excluded(run)
+    yield f"digest sha256:{run['digests']['run']}"
+
+
+def of_audit(audit: Mapping[str, Any]) -> Iterator[Part]:
+    summary = audit["summary"]
+    yield f"audit of {audit['images']} in {audit['path']}"
+    rows = [
+        [place, found["images"], found["pairs"], Score(found["threshold"])]
         for place, found in summary["between"].items()
     ]
-    pipeline.print_table(["(nearly) the same images", "images", "pairs", "score from"], rows)
+    header = ["between", "images", "pairs", "score from"]
+    yield Table("pairs", header, rows, "(nearly) the same images")
     copies = summary["copies"]
-    print(
+    yield (
         f"copies    {copies['images']:,} images in {count_of(copies['groups'], 'group')}, "
         f"{copies['exact_pairs']:,} of {count_of(copies['pairs'], 'pair')} exact; "
         f"to remove so that one of each is left: {copies['copies_to_remove']:,}"
     )
     for what, name in (("labels", "labels that do not fit"), ("outliers", "images far from all")):
         found = summary[what]
-        print(f"{what:9} {found['images']:,} {name}, score from {found['threshold']:.3f}")
+        yield f"{what:9} {found['images']:,} {name}, score from {found['threshold']:.3f}"
     reasons = list(dict.fromkeys(reason for split in summary["keep"].values() for reason in split))
     kept = [
-        [name, *(f"{split.get(reason, 0):,}" for reason in reasons)]
+        [name, *(split.get(reason, 0) for reason in reasons)]
         for name, split in summary["keep"].items()
     ]
-    pipeline.print_table(["split", *reasons], kept)
-    print(f"digest sha256:{audit['digests']['audit']}")
+    yield Table("keep", ["split", *reasons], kept)
+    yield f"digest sha256:{audit['digests']['audit']}"
 
 
-def _print_excluded(content: Mapping[str, Any]) -> None:
-    """Print how many samples are left out of each split, and why."""
+def _excluded(content: Mapping[str, Any]) -> Iterator[Part]:
+    """Return how many samples are left out of each split, and why."""
     for split, known in content.get("excluded", {}).items():
         kinds = ", ".join(f"{count:,} {printable(why)}" for why, count in known["reasons"].items())
-        print(f"left out  {count_of(known['count'], 'sample')} of '{split}' ({kinds})")
+        yield f"left out  {count_of(known['count'], 'sample')} of '{split}' ({kinds})"
     held = content.get("holdout")
     if held:
         of = f"{held['held_out'] + held['fitted']:,} of '{held['split']}', the others fitted"
-        print(f"held out  {held['held_out']:,} of {of}")
+        yield f"held out  {held['held_out']:,} of {of}"
 
 
-def _print_votes(neighbours: Mapping[str, Any]) -> None:
-    """Print the accuracies by the votes of the nearest images."""
+def _votes(neighbours: Mapping[str, Any]) -> Table:
+    """Return the accuracies by the votes of the nearest images."""
     first = next(iter(neighbours.values()))
     rows = [
-        [votes, *(_share(by_votes[votes]["accuracy"]) for by_votes in neighbours.values())]
+        [votes, *(by_votes[votes]["accuracy"] for by_votes in neighbours.values())]
         for votes in first
     ]
-    pipeline.print_table(["accuracy by votes of the nearest", *neighbours], rows)
+    return Table("votes", ["votes", *neighbours], rows, "accuracy by votes of the nearest")
 
 
-def print_run_content(run: Mapping[str, Any]) -> None:
+def _of_arrays(run: Mapping[str, Any]) -> Iterator[Part]:
     measured = ", ".join(f"'{split}'" for split in run["evaluate"])
-    print(f"images {run['images']}, prototypes from '{run['fit']}', measured {measured}")
+    yield f"images {run['images']}, prototypes from '{run['fit']}', measured {measured}"
     rows = [
         [
             name,
             ", ".join(f"{dim}: {size:,}" for dim, size in array["sizes"].items()),
             array["dtype"],
-            " x ".join(f"{size:,}" for size in array["chunk"]),
-            f"{array['bytes']:,}",
+            array["chunk"],
+            array["bytes"],
         ]
         for name, array in run["arrays"].items()
     ]
-    pipeline.print_table(["array", "sizes", "dtype", "chunk", "bytes"], rows)
-    print(f"{run['rows']:,} rows of predictions, {run['stored_bytes']:,} bytes on disk")
-    print(f"arithmetic {run['arithmetic']}; {run['seconds']:.1f} s on {run['executor']}")
+    yield Table("arrays", ["array", "sizes", "dtype", "chunk", "bytes"], rows)
+    yield f"{run['rows']:,} rows of predictions, {run['stored_bytes']:,} bytes on disk"
+    yield f"arithmetic {run['arithmetic']}; {run['seconds']:.1f} s on {run['executor']}"
 
 
-def print_comparison(compared: Any) -> None:
-    """Print runs side by side, each beside the first, as many as the terminal has room for."""
-    header = ["run", "name", "folder"]
-    rows = [
-        [str(at), name, path]
-        for at, (name, path) in enumerate(zip(compared.names, compared.paths, strict=True), 1)
-    ]
-    pipeline.print_table(header, rows)
-    for remark in compared.remarks:
-        print(remark)
+def of_comparison(compared: Any) -> Iterator[Part]:
+    """Return runs side by side, each beside the first."""
+    numbers = [str(at) for at in range(1, len(compared.names) + 1)]
+    folders = zip(numbers, compared.names, compared.paths, strict=True)
+    yield Table("runs", ["run", "name", "folder"], list(map(list, folders)))
+    yield from compared.remarks
     groups: dict[str, list[Any]] = {}
     for row in compared.rows:
         if not row.votes:
@@ -213,38 +204,38 @@ def print_comparison(compared: Any) -> None:
         elif row.name == "all" and not row.is_class:
             groups.setdefault(f"'{row.split}' by votes of the nearest", []).append(row)
     for title, rows_of in groups.items():
-        _print_compared(title, rows_of)
+        yield from _compared(title, rows_of)
+    header = ["split", "metric", "votes", "name", *(f"run {number}" for number in numbers)]
+    rows = [
+        [row.split, row.metric, row.votes or None, row.name, *row.accuracies]
+        for row in compared.rows
+    ]
+    yield Table("accuracy", header, rows, forms=("csv",))
     differing = [[key, *texts] for key, texts in compared.settings.items()]
     if differing:
-        numbers = [str(at) for at in range(1, len(compared.names) + 1)]
-        pipeline.print_table(["differs", *numbers], differing)
+        yield Table("settings", ["differs", *(f"run {n}" for n in numbers)], differing)
     for at, excluded in enumerate(compared.excluded, 1):
         if excluded:
-            print(f"run {at}:")
-            _print_excluded({"excluded": excluded})
+            yield f"run {at}:"
+            yield from _excluded({"excluded": excluded})
 
 
-_NAME, _VALUE = 26, 17  # columns of a terminal that a name, and two accuracies, take
-
-
-def _print_compared(title: str, rows: Sequence[Any]) -> None:
-    """Print some accuracies; of many classes those that differ most."""
+def _compared(title: str, rows: Sequence[Any]) -> Iterator[Part]:
+    """Return some accuracies as text; of many classes those that differ most."""
     whole, classes = ([row for row in rows if row.is_class == of] for of in (False, True))
     shown = classes
     if len(classes) > MAX_ROWS:
         most = {id(row): max(abs(value or 0) for value in row.differences) for row in classes}
         shown = sorted(classes, key=lambda row: -most[id(row)])[:MAX_ROWS]
-    room = max(1, (shutil.get_terminal_size().columns - _NAME) // _VALUE)
-    others = len(rows[0].accuracies) - 1
-    for start in range(1, others + 1, room):
-        columns = range(start, min(start + room, others + 1))
-        cells = [
-            [_title(row), _share(row.accuracies[0]), *(_beside(row, at) for at in columns)]
-            for row in [*whole, *shown]
-        ]
-        pipeline.print_table([title, "1", *(f"{at + 1}, less 1" for at in columns)], cells)
+    others = range(1, len(rows[0].accuracies))
+    cells = [
+        [_title(row), row.accuracies[0], *(_beside(row, at) for at in others)]
+        for row in [*whole, *shown]
+    ]
+    header = [title, "1", *(f"{at + 1}, less 1" for at in others)]
+    yield Table("accuracy", header, cells, forms=("text",))
     if len(shown) < len(classes):
-        print(f"... and {len(classes) - len(shown)} classes more, which differ less")
+        yield f"... and {len(classes) - len(shown)} classes more, which differ less"
 
 
 def _title(row: Any) -> str:
@@ -253,93 +244,74 @@ def _title(row: Any) -> str:
 
 def _beside(row: Any, at: int) -> str:
     difference = row.differences[at]
-    return _share(row.accuracies[at]) + ("" if difference is None else f" {difference:+.4f}")
+    return as_text(row.accuracies[at]) + ("" if difference is None else f" {difference:+.4f}")
 
 
-def _say_how_many_more(names: Sequence[str]) -> None:
+def _how_many_more(names: Sequence[str]) -> Iterator[Part]:
     if len(names) > MAX_ROWS:
-        print(f"... and {len(names) - MAX_ROWS} classes more")
+        yield f"... and {len(names) - MAX_ROWS} classes more"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def explained(explanation: Any, *, with_image: bool) -> dict[str, Any]:
+    """Return what is known of an explained image, without the pixels of others."""
+    content = plain(explanation)
+    for name in ["prototypes", *([] if with_image else ["image"])]:
+        del content[name]
+    for images in content["neighbours"].values():
+        for near in images:
+            del near["image"]
+    return dict(content)
 
 
-def print_explanation(explanation: Any) -> None:
+def of_explanation(explanation: Any) -> Iterator[Part]:
     name = explanation.label_name
     label = f"labelled {printable(name)}" if name else "without label"
-    print(f"{explanation.split} image {explanation.sample}, {label}")
+    yield f"{explanation.split} image {explanation.sample}, {label}"
     if explanation.left_out:
-        print(f"measured from {printable(name)} without it, as in the run (leave_one_out)")
+        yield f"measured from {printable(name)} without it, as in the run (leave_one_out)"
     rows = [
-        [name, *(f"{value:.4f}" for value in explanation.distances[:, column])]
+        [name, *(float(value) for value in explanation.distances[:, column])]
         for column, name in enumerate(explanation.class_names)
     ]
-    pipeline.print_table(["class", *explanation.metrics], rows)
+    yield Table("distances", ["class", *explanation.metrics], rows)
     for metric, name in explanation.predicted.items():
-        print(f"nearest by {metric}: {printable(name)}")
-    if explanation.neighbours:
-        _print_nearest(explanation.neighbours)
-
-
-def _print_nearest(neighbours: Mapping[str, Sequence[Any]]) -> None:
-    """Print the nearest images by each metric."""
-    rows = [
-        [metric, f"{rank:,}", near.split, str(near.sample), near.label_name, f"{near.distance:.4f}"]
-        for metric, images in neighbours.items()
+        yield f"nearest by {metric}: {printable(name)}"
+    if not explanation.neighbours:
+        return
+    nearest = [
+        [metric, rank, near.split, str(near.sample), near.label_name, near.distance]
+        for metric, images in explanation.neighbours.items()
         for rank, near in enumerate(images, start=1)
     ]
-    if rows:
-        pipeline.print_table(["nearest by", "rank", "split", "sample", "class", "distance"], rows)
+    if nearest:
+        header = ["nearest by", "rank", "split", "sample", "class", "distance"]
+        yield Table("nearest", header, nearest)
     else:
-        print("there is no other image of the run's classes to compare it with")
+        yield "there is no other image of the run's classes to compare it with"
 
 
-def print_datasets(known: Sequence[tuple[Any, str]]) -> None:
-    rows = [
-        [entry.name, " x ".join(map(str, entry.image)), entry.licence, files, entry.title]
-        for entry, files in known
-    ]
-    pipeline.print_table(["name", "image", "licence", "files", "what"], rows)
+def datasets(known: Sequence[tuple[Any, str]]) -> list[dict[str, Any]]:
+    """Return the data sets of the catalog, and where the files of each are."""
+    return [{**plain(entry), "files": files} for entry, files in known]
 
 
-def print_digests(digests: Mapping[str, str | None]) -> None:
-    for name, value in digests.items():
-        print(f"{name:12} {'not written' if value is None else 'sha256:' + value}")
+def of_datasets(known: Sequence[tuple[Any, str]]) -> Iterator[Part]:
+    rows = [[entry.name, entry.image, entry.licence, files, entry.title] for entry, files in known]
+    yield Table("datasets", ["name", "image", "licence", "files", "what"], rows)
 
 
-def reader_left(error: Exception) -> bool:
-    """Tell whether the reader of the output closed it, as `head` does: nobody need be told."""
-    if not isinstance(error, BrokenPipeError):
-        return False
-    # what is in the buffer would be tried again at the end of the process
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
+def of_digests(digests: Mapping[str, str | None]) -> Iterator[Part]:
+    texts = {name: value and f"sha256:{value}" for name, value in digests.items()}
+    for name, text in texts.items():
+        yield f"{name:12} {text or 'not written'}"
+    rows = [[name, text] for name, text in texts.items()]
+    yield Table("digests", ["of", "digest"], rows, forms=("csv",))
 
 
-_LONGEST = 500  # characters of a message that is not ours
-
-
-def unforeseen(error: Exception) -> str:
-    """Describe an error that is none of ours: its kind, its message, a cure."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    summary = f"{kinds[0]}: {text}" if text else kinds[0]
-    kept = "what is written is kept"
-    if "OutOfMemoryError" in kinds or "cuda out of memory" in text.lower():
-        return f"{summary}; end what else uses the GPU, or run it with --set device=cpu: {kept}"
-    if isinstance(error, MemoryError):
-        return (
-            f"{summary}; run fewer tasks at once (--set cluster.workers=1), or free memory: {kept}"
-        )
-    if isinstance(error, OSError):
-        return str(error) or summary
-    return f"{summary}; pixsim --debug shows where it comes from"
-
-
-def print_bad_samples(error: BadSamplesError) -> None:
-    rows = [["" if value is None else str(value) for value in row] for row in error.rows]
-    pipeline.print_table(error.header, rows, sys.stderr)
-    if error.count > len(rows):
-        print(f"... and {error.count - len(rows):,} more", file=sys.stderr)
+def of_verified(content: Mapping[str, Any]) -> Iterator[Part]:
+    rows = [[damage.file, damage.reason] for damage in content["damaged"]]
+    title = "mended" if content["repaired"] else "damaged"
+    if not rows:
+        yield f"{content['path']} is whole: every file is as it was written"
+    forms = ("text", "csv") if rows else ("csv",)
+    yield Table("damaged", ["file", "what is wrong"], rows, title, forms=forms)

@@ -16,6 +16,9 @@ from pipeline.config.settings import parse_pixels
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ShapeError, printable
 
+_GAP = 3  # between two columns
+_NAMES, _FOLDED = 26, 12  # columns of the terminal that names and other texts may be folded to
+
 
 def _console(stream: TextIO | None = None) -> Console:
     console = Console(highlight=False, file=stream)
@@ -30,6 +33,9 @@ def print_table(
 ) -> None:
     """Print a table, to stdout by default; columns of numbers are set right.
 
+    In a terminal it is never wider than that: names are folded, and where the numbers have no room
+    for all that, columns follow below, beside the first one again.
+
     Raises
     ------
     ShapeError
@@ -41,14 +47,44 @@ def print_table(
                 f"row {number} has {len(row)} cells, expected {len(header)}, one for each column "
                 f"({', '.join(header)}); give empty texts where there is nothing"
             )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, name in enumerate(header):
-        cells = [row[column] for row in rows]
-        numeric = bool(cells) and all(cell[:1].isdigit() or cell == "-" for cell in cells)
-        table.add_column(Text(printable(name)), justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    _console(stream).print(table)
+    console = _console(stream)
+    columns = [
+        [Text(printable(text)) for text in column] for column in zip(header, *rows, strict=True)
+    ]
+    numeric = [_is_numeric(cells) for _, *cells in columns]
+    for group in _groups(columns, numeric, console.width):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for at in group:
+            if numeric[at]:
+                table.add_column(columns[at][0], justify="right", no_wrap=True, overflow="ellipsis")
+            else:
+                table.add_column(columns[at][0], overflow="fold")
+        for line in range(1, len(rows) + 1):
+            table.add_row(*(columns[at][line] for at in group))
+        console.print(table)
+
+
+def _is_numeric(cells: Sequence[Text]) -> bool:
+    return bool(cells) and all(cell.plain[:1].isdigit() or cell.plain == "-" for cell in cells)
+
+
+def _groups(
+    columns: Sequence[Sequence[Text]], numeric: Sequence[bool], width: int
+) -> list[list[int]]:
+    """Return which columns are printed beside each other; the first one always is."""
+    groups, left = [[0]], 0
+    for at, cells in enumerate(columns):
+        needed = max(cell.cell_len for cell in cells)
+        needed = needed if numeric[at] else min(needed, _NAMES if at == 0 else _FOLDED)
+        if at == 0:
+            first = left = width - needed
+            continue
+        if needed + _GAP > left and len(groups[-1]) > 1:
+            groups.append([0])
+            left = first
+        groups[-1].append(at)
+        left -= needed + _GAP
+    return groups
 
 
 @checked

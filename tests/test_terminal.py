@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 import pipeline
 from pipeline.config.settings import parse_range
@@ -169,3 +175,60 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path):
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+# the width of a terminal ------------------------------------------------------------------------
+
+CELLS = st.one_of(
+    st.integers(0, 10**9).map("{:,}".format), st.floats(0, 1).map("{:.4f}".format), st.just("-"),
+    st.text(st.characters(codec="utf-8"), max_size=60),
+)  # fmt: skip
+
+
+@st.composite
+def made_tables(draw):
+    columns = draw(st.integers(1, 12))
+    row = st.lists(CELLS, min_size=columns, max_size=columns)
+    return draw(row), draw(st.lists(row, max_size=4))
+
+
+@given(table=made_tables(), width=st.integers(20, 120))
+def test_in_a_terminal_a_table_is_never_wider_than_it(table, width):
+    stream = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("COLUMNS", str(width))
+        print_table(*table, stream)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    assert all(cell_len(line) <= width for line in plain.splitlines())
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_names_are_folded_where_numbers_are_not(width, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = io.StringIO()
+    print_table(["name", "count"], [["a name of many words " * 4, "1,000,000"]], stream)
+    lines = stream.getvalue().splitlines()
+    assert sum("1,000,000" in line for line in lines) == 1
+    assert sum("many" in line for line in lines) > 1
+
+
+def test_without_colour_there_are_no_colours(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    for value, colours in (("1", 0), ("", 2)):
+        monkeypatch.setenv("NO_COLOR", value)
+        with redirect_stdout(stream):
+            print_pixels(np.array([[0, 255]], np.uint8), 255, "1,2")
+        assert len(re.findall(r"\x1b\[3\d[;\d]*m", stream.getvalue())) == colours
+
+
+def test_columns_without_room_follow_below_and_no_number_is_lost(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    stream, numbers = io.StringIO(), [f"{number},000,000" for number in range(1, 21)]
+    print_table(["class", *(f"split {n}" for n in range(20))], [["a rose", *numbers]], stream)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    assert re.findall(r"\d+,000,000", plain) == numbers
+    assert plain.count("a rose") == plain.count("class") > 5

@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
 )
 
@@ -24,12 +25,12 @@ from pipeline.config.job_settings import (
     as_path,
     make_images,
     require_mapping,
-    with_overrides,
 )
+from pipeline.config.overrides import with_overrides
 from pipeline.config.search_settings import AuditChecks
 from pipeline.config.yaml_files import first_problem, refuse_unknown
 from pipeline.core.arguments import checked
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, StoreError
 from pipeline.core.paths import shown
 
 
@@ -54,6 +55,25 @@ class AuditSettings(AuditChecks):
         """The cluster that it names; nothing where it leaves that to its caller."""
         return self.cluster if "cluster" in self.model_fields_set else None
 
+    _job: JobSettings | None = PrivateAttr(default=None)
+
+    def keeping(self, counts: Mapping[str, int]) -> AuditSettings:
+        """Return the audit with `keep` chosen, by default as of the job that it is made of.
+
+        Parameters
+        ----------
+        counts
+            How many images each split of its image set holds.
+        """
+        if self._job is None or self.keep is not None:
+            return self
+        try:
+            job = self._job.with_splits(counts)
+        except StoreError:  # an audit needs no split to fit
+            return self
+        keep = tuple(dict.fromkeys((*job.evaluate, job.fit)))
+        return self.model_copy(update={"keep": keep})
+
     @property
     def checks(self) -> dict[str, Any]:
         """What decides the result, in plain values."""
@@ -63,7 +83,6 @@ class AuditSettings(AuditChecks):
 def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSettings:
     """Return the audit of the images of a job: in the folder `audit` of its output, by default."""
     checks = {} if job.audit is None else job.audit.model_dump(exclude_unset=True)
-    checks.setdefault("keep", list(dict.fromkeys((*job.evaluate, job.fit))))
     known = {
         "name": job.name,
         "images": job.images,
@@ -72,7 +91,9 @@ def audit_of_job(job: JobSettings, output: Path | str | None = None) -> AuditSet
         "storage_options": job.storage_options,
     }
     named = {} if job.named_cluster is None else {"cluster": job.named_cluster}
-    return make_audit(checks | known | named)
+    audit = make_audit(checks | known | named)
+    audit._job = job
+    return audit
 
 
 @checked

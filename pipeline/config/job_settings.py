@@ -6,8 +6,6 @@ key, the value and what was expected; nothing is guessed.
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -26,14 +24,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.config.cluster_settings import ClusterSettings, cluster_mapping
-from pipeline.config.holdout import Share, measure_held_out
 from pipeline.config.image_settings import ImageSettings
+from pipeline.config.overrides import with_overrides
 from pipeline.config.search_settings import AuditChecks, Metrics, NeighbourSettings
 from pipeline.config.settings import LocalPath, Names, Settings, one_or_many
-from pipeline.config.yaml_files import first_problem, load_mapping, parse_yaml, refuse_unknown
+from pipeline.config.splits import Share, choose_splits, describe_choice, measure_held_out
+from pipeline.config.yaml_files import first_problem, load_mapping, refuse_unknown
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError, describe
-from pipeline.core.paths import is_path_like, locate, options_of, shown
+from pipeline.core.paths import is_path_like, locate, options_of, short_name, shown
 from pipeline.core.schema import METRICS
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|torch:[a-z]+(:\d+)?)$"
@@ -53,15 +52,17 @@ class JobSettings(Settings):
     """One job: which images, which prototypes, which distances, where to."""
 
     name: str = Field(min_length=1, pattern=r"^[^/\x00]+$")
-    """The name of the job; default: that of the job file."""
+    """The name of the job; default: that of the job file, or of its images."""
     images: ImageSettings
     """A name of the catalog, an image-set store, or a source; or a mapping that says more."""
     classes: Names | None = None
     """The classes to tell apart; default: all of the image set."""
-    fit: str = "train"
-    """The split that prototypes are made from."""
-    evaluate: Annotated[Names, BeforeValidator(one_or_many)] = ("test",)
-    """The split, or list of splits, that is measured."""
+    fit: str | None = None
+    """The split that prototypes are made from; default: `train`, in any case, or the only one."""
+    evaluate: Annotated[Names, BeforeValidator(one_or_many)] | None = None
+    """The split, or list of splits, that is measured; default: `test`, else `valid`, `val` or
+    `validation`, else `fit`.
+    """
     leave_one_out: bool | None = None
     """Whether images of `fit` are measured from the prototype that their class has without them;
     default: where `evaluate` names `fit`.
@@ -115,7 +116,8 @@ class JobSettings(Settings):
     @field_validator("leave_one_out")
     @classmethod
     def _require_fitted(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value and info.data.get("fit") not in info.data.get("evaluate", ()):
+        fit, evaluate = info.data.get("fit"), info.data.get("evaluate")
+        if value and evaluate is not None and (fit or "train") not in evaluate:
             raise ValueError("expected the split of 'fit' in 'evaluate'; name it there, or say no")
         return value
 
@@ -148,7 +150,50 @@ class JobSettings(Settings):
         """Whether images that prototypes are made of are measured, and that without themselves."""
         if self.leave_one_out is False or self.holdout is not None:
             return False
-        return self.fit in self.evaluate
+        return self.fit in (self.evaluate or ())
+
+    @property
+    def names_splits(self) -> bool:
+        """Whether it names what is fitted and what is measured, or that was chosen by now."""
+        return self.fit is not None and self.evaluate is not None
+
+    def with_splits(self, counts: Mapping[str, int]) -> ChosenJob:
+        """Return the job with the splits that it does not name chosen, see `choose_splits`.
+
+        Parameters
+        ----------
+        counts
+            How many images each split of its image set holds.
+
+        Raises
+        ------
+        StoreError
+            Where no split is plainly the one to fit.
+        """
+        alone = self.holdout is not None or bool(self.leave_one_out)
+        fit, evaluate = choose_splits(counts, self.fit, self.evaluate, alone=alone)
+        known: dict[str, Any] = dict(self)
+        return ChosenJob.model_construct(
+            self.model_fields_set | {"fit", "evaluate"},
+            **known | {"fit": fit, "evaluate": evaluate},
+        )
+
+    @property
+    def named_cluster(self) -> ClusterSettings | None:
+        """The cluster that the job names; nothing where it leaves that to its caller."""
+        return self.cluster if "cluster" in self.model_fields_set else None
+
+
+class ChosenJob(JobSettings):
+    """A job whose splits are known, by its settings or by what there is."""
+
+    fit: str
+    evaluate: Names
+
+    @property
+    def choice(self) -> str:
+        """One line that says which splits it takes."""
+        return describe_choice(self.fit, self.evaluate, leaves_one_out=self.leaves_one_out)
 
     def decides(self) -> dict[str, Any]:
         """Return what of these settings decides the result of a run by itself; None: not asked."""
@@ -168,11 +213,6 @@ class JobSettings(Settings):
             return None
         among, metrics = wanted.among or (self.fit,), wanted.metrics or self.metrics
         return {"k": wanted.k, "among": list(among), "metrics": list(metrics)}
-
-    @property
-    def named_cluster(self) -> ClusterSettings | None:
-        """The cluster that the job names; nothing where it leaves that to its caller."""
-        return self.cluster if "cluster" in self.model_fields_set else None
 
 
 class Environment(BaseSettings):
@@ -228,15 +268,30 @@ def load_job(
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
     path = locate(path)
-    content = load_mapping(path, key="images")
-    if cluster is not None:
-        content["cluster"] = cluster
-    content = _with_cluster(content, path.parent)
-    content = _with_cluster(with_overrides(content, overrides), path.parent)
-    places = {"output": output, "exclude": exclude}
-    content |= {key: place for key, place in places.items() if place is not None}
-    content.setdefault("name", path.stem)
-    return make_job(content, where=str(path))
+    content = {"name": path.stem, **load_mapping(path, key="images")}
+    changes = {"output": output, "exclude": exclude, "cluster": cluster}
+    return changed_job(content, changes, overrides, path.parent, str(path))
+
+
+def changed_job(
+    content: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    overrides: Iterable[str],
+    beside: Path | None,
+    where: str,
+) -> JobSettings:
+    """Validate the content of a job file of which keys are replaced.
+
+    `changes` are by key, None: as it is; `overrides` as of `load_job`; `beside` is the folder of
+    the job file.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    changed = dict(content)
+    if "cluster" in given:
+        changed["cluster"] = given.pop("cluster")
+    changed = _with_cluster(changed, beside)
+    changed = _with_cluster(with_overrides(changed, overrides), beside)
+    return make_job(changed | given, where=where)
 
 
 def _with_cluster(content: dict[str, Any], beside: Path | None) -> dict[str, Any]:
@@ -262,6 +317,10 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     """
     settings = _with_cluster(dict(require_mapping(content, where)), None)
     refuse_unknown(settings, JobSettings, where, "")
+    images = settings.get("images")
+    source = images.get("source") if isinstance(images, Mapping) else images
+    if is_path_like(source):
+        settings.setdefault("name", short_name(str(source)))
     models: dict[str, type[BaseModel]] = {
         "cluster": ClusterSettings, "images": ImageSettings, "neighbours": NeighbourSettings,
         "audit": AuditChecks,
@@ -320,19 +379,6 @@ def require_mapping(value: object, where: str) -> Mapping[str, Any]:
     return value
 
 
-def require_job(job: object) -> JobSettings:
-    """Return the settings of a job that is given as such, as a mapping, or as a job file.
-
-    Raises
-    ------
-    ConfigError
-        Where it is neither, or not as it should be.
-    """
-    if isinstance(job, JobSettings):
-        return job
-    return load_job(cast(Path, job)) if is_path_like(job) else make_job(cast(Any, job))
-
-
 @checked
 def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSettings:
     """Read the images of a job file; overrides are keys of its `images`.
@@ -343,34 +389,3 @@ def load_images(path: Path | str, overrides: Iterable[str] = ()) -> ImageSetting
         Where the file cannot be read, or holds unknown keys or wrong values.
     """
     return load_job(path, [f"images.{text}" for text in overrides]).images
-
-
-def with_overrides(content: Any, overrides: Iterable[str]) -> Any:
-    """Return a mapping with `key=value` texts put into it; see `load_job`."""
-    if not isinstance(content, dict):
-        return content
-    changed = copy.deepcopy(content)
-    for override in overrides:
-        _override(changed, override)
-    return changed
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"[\w.]+", key):
-        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as --set device=cpu")
-    try:
-        value = parse_yaml(text)
-    except ValueError:
-        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
-    *parents, last = key.split(".")
-    mapping = content
-    for parent in parents:
-        inner = mapping.setdefault(parent, {})
-        if isinstance(inner, str):
-            inner = {"source": inner} if parent == "images" else cluster_mapping(inner)
-            mapping[parent] = inner
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: '{parent}' is {describe(inner)}, not a mapping")
-        mapping = inner
-    mapping[last] = value

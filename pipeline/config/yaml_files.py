@@ -147,8 +147,44 @@ def refuse_unknown(
 ) -> None:
     for key in content:
         if key not in model.model_fields:
-            hint = nearest(str(key), model.model_fields)
+            hint = _hint(str(key), model.model_fields)
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
+
+
+# what keys are often called that have another name here
+_MEANT = {
+    "source": ("path", "paths", "folder", "directory", "dir", "file", "files", "url", "uri", "data",
+               "dataset", "place", "location"),
+    "resize": ("size", "shape", "image_size", "height", "width"),
+    "mode": ("color", "colour", "colors", "grey", "gray", "channels"),
+    "depth": ("bits", "dtype"),
+    "images": ("source", "path", "data", "dataset", "input"),
+    "fit": ("train", "train_split"),
+    "evaluate": ("test", "test_split", "validate", "valid", "val"),
+    "exclude": ("without", "ignore", "skip"),
+    "neighbours": ("neighbors", "knn"),
+    "output": ("out", "folder", "path"),
+    "k": ("n", "n_neighbors", "n_neighbours", "neighbors", "neighbours"),
+    "kind": ("type",),
+    "workers": ("n_workers", "processes", "nodes"),
+}  # fmt: skip
+
+
+def _hint(key: str, known: Mapping[str, Any]) -> str:
+    """Return the key that is meant, by its meaning or else by its letters."""
+    meant = [name for name in known if key.casefold() in _MEANT.get(name, ())]
+    return f"did you mean '{meant[0]}'?" if meant else nearest(key, known)
+
+
+_EXPECTED = {
+    "int_type": "expected a whole number, such as 10",
+    "int_parsing": "expected a whole number, such as 10",
+    "int_from_float": "expected a whole number, such as 10",
+    "float_type": "expected a number, such as 0.5",
+    "float_parsing": "expected a number, such as 0.5",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+}
 
 
 def first_problem(error: ValidationError) -> str:
@@ -158,7 +194,8 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"'{'.'.join(keys)}' is missing; every job needs it"
     where = ".".join(keys) or "the job"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(problem["type"], "{}").format(problem["msg"])
+    message = message.removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     given: object = problem["input"]
     inner = given if isinstance(given, Mapping) else ()

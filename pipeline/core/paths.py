@@ -12,6 +12,7 @@ import base64
 import copyreg
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +183,19 @@ def bare(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def shown(path: str | Path) -> str:
     """Return the text of a path or URL without user, password and query, as it may be written."""
     return "::".join(_shown_link(link) for link in str(path).split("::"))
+
+
+def short_name(text: str) -> str:
+    """Return a short name of a source: the last part of its path, without suffix or pattern.
+
+    Examples
+    --------
+    >>> short_name("s3://bucket/flowers.tar.gz")
+    'flowers'
+    """
+    last = shown(text).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    stem = re.sub(r"(\.tar)?\.[A-Za-z]\w*$", "", last) if "." in last[1:] else last
+    return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
 
 
 def _shown_link(text: str) -> str:

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -71,11 +72,32 @@ def _run(*words: str) -> subprocess.CompletedProcess[str] | None:
         return None
 
 
+def _refuse_unguarded() -> None:
+    """Raise `ConfigError` where a new process would run the whole script that this one runs.
+
+    Each begins with importing the script: where that starts processes itself, none ever starts.
+    """
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None or Path(file).name == "__main__.py":  # which is not imported again
+        return
+    try:
+        text = Path(file).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if file.endswith(".py") and "__name__" not in text:
+        raise ConfigError(
+            f"{file}: worker processes import this script when they start, and would run it from "
+            "the first line on; put what it does below 'if __name__ == \"__main__\":', or use "
+            "cluster: threads"
+        )
+
+
 @contextmanager
 def open_processes(
     settings: ClusterSettings, count: int, memory: int, pinned: Sequence[str] = ()
 ) -> Iterator[Any]:
     """Start worker processes on this machine; `pinned` holds the GPU of each."""
+    _refuse_unguarded()
     distributed = importlib.import_module("distributed")
     # workers leave signals to this process
     preload = [*dask.config.get("distributed.worker.preload"), "pipeline.execution.signals"]

@@ -141,7 +141,9 @@ class TerminalReporter:
             yield _BarPhase(progress, name, partitions)
 
 
-def make_reporter() -> Reporter:
-    """Return bars where stderr is a terminal, else log lines."""
+def make_reporter(*, quiet: bool = False) -> Reporter:
+    """Return bars where stderr is a terminal, else log lines; nothing where it is to be quiet."""
+    if quiet:
+        return SilentReporter()
     console = Console(stderr=True)
     return TerminalReporter(console) if console.is_terminal else LogReporter()

@@ -52,6 +52,7 @@ class IngestOptions(StoreOptions, total=False):
 
     max_bad: int | str | None
     profile: Path | None
+    overwrite: bool
 
 
 @checked
@@ -89,6 +90,8 @@ def ingest(
         fsspec's options for `output`, where it is a URL; default: those of the source.
     profile
         A page of HTML to write dask's performance report into; needs worker processes.
+    overwrite
+        Whether to replace another store that is there, once the new one is complete.
 
     Returns
     -------
@@ -100,15 +103,14 @@ def ingest(
         Where the source is not what it should be.
     BadSamplesError
         Where more samples cannot be used than the settings allow; says which.
-    ConflictError
-        Where the folder holds something else.
-    InUseError
-        Where another process fills it.
+    ConflictError, InUseError
+        Where the folder holds something else, or another process fills it.
     """
     work = make_request(
         source, output, shard_samples, options.get("storage_options"), options.get("max_bad")
     )
     listener, profile = reporter or SilentReporter(), options.get("profile")
+    work = replace(work, overwrite=options.get("overwrite", False))
     with interruptible(work.path), deferred_executor(cluster, listener, profile) as executor:
         if append:
             return _append(work, executor, listener)
@@ -139,6 +141,8 @@ def make_store(
 
 def _append(work: Request, executor: Executor, reporter: Reporter) -> Path:
     """Add samples to a store, once it is known that they fit it."""
+    if work.overwrite:
+        raise ConfigError("append and overwrite, expected one of the two; leave one out")
 
     def fill(aside: Path, base: Mapping[str, Any]) -> None:
         def fits(plan: IngestPlan) -> None:
@@ -170,7 +174,8 @@ def _fill(work: Request, executor: Executor, reporter: Reporter) -> Path:
             return work.path
         require_memory(ready, executor.layout)
         write_partitions(ready, work.path, executor, reporter)
-        finish(ready, work.path, work.settings.allowed_bad(ready.count), executor, reporter)
+        allowed = work.settings.allowed_bad(ready.count)
+        finish(ready, work.path, allowed, executor, reporter, work.prefix)
     return work.path
 
 
@@ -293,13 +298,15 @@ def prepare_images(
     reporter: Reporter,
     options: Mapping[str, Any] | None = None,
     early: Check | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Return the store of what a job calls `images`, making it where it is missing.
 
     A store is used as it is. For a catalog name or another source the store is `store_path`,
     made now where it does not exist or is incomplete; one that was made with the same settings is
     used as it is too, whatever the source holds by now. `early` may refuse the plan of a store,
-    before any worker is asked for.
+    before any worker is asked for. With `overwrite` a store of other settings is replaced.
     """
     store = find_images(images, options)
     if store is not None:
@@ -308,7 +315,10 @@ def prepare_images(
         return store
     target = store_path(images, options)
     claims.require_place(target)
-    if manifest.kind_of(target) != manifest.IMAGES:
+    there = catalog_name(images) is not None or not is_gone(images)  # else it is refused soon
+    if there and manifest.kind_of(target) != manifest.IMAGES:
         reporter.say(f"ingesting {images.title} into {shown(target)}")
-    work = Request(None, images, target, images.shard, early=early)
+    work = Request(
+        None, images, target, images.shard, early=early, overwrite=overwrite, prefix="images."
+    )
     return _fill(work, executor, reporter)

@@ -6,7 +6,6 @@ used where its source is gone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from pipeline.core.errors import (
     SourceError,
     describe,
 )
-from pipeline.core.paths import is_path_like, locate, shown
+from pipeline.core.paths import is_path_like, locate, short_name, shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
 from pipeline.sources.catalog import load_catalog
@@ -40,6 +39,7 @@ from pipeline.sources.registry import (
 from pipeline.storage import claims, manifest
 from pipeline.storage.folders import exists
 from pipeline.storage.image_store import is_own_store
+from pipeline.storage.replacing import conflict
 
 
 def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def is_made(images: ImageSettings, path: Path) -> bool:
     now_is = _decisive(make_images(recorded_settings(images, images.shard)))
     same_source = (was["source"], was["splits"]) == (now_is["source"], now_is["splits"])
     if was != now_is and same_source and catalog_name(images) is None and is_gone(images):
-        raise ConflictError(claims.conflict(path, manifest.IMAGES, now_is, was))
+        raise ConflictError(conflict(path, manifest.IMAGES, now_is, was))
     return was == now_is
 
 
@@ -113,14 +113,7 @@ def is_gone(images: ImageSettings) -> bool:
 
 def default_store(name: str) -> Path:
     """Return where the store of a source goes by default: `data/stores/NAME.zarr`."""
-    return load_environment().data / "stores" / f"{source_name(name)}.zarr"
-
-
-def source_name(text: str) -> str:
-    """Return a short name of a source: the last part of its path, without suffix or pattern."""
-    last = shown(text).rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    stem = re.sub(r"(\.tar)?\.[A-Za-z]\w*$", "", last) if "." in last[1:] else last
-    return re.sub(r"[^\w.-]+|[-_.]?\{[^}]*\}|\*", "", stem).strip("-_.") or "images"
+    return load_environment().data / "stores" / f"{short_name(name)}.zarr"
 
 
 def store_path(images: ImageSettings, options: Mapping[str, Any] | None = None) -> Path:
@@ -163,6 +156,8 @@ class Request:
     """What to read (a source, else what the settings say), where to write it, and how.
 
     `check` may refuse the plan, and `early` what is known of it before any worker is asked for.
+    With `overwrite` a store that is there and another is replaced. `prefix` stands before the keys
+    of images where a message names one, as the caller has them.
     """
 
     source: Source | None
@@ -171,6 +166,8 @@ class Request:
     shard: int | None
     check: Check | None = None
     early: Check | None = None
+    overwrite: bool = False
+    prefix: str = ""
 
     @contextmanager
     def planned(

@@ -38,6 +38,7 @@ from pipeline.storage.folders import list_folder, remove_tree
 from pipeline.storage.image_content import summarise
 from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import list_files
+from pipeline.storage.replacing import REPLACED
 from pipeline.storage.sample_tables import (
     BAD_SAMPLES,
     SAMPLES,
@@ -73,8 +74,7 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
     if note is not None:
         reporter.say(note)
     # what cannot be the store of any plan is refused before anything is listed
-    if claims.could_hold(path, manifest.IMAGES):
-        _compare(work, executor, reporter)
+    if claims.could_hold(path, manifest.IMAGES) and _is_same(work, executor, reporter):
         claims.tidy(path)
         yield None
         return
@@ -83,14 +83,15 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
             stack.enter_context(held(path, "image set", reporter.say))
         except InUseError:
             # to wait for the other is of no use where it makes another
-            _compare(work, executor, reporter)
+            _is_same(work, executor, reporter)
             raise
         plan = stack.enter_context(work.planned(executor, scratch=path / manifest.WORK))
         # another process may have had it in the meantime
-        if (
-            claims.start(path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter))
-            is not None
-        ):
+        done = claims.start(
+            path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter), reporter.say,
+            overwrite=work.overwrite,
+        )  # fmt: skip
+        if done is not None:
             yield None
             return
         ready = _empty_store(plan, path)
@@ -99,10 +100,17 @@ def begun(work: Request, executor: Executor, reporter: Reporter) -> Iterator[Ing
         yield ready
 
 
-def _compare(work: Request, executor: Executor, reporter: Reporter) -> None:
-    """Refuse a plan that is not that of what a folder holds; nothing is written there."""
+def _is_same(work: Request, executor: Executor, reporter: Reporter) -> bool:
+    """Tell whether a folder holds the finished store of a plan; nothing is written there.
+
+    Another plan is refused, unless what is there may be replaced.
+    """
     with work.planned(executor) as plan:
-        claims.recognise(work.path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter))
+        done = claims.recognise(
+            work.path, manifest.IMAGES, plan.content, PlanSuccessor(plan, reporter),
+            overwrite=work.overwrite,
+        )  # fmt: skip
+    return done is not None
 
 
 def _empty_store(plan: IngestPlan, path: Path) -> IngestPlan:
@@ -166,7 +174,8 @@ class PlanSuccessor:
         ingest_token(path, begun["identity"]).revoke()
         forget_compaction(path)
         for name in list_folder(work):
-            kept = name in ("plan.json", listing_path(path).name) or name.endswith(PARTIAL_SUFFIX)
+            known = ("plan.json", listing_path(path).name, REPLACED)
+            kept = name in known or name.endswith(PARTIAL_SUFFIX)
             if not kept:  # the last are what this process works with
                 remove_tree(work / name)
         made = {*begun.get("plan", {}).get("splits", {}), *_FILES}
@@ -181,16 +190,19 @@ def finish(
     allowed_bad: int,
     executor: Executor,
     reporter: Reporter,
+    prefix: str = "",
 ) -> None:
     """Check that everything is there, put it together, write the manifest last.
 
     `IncompleteError` where partitions are missing, which it names; `BadSamplesError` where more
-    samples cannot be used than `allowed_bad`.
+    samples cannot be used than `allowed_bad`, with the keys of images after a `prefix`.
     """
     fingerprints, several = _require_all(plan, path)
     parts = Parts(path, plan.table)
     counted = tally(parts, plan.table)
-    refuse_bad_samples(path, plan.table, counted, allowed_bad)
+    shape = next(iter(plan.templates.values())).shape[:2]
+    resized = shape if (plan.settings or {}).get("resize") else ()
+    refuse_bad_samples(path, plan.table, counted, allowed_bad, prefix, resized)
     ingest_token(path, plan.identity).revoke()
     templates = plan.templates
     if counted.bad:

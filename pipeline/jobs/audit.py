@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -19,12 +19,11 @@ from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.arguments import checked
 from pipeline.core.errors import JobInterruptedError, PixsimError
 from pipeline.core.exact import Int64Array
-from pipeline.core.paths import shown
+from pipeline.core.paths import short_name, shown
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.duplicates import DUPLICATES
 from pipeline.ingestion.ingest import prepare_images
-from pipeline.ingestion.request import source_name
 from pipeline.jobs.audit_lists import ListTables
 from pipeline.jobs.audit_plan import AuditPlan, plan_audit
 from pipeline.jobs.audit_tables import write_findings
@@ -43,6 +42,7 @@ def run_audit(
     reporter: Reporter | None = None,
     *,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> Audit:
     """Audit an image set, or do what is left of it, and return what was found.
 
@@ -55,6 +55,9 @@ def run_audit(
     resume
         Whether to go on with what the output folder holds of this audit, or to return it where it
         is finished; else the folder must be new or empty.
+    overwrite
+        Whether to replace what the output folder, or that of the store, holds of another. What is
+        finished stays there, in `.work`, until the new is complete.
 
     Raises
     ------
@@ -73,8 +76,11 @@ def run_audit(
     claims.require_place(settings.output, lock=True)
     try:
         with deferred_executor(settings.named_cluster, listener) as executor:
-            images = prepare_images(settings.images, executor, listener, settings.storage_options)
-            return audit_images(settings, images, executor, listener, resume=resume)
+            images = prepare_images(
+                settings.images, executor, listener, settings.storage_options, overwrite=overwrite
+            )
+            terms = claims.Terms(resume=resume, overwrite=overwrite)
+            return audit_images(settings, images, executor, listener, **terms)
     except KeyboardInterrupt:
         raise JobInterruptedError(
             f"interrupted: {shown(settings.output)} is incomplete, what was searched is kept; run "
@@ -87,14 +93,11 @@ def audit_images(
     images: Path,
     executor: Executor,
     reporter: Reporter,
-    *,
-    resume: bool = True,
+    **terms: Unpack[claims.Terms],
 ) -> Audit:
     """Audit an image set that is there, on workers that are; see `run_audit`."""
     plan = plan_audit(settings, images, executor.layout)
-    with claims.claimed(
-        plan.output, manifest.AUDIT, plan.decides(), reporter.say, resume=resume
-    ) as done:
+    with claims.claimed(plan.output, manifest.AUDIT, plan.decides(), reporter.say, **terms) as done:
         if done is None:
             resume_audit(plan, executor, reporter)
         else:
@@ -131,7 +134,7 @@ def load_audit(
     text = str(source)
     if text.lower().endswith((".yml", ".yaml")):
         return audit_of_job(load_job(text, overrides, cluster=cluster), output)
-    name = source_name(text)
+    name = short_name(text)
     place = load_environment().data / "audits" / name if output is None else output
     known = {"name": name, "images": text, "output": place}
     return make_audit(known | ({} if cluster is None else {"cluster": cluster}), overrides)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.config.job_files import workflow
 from pipeline.config.job_settings import load_environment, load_job
-from pipeline.core.errors import ConfigError, DatasetNotFoundError
+from pipeline.core.errors import DatasetNotFoundError
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.request import default_store
 from pipeline.jobs.job import run_job
@@ -15,17 +16,7 @@ from pipeline.report.opened import Run
 from pipeline.sources.catalog import open_dataset
 from pipeline.storage.manifest import IMAGES, kind_of
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-_WORKFLOWS = (_PACKAGE.parent / "workflows", _PACKAGE / "workflows")
 _FASHION_JOBS = ("fashion_mnist_dress_vs_pullover", "fashion_mnist")
-
-
-def workflow(name: str) -> Path:
-    """Return the path of a job file that comes with the project."""
-    for folder in _WORKFLOWS:
-        if (folder / f"{name}.yml").is_file():
-            return folder / f"{name}.yml"
-    raise ConfigError(f"workflow '{name}' is not installed, expected it in {_WORKFLOWS[0]}")
 
 
 def run_demo(reporter: Reporter) -> Iterator[tuple[Run, Path]]:

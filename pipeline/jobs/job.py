@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from pipeline.config.audit_settings import audit_of_job
-from pipeline.config.job_settings import JobSettings, require_job
+from pipeline.config.job_files import require_job
+from pipeline.config.job_settings import JobSettings
 from pipeline.core.arguments import checked
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
@@ -69,13 +70,15 @@ def run_job(
     profile: Path | None = None,
     *,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> Run:
     """Run a job, or what is left of it, and return the finished run.
 
     Parameters
     ----------
     settings
-        As `load_job` or `make_job` return, or what they take.
+        As `find_job`, `load_job` or `make_job` return, or what they take: a mapping, a job file, a
+        folder of images, the name of a data set.
     reporter
         Told of the progress.
     profile
@@ -83,6 +86,9 @@ def run_job(
     resume
         Whether to go on with what the output folder holds of this job, or to return it where it is
         finished; else the folder must be new or empty.
+    overwrite
+        Whether to replace what the output folder, or that of the store, holds of another job. What
+        is finished stays there, in `.work`, until the new is complete.
 
     A job that names no cluster runs on the dask client that this process has opened, if any.
 
@@ -110,32 +116,47 @@ def run_job(
     if not resume:
         claims.require_unused(settings.output)
     claims.require_place(settings.output, lock=True)
-    claims.refuse_other(settings.output, manifest.RUN, settings.decides())
+    if settings.names_splits and not overwrite:
+        claims.refuse_other(settings.output, manifest.RUN, settings.with_splits({}).decides())
     try:
         with deferred_executor(settings.named_cluster, listener, profile) as executor:
-            images = prepare_images(
-                settings.images, executor, listener, settings.storage_options,
-                partial(_refuse_early, settings, executor),
-            )  # fmt: skip
-            outline = planning.outline_job(settings, images)
-            if claims.recognise(outline.output, manifest.RUN, outline.decides(), resume=resume):
-                claims.tidy(outline.output)
-                listener.say(f"{shown(settings.output)} is complete already")
-            else:
-                plan = plan_job(settings, images, executor.layout, outline)
-                run_plan(plan, executor, listener, resume=resume)
-            if settings.audit is not None:
-                audit_images(audit_of_job(settings), images, executor, listener, resume=resume)
-            return Run(settings.output, settings.images.storage_options)
+            return _run(settings, executor, listener, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         raise JobInterruptedError(_interrupted(settings.output)) from None
 
 
-def _refuse_early(settings: JobSettings, executor: Executor, images: IngestPlan) -> None:
+def _run(
+    settings: JobSettings, executor: Executor, reporter: Reporter, **terms: Unpack[claims.Terms]
+) -> Run:
+    """Do what of a job is not done, on workers that are asked for when needed; see `run_job`."""
+    images = prepare_images(
+        settings.images, executor, reporter, settings.storage_options,
+        partial(_refuse_early, settings, executor, terms["overwrite"]),
+        overwrite=terms["overwrite"],
+    )  # fmt: skip
+    outline = planning.outline_job(settings, images)
+    if not settings.names_splits:
+        reporter.say(outline.settings.choice)
+    if claims.recognise(outline.output, manifest.RUN, outline.decides(), **terms):
+        claims.tidy(outline.output)
+        reporter.say(f"{shown(settings.output)} is complete already")
+    else:
+        plan = plan_job(settings, images, executor.layout, outline)
+        run_plan(plan, executor, reporter, **terms)
+    if settings.audit is not None:
+        audit_images(audit_of_job(outline.settings), images, executor, reporter, **terms)
+    return Run(settings.output, settings.images.storage_options)
+
+
+def _refuse_early(
+    settings: JobSettings, executor: Executor, overwrite: bool, images: IngestPlan
+) -> None:
     """Refuse a job on images that are about to be ingested, for what is known of them by now."""
     content = expected_content(images, least=True)
     target = store_path(settings.images, settings.storage_options)
     outline = planning.outline_job(settings, target, content)  # asks no workers
+    if not overwrite:
+        claims.refuse_other(settings.output, manifest.RUN, outline.settings.decides())
     plan_job(settings, target, executor.layout, outline)
 
 
@@ -149,12 +170,12 @@ def _interrupted(output: Path) -> str:
     )
 
 
-def run_plan(plan: JobPlan, executor: Executor, reporter: Reporter, *, resume: bool = True) -> None:
+def run_plan(
+    plan: JobPlan, executor: Executor, reporter: Reporter, **terms: Unpack[claims.Terms]
+) -> None:
     """Run what the plan says and the folder does not hold yet; see `run_job`."""
     begun = time.monotonic()
-    with claims.claimed(
-        plan.output, manifest.RUN, plan.decides(), reporter.say, resume=resume
-    ) as done:
+    with claims.claimed(plan.output, manifest.RUN, plan.decides(), reporter.say, **terms) as done:
         if done is not None:
             reporter.say(f"{shown(plan.settings.output)} is complete already")
             return

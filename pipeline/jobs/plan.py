@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.job_settings import JobSettings
+from pipeline.config.job_settings import ChosenJob, JobSettings
 from pipeline.core.classes import ClassSelection, select_classes
 from pipeline.core.errors import MemoryLimitError
 from pipeline.core.exact import (
@@ -56,7 +56,7 @@ class Outline:
     searched for the nearest images, if anything.
     """
 
-    settings: JobSettings
+    settings: ChosenJob
     images: Path
     content: Mapping[str, Any]
     output: Path
@@ -166,10 +166,11 @@ def outline_job(
     if content is None:
         content = manifest.read_manifest(images, manifest.IMAGES)
         outline = outline_job(settings, images, content)
-        splits = dict.fromkeys((settings.fit, *settings.evaluate))
+        splits = dict.fromkeys((outline.settings.fit, *outline.settings.evaluate))
         arrays = [name for split in splits for name in image_store.array_names(split)]
         manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
         return outline
+    settings = settings.with_splits({n: s["count"] for n, s in content["splits"].items()})
     choice, content, measured = choose_samples(settings, images, content)
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)
@@ -207,7 +208,7 @@ def outline_job(
     )
 
 
-def _check_bounds(settings: JobSettings, fit: Mapping[str, Any], largest: int) -> None:
+def _check_bounds(settings: ChosenJob, fit: Mapping[str, Any], largest: int) -> None:
     """Raise `ExactnessError` where sums or counts of the largest class would not be exact."""
     check_sum_bound(largest, fit["dtype"])
     if settings.prototypes == "median":
@@ -232,6 +233,7 @@ def plan_job(
         Where it needs more memory than there is; else as `outline_job`.
     """
     outline = outline or outline_job(settings, images)
+    settings = outline.settings
     content, offered = outline.content, workers or find_workers(settings.named_cluster)
     load = Load(
         classes=len(outline.selection.codes),

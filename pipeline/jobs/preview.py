@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from pipeline.config.job_settings import JobSettings, require_job
+from pipeline.config.job_files import require_job
+from pipeline.config.job_settings import JobSettings
 from pipeline.core.partitions import ceil_div, image_bytes
 from pipeline.core.paths import shown
 from pipeline.ingestion.plan import expected_content, plan_source, require_memory
@@ -31,7 +33,7 @@ _ROW_BYTES = 40
 _NEIGHBOUR_BYTES = 48
 
 
-def forecast(settings: JobSettings) -> dict[str, Any]:
+def forecast(settings: JobSettings | Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Work out what a job will read, write and take, without reading a pixel.
 
     Where the image set is not made yet it goes by what the source says of itself; the number of
@@ -40,11 +42,12 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     Parameters
     ----------
     settings
-        As `load_job` or `make_job` return.
+        As `find_job`, `load_job` or `make_job` return, or what they take.
 
     Returns
     -------
     `name`, `images`, `ingested` (whether the image set exists), `classes`, `shape`, `dtype`;
+    `fit` and `evaluate` (splits), `choice` (a line that says that they were chosen, else None);
     `passes`, each with name, partitions, tasks, reads (how often it reads the images), images
     and bytes (of pixels); `leave_one_out` (the split whose images are measured without
     themselves, or None); `pairs` (distances that a search for neighbours without bounds would
@@ -61,10 +64,9 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
     """
     settings = require_job(settings)
     claims.require_place(settings.output)
-    claims.refuse_other(settings.output, manifest.RUN, settings.decides())
     path = find_images(settings.images, settings.storage_options)
     if path is not None:
-        return _describe(plan_job(settings, path), ingested=True)
+        return _describe(plan_job(settings, path), settings, ingested=True)
     target = store_path(settings.images, settings.storage_options)
     claims.require_place(target)
     claims.could_hold(target, manifest.IMAGES)
@@ -76,11 +78,13 @@ def forecast(settings: JobSettings) -> dict[str, Any]:
         release(source)
     plan = plan_job(settings, target, outline=outline_job(settings, target, content))
     require_memory(planned, plan.workers)
-    described = _describe(plan, ingested=False)
+    described = _describe(plan, settings, ingested=False)
     return described | {"images": folder_note(settings.images) or described["images"]}
 
 
-def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
+def _describe(plan: JobPlan, asked: JobSettings, ingested: bool) -> dict[str, Any]:
+    chosen = plan.settings
+    claims.refuse_other(chosen.output, manifest.RUN, chosen.decides())
     workers = plan.workers
     memory = {
         name: getattr(plan.footprint, name)
@@ -94,8 +98,11 @@ def _describe(plan: JobPlan, ingested: bool) -> dict[str, Any]:
         "classes": len(plan.selection.codes),
         "shape": list(plan.shape),
         "dtype": plan.dtype,
+        "fit": chosen.fit,
+        "evaluate": list(chosen.evaluate),
+        "choice": None if asked.names_splits else chosen.choice,
         "passes": list(_passes(plan, ingested)),
-        "leave_one_out": plan.settings.fit if plan.settings.leaves_one_out else None,
+        "leave_one_out": chosen.fit if chosen.leaves_one_out else None,
         "pairs": plan.search.pairs if plan.search else 0,
         "workers": {
             "processes": workers.processes,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.job_settings import JobSettings
+from pipeline.config.job_settings import ChosenJob
 from pipeline.core.errors import EmptyClassError
 from pipeline.core.holdout import hold_out
 from pipeline.core.paths import shown
@@ -124,7 +124,7 @@ Content = Mapping[str, Any]
 
 
 def choose_samples(
-    settings: JobSettings, images: Path, content: Content
+    settings: ChosenJob, images: Path, content: Content
 ) -> tuple[SampleChoice, Content, Content]:
     """Return which samples a job takes, and its manifest with labels of these alone.
 
@@ -170,7 +170,7 @@ def choose_samples(
     return choice, fitted, measured
 
 
-def _exclude(settings: JobSettings, images: Path, content: Content) -> tuple[SampleChoice, Content]:
+def _exclude(settings: ChosenJob, images: Path, content: Content) -> tuple[SampleChoice, Content]:
     """Read what is excluded. A run that has its copy needs the table no more, where it has gone."""
     output = settings.output.absolute()
     if settings.exclude is None:

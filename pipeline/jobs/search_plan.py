@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.job_settings import JobSettings
+from pipeline.config.job_settings import ChosenJob
 from pipeline.core.classes import ClassSelection
 from pipeline.core.errors import EmptyClassError
 from pipeline.core.exact import Int64Array
@@ -202,7 +202,7 @@ def _even(total: int, parts: int) -> int:
 
 
 def plan_search(
-    settings: JobSettings,
+    settings: ChosenJob,
     content: Mapping[str, Any],
     images: Path,
     selection: ClassSelection,

@@ -10,23 +10,28 @@ right before it writes, which costs one small read each time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from pipeline.core.digests import json_digest
-from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError, hide_in
+from pipeline.core.errors import ConflictError, DamagedError, IncompleteError, StoreError
 from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage.atomic import PARTIAL_SUFFIX, read_json, require_writable, sweep, write_json
-from pipeline.storage.folders import exists, files_below, is_folder, list_folder, remove_file
-from pipeline.storage.locks import Say, held, is_lock
+from pipeline.storage.folders import (
+    exists,
+    files_below,
+    is_folder,
+    list_folder,
+    remove_file,
+    remove_tree,
+)
+from pipeline.storage.locks import Say, held, is_lock, print_nothing
 from pipeline.storage.manifest import (
     COPY,
     DECODERS,
-    IMAGES,
     MANIFEST,
     PLAN,
     WORK,
@@ -36,9 +41,23 @@ from pipeline.storage.manifest import (
     lost,
     now,
 )
+from pipeline.storage.replacing import (
+    REPLACED,
+    REPLACES,
+    clear_begun,
+    conflict,
+    finished_names,
+    put_aside,
+)
 
 FENCE_FILE = "token.json"
-_SHOWN, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
+
+
+class Terms(TypedDict, total=False):
+    """What may be done with what a folder holds; see `recognise`."""
+
+    resume: bool
+    overwrite: bool
 
 
 class Successor(Protocol):
@@ -77,24 +96,22 @@ def claimed(
     kind: str,
     plan: Mapping[str, Any],
     say: Say,
-    successor: Successor | None = None,
-    *,
-    resume: bool = True,
+    **terms: Unpack[Terms],
 ) -> Iterator[dict[str, Any] | None]:
     """Hold a folder to fill it, and begin or resume it; or recognise it.
 
-    Takes what `recognise` does, and `say`, called about the lock of a dead process; yields what
-    `start` returns. Nothing is written to a folder that is refused. One that is finished is not
-    locked. `InUseError` says that another process holds it.
+    Takes what `recognise` does, and `say`, called about the lock of a dead process and what is
+    replaced; yields what `start` returns. Nothing is written to a folder that is refused. One that
+    is finished is not locked. `InUseError` says that another process holds it.
     """
-    done = recognise(path, kind, plan, successor, resume=resume)
+    done = recognise(path, kind, plan, **terms)
     if done is not None:
         tidy(path)
         yield done
         return
     with held(path, kind.removeprefix("pixsim "), say):
         # another process may have had it in the meantime
-        yield start(path, kind, plan, successor, resume=resume)
+        yield start(path, kind, plan, None, say, **terms)
 
 
 def tidy(path: Path) -> None:
@@ -112,27 +129,39 @@ def start(
     kind: str,
     plan: Mapping[str, Any],
     successor: Successor | None = None,
-    *,
-    resume: bool = True,
+    say: Say = print_nothing,
+    **terms: Unpack[Terms],
 ) -> dict[str, Any] | None:
     """Begin or resume a folder that is held, or return the manifest as `recognise` does.
 
-    Where nothing is returned the folder is ready to be filled.
+    Where nothing is returned the folder is ready to be filled; what was there and is replaced is
+    put aside.
     """
-    done = recognise(path, kind, plan, successor, resume=resume)
+    done = recognise(path, kind, plan, successor, **terms)
     if done is not None:
         clear(path)
         return done
-    begun, mine = _begun(path), identity(plan)
+    mine = identity(plan)
+    content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
+    content |= {} if successor is None else {"origin": successor.origin}
+    old = find_manifest(path, kind)
+    if old is not None:
+        remove_tree(path / WORK / REPLACED)  # of one that was finished since
+        put_aside(path, content | {REPLACES: finished_names(old)}, say)
+        return None
+    begun = _begun(path)
     if begun is not None:
         sweep(path, only_dead=True)
+        if begun.get(REPLACES):  # cut short while it was put aside
+            put_aside(path, begun, say)
         if begun["identity"] == mine:
             return None
         if successor is not None:
             successor.clear(path, begun)
-    content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
-    origin = {} if successor is None else {"origin": successor.origin}
-    write_json(path / PLAN, content | origin)
+        else:
+            clear_begun(path, kind)
+            say(f"{shown(path)} was begun with other settings and not finished: it is made anew")
+    write_json(path / PLAN, content)
     return None
 
 
@@ -143,6 +172,7 @@ def recognise(
     successor: Successor | None = None,
     *,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Any] | None:
     """Tell whether a folder holds, or may be filled with, what a plan makes; change nothing.
 
@@ -158,6 +188,8 @@ def recognise(
         Tells whether this plan may replace another that was not finished.
     resume
         Whether the folder may hold the same, finished or begun.
+    overwrite
+        Whether it may hold another of its kind, which is replaced.
 
     Returns
     -------
@@ -175,14 +207,16 @@ def recognise(
     if done is not None:
         if done.get("identity") == mine:
             return done
+        if overwrite:
+            return None
         raise ConflictError(conflict(path, kind, plan, done.get("plan", {})))
     begun = _begun(path)
     if begun is None:
         if _is_free(path, kind):
             return None
-        return recognise(path, kind, plan, successor, resume=resume)
-    same_kind = begun["kind"] == kind
-    if same_kind and (begun["identity"] == mine or (successor and successor.follows(begun))):
+        return recognise(path, kind, plan, successor, resume=resume, overwrite=overwrite)
+    follows = overwrite or (successor is not None and successor.follows(begun))
+    if begun["kind"] == kind and (begun["identity"] == mine or follows):
         return None
     raise ConflictError(conflict(path, kind, plan, begun.get("plan", {})))
 
@@ -230,7 +264,7 @@ def could_hold(path: Path, kind: str) -> bool:
     if begun is None:
         return not _is_free(path, kind) and could_hold(path, kind)
     if begun["kind"] != kind:
-        raise ConflictError(conflict(path, kind, {}, {}))
+        raise ConflictError(conflict(path, kind, {"kind": kind}, {"kind": begun["kind"]}))
     return False
 
 
@@ -315,39 +349,6 @@ def _is_untouched(path: Path) -> bool:
         is_lock(name) or any(part.endswith(PARTIAL_SUFFIX) for part in name.split("/"))
         for name in files_below(path)
     )
-
-
-def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the message for a folder that holds another thing: what differs, and what to do."""
-    keys, was, now_is = _difference(
-        *(json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
-    )
-    key = " of ".join(f"'{key}'" for key in reversed(keys)) or "'kind'"
-    cure = "ingest --output, or store of a job's images" if kind == IMAGES else "--output"
-    return (
-        f"{path}: holds another {kind.removeprefix('pixsim ')} ({key} there is {was}, "
-        f"here {now_is}); nothing in it was touched, choose another place ({cure}) or remove it"
-    )
-
-
-def _difference(was: Any, now_is: Any) -> tuple[list[str], str, str]:
-    """Return the keys that lead to the first difference of two values, and both, cut around it."""
-    if isinstance(was, dict) and isinstance(now_is, dict):
-        keys = [*now_is, *(key for key in was if key not in now_is)]
-        for key in keys:
-            if was.get(key) != now_is.get(key):
-                inner, *both = _difference(was.get(key), now_is.get(key))
-                return [key, *inner], both[0], both[1]
-    first, second = repr(was), repr(now_is)
-    pairs = enumerate(zip(first, second, strict=False))
-    alike = next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
-    start = max(0, alike - _CONTEXT) if max(len(first), len(second)) > _SHOWN else 0
-    return [], _cut(first, start), _cut(second, start)
-
-
-def _cut(text: str, start: int) -> str:
-    shown = text[start : start + _SHOWN]
-    return ("..." if start else "") + shown + ("..." if start + _SHOWN < len(text) else "")
 
 
 @dataclass(frozen=True)

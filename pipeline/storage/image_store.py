@@ -199,7 +199,10 @@ def require_alike(
     """
     mine, theirs = (f"{part['shape']} {part['dtype']}" for part in (description, expected))
     if mine != theirs:
+        height, width = expected["shape"][:2]
+        cure = "bring both to one shape"
+        if list(description["shape"][:2]) != [height, width]:
+            cure += f", where they are read from files with --set images.resize=[{height},{width}]"
         raise ShapeError(
-            f"split '{split}' has images of {mine}, expected those of '{other}', {theirs}; bring "
-            "both to one shape"
+            f"split '{split}' has images of {mine}, expected those of '{other}', {theirs}; {cure}"
         )

@@ -59,12 +59,12 @@ _SHORT_WAIT_SECONDS = 0.02
 Say = Callable[[str], None]
 
 
-def _say_nothing(message: str) -> None:
+def print_nothing(message: str) -> None:
     pass
 
 
 @contextmanager
-def held(path: Path, what: str, say: Say = _say_nothing, *, wait: bool = True) -> Iterator[Lock]:
+def held(path: Path, what: str, say: Say = print_nothing, *, wait: bool = True) -> Iterator[Lock]:
     """Hold a folder, made where it is missing, as the only process.
 
     Parameters

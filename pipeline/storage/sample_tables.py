@@ -10,6 +10,8 @@ have no number.
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.blocks import OK, STATUSES, Block
+from pipeline.core.blocks import OK, STATUSES, WRONG_SIZE, Block
 from pipeline.core.digests import SAMPLE_RECORD
 from pipeline.core.errors import BadSamplesError
 from pipeline.core.partitions import Partition, PartitionTable
@@ -33,6 +35,7 @@ SAMPLES = "samples.parquet"
 BAD_SAMPLES = "bad_samples.csv"
 SHOWN_ROWS = 20
 KEPT_SAMPLES = 2**20
+_SIZE_COLUMNS = ["width", "height", "status", "detail"]
 _BAD_HEADER = ("split", "sample", "source", "status", "detail")
 
 
@@ -216,10 +219,41 @@ def write_bad_samples(path: Path, table: PartitionTable, counted: Tally) -> list
     return first
 
 
-def refuse_bad_samples(path: Path, table: PartitionTable, counted: Tally, allowed: int) -> None:
+def _one_size(path: Path, table: PartitionTable, prefix: str, resized: Sequence[int]) -> str:
+    """Return the options that bring images of several sizes, modes or depths to one.
+
+    `resized` is the size that they are to have already, [height, width]; else it is the commonest.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    others: dict[str, str] = {}
+    for partition in table:
+        for rows in tables.read_groups(part_path(path, partition.index), _SIZE_COLUMNS):
+            seen = np.isin(rows.texts("status"), (STATUSES[OK], STATUSES[WRONG_SIZE]))
+            pairs = np.stack([rows.integers("height"), rows.integers("width")], axis=1)[seen]
+            found, counts = np.unique(pairs, axis=0, return_counts=True)
+            sizes.update(dict(zip(map(tuple, found.tolist()), counts.tolist(), strict=True)))
+            wrong = rows.where(rows.texts("status") == STATUSES[WRONG_SIZE])
+            for detail in set(wrong.texts("detail").tolist()):
+                others |= dict(re.findall(r"(mode|depth): (\w+)", detail.rpartition("; set ")[2]))
+    height, width = resized or sizes.most_common(1)[0][0]
+    changes = [f"resize=[{height},{width}]"] if resized or len(sizes) > 1 else []
+    changes += [f"{key}={value}" for key, value in sorted(others.items())]
+    return " ".join(f"{prefix}{change}" for change in changes)
+
+
+def refuse_bad_samples(
+    path: Path,
+    table: PartitionTable,
+    counted: Tally,
+    allowed: int,
+    prefix: str = "",
+    resized: Sequence[int] = (),
+) -> None:
     """Raise `BadSamplesError` where more samples cannot be used than are allowed.
 
-    All of them are listed in `bad_samples.csv`, the first in the error.
+    All of them are listed in `bad_samples.csv`, the first in the error. Where some have another
+    size than most, it says which options mend that: `prefix` stands before keys of images there,
+    `resized` is [height, width] of images that were brought to one size already.
     """
     if counted.bad <= allowed:
         remove_tree(path / BAD_SAMPLES)  # of an earlier try
@@ -227,11 +261,16 @@ def refuse_bad_samples(path: Path, table: PartitionTable, counted: Tally, allowe
     first = write_bad_samples(path, table, counted)
     kinds = ", ".join(f"{count:,} {status}" for status, count in counted.by_status().items())
     split, sample, source, status, detail = first[0]
+    cure, sized = "", STATUSES[WRONG_SIZE] in counted.by_status()
+    if sized and (changes := _one_size(path, table, prefix, resized)):
+        what = "the size that most have" if "resize" in changes and not resized else "one size"
+        what = what if "resize" in changes else "one kind"
+        cure = f"--set {changes} brings all images to {what}; "
     raise BadSamplesError(
         f"{counted.bad:,} of {counted.total:,} samples cannot be used ({kinds}), expected at most "
-        f"{allowed:,}; the first is '{split}' sample {sample}, {source}: {status}, {detail}; all "
-        f"are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many may "
-        "be left out, and run again",
+        f"{allowed:,}; {cure}the first is '{split}' sample {sample}, {source}: {status}, {detail}; "
+        f"all are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many "
+        "may be left out, and run again",
         _BAD_HEADER,
         first,
         counted.bad,

@@ -79,8 +79,8 @@ def test_a_job_file_needs_its_images_only(tmp_path):
         "name": "my-study",
         "images": make_images("digits").model_dump(),
         "classes": None,
-        "fit": "train",
-        "evaluate": ("test",),
+        "fit": None,
+        "evaluate": None,
         "leave_one_out": None,
         "prototypes": "mean",
         "metrics": ("l1", "l2"),
@@ -136,12 +136,14 @@ def test_evaluate_is_one_split_or_a_list(given, expected):
 ])  # fmt: skip
 def test_one_is_left_out_where_the_fitted_split_is_measured(evaluate, asked, found):
     settings = make_job(MINIMAL | {"evaluate": evaluate, "leave_one_out": asked})
-    assert settings.leaves_one_out == found
+    assert settings.with_splits({"train": 1, "test": 1}).leaves_one_out == found
 
 
 def test_leaving_one_out_of_a_split_that_is_not_fitted_is_refused():
     with pytest.raises(ConfigError, match="expected the split of 'fit' in 'evaluate'; name it"):
-        make_job(MINIMAL | {"leave_one_out": True})
+        make_job(MINIMAL | {"leave_one_out": True, "evaluate": "test"})
+    chosen = make_job(MINIMAL | {"leave_one_out": True}).with_splits({"train": 1, "test": 1})
+    assert (chosen.fit, chosen.evaluate, chosen.leaves_one_out) == ("train", ("train",), True)
 
 
 @pytest.mark.parametrize("given", ["l1", ["l1"], ["l2", "l1"]])
@@ -270,12 +272,18 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ("metrics", "l3", "metrics.0", "'l3' (str)", "'l1' or 'l2'"),
         ("metrics", ["l1", "cosine"], "metrics.1", "'cosine' (str)", "'l1' or 'l2'"),
         ("distances", True, "distances", "True (bool)", "'auto', 'write' or 'skip'"),
-        ("allow_empty_classes", "maybe", "allow_empty_classes", "'maybe' (str)", "boolean"),
+        ("allow_empty_classes", "maybe", "allow_empty_classes", "'maybe' (str)", "true or false"),
         ("output", 3, "output", "3 (int)", "path"),
         ("cluster", 3, "cluster", "3 (int)", "dictionary"),
         ("cluster", {"kind": "moon"}, "cluster.kind", "'moon' (str)", "'threads', 'local'"),
         ("cluster", {"workers": 0}, "cluster.workers", "0 (int)", "greater than 0"),
-        ("cluster", {"workers": "two"}, "cluster.workers", "'two' (str)", "integer"),
+        (
+            "cluster",
+            {"workers": "two"},
+            "cluster.workers",
+            "'two' (str)",
+            "whole number, such as 10",
+        ),
         ("cluster", {"address": "tcp://h:1"}, "cluster", "{'address'", "only scheduler does"),
     ],
 )

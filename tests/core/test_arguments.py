@@ -55,6 +55,8 @@ def made(tmp_path_factory):
         "digest": [store], "open_store": [store], "open_images": [store, "train"],
         "open_run": [run], "explain": [run, "test", 0], "draw_grid": [store, picture],
         "write_report": [run, str(folder / "p.html")], "verify": [store], "run_job": [settings],
+        "find_job": ["digits"], "init_job": ["digits", "new.yml"],
+        "save_job": [settings, "other.yml"],
         "forecast": [settings], "load_job": ["j.yml"], "load_images": ["j.yml"],
         "make_job": [content], "make_images": ["digits"], "make_cluster": ["local"],
         "open_source": ["digits"], "from_arrays": [{"train": make_arrays(3)}, ["a", "b"], 255, {}],
@@ -95,11 +97,11 @@ def refusal(function, arguments):
 
 NAMES = [
     "Audit", "ImageSet", "Run", "class_medians", "class_sums", "describe", "digest", "distances",
-    "draw_explanation", "draw_grid", "explain", "finish_ingest", "forecast", "from_arrays",
-    "ingest", "ingest_partitions", "knn_graph", "load_images", "load_job", "make_audit",
-    "make_cluster", "make_images", "make_job", "open_audit", "open_images", "open_run",
-    "open_source", "open_store", "plan_ingest", "predict", "print_pixels", "prototypes",
-    "run_audit", "run_job", "verify", "write_report",
+    "draw_explanation", "draw_grid", "explain", "find_job", "finish_ingest", "forecast",
+    "from_arrays", "ingest", "ingest_partitions", "init_job", "knn_graph", "load_images",
+    "load_job", "make_audit", "make_cluster", "make_images", "make_job", "open_audit",
+    "open_images", "open_run", "open_source", "open_store", "plan_ingest", "predict",
+    "print_pixels", "prototypes", "run_audit", "run_job", "save_job", "verify", "write_report",
     *(f"plots.{name}" for name in PLOTS),
 ]  # fmt: skip
 
@@ -130,7 +132,7 @@ def test_what_is_expected_is_said_with_what_was_given(name, made):
 KEYWORDS = {
     "run_job": ["reporter", "profile"], "run_audit": ["reporter", "resume"],
     "make_audit": ["overrides"], "open_audit": ["storage_options"],
-    "load_job": ["overrides", "cluster"],
+    "load_job": ["overrides", "cluster"], "find_job": ["overrides", "changes", "say"],
     "load_images": ["overrides"], "make_images": ["overrides"], "make_job": ["where"],
     "make_cluster": ["beside"], "open_source": ["listing", "scratch"],
     "Run": ["storage_options"], "Audit": ["storage_options"], "ImageSet": ["storage_options"],

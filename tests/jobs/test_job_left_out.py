@@ -11,7 +11,7 @@ from jobs_for_tests import NAMES, make_arrays, make_images, make_settings, run
 from left_out_for_tests import check
 
 import pipeline
-from pipeline import printing
+from pipeline import output, printing
 from pipeline.core.errors import ConflictError, ExactnessError
 from pipeline.jobs import fit_pass, job, memory_model
 from pipeline.jobs.plan import outline_job
@@ -182,7 +182,7 @@ def test_an_explanation_has_the_distances_of_the_tables(tmp_path, kind, capsys):
             assert found.left_out == (split == "train" and sample != 41)
     alone = pipeline.explain(done.path, "train", 3)
     assert alone.label_name not in alone.predicted.values()
-    printing.print_explanation(alone)
+    output.show(printing.of_explanation(alone))
     assert "measured from cedar without it" in capsys.readouterr().out
     pipeline.draw_explanation(alone, tmp_path / "alone.png")
 
@@ -217,13 +217,13 @@ def test_plan_and_run_say_it(images, tmp_path, capsys):
     sentence = "each image of 'train' is measured from its class without it"
     plan = pipeline.forecast(settings)
     assert plan["leave_one_out"] == "train"
-    printing.print_plan(plan)
+    output.show(printing.of_plan(plan))
     assert sentence in capsys.readouterr().out
     done = pipeline.run_job(settings)
-    printing.print_run(pipeline.describe(done.path))
+    output.show(printing.of_run(pipeline.describe(done.path)))
     assert sentence in capsys.readouterr().out
     other = run(images, tmp_path / "other")
-    printing.print_run(pipeline.describe(other.path))
+    output.show(printing.of_run(pipeline.describe(other.path)))
     assert "without it" not in capsys.readouterr().out
 
 

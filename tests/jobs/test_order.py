@@ -142,7 +142,7 @@ REFUSED = [
     (no_data_folder, StoreError, "PIXSIM_DATA"),
     (foreign_store, ConflictError, "is no pixsim image set"),
     (other_store, ConflictError, "nothing in it was touched"),
-    (other_store_begun, ConflictError, "'source' there is"),
+    (other_store_begun, ConflictError, "'source.kind' there is"),
     (unfinished_store, IncompleteError, "incomplete"), (twin_splits, SourceError, "'Train'"),
 ]  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_what_can_be_refused_without_a_worker_asks_for_none(
 @pytest.mark.parametrize(("prepare", "error", "said"), [
     (no_source, ConfigError, "images 'gone'"), (foreign_store, ConflictError, "is no pixsim"),
     (other_store, ConflictError, "nothing in it was touched"),
-    (other_store_begun, ConflictError, "'source' there is"),
+    (other_store_begun, ConflictError, "'source.kind' there is"),
     (twin_splits, SourceError, "'Train'"),
     (no_place_for_the_store, StoreError, "--output"), (no_data_folder, StoreError, "PIXSIM_DATA"),
 ], ids=named)  # fmt: skip

@@ -18,7 +18,7 @@ from PIL import Image
 import pipeline
 from pipeline.config.job_settings import load_job, make_images
 from pipeline.core.errors import ConfigError, ConflictError, IncompleteError
-from pipeline.ingestion.request import source_name
+from pipeline.core.paths import short_name
 from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import find_kind, open_source, release
 from pipeline.storage import manifest
@@ -307,7 +307,7 @@ def test_there_is_a_job_for_every_kind():
     ],
 )
 def test_a_store_is_named_after_its_source(text, name):
-    assert source_name(text) == name
+    assert short_name(text) == name
 
 
 def test_the_kind_may_be_told_and_is_found_otherwise(tmp_path):

@@ -1,0 +1,309 @@
+"""Writing job files: that of a run, and a commented one for images that nobody has described yet.
+
+What the comments say of keys is what the docstrings of the settings say: it is written once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.image_settings import ImageSettings
+from pipeline.config.job_files import (
+    find_job,
+    given_keys,
+    job_text,
+    require_suffix,
+    require_unwritten,
+    to_yaml,
+    write_new,
+)
+from pipeline.config.job_settings import JobSettings
+from pipeline.config.search_settings import AuditChecks, NeighbourSettings
+from pipeline.core.arguments import checked
+from pipeline.core.blocks import WRONG_SIZE, Source, SplitInfo
+from pipeline.core.errors import ConfigError, PixsimError, StoreError, listed, printable
+from pipeline.core.paths import locate
+from pipeline.ingestion.request import find_images
+from pipeline.report.opened import Run
+from pipeline.sources.encoded import EncodedSource
+from pipeline.sources.registry import open_source, release
+from pipeline.sources.sample_index import ROWS_PER_GROUP, read_rows
+from pipeline.storage import manifest
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "images": ImageSettings, "neighbours": NeighbourSettings, "audit": AuditChecks,
+    "cluster": ClusterSettings,
+}  # fmt: skip
+_WIDTH = 96
+_MOST_CLASSES, _LOOKED_AT = 100, 64
+
+
+@checked
+def save_job(
+    job: JobSettings, path: Path | str, run: Run | None = None, *, write: bool = True
+) -> Path:
+    """Write the file of a job: what is not the default, its name, and where it is written to.
+
+    Parameters
+    ----------
+    job
+        As `find_job`, `load_job` or `make_job` return.
+    path
+        The file to write. One that is there must hold this job, and is left as it is.
+    run
+        Its finished run: the splits that it chose are named in the file.
+    write
+        Whether to write; else what could not be written is refused, and no more.
+
+    Returns
+    -------
+    The path of the file. What may hold secrets, such as `storage_options`, is not in it.
+
+    Raises
+    ------
+    ConfigError
+        Where there is another file, or it cannot be written.
+    """
+    file = locate(path)
+    if run is not None:
+        known = run.manifest["settings"]
+        splits = {"fit": known["fit"], "evaluate": tuple(known["evaluate"])}
+        job = job.model_copy(update=splits)
+    require_unwritten(job, file)
+    if write and not file.exists():
+        write_new(file, job_text(job))
+    return file
+
+
+@checked
+def init_job(
+    source: Path | str,
+    output: Path | str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a job file with comments on what there is and on every key; it runs as it is.
+
+    Parameters
+    ----------
+    source
+        What `find_job` takes.
+    output
+        The file to write; default: `NAME.yml` in the working directory.
+    overrides
+        `key=value` texts that replace keys, see `load_job`.
+    say
+        Told, in a line, what a name was taken for.
+
+    Returns
+    -------
+    The path of the file.
+
+    Raises
+    ------
+    ConfigError
+        Where there is such a file, or it cannot be written.
+    SourceError, StoreError
+        Where the source cannot be read.
+    """
+    job = find_job(source, overrides, None, say)
+    file = Path(f"{job.name}.yml") if output is None else locate(output)
+    require_suffix(file)
+    if file.exists():
+        raise ConfigError(
+            f"{file}: exists already and was left as it is; name another file (--output) or "
+            "remove it"
+        )
+    job, found = _look(job)
+    write_new(file, "\n".join([*_header(file, job, found), *_keys(job), ""]))
+    return file
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is.
+
+    Attributes
+    ----------
+    class_names, splits
+        As of a source.
+    labels
+        How many images of each label a split holds, where that is known.
+    sizes
+        A line about sizes that differ.
+    """
+
+    class_names: Sequence[str]
+    splits: Mapping[str, SplitInfo]
+    labels: Mapping[str, Mapping[str, int]]
+    sizes: str = ""
+
+
+def _look(job: JobSettings) -> tuple[JobSettings, Found]:
+    """Return what there is, and the job with what its images need to run."""
+    store = find_images(job.images, job.storage_options)
+    if store is not None:
+        content = manifest.read_manifest(store, manifest.IMAGES)
+        names = content["class_names"]
+        splits = {
+            name: SplitInfo(split["count"], tuple(split["shape"]), split["dtype"])
+            for name, split in content["splits"].items()
+        }
+        labels = {
+            name: dict(zip(names, split["labels"], strict=True))
+            for name, split in content["splits"].items()
+        }
+        return _chosen(job, splits), Found(names, splits, labels)
+    source = open_source(job.images)
+    try:
+        splits, labels, sizes = dict(source.splits()), {}, ""
+        if isinstance(source, EncodedSource):
+            labels = {name: _count_labels(source, name, info) for name, info in splits.items()}
+            size, sizes = _commonest_size(source)
+            if size is not None:
+                job = job.model_copy(
+                    update={"images": job.images.model_copy(update={"resize": size})}
+                )
+                shape = next(iter(splits.values())).shape
+                splits = {
+                    name: SplitInfo(info.count, (*size, *shape[2:]), info.dtype)
+                    for name, info in splits.items()
+                }
+        return _chosen(job, splits), Found(source.class_names, splits, labels, sizes)
+    finally:
+        release(source)
+
+
+def _count_labels(source: EncodedSource, split: str, info: SplitInfo) -> Counter[str]:
+    """Count the labels of a split in the listing of a source."""
+    counts: Counter[str] = Counter()
+    for start in range(0, info.count, ROWS_PER_GROUP):
+        rows = read_rows(source.listing, split, start, min(info.count, start + ROWS_PER_GROUP))
+        counts.update(row.label for row in rows if row.label)
+    return counts
+
+
+def _chosen(job: JobSettings, splits: Mapping[str, SplitInfo]) -> JobSettings:
+    """Return the job with its splits, where they can be chosen."""
+    try:
+        return job.with_splits({name: info.count for name, info in splits.items()})
+    except StoreError:
+        return job
+
+
+def _commonest_size(source: Source) -> tuple[tuple[int, int] | None, str]:
+    """Return the size that all images are to have, where some of each split have others.
+
+    [height, width]; and a line that says which there are.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    wrong = False
+    for split, info in source.splits().items():
+        step = max(1, info.count // _LOOKED_AT)
+        for at in range(0, info.count, step):
+            try:
+                block = source.read(split, at, at + 1)
+            except PixsimError:
+                continue
+            wrong |= any(problem.status == WRONG_SIZE for problem in block.problems.values())
+            if block.sizes is not None and block.sizes[0].all():
+                width, height = block.sizes[0].tolist()
+                sizes[height, width] += 1
+    if not wrong or len(sizes) < 2:
+        return None, ""
+    height, width = sizes.most_common(1)[0][0]
+    heights, widths = (f"{min(side)} to {max(side)}" for side in zip(*sizes, strict=True))
+    return (height, width), f"heights {heights}, widths {widths} among {sizes.total():,} looked at"
+
+
+def _header(file: Path, job: JobSettings, found: Found) -> Iterator[str]:
+    """Yield comments on what there is."""
+    total = sum(info.count for info in found.splits.values())
+    shape = next(iter(found.splits.values()))
+    size = " x ".join(map(str, shape.shape))
+    lines = [
+        f"A job of pixsim: 'pixsim run {file}' runs it. A key behind '#' has its default; take the",
+        "'#' away to change it.",
+        "",
+        f"{printable(job.images.title)}: {total:,} images of {size}, {shape.dtype}",
+    ]
+    if found.sizes:
+        lines.append(f"  {found.sizes}: 'resize' brings all to the commonest size")
+    for name, info in found.splits.items():
+        lines.append(f"  {printable(name)}: {info.count:,} images{_counts(found, name)}")
+    names = listed(map(printable, found.class_names), _MOST_CLASSES)
+    lines += textwrap.wrap(
+        f"{len(found.class_names):,} classes: {names}", _WIDTH - 2, initial_indent="  ",
+        subsequent_indent="    ",
+    )  # fmt: skip
+    yield from (f"# {line}".rstrip() for line in lines)
+    yield ""
+
+
+def _counts(found: Found, split: str) -> str:
+    """Return how many images of each class a split holds, from the fewest to the most."""
+    counts = [count for count in found.labels.get(split, {}).values() if count]
+    if not counts:
+        return ""
+    few, many = min(counts), max(counts)
+    each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+    return f", {each} of each of {len(counts):,} classes"
+
+
+def _keys(job: JobSettings) -> Iterator[str]:
+    """Yield the keys of a job, those that are not the default as they are, with comments."""
+    given = given_keys(job)
+    for key, text in _docs(JobSettings).items():
+        yield from _comment(text)
+        if key in _MODELS:
+            known = given.get(key)
+            yield f"{'' if known is not None else '#'}{key}:"
+            yield from _inner(_MODELS[key], known)
+        elif key in given:
+            yield f"{key}: {to_yaml(given[key])}"
+        else:
+            yield f"#{key}: {_default(JobSettings, key)}"
+        yield ""
+
+
+def _inner(model: type[BaseModel], known: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the keys of a mapping of settings; all behind a mark where it is not given."""
+    for key, text in _docs(model).items():
+        yield from _comment(re.split(r"(?<=\.) (?=[A-Z])", text)[0], "  ")
+        if known is not None and key in known:
+            yield f"  {key}: {to_yaml(known[key])}"
+        else:
+            yield f"{'  #' if known is not None else '#  '}{key}: {_default(model, key)}"
+
+
+def _default(model: type[BaseModel], key: str) -> str:
+    return to_yaml(model.model_fields[key].get_default(call_default_factory=True))
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    mark = f"{indent}# "
+    return textwrap.wrap(text, _WIDTH, initial_indent=mark, subsequent_indent=mark)
+
+
+def _docs(model: type[BaseModel]) -> dict[str, str]:
+    """Return what the docstring of settings says of each of their keys.
+
+    Several keys that share a text are given it each.
+    """
+    section = (inspect.getdoc(model) or "").partition("Attributes\n----------\n")[2]
+    texts = dict.fromkeys(model.model_fields, "")
+    for names, text in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", section, re.MULTILINE):
+        plain = re.sub(r",? see `\w+`", "", " ".join(text.split())).replace("`", "'")
+        texts |= {name: plain for name in names.split(", ") if name in texts}
+    return texts
