@@ -33,6 +33,8 @@ The finish puts the parts together: `sum (n*x - P)**2 = n**2 * (sum x*x - 2 * su
 2*n * sum x*r + sum P*P`. It is taken modulo 2**64, where nothing is lost. Below 2**63 that is the
 sum itself; beyond, the multiple of 2**64 that is missing follows from an estimate in float64,
 which is right to far less than 2**63 as long as `(n*F)**2 * D < 2**110`.
+
+What the registers of a GPU hold, and until when, is in `accumulators`.
 """
 
 from __future__ import annotations

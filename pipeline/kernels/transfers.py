@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -123,10 +123,13 @@ def _work_through(
 ) -> int:
     """Work until the device runs out of memory; return how many images are done."""
     done = slices[0].start
+    # kernels of Triton start on the device that is the current one
+    current: Any = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        for part, batch in _on_device(images, slices, device):
-            work(part, batch)
-            done = part.stop
+        with current:
+            for part, batch in _on_device(images, slices, device):
+                work(part, batch)
+                done = part.stop
     except torch.OutOfMemoryError:
         pass  # what it took is given back when this returns
     return int(done)
@@ -216,12 +219,15 @@ def _copied_ahead(
             copied[turn].record(copies)
         return batch
 
-    following = send(0)
-    for number, part in enumerate(slices):
-        batch, turn = following, number % 2
-        current = torch.cuda.current_stream(device)
-        current.wait_event(copied[turn])
-        batch.record_stream(current)  # its memory is not used again before the work is done
-        if number + 1 < len(slices):
-            following = send(number + 1)
-        yield part, batch
+    try:
+        following = send(0)
+        for number, part in enumerate(slices):
+            batch, turn = following, number % 2
+            current = torch.cuda.current_stream(device)
+            current.wait_event(copied[turn])
+            batch.record_stream(current)  # its memory is not used again before the work is done
+            if number + 1 < len(slices):
+                following = send(number + 1)
+            yield part, batch
+    finally:
+        copies.synchronize()  # what is copied from is not given back before

@@ -52,7 +52,7 @@ _WIDE_CHUNK = 4096
 _ALIGN = 16
 BYTES = {"ROWS": 32, "COLUMNS": 32, "num_warps": 4}
 """Images and words of a tile, and warps of a program."""
-_WIDE = {"ROWS": 16, "COLUMNS": 64, "num_warps": 4}
+_WIDE = {"ROWS": 8, "COLUMNS": 64, "num_warps": 4}
 
 
 @triton.jit
@@ -155,10 +155,9 @@ def _measure_bytes(
                     rest_high = dot4(x, high, rest_high, ASM)
                     if pair == 0:
                         whole = dot4(x, m, whole, ASM)
-            weight: tl.constexpr = 65536 if pair else 1
             if L1:
                 value = tl.sum(above_low, 1).to(tl.int64) + 256 * tl.sum(above_high, 1).to(tl.int64)
-                value = -2 * weight * value
+                value = -2 * 65536**pair * value
                 if pair == 0:
                     value += tl.load(denominators + position) * tl.sum(apart, 1)
                     if tl.program_id(1) == 0:
@@ -166,7 +165,7 @@ def _measure_bytes(
                 _put(target, value, there, ONE)
             if L2:
                 value = tl.sum(rest_low, 1).to(tl.int64) + 256 * tl.sum(rest_high, 1).to(tl.int64)
-                _put(rests, weight * value, there, ONE)
+                _put(rests, 65536**pair * value, there, ONE)
                 if pair == 0:
                     _put(wholes, tl.sum(whole, 1), there, ONE)
         row += plane_words * (1 + 2 * PAIRS)  # so that no number is beyond 32 bits

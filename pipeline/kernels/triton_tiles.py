@@ -263,7 +263,7 @@ def least_differences(
     references = settings.pop("references")
     squared, halves = settings.pop("squared", False), settings.pop("halves", False)
     wide = minima.dtype == torch.int64
-    chosen = (_WIDE_DIFFERENCES if wide else DIFFERENCES) | settings
+    chosen = (_WIDE_DIFFERENCES if wide or halves else DIFFERENCES) | settings
     tiles = triton.cdiv(len(skip), chosen["QUERIES"]) * triton.cdiv(
         references, chosen["REFERENCES"]
     )
