@@ -150,13 +150,18 @@ os.register_at_fork(
 )
 
 
+def register_accessor() -> None:
+    """Give data sets of xarray the accessor `pixsim`, where xarray is imported."""
+    if "xarray" in sys.modules:
+        importlib.import_module("pipeline.accessor")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with importing:
         module = importlib.import_module(f"pipeline.{_HOMES.get(name) or _MODULES[name]}")
-        if "xarray" in sys.modules:  # else `core.deferred` does it, with the first data set
-            importlib.import_module("pipeline.accessor")
+        register_accessor()
     return module if name in _MODULES else getattr(module, name)
 
 

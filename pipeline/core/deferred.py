@@ -27,8 +27,7 @@ class _Deferred(ModuleType):
             raise AttributeError(name)  # what looks at modules need not import them
         with pipeline.importing:  # no fork meanwhile
             module = importlib.import_module(self.__name__)
-            if self.__name__ == "xarray":  # every data set of ours has the accessor
-                importlib.import_module("pipeline.accessor")
+            pipeline.register_accessor()
             return getattr(module, name)
 
 

@@ -17,6 +17,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
 from pipeline.ops.labelled import is_data_set, label_counts
@@ -36,6 +37,8 @@ from pipeline.report.plot_style import ACCENT, INK, MUTED, ON_DARK, ON_LIGHT, RI
 
 if TYPE_CHECKING:
     import xarray as xr
+else:
+    xr = deferred("xarray")
 
 __all__ = [
     "ACCENT", "INK", "MUTED", "ON_DARK", "ON_LIGHT", "RIGHT", "WRONG", "accuracy", "agreement",
