@@ -73,7 +73,9 @@ def _texts(names: Sequence[str]) -> pa.Array:
 
 
 def _column(values: Any) -> Any:
-    """Return NumPy's numbers as a column, without pandas; other things as they are."""
+    """Return NumPy's numbers, and a list of texts, as a column; other things as they are."""
+    if isinstance(values, list) and all(type(value) is str for value in values):
+        return _texts(values)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         return values
     return nullable(values, np.zeros(len(values), bool))
