@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from pipeline.config.audit_settings import AuditSettings, audit_of_job, make_audit
 from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import JobInterruptedError, PixsimError
 from pipeline.core.exact import Int64Array
 from pipeline.core.paths import short_name, shown
@@ -29,11 +30,15 @@ from pipeline.jobs.audit_plan import AuditPlan, plan_audit
 from pipeline.jobs.audit_tables import write_findings
 from pipeline.jobs.neighbours_pass import write_neighbours
 from pipeline.jobs.search_pass import SearchedJob
-from pipeline.report.audit_page import add_page
 from pipeline.report.opened_audit import Audit
 from pipeline.storage import claims, manifest, tables
 from pipeline.storage.audit_files import PAGE_FILE, audit_digest, list_audit_files
 from pipeline.storage.run_files import NEIGHBOURS
+
+if TYPE_CHECKING:
+    from pipeline.report import audit_page
+else:
+    audit_page = deferred("pipeline.report.audit_page")  # what draws is imported where it draws
 
 
 @checked
@@ -185,7 +190,7 @@ def _with_page(plan: AuditPlan, content: dict[str, Any], reporter: Reporter) -> 
     What the page shows is written and checked by now.
     """
     try:
-        whole = add_page(Audit(plan.output, plan.settings.storage_options), content)
+        whole = audit_page.add_page(Audit(plan.output, plan.settings.storage_options), content)
     except (PixsimError, OSError):
         raise  # the disk, or what was written there; the same command goes on from here
     except Exception as error:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from pipeline.config.audit_settings import audit_of_job
 from pipeline.config.job_files import require_job
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
 from pipeline.core.paths import shown
@@ -43,7 +44,6 @@ from pipeline.jobs.neighbours_pass import count_votes, find_neighbours
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.ops.highlights import Highlights, closest_classes
 from pipeline.report.opened import Run
-from pipeline.report.page import add_report
 from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import read_json, write_json
 from pipeline.storage.folders import exists, list_folder
@@ -58,6 +58,11 @@ from pipeline.storage.run_files import (
     prototypes_digest,
 )
 from pipeline.storage.zarr_arrays import consolidate
+
+if TYPE_CHECKING:
+    from pipeline.report import page
+else:
+    page = deferred("pipeline.report.page")  # what draws is imported where it draws
 
 Effort = Callable[[int], Mapping[str, Any]]
 EFFORT = ("seconds", "pixel_bytes", "memory")  # what a manifest says of how a run went
@@ -383,7 +388,7 @@ def _write_report(plan: JobPlan, content: dict[str, Any], reporter: Reporter) ->
     """
     run = Run(plan.output, plan.settings.images.storage_options)
     try:
-        content["files"] = add_report(run, content)["files"]
+        content["files"] = page.add_report(run, content)["files"]
     except (PixsimError, OSError):
         raise  # the disk, or what was written there; the same command goes on from here
     except Exception as error:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.audit_settings import make_audit
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.job_settings import make_job
 from pipeline.core.arguments import checked
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import ConflictError, DamagedError
 from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate, shown
@@ -34,7 +35,6 @@ from pipeline.jobs.job import EFFORT, record_prototypes, resume_plan
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.jobs.repair_images import ImageRepair
 from pipeline.report.opened import Run
-from pipeline.report.page import add_report
 from pipeline.storage import claims, manifest, run_files
 from pipeline.storage.atomic import require_writable
 from pipeline.storage.folders import remove_tree
@@ -42,6 +42,11 @@ from pipeline.storage.locks import held
 from pipeline.storage.recorded_files import FOREIGN
 from pipeline.storage.run_files import REPORT_FILE
 from pipeline.storage.sample_lists import EXCLUDED
+
+if TYPE_CHECKING:
+    from pipeline.report import page
+else:
+    page = deferred("pipeline.report.page")  # what draws is imported where it draws
 
 _SHOWN = 5
 _ELSEWHERE = ("images", "output", "cluster")  # settings that this command has
@@ -156,7 +161,7 @@ def _resume_run(
             remove_tree(path / file)
         whole = dict(content)
         if REPORT_FILE in files:
-            whole = add_report(report, whole)
+            whole = page.add_report(report, whole)
     else:
         plan = _plan_again(path, content, executor, options, files)
         for file in files:
@@ -171,7 +176,7 @@ def _resume_run(
         # it stays the run that it was; what a newer library writes otherwise has other hashes
         whole = dict(content) | {key: made[key] for key in ("files", "arrays", "sizes")}
         if REPORT_FILE in whole["files"]:
-            whole = add_report(report, whole)
+            whole = page.add_report(report, whole)
     manifest.put_manifest(path, whole)
     return whole
 

@@ -325,6 +325,20 @@ def _splat_constant(value: int) -> Value:
     return ir.Constant(ir.VectorType(_INT64, ROWS), [value] * ROWS)
 
 
+def _divided(builder: Builder, numbers: Value, scale: Value, root: int) -> Value:
+    floats = builder.sitofp(numbers, ir.VectorType(ir.DoubleType(), ROWS))
+    floats = builder.fdiv(floats, _broadcast(builder, scale))
+    return call(builder, "llvm.sqrt.v4f64", floats.type, [floats]) if root else floats
+
+
+def _write(builder: Builder, floats: Value, where: Sequence[Value], target: Value) -> None:
+    count, first, stride = where
+    for row in range(ROWS):
+        with builder.if_then(builder.icmp_signed(">", count, _INT64(row))):
+            at = builder.add(first, builder.mul(stride, _INT64(row)))
+            builder.store(builder.extract_element(floats, _INT32(row)), builder.gep(target, [at]))
+
+
 @intrinsic
 def finish(  # type: ignore[no-untyped-def]
     _context, sums, of_images, of_class, scales, shape, where, targets
@@ -335,11 +349,9 @@ def finish(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    sums, shape
-        What `measure` wrote, and its shape.
-    of_images, of_class
-        int64: `128 * sum x` of `ROWS` images, then `sum x*x`; n, `sum r`, and `sum P*P` modulo
-        2**64: what follows of it must be below 2**63.
+    sums, shape, of_images, of_class
+        What `measure` wrote, and its shape; `128 * sum x` of `ROWS` images, then `sum x*x`; n,
+        `sum r`, and `sum P*P` modulo 2**64, where what follows must be below 2**63.
     scales
         What l1 and l2 are divided by.
     where
@@ -355,7 +367,7 @@ def finish(  # type: ignore[no-untyped-def]
         for number, kind in enumerate(kinds[6].types):
             arrays.append((kind, builder.extract_value(arguments[6], number)))
         data = [context.make_array(kind)(context, builder, array).data for kind, array in arrays]
-        count, first, stride = (builder.extract_value(arguments[5], at) for at in range(3))
+        where = [builder.extract_value(arguments[5], at) for at in range(3)]
         wide = ir.VectorType(_INT64, ROWS)
 
         def column(start: Value, number: int) -> Value:
@@ -365,27 +377,16 @@ def finish(  # type: ignore[no-untyped-def]
         def of_class(number: int) -> Value:
             return _broadcast(builder, builder.load(builder.gep(data[2], [_INT64(number)])))
 
-        def write(numbers: Value, metric: int, root: bool) -> None:
-            floats = builder.sitofp(numbers, ir.VectorType(ir.DoubleType(), ROWS))
+        def write(numbers: Value, metric: int) -> None:
             scale = builder.extract_value(arguments[3], metric)
-            floats = builder.fdiv(floats, _broadcast(builder, scale))
-            if root:
-                floats = call(builder, "llvm.sqrt.v4f64", floats.type, [floats])
-            for row in range(ROWS):
-                with builder.if_then(builder.icmp_signed(">", count, _INT64(row))):
-                    place = builder.add(first, builder.mul(stride, _INT64(row)))
-                    value = builder.extract_element(floats, _INT32(row))
-                    builder.store(value, builder.gep(data[3 + metric], [place]))
+            _write(builder, _divided(builder, numbers, scale, metric), where, data[3 + metric])
 
-        n, columns = (
-            of_class(0),
-            [column(data[0], k) for k in range((1 + digits) * (metrics // 3 + 1))],
-        )
-        two = _splat_constant(2)
+        columns = [column(data[0], k) for k in range((1 + digits) * (metrics // 3 + 1))]
+        n, two = of_class(0), _splat_constant(2)
         if metrics != L2:
             rest = builder.mul(two, _weigh(builder, columns[1 : 1 + digits]))
             total = builder.add(of_class(1), builder.mul(n, columns[0]))
-            write(builder.sub(total, rest), 0, False)
+            write(builder.sub(total, rest), 0)
         if metrics != L1:
             products = columns[-1 - digits :]
             both = [column(data[1], number) for number in (0, 1)]
@@ -393,7 +394,7 @@ def finish(  # type: ignore[no-untyped-def]
             rest = builder.mul(two, _weigh(builder, products[1:]))
             total = builder.sub(both[1], builder.mul(two, whole))
             total = builder.sub(builder.mul(n, total), rest)
-            write(builder.add(of_class(2), builder.mul(n, total)), 1, True)
+            write(builder.add(of_class(2), builder.mul(n, total)), 1)
         return context.get_dummy_value()
 
     return types.void(sums, of_images, of_class, scales, shape, where, targets), generate

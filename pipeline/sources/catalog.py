@@ -10,10 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.config.job_settings import load_environment
 from pipeline.config.yaml_files import load_yaml
@@ -67,6 +70,15 @@ def load_catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
     chosen = path or load_environment().catalog
     if chosen is None:
         chosen = next((path for path in _CATALOGS if path.is_file()), _CATALOGS[0])
+    try:
+        known = chosen.stat()
+    except OSError:
+        return dict(_load(chosen, 0, 0))  # which says what is wrong
+    return dict(_load(chosen, known.st_mtime_ns, known.st_size))
+
+
+@lru_cache(maxsize=4)
+def _load(chosen: Path, _changed: int, _size: int) -> dict[str, CatalogEntry]:
     content = load_yaml(chosen)
     if not isinstance(content, dict):
         raise ConfigError(f"{chosen}: expected a mapping of data-set names")
@@ -217,10 +229,21 @@ def _how_to_get(entry: CatalogEntry, why: str) -> str:
     )
 
 
+def _read_digits() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Read the file of scikit-learn's that its `load_digits` reads; to import it takes a second."""
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package is not None else ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            values = np.loadtxt(path, delimiter=",")
+            return values[:, :-1], values[:, -1].astype(np.int64)
+    # where another version of it keeps it elsewhere, it knows where
+    images, labels = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
+    return images, labels
+
+
 def _open_digits(entry: CatalogEntry) -> Source:
-    # scikit-learn takes a second to import; only this set needs it
-    loader = importlib.import_module("sklearn.datasets")
-    images, labels = loader.load_digits(return_X_y=True)
+    images, labels = _read_digits()
     pixels = images.reshape(-1, *entry.image).astype(np.uint8)
     arrays, start = {}, 0
     for split, values in entry.splits.items():

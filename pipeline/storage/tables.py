@@ -73,7 +73,9 @@ def _texts(names: Sequence[str]) -> pa.Array:
 
 
 def _column(values: Any) -> Any:
-    """Return NumPy's numbers as a column, without pandas; other things as they are."""
+    """Return NumPy's numbers, and a list of texts, as a column; other things as they are."""
+    if isinstance(values, list) and all(type(value) is str for value in values):
+        return _texts(values)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         return values
     return nullable(values, np.zeros(len(values), bool))
@@ -132,7 +134,12 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt
     missing = set(columns or ()) - set(table.column_names)
     if missing:
         raise DamagedError(f"{path}: has no column {', '.join(sorted(missing))}; run the job again")
-    return {name: _plain(table.column(name).combine_chunks()) for name in table.column_names}
+    return {name: _plain(_whole(table.column(name))) for name in table.column_names}
+
+
+def _whole(column: Any) -> Any:
+    """Return a column of a table in one piece where it can be; pandas is asked for an empty one."""
+    return column.combine_chunks() if column.num_chunks else pa.nulls(0, column.type)
 
 
 def _plain(column: Any) -> npt.NDArray[Any]:
@@ -212,7 +219,7 @@ class TableRows:
 
     def integers(self, name: str) -> npt.NDArray[np.int64]:
         """Return a column of integers, [row], null as -1."""
-        return np.asarray(_plain(self.table.column(name).combine_chunks()), np.int64)
+        return np.asarray(_plain(_whole(self.table.column(name))), np.int64)
 
     def kind(self, name: str) -> str:
         """Return `text`, `integer` or `boolean`, or the name of another type."""
@@ -227,7 +234,7 @@ class TableRows:
 
     def coded(self, name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
         """Return a column of texts as codes, [row], null as -1, and the texts."""
-        column = self.table.column(name).combine_chunks()
+        column = _whole(self.table.column(name))
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
         if pa.types.is_dictionary(column.type):
@@ -237,11 +244,11 @@ class TableRows:
 
     def floats(self, name: str) -> npt.NDArray[np.float64]:
         """Return a column of numbers, [row], null as NaN."""
-        return np.asarray(_plain(self.table.column(name).combine_chunks()), np.float64)
+        return np.asarray(_plain(_whole(self.table.column(name))), np.float64)
 
     def fixed(self, name: str) -> npt.NDArray[np.void]:
         """Return a column of byte strings of one width, [row]; null as zeros."""
-        column = self.table.column(name).combine_chunks()
+        column = _whole(self.table.column(name))
         if column.null_count:
             column = column.fill_null(bytes(column.type.byte_width))
         return _plain(column)
