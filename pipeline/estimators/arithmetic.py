@@ -39,7 +39,7 @@ from pipeline.core.exact import (
 from pipeline.core.schema import IMAGE, LABEL, PIXEL_DIMS, SAMPLE
 from pipeline.estimators.pixels import Queries
 from pipeline.kernels import backends
-from pipeline.ops.distances import Reference, distances_block
+from pipeline.ops.distance_blocks import Reference, distances_block, nearest_block
 from pipeline.ops.medians import (
     BINS,
     MIDDLE,
@@ -175,6 +175,17 @@ def measure(
             queries.steps[rows], queries.images[one], reference, numerators, metric
         )
     return result
+
+
+def nearest_classes(
+    queries: Queries, reference: Reference, numerators: Int64Array, metric: str, threads: int = 1
+) -> Int64Array:
+    """Return the position of the nearest class of each image, [sample]; as `measure` finds it."""
+    nearest, _ = nearest_block(queries.images, reference, metric, threads)
+    if len(queries.beyond):
+        distances = measure(queries, reference, numerators, metric, threads)[queries.beyond]
+        nearest[queries.beyond] = np.where(np.isnan(distances), np.inf, distances).argmin(1)
+    return nearest
 
 
 def distance_shares(distances: Float64Array) -> Float64Array:

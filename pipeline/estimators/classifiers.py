@@ -31,6 +31,7 @@ from pipeline.estimators.arithmetic import (
     joined,
     measure,
     medians_of,
+    nearest_classes,
     prepare_groups,
     repeat_neighbours,
     vote_shares,
@@ -38,7 +39,8 @@ from pipeline.estimators.arithmetic import (
 )
 from pipeline.estimators.base import PixelClassifier
 from pipeline.estimators.pixels import Queries
-from pipeline.ops.distances import Reference, check_metrics, make_reference
+from pipeline.ops.distance_blocks import Reference, make_reference
+from pipeline.ops.distances import check_metrics
 from pipeline.ops.medians import first_bytes, median_numerators
 from pipeline.ops.neighbours import empty_lists, search_block
 
@@ -83,10 +85,9 @@ class NearestPrototypeClassifier(PixelClassifier):
 
     Notes
     -----
-    Images of integers are exact. Floats are rounded once, to steps of `scale_`, and all that
-    follows is exact for the rounded images. The range is that of the images fitted; where these
-    are whole numbers, these are hit exactly. Images to predict may lie outside, and are rounded to
-    the same steps.
+    Images of integers are exact. Floats are rounded once, to steps of `scale_` over the range of
+    the images fitted, whole numbers to themselves; all that follows is exact for the rounded
+    images. Images to predict may lie outside, and are rounded to the same steps.
 
     With distances d of an image to each class, `predict_proba` is `(1 / d**2) / sum(1 / d**2)`;
     where one is 0 those that are 0 share 1. `decision_function` is `-d`, and of two classes
@@ -210,9 +211,10 @@ class NearestPrototypeClassifier(PixelClassifier):
         return measure(queries, reference, numerators, self.metric, self._threads)
 
     def _predict(self, queries: Queries) -> npt.NDArray[Any]:
-        distances = self._measure(queries)
-        nearest = np.where(np.isnan(distances), np.inf, distances).argmin(1)
-        return np.asarray(self.classes_[nearest])
+        check_metrics([self.metric])
+        numerators, _, reference = self._prepared()
+        found = nearest_classes(queries, reference, numerators, self.metric, self._threads)
+        return np.asarray(self.classes_[found])
 
     def _shares(self, queries: Queries) -> Float64Array:
         return distance_shares(self._measure(queries))
@@ -246,9 +248,7 @@ class NearestImagesClassifier(PixelClassifier):
 
     `predict_proba` is the share of the votes; where several classes have most, that predicted is
     given half a vote more. `decision_function` is the same, and of two classes the share of the
-    second less that of the first.
-
-    All images fitted are kept, in 8 or 16 bits a value; those of a dask array are read for it.
+    second less that of the first. All images fitted are kept, in 8 or 16 bits a value.
 
     Examples
     --------

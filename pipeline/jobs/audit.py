@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,7 +19,7 @@ from pipeline.config.audit_settings import AuditSettings, audit_of_job, make_aud
 from pipeline.config.job_settings import load_environment, load_job
 from pipeline.core.arguments import checked
 from pipeline.core.deferred import deferred
-from pipeline.core.errors import JobInterruptedError, PixsimError
+from pipeline.core.errors import JobInterruptedError
 from pipeline.core.exact import Int64Array
 from pipeline.core.paths import short_name, shown
 from pipeline.execution.executor import Executor, deferred_executor
@@ -28,6 +29,7 @@ from pipeline.ingestion.ingest import prepare_images
 from pipeline.jobs.audit_lists import ListTables
 from pipeline.jobs.audit_plan import AuditPlan, plan_audit
 from pipeline.jobs.audit_tables import write_findings
+from pipeline.jobs.last_page import with_page
 from pipeline.jobs.neighbours_pass import write_neighbours
 from pipeline.jobs.search_pass import SearchedJob
 from pipeline.report.opened_audit import Audit
@@ -181,23 +183,10 @@ def resume_audit(
             **list_audit_files(plan.output, len(lists.parts)),
         },
     )
-    manifest.write_manifest(plan.output, manifest.AUDIT, _with_page(plan, content, reporter))
-
-
-def _with_page(plan: AuditPlan, content: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Write the page, and return what the manifest will say with it; one that fails loses nothing.
-
-    What the page shows is written and checked by now.
-    """
-    try:
-        whole = audit_page.add_page(Audit(plan.output, plan.settings.storage_options), content)
-    except (PixsimError, OSError):
-        raise  # the disk, or what was written there; the same command goes on from here
-    except Exception as error:
-        reporter.say(f"the page was not made ({type(error).__name__}: {error})")
-        return content
-    reporter.say(f"page in {shown(plan.settings.output / PAGE_FILE)}")
-    return whole
+    made = Audit(plan.output, plan.settings.storage_options)
+    path = plan.settings.output / PAGE_FILE
+    content = with_page(partial(audit_page.add_page, made, content), content, path, reporter)
+    manifest.write_manifest(plan.output, manifest.AUDIT, content)
 
 
 def _copies(plan: AuditPlan) -> Int64Array:

@@ -13,7 +13,7 @@ from pipeline.core.exact import Int64Array
 from pipeline.core.schema import COUNT, PIXEL_SUM, UNLABELLED
 from pipeline.execution.executor import Executor
 from pipeline.jobs.audit_plan import AuditPlan
-from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.distance_blocks import distances_block, make_reference
 from pipeline.ops.leave_one_out import Others
 from pipeline.ops.prototypes import class_sums
 from pipeline.storage.image_content import open_images

@@ -25,7 +25,7 @@ from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR
 from pipeline.core.threads import OwnLock
 from pipeline.jobs.plan import JobPlan
 from pipeline.kernels import backends
-from pipeline.ops.distances import Reference, distances_block, make_reference
+from pipeline.ops.distance_blocks import Reference, distances_block, make_reference
 from pipeline.ops.leave_one_out import others_of
 from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
 from pipeline.storage import run_files, tables

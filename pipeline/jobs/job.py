@@ -27,7 +27,7 @@ from pipeline.config.job_settings import JobSettings
 from pipeline.core.arguments import checked
 from pipeline.core.deferred import deferred
 from pipeline.core.digests import ColumnDigest
-from pipeline.core.errors import DamagedError, JobInterruptedError, PixsimError, RemoteError
+from pipeline.core.errors import DamagedError, JobInterruptedError, RemoteError
 from pipeline.core.paths import shown
 from pipeline.core.schema import COUNT, DENOMINATOR, NUMERATOR
 from pipeline.core.threads import read_ahead
@@ -40,6 +40,7 @@ from pipeline.jobs import plan as planning
 from pipeline.jobs.audit import audit_images
 from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
 from pipeline.jobs.fit_pass import fit, forget
+from pipeline.jobs.last_page import with_page
 from pipeline.jobs.neighbours_pass import count_votes, find_neighbours
 from pipeline.jobs.plan import JobPlan, plan_job
 from pipeline.ops.highlights import Highlights, closest_classes
@@ -344,7 +345,10 @@ def _finish(
     written |= list_run_files(plan.output, written, plan.write_distances, plan.choice.files)
     content = _manifest(plan, executor, digests, written, effort())
     if plan.settings.report:
-        _write_report(plan, content, reporter)
+        run = Run(plan.output, plan.settings.images.storage_options)
+        cure = "; 'pixsim report' tries it again"
+        path = plan.settings.output / REPORT_FILE
+        content = with_page(partial(page.add_report, run, content), content, path, reporter, cure)
     manifest.write_manifest(plan.output, manifest.RUN, content)
 
 
@@ -379,23 +383,6 @@ def _manifest(
             **written,
         },
     )
-
-
-def _write_report(plan: JobPlan, content: dict[str, Any], reporter: Reporter) -> None:
-    """Write the report, and note it in what the manifest will say.
-
-    What the page shows is written and checked by now: a report that cannot be made loses no run.
-    """
-    run = Run(plan.output, plan.settings.images.storage_options)
-    try:
-        content["files"] = page.add_report(run, content)["files"]
-    except (PixsimError, OSError):
-        raise  # the disk, or what was written there; the same command goes on from here
-    except Exception as error:
-        name = f"{type(error).__name__}: {error}"
-        reporter.say(f"the report was not made ({name}); 'pixsim report' tries it again")
-    else:
-        reporter.say(f"report in {shown(plan.settings.output / REPORT_FILE)}")
 
 
 def _closest(plan: JobPlan, executor: Executor) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from pipeline.storage.tables import part_name
 
 _LISTS = ("distance", "neighbour")
 Prepared = Mapping[Measure, Any]
-"""A group of references by measure, as `backends.PrepareSearch` returns it, where it has any."""
+"""A group of references by measure, as `protocols.PrepareSearch` returns it, where it has any."""
 
 
 @dataclass(frozen=True)

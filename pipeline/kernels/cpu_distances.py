@@ -30,7 +30,7 @@ from pipeline.core.exact import (
     split_prototypes,
 )
 from pipeline.kernels import vectors
-from pipeline.kernels.cpu_sums import FLUSH
+from pipeline.kernels.cpu_sums import squared_norms
 
 # Bytes of images that one prototype after the other is compared with.
 _BLOCK_BYTES = 2**14
@@ -97,7 +97,7 @@ class _Fractions:
 def prepare(
     numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic
 ) -> Digits | _Fractions:
-    """Bring prototypes into the form that the loops read; see `backends.Prepare`."""
+    """Bring prototypes into the form that the loops read; see `protocols.Prepare`."""
     if arithmetic.name != "digits":
         limbs = split_prototypes(numerators, denominators)
         parts = (numerators, *limbs, np.maximum(denominators, 1))
@@ -286,7 +286,7 @@ def distances(
     scales: Mapping[str, Float64Array],
     into: Mapping[str, Float64Array],
 ) -> bool:
-    """Measure images and divide, in one read of them; see `backends.Distances`."""
+    """Measure images and divide, in one read of them; see `protocols.Distances`."""
     if not isinstance(prototypes, Digits) or not images.size:
         return False
     ones = np.ones(len(prototypes.planes))
@@ -318,7 +318,7 @@ def _l1_numerators(
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: Digits | _Fractions) -> Int64Array:
-    """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
+    """Sum absolute differences to each prototype; see `protocols.L1Numerators`."""
     rows = np.ascontiguousarray(images)
     result = np.empty((len(rows), len(prototypes.denominators)), np.int64)
     if isinstance(prototypes, Digits):
@@ -345,7 +345,7 @@ def _dot_products(images: npt.NDArray[Any], factors: npt.NDArray[Any], result: I
 def dot_products(
     images: npt.NDArray[Any], prototypes: Digits | _Fractions
 ) -> tuple[Int64Array, Int64Array]:
-    """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
+    """Multiply with each prototype's two limbs; see `protocols.DotProducts`."""
     rows = np.ascontiguousarray(images)
     wholes, rests = np.zeros((2, len(rows), len(prototypes.denominators)), np.int64)
     if isinstance(prototypes, Digits):
@@ -356,45 +356,6 @@ def dot_products(
     return wholes, rests
 
 
-@njit(nogil=True, cache=True)
-def _sum_squares(values: npt.NDArray[Any]) -> np.int64:
-    total = np.uint32(0)  # of at most 2**16 bytes
-    for pixel in range(len(values)):
-        value = np.uint32(values[pixel])
-        total = np.uint32(total + np.uint32(value * value))
-    return np.int64(total)
-
-
-@njit(nogil=True, cache=True)
-def _squared_norms(images: npt.NDArray[Any], result: Int64Array) -> None:
-    samples, pixels = images.shape
-    for sample in range(samples):
-        total = np.int64(0)
-        for start in range(0, pixels, FLUSH):
-            total += _sum_squares(images[sample, start : start + FLUSH])
-        result[sample] = total
-
-
-@njit(nogil=True, cache=True)
-def _wide_squared_norms(images: npt.NDArray[Any], result: Int64Array) -> None:
-    samples, pixels = images.shape
-    for sample in range(samples):
-        total = np.int64(0)
-        for pixel in range(pixels):
-            value = np.int64(images[sample, pixel])
-            total += value * value
-        result[sample] = total
-
-
-def squared_norms(images: npt.NDArray[Any]) -> Int64Array:
-    """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
-    rows = np.ascontiguousarray(images)
-    result = np.empty(len(rows), np.int64)
-    norms = _squared_norms if rows.dtype == np.uint8 else _wide_squared_norms
-    norms(rows, result)
-    return result
-
-
 def measure(
     images: npt.NDArray[Any],
     prototypes: Digits | _Fractions,
@@ -402,7 +363,7 @@ def measure(
     l1: bool = True,
     l2: bool = True,
 ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-    """Count all that distances need; see `backends.Measure`."""
+    """Count all that distances need; see `protocols.Measure`."""
     nothing: Int64Array = np.empty((0, 0), np.int64)
     differences = l1_numerators(images, prototypes) if l1 else nothing
     wholes, rests = dot_products(images, prototypes) if l2 else (nothing, nothing)

@@ -293,7 +293,7 @@ def nearest(
     neighbours: Int64Array,
     threads: int = 1,
 ) -> Int64Array:
-    """Find the nearest references of each query; see `backends.Nearest`.
+    """Find the nearest references of each query; see `protocols.Nearest`.
 
     Returns
     -------
@@ -317,7 +317,7 @@ def nearest(
 def within(
     queries: npt.NDArray[Any], references: References, most: int, threads: int = 1
 ) -> Int64Array:
-    """Find all pairs up to a distance; see `backends.Within`."""
+    """Find all pairs up to a distance; see `protocols.Within`."""
     images, order = sketch_queries(references, queries, threads, alike=True)
     radius = np.full((len(queries), 1), most)
     skip = np.full(len(queries), -1)

@@ -155,7 +155,7 @@ def nearest_prototype(
     positions: Int64Array,
     distances: Float64Array,
 ) -> bool:
-    """Find the nearest prototype of each image; see `backends.NearestPrototype`."""
+    """Find the nearest prototype of each image; see `protocols.NearestPrototype`."""
     if not isinstance(prototypes, Digits) or not images.size:
         return False
     which, at = (vectors.L1, 0) if metric == "l1" else (vectors.L2, 1)

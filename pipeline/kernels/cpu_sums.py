@@ -107,7 +107,7 @@ def class_sums(
     *,
     threads: int = 1,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Sum the images of each class and their squares; see `backends.ClassSums`."""
+    """Sum the images of each class and their squares; see `protocols.ClassSums`."""
     if counts is not None:
         histograms(images, positions, classes, into=counts, threads=threads)
     rows, pixels = np.ascontiguousarray(images), images.shape[1]
@@ -231,7 +231,7 @@ def histograms(
     *,
     threads: int = 1,
 ) -> npt.NDArray[np.uint32]:
-    """Count the values of each pixel in each class; see `backends.Histograms`."""
+    """Count the values of each pixel in each class; see `protocols.Histograms`."""
     rows, pixels = np.ascontiguousarray(images), images.shape[1]
     order, edges = _by_class(positions, classes)
     counts = np.zeros((classes, pixels, 256), np.uint32) if into is None else into
@@ -271,7 +271,46 @@ def _select_ranks(
 def select_ranks(
     counts: npt.NDArray[np.uint32], ranks: Int64Array
 ) -> tuple[npt.NDArray[np.uint8], Int64Array]:
-    """Find the value of each rank; see `backends.SelectRanks`."""
+    """Find the value of each rank; see `protocols.SelectRanks`."""
     values, rest = np.zeros(ranks.shape, np.uint8), np.zeros(ranks.shape, np.int64)
     _select_ranks(counts, ranks, values, rest)
     return values, rest
+
+
+@njit(nogil=True, cache=True)
+def _sum_squares(values: npt.NDArray[Any]) -> np.int64:
+    total = np.uint32(0)  # of at most 2**16 bytes
+    for pixel in range(len(values)):
+        value = np.uint32(values[pixel])
+        total = np.uint32(total + np.uint32(value * value))
+    return np.int64(total)
+
+
+@njit(nogil=True, cache=True)
+def _squared_norms(images: npt.NDArray[Any], result: Int64Array) -> None:
+    samples, pixels = images.shape
+    for sample in range(samples):
+        total = np.int64(0)
+        for start in range(0, pixels, FLUSH):
+            total += _sum_squares(images[sample, start : start + FLUSH])
+        result[sample] = total
+
+
+@njit(nogil=True, cache=True)
+def _wide_squared_norms(images: npt.NDArray[Any], result: Int64Array) -> None:
+    samples, pixels = images.shape
+    for sample in range(samples):
+        total = np.int64(0)
+        for pixel in range(pixels):
+            value = np.int64(images[sample, pixel])
+            total += value * value
+        result[sample] = total
+
+
+def squared_norms(images: npt.NDArray[Any]) -> Int64Array:
+    """Sum the squares of each image's pixels; see `protocols.SquaredNorms`."""
+    rows = np.ascontiguousarray(images)
+    result = np.empty(len(rows), np.int64)
+    norms = _squared_norms if rows.dtype == np.uint8 else _wide_squared_norms
+    norms(rows, result)
+    return result

@@ -81,7 +81,7 @@ class Searched(NamedTuple):
 
 @dataclass(frozen=True)
 class References:
-    """Images that are searched, ready for many blocks of queries; see `backends.PrepareSearch`."""
+    """Images that are searched, ready for many blocks of queries; see `protocols.PrepareSearch`."""
 
     sketcher: Sketcher
     prepared: Searched
@@ -136,7 +136,7 @@ def prepare_search(
     bounded: bool = True,
     threads: int = 1,
 ) -> References:
-    """Bring references into the form that the loops read; see `backends.PrepareSearch`.
+    """Bring references into the form that the loops read; see `protocols.PrepareSearch`.
 
     `bounded` is as in `SearchPlan`.
     """

@@ -71,7 +71,7 @@ def class_sums(
     *,
     device: str,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Sum the images of each class and their squares; see `backends.ClassSums`."""
+    """Sum the images of each class and their squares; see `protocols.ClassSums`."""
     if counts is not None:
         histograms(images, positions, classes, into=counts, device=device)
     # one row more takes the images that are left out
@@ -104,7 +104,7 @@ def histograms(
     *,
     device: str,
 ) -> npt.NDArray[np.uint32]:
-    """Count the values of each pixel in each class; see `backends.Histograms`."""
+    """Count the values of each pixel in each class; see `protocols.Histograms`."""
     pixels = images.shape[1]
     # one count more takes the values that are left out
     counts = torch.zeros(classes * pixels * 256 + 1, dtype=torch.int64, device=device)
@@ -157,7 +157,7 @@ class _OnDevice:
 def prepare(
     numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic, *, device: str
 ) -> _OnDevice:
-    """Bring prototypes to the device; see `backends.Prepare`."""
+    """Bring prototypes to the device; see `protocols.Prepare`."""
     total = torch.float64 if arithmetic.total_dtype == np.float64 else torch.int64
     if device.startswith("mps"):
         total = torch.int64  # Apple's devices have no float64; int64 holds whatever it would
@@ -195,7 +195,7 @@ def _products(batch: torch.Tensor, prototypes: _OnDevice, out: torch.Tensor) -> 
 def measure(
     images: npt.NDArray[Any], prototypes: _OnDevice, *, l1: bool = True, l2: bool = True
 ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-    """Count all that distances need; see `backends.Measure`."""
+    """Count all that distances need; see `protocols.Measure`."""
     count, classes = len(images), len(prototypes.denominators)
     device = prototypes.device
     differences = torch.empty((count, classes), dtype=torch.int64, device=device)
@@ -215,18 +215,18 @@ def measure(
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: _OnDevice) -> Int64Array:
-    """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
+    """Sum absolute differences to each prototype; see `protocols.L1Numerators`."""
     return measure(images, prototypes, l2=False)[0]
 
 
 def dot_products(images: npt.NDArray[Any], prototypes: _OnDevice) -> tuple[Int64Array, Int64Array]:
-    """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
+    """Multiply with each prototype's two limbs; see `protocols.DotProducts`."""
     _, wholes, rests, _ = measure(images, prototypes, l1=False)
     return wholes, rests
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
-    """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
+    """Sum the squares of each image's pixels; see `protocols.SquaredNorms`."""
     result = torch.empty(len(images), dtype=torch.int64, device=device)
 
     def work(part: slice, batch: torch.Tensor) -> None:
@@ -288,7 +288,7 @@ def prepare_search(
     pairs: bool = False,
     threads: int = 1,
 ) -> Searched:
-    """Bring references to the device; see `backends.PrepareSearch`."""
+    """Bring references to the device; see `protocols.PrepareSearch`."""
     del shape, pairs, threads  # here every pair is measured
     largest = int(np.iinfo(images.dtype).max)
     exact = 4 * largest**2 * images.shape[1] < FLOAT64_LIMIT and not device.startswith("mps")
@@ -333,7 +333,7 @@ def nearest(
     neighbours: Int64Array,
     threads: int = 1,
 ) -> None:
-    """Find the nearest references of each query; see `backends.Nearest`."""
+    """Find the nearest references of each query; see `protocols.Nearest`."""
     del threads  # see `use_threads`
     device, k = references.index.device, distances.shape[1]
 
@@ -358,7 +358,7 @@ def nearest(
 def within(
     queries: npt.NDArray[Any], references: Searched, most: int, threads: int = 1
 ) -> Int64Array:
-    """Find all pairs up to a distance; see `backends.Within`."""
+    """Find all pairs up to a distance; see `protocols.Within`."""
     del threads
 
     def use(start: int, measured: torch.Tensor) -> Int64Array:

@@ -260,7 +260,7 @@ def padded_words(images: torch.Tensor, align: int = _ALIGN) -> torch.Tensor:
 def prepare(
     numerators: Int64Array, denominators: Int64Array, arithmetic: Arithmetic, *, device: str
 ) -> OnDevice:
-    """Bring prototypes to the device; see `backends.Prepare`."""
+    """Bring prototypes to the device; see `protocols.Prepare`."""
     classes, pixels = numerators.shape
     over = np.maximum(denominators, 1)
     largest = int(over.max(initial=1))
@@ -343,7 +343,7 @@ def measure_batch(
 def measure(
     images: npt.NDArray[Any], prototypes: OnDevice, *, l1: bool = True, l2: bool = True
 ) -> tuple[Counts, Counts, Counts, Int64Array]:
-    """Count all that distances need in one sweep; see `backends.Measure`."""
+    """Count all that distances need in one sweep; see `protocols.Measure`."""
     classes = prototypes.classes
     kind = torch.int32 if prototypes.narrow else torch.int64
     found = results((len(images), 3, classes), kind, prototypes.device)
@@ -361,18 +361,18 @@ def measure(
 
 
 def l1_numerators(images: npt.NDArray[Any], prototypes: OnDevice) -> Int64Array:
-    """Sum absolute differences to each prototype; see `backends.L1Numerators`."""
+    """Sum absolute differences to each prototype; see `protocols.L1Numerators`."""
     return np.ascontiguousarray(measure(images, prototypes, l2=False)[0], np.int64)
 
 
 def dot_products(images: npt.NDArray[Any], prototypes: OnDevice) -> tuple[Int64Array, Int64Array]:
-    """Multiply with each prototype's two limbs; see `backends.DotProducts`."""
+    """Multiply with each prototype's two limbs; see `protocols.DotProducts`."""
     _, wholes, rests, _ = measure(images, prototypes, l1=False)
     return np.ascontiguousarray(wholes, np.int64), np.ascontiguousarray(rests, np.int64)
 
 
 def squared_norms(images: npt.NDArray[Any], *, device: str) -> Int64Array:
-    """Sum the squares of each image's pixels; see `backends.SquaredNorms`."""
+    """Sum the squares of each image's pixels; see `protocols.SquaredNorms`."""
     nothing = np.zeros((0, images.shape[1]), np.int64)
     eight = images.dtype == np.uint8
     arithmetic = Arithmetic("digits" if eight else "int64", 0)

@@ -117,7 +117,7 @@ def prepare_search(
     pairs: bool = False,
     threads: int = 1,
 ) -> Searched | plain.Searched:
-    """Bring references to the device; see `backends.PrepareSearch`."""
+    """Bring references to the device; see `protocols.PrepareSearch`."""
     count, pixels = images.shape
     largest = largest_distance(metric, pixels, str(images.dtype))
     bits = key_bits(largest, count + tiles.LARGEST_TILE)
@@ -220,7 +220,7 @@ def nearest(
     neighbours: Int64Array,
     threads: int = 1,
 ) -> None:
-    """Find the nearest references of each query; see `backends.Nearest`."""
+    """Find the nearest references of each query; see `protocols.Nearest`."""
     if isinstance(references, plain.Searched):
         plain.nearest(queries, references, skip, distances, neighbours, threads)
         return
@@ -250,7 +250,7 @@ def within(
     most: int,
     threads: int = 1,
 ) -> Int64Array:
-    """Find all pairs up to a distance; see `backends.Within`."""
+    """Find all pairs up to a distance; see `protocols.Within`."""
     if isinstance(references, plain.Searched):
         return plain.within(queries, references, most, threads)
     device, near = str(references.device), min(most, references.largest)

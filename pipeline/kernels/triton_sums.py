@@ -201,7 +201,7 @@ def class_sums(
     *,
     device: str,
 ) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Sum the images of each class and their squares; see `backends.ClassSums`."""
+    """Sum the images of each class and their squares; see `protocols.ClassSums`."""
     table = None
     if counts is not None:
         table = torch.zeros(counts.shape, dtype=torch.int32, device=device)
@@ -225,7 +225,7 @@ def histograms(
     *,
     device: str,
 ) -> npt.NDArray[np.uint32]:
-    """Count the values of each pixel in each class; see `backends.Histograms`."""
+    """Count the values of each pixel in each class; see `protocols.Histograms`."""
     pixels = images.shape[1]
     counts = torch.zeros((classes, pixels, 256), dtype=torch.int32, device=device)
     index = _on(np.asarray(positions, np.int64), device)

@@ -23,7 +23,7 @@ from pipeline.core.deferred import deferred
 from pipeline.core.exact import Int64Array, check_count_bound
 from pipeline.core.schema import CLASS, COUNT, DENOMINATOR, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.kernels.backends import Kernels, Pixels
+from pipeline.kernels.protocols import Kernels, Pixels
 from pipeline.ops.labelled import NAMES, classes_of, lazy_images
 from pipeline.ops.prototypes import (
     D,

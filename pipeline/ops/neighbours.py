@@ -92,7 +92,7 @@ def search_block(
     queries
         [query, ...]; pixels.
     references
-        What `backends.PrepareSearch` returns.
+        What `protocols.PrepareSearch` returns.
     lists
         [2, query, k]; the nearest of the groups before, as `empty_lists` and this function return.
     skip

@@ -43,7 +43,7 @@ from pipeline.core.schema import (
     pick,
 )
 from pipeline.kernels import backends
-from pipeline.kernels.backends import Kernels, Pixels
+from pipeline.kernels.protocols import Kernels, Pixels
 from pipeline.ops.labelled import classes_of, full_scale_of, lazy_images
 from pipeline.ops.reduction import add_up
 

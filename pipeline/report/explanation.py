@@ -26,7 +26,7 @@ from pipeline.core.schema import (
     SAMPLE,
     UNLABELLED,
 )
-from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.distance_blocks import distances_block, make_reference
 from pipeline.ops.leave_one_out import others_of
 from pipeline.ops.neighbours import neighbours as search
 from pipeline.ops.predictions import predict_block

@@ -14,8 +14,8 @@ from numba import njit
 
 import pipeline
 from pipeline.kernels import vectors
-from pipeline.ops import distances as distances_module
-from pipeline.ops.distances import Reference
+from pipeline.ops import distance_blocks
+from pipeline.ops.distance_blocks import Reference
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -38,21 +38,21 @@ def make_reference(
     sums: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], device: str = "cpu"
 ) -> Reference:
     """Prepare the means of classes, [class, pixel] over [class], for `distances`."""
-    return distances_module.make_reference(sums, counts, "uint8", FULL_SCALE, device)
+    return distance_blocks.make_reference(sums, counts, "uint8", FULL_SCALE, device)
 
 
 def distances(
     images: npt.NDArray[np.uint8], reference: Reference, threads: int
 ) -> npt.NDArray[np.float64]:
     """Measure images by l1 and l2, [metric, sample, class], from 0 to 1."""
-    return distances_module.distances_block(images, reference, METRICS, threads=threads)
+    return distance_blocks.distances_block(images, reference, METRICS, threads=threads)
 
 
 def nearest(
     images: npt.NDArray[np.uint8], reference: Reference, metric: str, threads: int
 ) -> npt.NDArray[np.int64]:
     """Return the nearest mean of each image by one metric, where nothing else is asked for."""
-    return distances_module.nearest_block(images, reference, metric, threads)[0]
+    return distance_blocks.nearest_block(images, reference, metric, threads)[0]
 
 
 def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) -> float:

@@ -16,7 +16,7 @@ import pipeline
 from benchmarks import images, ours
 from benchmarks.images import Originals, Pixels
 from benchmarks.measure import SkippedError
-from pipeline.ops.distances import Reference
+from pipeline.ops.distance_blocks import Reference
 
 # The measured size of a store of these images is 0.56 of their pixels.
 STORED_PART = 0.6

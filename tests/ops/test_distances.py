@@ -26,7 +26,7 @@ from strategies import (
 import pipeline
 from pipeline.core.errors import ExactnessError, SchemaError, ShapeError
 from pipeline.core.exact import choose_arithmetic
-from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.distance_blocks import distances_block, make_reference
 
 
 def measure(images, labels, names, chunks=None, device="cpu", **attributes):

@@ -15,7 +15,7 @@ from strategies import DEVICES_HERE, as_dataset, chunkings, labelled_blocks, rai
 import pipeline
 from pipeline.core.errors import ExactnessError, SchemaError
 from pipeline.core.exact import check_square_bound
-from pipeline.ops.distances import distances_block, make_reference
+from pipeline.ops.distance_blocks import distances_block, make_reference
 from pipeline.ops.leave_one_out import others_of
 
 KINDS = ["mean", "median"]

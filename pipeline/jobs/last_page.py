@@ -1,0 +1,45 @@
+"""The page that a run or an audit ends with: one that cannot be made loses nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import PixsimError
+from pipeline.core.paths import shown
+from pipeline.execution.progress import Reporter
+
+
+def with_page(
+    make: Callable[[], Mapping[str, Any]],
+    content: dict[str, Any],
+    path: Path,
+    reporter: Reporter,
+    cure: str = "",
+) -> dict[str, Any]:
+    """Make a page of what is written and checked by now; return what the manifest will say.
+
+    Parameters
+    ----------
+    make
+        Writes the page, and returns the manifest's content with it.
+    content
+        The same without a page.
+    path
+        Where it is written.
+    reporter
+        Told where it is, or why it could not be made.
+    cure
+        What tries it again.
+    """
+    name = path.stem
+    try:
+        whole = dict(make())
+    except (PixsimError, OSError):
+        raise  # the disk, or what was written there; the same command goes on from here
+    except Exception as error:
+        reporter.say(f"the {name} was not made ({type(error).__name__}: {error}){cure}")
+        return content
+    reporter.say(f"{name} in {shown(path)}")
+    return whole
