@@ -309,7 +309,7 @@ def make_job(content: Mapping[str, Any], where: str = "job") -> JobSettings:
     Examples
     --------
     >>> import pipeline
-    >>> pipeline.make_job({"name": "digits", "images": "digits", "prototypes": "median"}).evaluate
+    >>> pipeline.make_job({"images": "digits", "evaluate": "test"}).evaluate
     ('test',)
     >>> pipeline.make_job({"name": "digits", "images": "digits", "prototype": "median"})
     Traceback (most recent call last):

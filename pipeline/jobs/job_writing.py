@@ -1,11 +1,10 @@
 """Writing job files: that of a run, and a commented one for images that nobody has described yet.
 
-What the comments say of keys is what the docstrings of the settings say: it is written once.
+What the comments say of keys is what the settings say of them: it is written once.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import textwrap
 from collections import Counter
@@ -297,13 +296,8 @@ def _comment(text: str, indent: str = "") -> list[str]:
 
 
 def _docs(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring of settings says of each of their keys.
-
-    Several keys that share a text are given it each.
-    """
-    section = (inspect.getdoc(model) or "").partition("Attributes\n----------\n")[2]
-    texts = dict.fromkeys(model.model_fields, "")
-    for names, text in re.findall(r"^(\w[\w, ]*)\n((?:    .*\n?)+)", section, re.MULTILINE):
-        plain = re.sub(r",? see `\w+`", "", " ".join(text.split())).replace("`", "'")
-        texts |= {name: plain for name in names.split(", ") if name in texts}
-    return texts
+    """Return what settings say of each of their keys, in a line."""
+    return {
+        name: " ".join((field.description or "").split()).replace("`", "'")
+        for name, field in model.model_fields.items()
+    }

@@ -89,9 +89,10 @@ class _Inflated:
         data = b""
         while size and not data and not self._unpacker.eof:
             packed = self._unpacker.unconsumed_tail or self._packed.read(READ_BYTES)
-            if not packed:
-                raise EOFError("it ends too soon")
+            # also of nothing more: what was taken in may not be all out
             data = self._unpacker.decompress(packed, size)
+            if not packed and not data and not self._unpacker.eof:
+                raise EOFError("it ends too soon")
         self._position += len(data)
         self._crc = zlib.crc32(data, self._crc)
         if size and not data and self._crc != self._expected:

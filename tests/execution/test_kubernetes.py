@@ -182,7 +182,7 @@ def test_the_job_runs_pixsim_on_files_of_its_config_map():
     [folder] = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == files["name"]]
     environment = {item["name"]: item["value"] for item in container["env"]}
     asked = {
-        str(bound.arguments["job"]),
+        str(bound.arguments["source"]),
         bound.arguments["options"].cluster,
         environment["DASK_KUBERNETES__CUSTOM_CLUSTER_SPEC"],
     }

@@ -25,7 +25,7 @@ _BEGINNINGS = (
     ("pipeline.jobs.job", "_finish", "finish of the run"),
     ("pipeline.jobs.audit", "write_neighbours", "search of the audit"),
     ("pipeline.jobs.audit", "write_findings", "findings"),
-    ("pipeline.jobs.audit", "_with_page", "page of the audit"),
+    ("pipeline.jobs.audit", "with_page", "page of the audit"),
 )
 INGEST = ("plan", "partitions", "tally", "bad samples", "samples", "duplicates", "finish")
 APPEND = ("append", "commit")

@@ -217,7 +217,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, device, dtype, s
     assert alone.shape == (2, samples, 3)
     assert np.isnan(alone[:, :, 1]).all()
     assert not np.isnan(alone[:, :, [0, 2]]).any()
-    monkeypatch.setattr("pipeline.ops.distances._BLOCK_BYTES", 0)  # four samples at a time
+    monkeypatch.setattr("pipeline.ops.distance_blocks._BLOCK_BYTES", 0)  # four samples at a time
     for threads in (1, 2, 3, 4):
         found = distances_block(images, reference, ["l2", "l1"], threads)
         assert found.tobytes() == alone.tobytes()
