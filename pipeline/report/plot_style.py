@@ -12,10 +12,9 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -26,7 +25,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import matplotlib.pyplot as plt
+else:
+    plt = deferred("matplotlib.pyplot")  # a page draws without it
 
 INK = "#222222"  # what is read
 MUTED = "#707070"  # axes, and what stands back
