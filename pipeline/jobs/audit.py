@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -185,7 +184,8 @@ def resume_audit(
     )
     made = Audit(plan.output, plan.settings.storage_options)
     path = plan.settings.output / PAGE_FILE
-    content = with_page(partial(audit_page.add_page, made, content), content, path, reporter)
+    # looked up within: it may be the import that fails
+    content = with_page(lambda c: audit_page.add_page(made, c), content, path, reporter)
     manifest.write_manifest(plan.output, manifest.AUDIT, content)
 
 

@@ -348,7 +348,8 @@ def _finish(
         run = Run(plan.output, plan.settings.images.storage_options)
         cure = "; 'pixsim report' tries it again"
         path = plan.settings.output / REPORT_FILE
-        content = with_page(partial(page.add_report, run, content), content, path, reporter, cure)
+        # looked up within: it may be the import that fails
+        content = with_page(lambda c: page.add_report(run, c), content, path, reporter, cure)
     manifest.write_manifest(plan.output, manifest.RUN, content)
 
 

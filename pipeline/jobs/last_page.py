@@ -12,7 +12,7 @@ from pipeline.execution.progress import Reporter
 
 
 def with_page(
-    make: Callable[[], Mapping[str, Any]],
+    make: Callable[[dict[str, Any]], Mapping[str, Any]],
     content: dict[str, Any],
     path: Path,
     reporter: Reporter,
@@ -23,9 +23,9 @@ def with_page(
     Parameters
     ----------
     make
-        Writes the page, and returns the manifest's content with it.
+        Writes the page, and returns the content that it is given with the page.
     content
-        The same without a page.
+        What the manifest says without a page.
     path
         Where it is written.
     reporter
@@ -35,10 +35,12 @@ def with_page(
     """
     name = path.stem
     try:
-        whole = dict(make())
-    except (PixsimError, OSError):
-        raise  # the disk, or what was written there; the same command goes on from here
+        whole = dict(make(content))
+    except PixsimError:
+        raise  # what was written is not there; the same command goes on from here
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk
         reporter.say(f"the {name} was not made ({type(error).__name__}: {error}){cure}")
         return content
     reporter.say(f"{name} in {shown(path)}")

@@ -173,7 +173,7 @@ def nearest_block(
 ) -> tuple[Int64Array, Float64Array]:
     """Find the nearest prototype of each image of a block where nothing else is asked for.
 
-    Several times as fast as measuring all, since a bound leaves out most prototypes.
+    Up to several times as fast as measuring all, where a bound leaves out most prototypes.
 
     Parameters
     ----------
