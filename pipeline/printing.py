@@ -118,6 +118,8 @@ def of_run(run: Mapping[str, Any]) -> Iterator[Part]:
     yield Table("accuracy", ["accuracy", *metrics], shown, forms=("text",))
     yield Table("accuracy", ["class", "images", *metrics], rows, forms=("csv",))
     yield from _how_many_more(run["classes"])
+    if every[0]["accuracy"] is None:
+        yield "none of the measured images has a label: there are predictions, and no accuracy"
     yield from _left_out(run["leave_one_out"])
     if run["neighbours"]:
         yield _votes(run["neighbours"])

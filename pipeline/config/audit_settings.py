@@ -63,7 +63,7 @@ class AuditSettings(AuditChecks):
         Parameters
         ----------
         counts
-            How many images each split of its image set holds.
+            How many labelled images each split of its image set holds.
         """
         if self._job is None or self.keep is not None:
             return self

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -163,7 +164,7 @@ class JobSettings(Settings):
         Parameters
         ----------
         counts
-            How many images each split of its image set holds.
+            How many labelled images each split of its image set holds.
 
         Raises
         ------
@@ -173,10 +174,12 @@ class JobSettings(Settings):
         alone = self.holdout is not None or bool(self.leave_one_out)
         fit, evaluate = choose_splits(counts, self.fit, self.evaluate, alone=alone)
         known: dict[str, Any] = dict(self)
-        return ChosenJob.model_construct(
+        chosen = ChosenJob.model_construct(
             self.model_fields_set | {"fit", "evaluate"},
             **known | {"fit": fit, "evaluate": evaluate},
         )
+        chosen._left = {n: count for n, count in counts.items() if n not in (fit, *evaluate)}
+        return chosen
 
     @property
     def named_cluster(self) -> ClusterSettings | None:
@@ -189,11 +192,13 @@ class ChosenJob(JobSettings):
 
     fit: str
     evaluate: Names
+    _left: dict[str, int] = PrivateAttr(default_factory=dict)
 
     @property
     def choice(self) -> str:
-        """One line that says which splits it takes."""
-        return describe_choice(self.fit, self.evaluate, leaves_one_out=self.leaves_one_out)
+        """One line that says which splits it takes, and which it does not."""
+        alone = self.leaves_one_out
+        return describe_choice(self.fit, self.evaluate, self._left, leaves_one_out=alone)
 
     def decides(self) -> dict[str, Any]:
         """Return what of these settings decides the result of a run by itself; None: not asked."""

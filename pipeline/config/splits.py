@@ -32,7 +32,7 @@ def choose_splits(
     Parameters
     ----------
     counts
-        How many images each split holds.
+        How many labelled images each split holds; one with none is chosen only where all are so.
     fit, evaluate
         The splits that a job names; None: to be chosen.
     alone
@@ -83,13 +83,17 @@ def _left(names: Sequence[str], evaluate: Sequence[str] | None, alone: bool) -> 
     )
 
 
-def describe_choice(fit: str, evaluate: Sequence[str], *, leaves_one_out: bool) -> str:
-    """Return the line that says which splits were chosen."""
+def describe_choice(
+    fit: str, evaluate: Sequence[str], left: Mapping[str, int], *, leaves_one_out: bool
+) -> str:
+    """Return the line that says which splits were chosen; `left` are others, and their labels."""
     measured = " and ".join(f"'{name}'" for name in evaluate)
     without = ", each image from its class without it" if leaves_one_out else ""
+    rest = ", ".join(f"'{n}'{'' if count else ' (no labels)'}" for n, count in left.items())
+    rest = f"; not used: {rest}" if rest else ""
     return (
-        f"prototypes from '{fit}', measured {measured}{without}: chosen from the splits there are; "
-        "--fit and --evaluate name others"
+        f"prototypes from '{fit}', measured {measured}{without}: chosen from the splits there are"
+        f"{rest}; --fit and --evaluate name others"
     )
 
 

@@ -170,9 +170,19 @@ _MEANT = {
 }  # fmt: skip
 
 
+# keys of `images` that people give to the job
+_OF_IMAGES = (
+    "source", "splits", "kind", "split", "store", "class_names", "columns", "encoding", "root",
+    "variables", "dims", "shape", "options", "resize", "crop", "pad", "mode", "depth",
+    "value_range", "max_bad", "max_pixels", "max_bytes", "shard",
+)  # fmt: skip
+
+
 def _hint(key: str, known: Mapping[str, Any]) -> str:
     """Return the key that is meant, by its meaning or else by its letters."""
     meant = [name for name in known if key.casefold() in _MEANT.get(name, ())]
+    if not meant and "images" in known and key in _OF_IMAGES:
+        return f"did you mean 'images.{key}'?"
     return f"did you mean '{meant[0]}'?" if meant else nearest(key, known)
 
 

@@ -86,8 +86,9 @@ def select_classes(all_names: Sequence[str], wanted: Sequence[str] | None = None
     names = tuple(all_names)
     if not names:
         raise LabelError(
-            "none of the images has a label, expected classes to compare; make the image set again "
-            "with labels"
+            "none of the images has a label, expected classes to compare; put the images of each "
+            "class into a folder of its name, or give a CSV table with the columns path and label "
+            "('pixsim audit' needs no labels)"
         )
     if wanted is None:
         return ClassSelection(names, tuple(range(len(names))))

@@ -112,7 +112,7 @@ def plan_audit(settings: AuditSettings, images: Path, workers: Workers) -> Audit
         raise EmptyClassError(
             f"{images}: holds {sum(counts.values())} images, expected 2 or more to compare"
         )
-    settings = settings.keeping(counts)
+    settings = settings.keeping(image_store.labelled_counts(content))
     first = next(iter(held))
     for name, split in held.items():
         image_store.require_alike(name, split, first, held[first])

@@ -170,7 +170,7 @@ def outline_job(
         arrays = [name for split in splits for name in image_store.array_names(split)]
         manifest.require_files(images, content, [f"{name}/zarr.json" for name in arrays])
         return outline
-    settings = settings.with_splits({n: s["count"] for n, s in content["splits"].items()})
+    settings = settings.with_splits(image_store.labelled_counts(content))
     choice, content, measured = choose_samples(settings, images, content)
     selection = select_classes(content["class_names"], settings.classes)
     fit = image_store.require_split(content, settings.fit, images)

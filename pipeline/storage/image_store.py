@@ -190,6 +190,11 @@ def require_split(manifest: Mapping[str, Any], split: str, path: Path) -> dict[s
         raise StoreError(f"{path}: has no split '{split}', expected one of {known}") from None
 
 
+def labelled_counts(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many labelled images each split has."""
+    return {name: sum(split["labels"]) for name, split in manifest["splits"].items()}
+
+
 def require_alike(
     split: str, description: Mapping[str, Any], other: str, expected: Mapping[str, Any]
 ) -> None:

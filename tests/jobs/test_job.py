@@ -311,3 +311,22 @@ def test_a_plan_reads_no_pixel(images, tmp_path):
     found = job.plan_job(make_settings(images, tmp_path / "run"), images)
     assert (len(found.fit), found.evaluate.steps) == (4, 2)
     assert store_array.StoreArray(images, "train/image").shape == (230, 5, 4)
+
+
+def test_a_report_whose_libraries_cannot_be_imported_loses_no_run(tmp_path):
+    script = (
+        "import sys, pipeline\n"
+        "from jobs_for_tests import make_images\n"
+        "sys.modules['matplotlib'] = None\n"  # as where it is not installed
+        "images = str(make_images(sys.argv[1] + '/images.zarr'))\n"
+        "job = {'name': 'few', 'images': images, 'evaluate': 'test'}\n"
+        "job['output'] = sys.argv[1] + '/run'\n"
+        "pipeline.run_job(job, pipeline.make_reporter())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the report was not made" in done.stderr
+    assert pipeline.open_run(tmp_path / "run").metrics["l1"]["accuracy"] is not None

@@ -34,12 +34,12 @@ from numba.core.registry import cpu_target
 from pipeline.core import exact
 from pipeline.core.exact import choose_arithmetic
 from pipeline.kernels import cpu_distances as cpu
-from pipeline.kernels.cpu_predictions import nearest_prototype
-from pipeline.kernels import vectors
+from pipeline.kernels import cpu_predictions, vectors
 
 chosen = vectors._instructions(cpu_target.target_context)
 print(*[name for name in ("_VNNI", "_AVX2", "_ANYWHERE") if getattr(vectors, name) is chosen])
 rng = np.random.default_rng(0)
+cpu_predictions._LEFT = 1  # also where it does not pay
 
 # the kernels, at lengths beside those of vectors and tiles
 for most in (128, 2139062144):
@@ -71,7 +71,7 @@ for most in (128, 2139062144):
             for m, right in expected.items():
                 assert np.array_equal(into[m], right), m
                 at, far = np.empty(6, np.int64), np.empty(6)
-                assert nearest_prototype(images, prepared, m, pixel_scales[m], at, far)
+                assert cpu_predictions.nearest_prototype(images, prepared, m, pixel_scales[m], at, far)
                 assert np.array_equal(at, right.argmin(1)), m
                 assert np.array_equal(far, right.min(1)), m
 

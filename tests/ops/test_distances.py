@@ -26,7 +26,7 @@ from strategies import (
 import pipeline
 from pipeline.core.errors import ExactnessError, SchemaError, ShapeError
 from pipeline.core.exact import choose_arithmetic
-from pipeline.ops.distance_blocks import distances_block, make_reference
+from pipeline.ops.distance_blocks import distances_block, make_reference, nearest_block
 
 
 def measure(images, labels, names, chunks=None, device="cpu", **attributes):
@@ -221,6 +221,25 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, device, dtype, s
     for threads in (1, 2, 3, 4):
         found = distances_block(images, reference, ["l2", "l1"], threads)
         assert found.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(("classes", "spread"), [(3, 200), (40, 200), (40, 1), (40, 0), (1, 9)])
+def test_the_nearest_alone_is_the_first_least_of_all_distances(device, dtype, classes, spread):
+    # far from each other; near to each other, where a bound leaves most; and all equal
+    rng, largest = np.random.default_rng(classes), int(np.iinfo(dtype).max)
+    images = rng.integers(0, 256, (700, 6, 11)).astype(dtype)
+    counts = np.full(classes, 100)
+    middle = rng.integers(0, 255 - spread, (1, 6, 11)) * 100
+    numerators = middle + rng.integers(0, 100 * spread + 1, (classes, 6, 11))
+    counts[1:2], numerators[1:2] = 0, 0
+    reference = make_reference(numerators, counts, dtype, largest, device)
+    for metric in ("l1", "l2"):
+        every = distances_block(images, reference, [metric])[0]
+        positions, nearest = nearest_block(images, reference, metric, 2)
+        assert np.array_equal(positions, np.nanargmin(every, axis=1))
+        assert nearest.tobytes() == np.nanmin(every, axis=1).tobytes()
 
 
 def test_no_samples_give_an_empty_table():
