@@ -78,19 +78,6 @@ def test_the_only_split_is_measured_without_the_image_itself_unless_another_is_n
     assert content["classes"] == ["a", "b"]
 
 
-def test_a_split_without_labels_is_not_chosen_and_measured_only_when_named(capsys):
-    make_folder("flowers", splits=("train", "test"))
-    for image in Path("flowers/test").rglob("*.png"):
-        image.rename(Path("flowers/test") / f"{image.parent.name}{image.name}")
-    out, err = printed(capsys, "run", "flowers")
-    assert "measured 'train', each image from its class without it" in err
-    assert "not used: 'test' (no labels)" in err
-    assert "no accuracy" not in out
-    out, _ = printed(capsys, "run", "flowers", "--evaluate", "test", "--output", "predicted")
-    assert "none of the measured images has a label: there are predictions, and no accuracy" in out
-    assert (pipeline.open_run("predicted").distances.label == -1).all()
-
-
 def test_a_run_of_the_defaults_is_the_run_that_it_was_before_splits_were_chosen():
     settings = {"name": "digits", "images": "digits", "report": False}
     run = pipeline.run_job(settings)

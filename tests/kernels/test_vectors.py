@@ -71,7 +71,8 @@ for most in (128, 2139062144):
             for m, right in expected.items():
                 assert np.array_equal(into[m], right), m
                 at, far = np.empty(6, np.int64), np.empty(6)
-                assert cpu_predictions.nearest_prototype(images, prepared, m, pixel_scales[m], at, far)
+                scale = pixel_scales[m]
+                assert cpu_predictions.nearest_prototype(images, prepared, m, scale, at, far)
                 assert np.array_equal(at, right.argmin(1)), m
                 assert np.array_equal(far, right.min(1)), m
 
