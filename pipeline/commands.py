@@ -74,8 +74,10 @@ def init(
     override
         KEY=VALUE of the job: images.resize=64 metrics=l1.
     """
-    path = pipeline.init_job(source, output, override or (), say=printed.reporter.say)
-    line = f"job in {path}; pixsim run {path} runs it"
+    told: list[str] = []
+    say = printed.reporter.say
+    path = pipeline.init_job(source, output, override or (), say=say, told=told.append)
+    line = f"job in {path}; {' '.join(told)}"
     printed.show({"job": str(path)}, of_lines(line, job=str(path)))
 
 

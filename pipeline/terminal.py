@@ -91,6 +91,8 @@ def _groups(
 def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
     """Print pixel values shaded by darkness, as the seed article shows them.
 
+    In a terminal columns that have no room follow below, beside the numbers of the rows again.
+
     Parameters
     ----------
     image
@@ -104,15 +106,21 @@ def print_pixels(image: npt.NDArray[Any], full_scale: int, ranges: str) -> None:
         raise ShapeError(f"an image of shape {image.shape}, expected (y, x) or (y, x, channel)")
     rows_part, columns_part = parse_pixels(ranges, image.shape)
     part = image[rows_part, columns_part]
-    table = Table(box=None, padding=0, show_edge=False)
-    table.add_column("", justify="right")
-    width = 2 + (6 if part.shape[2:] == (3,) else len(str(full_scale)))
-    for column in range(part.shape[1]):
-        table.add_column(f"{columns_part.start + column} ", justify="right", min_width=width)
-    for number, line in enumerate(part):
-        cells = [_shaded(pixel, full_scale) for pixel in line]
-        table.add_row(f"{rows_part.start + number} ", *cells)
-    _console().print(table)
+    lines = [[_shaded(pixel, full_scale) for pixel in line] for line in part]
+    names = [f"{columns_part.start + column} " for column in range(part.shape[1])]
+    margin = [f"{rows_part.start + number} " for number in range(len(lines))]
+    width = max(2 + (6 if part.shape[2:] == (3,) else len(str(full_scale))), *map(len, names))
+    width = max(width, *(cell.cell_len for line in lines for cell in line))
+    console = _console()
+    most = max(1, (console.width - max(map(len, margin))) // width)  # columns beside each other
+    for start in range(0, len(names), most):
+        table = Table(box=None, padding=0, show_edge=False)
+        table.add_column("", justify="right")
+        for name in names[start : start + most]:
+            table.add_column(name, justify="right", min_width=width, overflow="fold")
+        for name, line in zip(margin, lines, strict=True):
+            table.add_row(name, *line[start : start + most])
+        console.print(table)
 
 
 def _shaded(pixel: Any, full_scale: int) -> Text:

@@ -181,6 +181,70 @@ def test_init_describes_what_is_there_in_a_file_that_runs_as_it_is(capsys, sourc
     assert same.neighbours.k == 10
 
 
+def test_init_sets_what_brings_images_of_several_modes_and_depths_to_one(capsys):
+    make_folder("mixed", splits=("",))
+    Image.new("RGB", (4, 5)).save("mixed/a/x.png")
+    Image.fromarray(np.ones((5, 4), np.uint16)).save("mixed/b/x.png")
+    out, _ = printed(capsys, "init", "mixed")
+    assert out == "job in mixed.yml; pixsim run mixed.yml runs it\n"
+    text = Path("mixed.yml").read_text()
+    for line in (
+        "\n  mode: L\n", "\n  depth: 8\n", "\n  #resize: null\n",
+        "#   1 of 14 looked at are not grey: 'mode' brings all to it\n",
+        "#   1 of 14 looked at are not 8 bits: 'depth' brings all to it\n",
+    ):  # fmt: skip
+        assert line in text
+    printed(capsys, "run", "mixed.yml")
+
+
+def test_init_keeps_a_size_that_was_asked_for_where_only_modes_differ(capsys):
+    make_folder("mixed", splits=("",), sizes=((5, 4), (7, 9)))
+    Image.new("RGB", (4, 5)).save("mixed/a/x.png")
+    printed(capsys, "init", "mixed", "--set", "images.resize=3x2")
+    text = Path("mixed.yml").read_text()
+    assert "\n  resize: [3, 2]\n" in text
+    assert "\n  mode: L\n" in text
+    assert "13 images of 3 x 2" in text
+
+
+def test_init_says_that_the_split_to_fit_is_to_be_set_where_none_can_be_chosen(capsys):
+    make_folder("folds", splits=("fold0", "fold1", "fold2"))
+    out, _ = printed(capsys, "init", "folds")
+    assert out == "job in folds.yml; set fit first, then pixsim run folds.yml runs it\n"
+    text = Path("folds.yml").read_text()
+    assert text.startswith(
+        "# A job of pixsim: set fit first, then 'pixsim run folds.yml' runs it. A key"
+    )
+    before, _, _ = text.partition("\n#fit: null\n")
+    comment = " ".join(line.removeprefix("# ") for line in before.splitlines()[-3:])
+    assert "To be set first, without the '#'" in comment
+    assert "there are fold0, fold1, fold2." in comment
+    printed(capsys, "run", "folds.yml", code=2)
+    Path("folds.yml").write_text(text.replace("#fit: null", "fit: fold1"))
+    printed(capsys, "run", "folds.yml")
+    out, _ = printed(capsys, "init", "folds", "-o", "g.yml", "--set", "fit=fold0")
+    assert out == "job in g.yml; pixsim run g.yml runs it\n"
+
+
+@pytest.mark.parametrize("source", ["bare", "bare.zarr"])
+def test_init_says_that_images_without_labels_cannot_be_run_but_audited(capsys, source):
+    Path("bare").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (5, 4), np.uint8)
+        Image.fromarray(pixels).save(f"bare/{number:02}.png")
+    pipeline.ingest("bare", "bare.zarr")
+    out, _ = printed(capsys, "init", source)
+    assert out == (
+        f"job in bare.yml; {source} has no labels, so it cannot be run; pixsim audit bare.yml "
+        "takes it\n"
+    )
+    header = Path("bare.yml").read_text().partition("\n#\n")[0].replace("\n# ", " ")
+    assert "has no labels, so it cannot be run; 'pixsim audit bare.yml' takes it." in header
+    assert "runs it" not in header
+    printed(capsys, "audit", "bare.yml")
+    printed(capsys, "run", "bare.yml", code=2)
+
+
 # what can be mended ------------------------------------------------------------------------------
 
 

@@ -232,3 +232,25 @@ def test_columns_without_room_follow_below_and_no_number_is_lost(monkeypatch):
     plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
     assert re.findall(r"\d+,000,000", plain) == numbers
     assert plain.count("a rose") == plain.count("class") > 5
+
+
+@pytest.mark.parametrize("width", [20, 33, 80])
+@pytest.mark.parametrize("channels", [(), (3,), (2,)], ids=len)
+def test_columns_of_pixels_without_room_follow_below_and_none_is_lost(width, channels, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    image = np.arange(28 * 28 * (*channels, 1)[0]).reshape(28, 28, *channels).astype(np.uint16)
+    stream = io.StringIO()
+    with redirect_stdout(stream):
+        print_pixels(image, 65535, "5:25,4:24")
+    plain = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue()).splitlines()
+    assert all(cell_len(line) <= width for line in plain)
+    blocks = [numbers(plain[start : start + 21]) for start in range(0, len(plain), 21)]
+    assert len(blocks) > 1
+    assert [int(name) for block in blocks for name in block[0]] == list(range(4, 24))
+    for line in range(20):
+        rows = [block[1 + line] for block in blocks]
+        assert {row[0] for row in rows} == {str(5 + line)}
+        form = {(): "{}", (3,): "{:04x}{:04x}{:04x}", (2,): "{}/{}"}[channels]
+        known = [form.format(*np.atleast_1d(pixel).tolist()) for pixel in image[5 + line, 4:24]]
+        assert [text for row in rows for text in row[1:]] == known

@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pipeline.config.job_files import (
 from pipeline.config.job_settings import JobSettings
 from pipeline.config.search_settings import AuditChecks, NeighbourSettings
 from pipeline.core.arguments import checked
-from pipeline.core.blocks import WRONG_SIZE, Source, SplitInfo
+from pipeline.core.blocks import WRONG_SIZE, SplitInfo
 from pipeline.core.errors import ConfigError, PixsimError, StoreError, listed, printable
 from pipeline.core.paths import locate
 from pipeline.ingestion.request import find_images
@@ -38,6 +38,7 @@ from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import open_source, release
 from pipeline.sources.sample_index import ROWS_PER_GROUP, read_rows
 from pipeline.storage import manifest
+from pipeline.storage.sample_tables import conversions_in
 
 _MODELS: dict[str, type[BaseModel]] = {
     "images": ImageSettings, "neighbours": NeighbourSettings, "audit": AuditChecks,
@@ -45,6 +46,7 @@ _MODELS: dict[str, type[BaseModel]] = {
 }  # fmt: skip
 _WIDTH = 96
 _MOST_CLASSES, _LOOKED_AT = 100, 64
+LABELS, FIT = "labels", "fit"  # what a job may lack to be run
 
 
 @checked
@@ -91,8 +93,11 @@ def init_job(
     overrides: Iterable[str] = (),
     *,
     say: Callable[[str], None] | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a job file with comments on what there is and on every key; it runs as it is.
+    """Write a job file with comments on what there is and on every key.
+
+    It runs as it is, unless there are no labels, or several splits and none plainly to be fitted.
 
     Parameters
     ----------
@@ -104,6 +109,8 @@ def init_job(
         `key=value` texts that replace keys, see `load_job`.
     say
         Told, in a line, what a name was taken for.
+    told
+        Told, in a line, what the file is good for: which command takes it, what is to be set first.
 
     Returns
     -------
@@ -125,7 +132,9 @@ def init_job(
             "remove it"
         )
     job, found = _look(job)
-    write_new(file, "\n".join([*_header(file, job, found), *_keys(job), ""]))
+    write_new(file, "\n".join([*_header(file, job, found), *_keys(job, found), ""]))
+    if told is not None:
+        told(_use(_missing(job, found), file, printable(job.images.title)))
     return file
 
 
@@ -139,14 +148,14 @@ class Found:
         As of a source.
     labels
         How many images of each label a split holds, where that is known.
-    sizes
-        A line about sizes that differ.
+    differing
+        Lines about what differs among the images, and what brings it to one.
     """
 
     class_names: Sequence[str]
     splits: Mapping[str, SplitInfo]
     labels: Mapping[str, Mapping[str, int]]
-    sizes: str = ""
+    differing: Sequence[str] = ()
 
 
 def _look(job: JobSettings) -> tuple[JobSettings, Found]:
@@ -166,20 +175,19 @@ def _look(job: JobSettings) -> tuple[JobSettings, Found]:
         return _chosen(job, splits), Found(names, splits, labels)
     source = open_source(job.images)
     try:
-        splits, labels, sizes = dict(source.splits()), {}, ""
+        splits, labels = dict(source.splits()), {}
+        lines: list[str] = []
         if isinstance(source, EncodedSource):
             labels = {name: _count_labels(source, name, info) for name, info in splits.items()}
-            size, sizes = _commonest_size(source)
-            if size is not None:
-                job = job.model_copy(
-                    update={"images": job.images.model_copy(update={"resize": size})}
-                )
-                shape = next(iter(splits.values())).shape
+            changes, lines = _conversion(source)
+            if changes:
+                job = job.model_copy(update={"images": job.images.model_copy(update=changes)})
+            if "resize" in changes:
                 splits = {
-                    name: SplitInfo(info.count, (*size, *shape[2:]), info.dtype)
+                    name: replace(info, shape=(*changes["resize"], *info.shape[2:]))
                     for name, info in splits.items()
                 }
-        return _chosen(job, splits), Found(source.class_names, splits, labels, sizes)
+        return _chosen(job, splits), Found(source.class_names, splits, labels, lines)
     finally:
         release(source)
 
@@ -201,13 +209,14 @@ def _chosen(job: JobSettings, splits: Mapping[str, SplitInfo]) -> JobSettings:
         return job
 
 
-def _commonest_size(source: Source) -> tuple[tuple[int, int] | None, str]:
-    """Return the size that all images are to have, where some of each split have others.
+def _conversion(source: EncodedSource) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that bring images to one shape, where those looked at differ.
 
-    [height, width]; and a line that says which there are.
+    `resize`, `mode` and `depth`, as far as they are needed; and a line on each.
     """
     sizes: Counter[tuple[int, int]] = Counter()
-    wrong = False
+    others: Counter[tuple[str, str]] = Counter()
+    wrong, total = False, 0
     for split, info in source.splits().items():
         step = max(1, info.count // _LOOKED_AT)
         for at in range(0, info.count, step):
@@ -215,15 +224,47 @@ def _commonest_size(source: Source) -> tuple[tuple[int, int] | None, str]:
                 block = source.read(split, at, at + 1)
             except PixsimError:
                 continue
-            wrong |= any(problem.status == WRONG_SIZE for problem in block.problems.values())
+            total += 1
+            for problem in block.problems.values():
+                if problem.status == WRONG_SIZE:
+                    wrong |= "set resize" in problem.detail
+                    others.update(conversions_in(problem.detail).items())
             if block.sizes is not None and block.sizes[0].all():
                 width, height = block.sizes[0].tolist()
                 sizes[height, width] += 1
-    if not wrong or len(sizes) < 2:
-        return None, ""
-    height, width = sizes.most_common(1)[0][0]
-    heights, widths = (f"{min(side)} to {max(side)}" for side in zip(*sizes, strict=True))
-    return (height, width), f"heights {heights}, widths {widths} among {sizes.total():,} looked at"
+    known: dict[str, Any] = {}
+    lines = []
+    if wrong and len(sizes) > 1:
+        known["resize"] = sizes.most_common(1)[0][0]
+        heights, widths = (f"{min(side)} to {max(side)}" for side in zip(*sizes, strict=True))
+        lines.append(
+            f"heights {heights}, widths {widths} among {sizes.total():,} looked at: "
+            "'resize' brings all to the commonest size"
+        )
+    for (key, value), count in sorted(others.items()):
+        known[key] = int(value) if key == "depth" else value
+        kind = {"L": "grey", "RGB": "RGB"}.get(value, f"{value} bits")
+        lines.append(f"{count:,} of {total:,} looked at are not {kind}: '{key}' brings all to it")
+    return known, lines
+
+
+def _missing(job: JobSettings, found: Found) -> str:
+    """Return what the job lacks to be run, or nothing."""
+    counts = [found.labels.get(split) for split in found.splits]
+    unlabelled = not found.class_names or not any(
+        one is None or any(one.values()) for one in counts
+    )
+    if unlabelled:
+        return LABELS
+    return FIT if job.fit is None else ""
+
+
+def _use(missing: str, file: Path, title: str, quote: str = "") -> str:
+    """Return what a job file is good for."""
+    run, audit = (f"{quote}pixsim {command} {file}{quote}" for command in ("run", "audit"))
+    if missing == LABELS:
+        return f"{title} has no labels, so it cannot be run; {audit} takes it"
+    return f"set fit first, then {run} runs it" if missing else f"{run} runs it"
 
 
 def _header(file: Path, job: JobSettings, found: Found) -> Iterator[str]:
@@ -231,14 +272,20 @@ def _header(file: Path, job: JobSettings, found: Found) -> Iterator[str]:
     total = sum(info.count for info in found.splits.values())
     shape = next(iter(found.splits.values()))
     size = " x ".join(map(str, shape.shape))
+    title = printable(job.images.title)
+    use = _use(_missing(job, found), file, title, "'")
     lines = [
-        f"A job of pixsim: 'pixsim run {file}' runs it. A key behind '#' has its default; take the",
-        "'#' away to change it.",
+        *textwrap.wrap(
+            f"A job of pixsim: {use}. A key behind '#' has its default; take the '#' away to "
+            "change it.",
+            _WIDTH - 2,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ),
         "",
-        f"{printable(job.images.title)}: {total:,} images of {size}, {shape.dtype}",
+        f"{title}: {total:,} images of {size}, {shape.dtype}",
     ]
-    if found.sizes:
-        lines.append(f"  {found.sizes}: 'resize' brings all to the commonest size")
+    lines += [f"  {line}" for line in found.differing]
     for name, info in found.splits.items():
         lines.append(f"  {printable(name)}: {info.count:,} images{_counts(found, name)}")
     names = listed(map(printable, found.class_names), _MOST_CLASSES)
@@ -260,11 +307,17 @@ def _counts(found: Found, split: str) -> str:
     return f", {each} of each of {len(counts):,} classes"
 
 
-def _keys(job: JobSettings) -> Iterator[str]:
+def _keys(job: JobSettings, found: Found) -> Iterator[str]:
     """Yield the keys of a job, those that are not the default as they are, with comments."""
     given = given_keys(job)
     for key, text in _docs(JobSettings).items():
         yield from _comment(text)
+        if key == "fit" and _missing(job, found) == FIT:
+            names = listed(map(printable, found.splits), _MOST_CLASSES)
+            yield from _comment(
+                "To be set first, without the '#': no split is plainly the one that prototypes are "
+                f"made from; there are {names}."
+            )
         if key in _MODELS:
             known = given.get(key)
             yield f"{'' if known is not None else '#'}{key}:"

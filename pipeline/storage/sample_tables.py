@@ -219,6 +219,11 @@ def write_bad_samples(path: Path, table: PartitionTable, counted: Tally) -> list
     return first
 
 
+def conversions_in(detail: str) -> dict[str, str]:
+    """Return the `mode` and `depth` that the detail of a sample of a wrong size says to set."""
+    return dict(re.findall(r"(mode|depth): (\w+)", detail.rpartition("; set ")[2]))
+
+
 def _one_size(path: Path, table: PartitionTable, prefix: str, resized: Sequence[int]) -> str:
     """Return the options that bring images of several sizes, modes or depths to one.
 
@@ -234,7 +239,7 @@ def _one_size(path: Path, table: PartitionTable, prefix: str, resized: Sequence[
             sizes.update(dict(zip(map(tuple, found.tolist()), counts.tolist(), strict=True)))
             wrong = rows.where(rows.texts("status") == STATUSES[WRONG_SIZE])
             for detail in set(wrong.texts("detail").tolist()):
-                others |= dict(re.findall(r"(mode|depth): (\w+)", detail.rpartition("; set ")[2]))
+                others |= conversions_in(detail)
     height, width = resized or sizes.most_common(1)[0][0]
     changes = [f"resize=[{height},{width}]"] if resized or len(sizes) > 1 else []
     changes += [f"{key}={value}" for key, value in sorted(others.items())]
