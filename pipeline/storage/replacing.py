@@ -40,6 +40,7 @@ _MADE = {
             *(f"{name}.parquet" for name in TABLES)),
 }  # fmt: skip
 _LONGEST, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
+_STEP = "step"  # no key of a job: it follows from others
 _MOST_KEYS = 4
 _HEX = 12
 
@@ -89,7 +90,8 @@ def clear_begun(path: Path, kind: str) -> None:
 def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Return the message for a folder that holds another thing: what differs, and what to do."""
     was, now_is = (json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
-    found = list(_differences(was, now_is))
+    every = list(_differences(was, now_is))
+    found = [one for one in every if one[0][-1:] != [_STEP]] or every
     texts = [f"'{'.'.join(keys)}' there is {old}, here {new}" for keys, old, new in found]
     if len(texts) > _MOST_KEYS:
         texts = [*texts[: _MOST_KEYS - 1], f"and {len(texts) - _MOST_KEYS + 1} keys more"]

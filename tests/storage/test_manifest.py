@@ -105,6 +105,16 @@ def test_another_plan_is_refused_by_key_and_both_values(tmp_path, finished, key,
     assert snapshot(path) == before
 
 
+def test_a_conflict_names_what_follows_from_others_only_where_nothing_else_differs(tmp_path):
+    start(tmp_path / "s", IMAGES, {"evaluate": ["test"], "step": 40})
+    with pytest.raises(ConflictError) as caught:
+        start(tmp_path / "s", IMAGES, {"evaluate": ["train"], "step": 300})
+    assert "'evaluate' there is ['test'], here ['train']" in str(caught.value)
+    assert "step" not in str(caught.value)
+    with pytest.raises(ConflictError, match="'step' there is 40, here 300"):
+        start(tmp_path / "s", IMAGES, {"evaluate": ["test"], "step": 300})
+
+
 def test_a_conflict_over_a_long_value_stays_readable(tmp_path):
     start(tmp_path / "s", IMAGES, {"classes": [f"class {n}" for n in range(10_000)]})
     with pytest.raises(ConflictError) as caught:
