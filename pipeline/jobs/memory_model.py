@@ -16,7 +16,8 @@ from pipeline.execution.devices import Device
 from pipeline.execution.workers import Workers
 from pipeline.ops.reduction import LARGE_BYTES, WIDE
 
-# A process with everything imported and its loops loaded.
+# A process with everything imported, in which the loops are compiled: about 150 MB less are taken
+# where they were compiled before.
 _BASE = 450 * 10**6
 # A worker process of dask, and the client of such, which loads no kernels.
 _BASE_WORKER = 400 * 10**6

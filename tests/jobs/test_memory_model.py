@@ -60,6 +60,7 @@ else:
 
 
 TURNS = 8
+COMPILING = 150 * 10**6  # planned for the first run, which compiles; later ones take less
 
 
 @pytest.mark.slow
@@ -87,7 +88,9 @@ TURNS = 8
     "16-bit medians without one", "neighbours",
     "neighbours of many groups",
 ])  # fmt: skip
-def test_the_peak_is_what_was_planned_or_up_to_30_percent_less(tmp_path, given):
+def test_the_peak_is_what_was_planned_or_less_by_30_percent_and_what_compiling_takes(
+    tmp_path, given
+):
     def measure(what):
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, str(tmp_path), json.dumps(given), what],
@@ -97,12 +100,13 @@ def test_the_peak_is_what_was_planned_or_up_to_30_percent_less(tmp_path, given):
         return done.stdout
 
     planned, measured = int(measure("make")), 0
+    least = 0.7 * planned - COMPILING
     for _ in range(TURNS):  # tasks that do not meet at the peak take less
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         measured = max(measured, int(measure("run")))
-        if 0.7 * planned <= measured:
+        if least <= measured:
             break
-    assert 0.7 * planned <= measured <= planned, f"{planned / 1e6:.0f}, {measured / 1e6:.0f} MB"
+    assert least <= measured <= planned, f"{planned / 1e6:.0f}, {measured / 1e6:.0f} MB"
 
 
 def plan(load, workers=THREADS):

@@ -163,7 +163,7 @@ def test_other_metrics_than_those_of_the_job_stand_where_they_are_known(tmp_path
 def test_images_without_labels_have_no_accuracy_and_no_gain(tmp_path):
     arrays = blurred()
     arrays["test"][1][:] = -1
-    _, made = make_run(tmp_path, arrays=arrays)
+    _, made = make_run(tmp_path, arrays=arrays, evaluate="test")
     page = page_of(made)
     assert {cell for row in page.rows[1:4] for cell in row[1:]} == {"–"}
     assert {row[-1] for row in page.rows[6:]} == {"–"}

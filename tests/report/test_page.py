@@ -211,6 +211,7 @@ def test_images_without_labels_are_no_trouble(tmp_path):
     source = from_arrays({"train": (images, labels), "test": (images, nothing)}, ["a", "b"])
     store = pipeline.ingest(source, tmp_path / "images.zarr")
     settings = {"images": str(store), "output": str(tmp_path / "run"), "name": "unlabelled"}
+    settings["evaluate"] = "test"  # it would not be chosen
     page = page_of(pipeline.run_job(pipeline.make_job(settings)))
     assert "None of the measured images has a label" in page
 
