@@ -147,7 +147,7 @@ def refuse_unknown(
 ) -> None:
     for key in content:
         if key not in model.model_fields:
-            hint = _hint(str(key), model.model_fields)
+            hint = _hint(str(key), model)
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'; {hint}")
 
 
@@ -170,19 +170,14 @@ _MEANT = {
 }  # fmt: skip
 
 
-# keys of `images` that people give to the job
-_OF_IMAGES = (
-    "source", "splits", "kind", "split", "store", "class_names", "columns", "encoding", "root",
-    "variables", "dims", "shape", "options", "resize", "crop", "pad", "mode", "depth",
-    "value_range", "max_bad", "max_pixels", "max_bytes", "shard",
-)  # fmt: skip
-
-
-def _hint(key: str, known: Mapping[str, Any]) -> str:
-    """Return the key that is meant, by its meaning or else by its letters."""
+def _hint(key: str, model: type[BaseModel]) -> str:
+    """Return the key that is meant: by its meaning, by where it belongs, or by its letters."""
+    known = model.model_fields
     meant = [name for name in known if key.casefold() in _MEANT.get(name, ())]
-    if not meant and "images" in known and key in _OF_IMAGES:
-        return f"did you mean 'images.{key}'?"
+    for name, field in known.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and key in inner.model_fields:
+            meant.append(f"{name}.{key}")
     return f"did you mean '{meant[0]}'?" if meant else nearest(key, known)
 
 

@@ -26,9 +26,6 @@ from pipeline.jobs.memory_model import base_bytes
 from pipeline.jobs.search_plan import Arrangement, Measure, Search, arrange_search, cut_search
 from pipeline.storage import image_store, manifest
 
-# Bytes that the process which puts the findings together keeps of each image and measure.
-_KEPT = 40
-
 
 @dataclass(frozen=True)
 class AuditPlan:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 import pipeline
-from pipeline.config import yaml_files
 from pipeline.config.image_settings import ImageSettings
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.errors import ConfigError
 
 
-def test_the_keys_that_are_known_as_those_of_images_are_all_of_theirs_that_a_job_has_not():
-    expected = set(ImageSettings.model_fields) - set(JobSettings.model_fields)
-    assert set(yaml_files._OF_IMAGES) == expected
+@pytest.mark.parametrize(
+    "key", sorted(set(ImageSettings.model_fields) - set(JobSettings.model_fields) - {"source"})
+)
+def test_a_key_of_images_is_named_where_it_belongs(key):
+    with pytest.raises(ConfigError, match=rf"did you mean 'images\.{key}'"):
+        pipeline.make_job({"name": "a", "images": "digits", key: 1})
 
 
 def test_the_hint_is_the_key_that_works():
