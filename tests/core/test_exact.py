@@ -183,7 +183,9 @@ def check_worst_case(device, n, pixels, dtype, arithmetic=None):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("n", [1, *BESIDE_DIGITS])
+@pytest.mark.parametrize("n", [
+    1, *(pytest.param(n, marks=[pytest.mark.slow] * (n > LAST[2] + 1)) for n in BESIDE_DIGITS),
+])  # fmt: skip
 def test_the_worst_case_is_exact_beside_each_number_of_digits_and_each_length(device, n):
     for pixels in LENGTHS:
         check_worst_case(device, n, pixels, "uint8")

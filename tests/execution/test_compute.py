@@ -110,6 +110,7 @@ def test_workers_that_die_of_a_partition_give_it_up():
     assert "what is written is kept" in text
 
 
+@pytest.mark.slow
 def test_a_job_whose_workers_are_all_gone_fails_by_itself():
     """Also where the scheduler, which has dask's own configuration, would wait for ever."""
     released = threading.Event()

@@ -285,6 +285,7 @@ sys.exit(run(output))
 """
 
 
+@pytest.mark.slow
 def test_a_real_file_size_limit_fails_the_job_cleanly(tmp_path, monkeypatch):
     arrays = make_arrays(train=64, test=4000)
     images = make_images(tmp_path / "images.zarr", arrays, shard=4000)

@@ -161,11 +161,10 @@ of_x86 = pytest.mark.skipif(
     reason="the instructions of x86-64; on others the portable loops are what all tests run",
 )
 # those of this processor are what all tests run
-variants = pytest.mark.parametrize("variant", [
-    *(pytest.param(name, marks=pytest.mark.slow) for name in [*VARIANTS][:-1]), [*VARIANTS][-1],
-])  # fmt: skip
+variants = pytest.mark.parametrize("variant", [*VARIANTS])
 
 
+@pytest.mark.slow
 @of_x86
 @variants
 def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
