@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pipeline
 from pipeline.kernels import vectors
 from pipeline.ops import distance_blocks
 from pipeline.ops.distance_blocks import Reference
+from pipeline.storage.shards import RowArray, find_rows
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -65,6 +68,30 @@ def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) 
     prototypes, columns, width = planes.shape
     vectors_of_pairs = count * prototypes * (width // vectors.WIDTH) * columns * metrics
     return vectors_of_pairs * _seconds_of_a_product() / threads
+
+
+def reading_seconds(store: Path, threads: int, *splits: str) -> float:
+    """Return the least that reading and decoding splits once takes, with our reader alone."""
+    parts = []
+    for split in splits:
+        folder = store / split / "image"
+        rows = find_rows(folder, json.loads((folder / "zarr.json").read_text()))
+        assert rows is not None  # our own format
+        starts = range(0, rows.shape[0], rows.shard)
+        parts += [(rows, start, min(start + rows.shard, rows.shape[0])) for start in starts]
+    with ThreadPoolExecutor(threads) as pool:
+        return min(_read_parts(pool, parts) for _ in range(5))
+
+
+def _read_parts(pool: ThreadPoolExecutor, parts: list[tuple[RowArray, int, int]]) -> float:
+    started = time.perf_counter()
+    for done in [pool.submit(_read_part, *part) for part in parts]:
+        done.result()
+    return time.perf_counter() - started
+
+
+def _read_part(rows: RowArray, start: int, stop: int) -> None:
+    rows.read(start, stop)
 
 
 @cache
