@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
+from pipeline.core.errors import InputError
 from pipeline.core.exact import Float64Array
 
 
@@ -36,7 +37,10 @@ def confusion_order(counts: npt.NDArray[Any]) -> list[int]:
     >>> confusion_order(np.array([[8, 0, 2], [0, 9, 0], [3, 0, 7]]))
     [0, 2, 1]
     """
-    shares = row_shares(np.asarray(counts))
+    counts = np.asarray(counts)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise InputError(f"counts of shape {counts.shape}, expected [label, predicted]")
+    shares = row_shares(counts)
     mixed = (shares + shares.T) / 2
     first, second = np.nonzero(np.triu(mixed, 1))
     most = np.argsort(-mixed[first, second], kind="stable")
