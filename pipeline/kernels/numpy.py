@@ -1,7 +1,7 @@
 """The kernels in NumPy, for jobs so small that numba would take longer to get ready than to count.
 
 numba and what it loads take 0.85 s of CPU time before the first loop runs, and 2.8 s more where the
-loops are not compiled yet; these take 0.6 ns to 2 ns a pixel and class. Nothing is imported but
+loops are not compiled yet; these take 0.6 to 2 ns a pixel and class. Nothing is imported but
 NumPy, and everything is an int64: `exact` proves that no sum is beyond it. See `backends.for_work`.
 """
 
@@ -16,6 +16,10 @@ from pipeline.core.exact import Arithmetic, Float64Array, Int64Array, split_prot
 
 _BLOCK = 2**17
 """Pixels that are widened at once: with one copy of them they stay in the cache."""
+
+
+_TILE, _ROWS = 512, 2048
+"""Pixels whose values are counted at once, in a table of 1 MB, and images."""
 
 
 class Prototypes(NamedTuple):
@@ -67,31 +71,46 @@ def histograms(
 ) -> npt.NDArray[np.uint32]:
     """Count the values of each pixel in each class; see `protocols.Histograms`."""
     counts = np.zeros((classes, images.shape[1], 256), np.uint32) if into is None else into
-    tables = 256 * np.arange(images.shape[1])
     for position in range(classes):
-        values = images[positions == position]
-        if high is not None:
-            rows, pixels = np.nonzero(values >> 8 == high[position])
-            bins = (values[rows, pixels] & 255) + tables[pixels]
-        else:
-            bins = ((values >> 8 if images.itemsize > 1 else values) + tables).reshape(-1)
-        counts[position] += (
-            np.bincount(bins, minlength=tables.size * 256).reshape(-1, 256).astype(np.uint32)
-        )
+        mine = np.flatnonzero(positions == position)
+        for first in range(0, images.shape[1], _TILE):
+            tile = slice(first, first + _TILE)
+            for start in range(0, len(mine), _ROWS):
+                values = images[mine[start : start + _ROWS], tile]
+                wanted = None if high is None else high[position, tile]
+                counts[position, tile] += _counted(values, wanted)
     return counts
+
+
+def _counted(
+    values: npt.NDArray[Any], high: npt.NDArray[np.uint8] | None
+) -> npt.NDArray[np.uint32]:
+    """Count the (high) bytes of pixels, [pixel, 256]; or the low ones, where the high are those."""
+    tables = 256 * np.arange(values.shape[1])
+    if high is not None:
+        rows, pixels = np.nonzero(values >> 8 == high)
+        bins = (values[rows, pixels] & 255) + tables[pixels]
+    else:
+        bins = ((values >> 8 if values.itemsize > 1 else values) + tables).reshape(-1)
+    return np.bincount(bins, minlength=256 * len(tables)).reshape(-1, 256).astype(np.uint32)
 
 
 def select_ranks(
     counts: npt.NDArray[np.uint32], ranks: Int64Array
 ) -> tuple[npt.NDArray[np.uint8], Int64Array]:
     """Find the value of each rank; see `protocols.SelectRanks`."""
-    upto = counts.cumsum(axis=2, dtype=np.int64)
-    values = (upto <= ranks[..., None]).sum(axis=2)
-    there = values < counts.shape[2]
-    values[~there] = 0
-    at = values[..., None]
-    before = np.take_along_axis(upto, at, 2) - np.take_along_axis(counts, at, 2)
-    return values.astype(np.uint8), np.where(there, ranks - before[..., 0], 0)
+    values, rest = np.zeros(ranks.shape, np.uint8), np.zeros(ranks.shape, np.int64)
+    for position in range(len(counts)):
+        for first in range(0, counts.shape[1], _TILE):
+            tile = slice(first, first + _TILE)
+            upto = counts[position, tile].cumsum(axis=1, dtype=np.int64)
+            wanted = ranks[position, tile]
+            found = (upto <= wanted[:, None]).sum(axis=1)
+            there = np.flatnonzero(found < 256)
+            at, of_value = found[there], counts[position, tile][there, found[there]]
+            values[position, tile][there] = at
+            rest[position, tile][there] = wanted[there] - (upto[there, at] - of_value)
+    return values, rest
 
 
 def prepare(
