@@ -19,6 +19,7 @@ from pipeline.core.errors import InputError, JobInterruptedError, PixsimError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    pipeline.is_command = arguments is None
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     # what is wrong with an image is its status; Pillow's own remarks would stand between the lines

@@ -25,8 +25,9 @@ def _has_cuda():
 
 
 HAS_CUDA = _has_cuda()
-DEVICES_HERE = ("cpu", "torch:cpu", "cuda") if HAS_CUDA else ("cpu", "torch:cpu")
-DEVICES = ["cpu", "torch:cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+SEARCHING = ("cpu", "torch:cpu", *(["cuda"] if HAS_CUDA else []))
+DEVICES_HERE = ("cpu", "numpy", "torch:cpu", *(["cuda"] if HAS_CUDA else []))
+DEVICES = ["cpu", "numpy", "torch:cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not HAS_CUDA, reason="torch sees no CUDA device"))]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ so:
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +27,9 @@ class _Deferred(ModuleType):
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)  # what looks at modules need not import them
         with pipeline.importing:  # no fork meanwhile
+            if self.__name__ not in sys.modules:
+                with pipeline.uncollected():
+                    importlib.import_module(self.__name__)
             module = importlib.import_module(self.__name__)
             pipeline.register_accessor()
             return getattr(module, name)

@@ -22,6 +22,8 @@ class Device:
 
     Attributes
     ----------
+    name
+        What tasks load, as for `backends.load`.
     description
         One line: the device, and what runs the kernels.
     memory
@@ -30,12 +32,18 @@ class Device:
         Whether its kernels work on widened copies, see `kernels.torch`.
     """
 
+    name: str
     description: str
     memory: int | None = None
     widens: bool = False
 
+    @property
+    def host(self) -> str:
+        """What is loaded for what is done beside it, on the CPU of this process."""
+        return self.name if self.name == backends.NUMPY else "cpu"
 
-def find_device(device: str, workers: Workers, kind: str) -> Device:
+
+def find_device(device: str, workers: Workers, kind: str, work: int | None = None) -> Device:
     """Tell what tasks of a job will compute on.
 
     Parameters
@@ -46,17 +54,21 @@ def find_device(device: str, workers: Workers, kind: str) -> Device:
         What the job runs on.
     kind
         The kind of its cluster.
+    work
+        How much there is to do, as for `backends.for_work`; default: much.
 
     A device that is not there is refused by the first task that needs it: what is complete already
     needs none.
     """
     if workers.apart:
-        return Device(f"{ELSEWHERE} ({device})")
+        return Device(device, f"{ELSEWHERE} ({device})")
+    if work is not None:
+        device = backends.for_work(device, work)
     try:
         use = backends.load(device)
     except ConfigError:
-        return Device(f"{device}, which this machine has not")
+        return Device(device, f"{device}, which this machine has not")
     memory = use.memory
     if memory is not None:
         memory = backends.least_memory() if kind == "gpus" else memory // max(1, workers.processes)
-    return Device(use.description, memory, use.device.startswith("torch:"))
+    return Device(device, use.description, memory, use.device.startswith("torch:"))

@@ -178,7 +178,7 @@ def _count_tile(
     if not plan.counts_values:
         return total, np.empty((0, len(total), tile[1] - tile[0]), np.int64)
     (counts,) = _tables(total[:, last:], 1)
-    high, rest = first_bytes(counts, plan.middle)
+    high, rest = first_bytes(counts, plan.middle, plan.device.host)
     sums = total[:, :last].copy()  # without the counts
     del total, counts
     if plan.passes == 1:
@@ -189,7 +189,7 @@ def _count_tile(
     zarr_arrays.write_array(path, "high", ("middle", "class_name", "pixel"), high, {})
     tables = _tables(_pass(plan, executor, phase, tile, path), plan.middle)
     remove_tree(path)
-    low, _ = select_bytes(tables, rest)
+    low, _ = select_bytes(tables, rest, plan.device.host)
     return sums, median_images(high, low)
 
 
@@ -203,7 +203,7 @@ def _pass(
     """Add up the accumulators of all partitions for one tile of pixels."""
     partitions = len(plan.fit)
     task = FitPartition(
-        plan.images, plan.content["digest"], plan.fit, plan.selection, plan.settings.device,
+        plan.images, plan.content["digest"], plan.fit, plan.selection, plan.device.name,
         executor.threads_for(partitions), tile, plan.counts_values, high,
         plan.choice.fitted,
     )  # fmt: skip

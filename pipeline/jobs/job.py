@@ -286,7 +286,7 @@ def _evaluate(plan: JobPlan, executor: Executor, reporter: Reporter, fitted: str
         )  # fmt: skip
     task = EvaluatePartition(
         plan.output, plan.images, plan.content["digest"], steps, plan.selection,
-        settings.metrics, settings.device,
+        settings.metrics, plan.device.name,
         plan.write_distances, claims.identity(plan.decides()), fitted,
         executor.threads_for(steps.steps), settings.fit if settings.leaves_one_out else None,
         plan.choice.measured,

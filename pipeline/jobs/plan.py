@@ -104,6 +104,15 @@ class Outline:
         """How often the first pass reads each tile."""
         return passes_of(self.settings.prototypes, self.dtype)
 
+    @property
+    def additions(self) -> int:
+        """How often the two passes add a pixel, or compare it with that of a prototype."""
+        classes, metrics = len(self.selection.codes), len(self.settings.metrics)
+        added = 3 * sum(count for _, count, _ in self.fit.splits) * self.passes
+        if self.counts_values:  # each of 256 counts of a pixel is looked at
+            added = 2 * added + 4 * 256 * classes * self.middle
+        return self.pixels * (added + 2 * metrics * classes * self.evaluate.total)
+
     def decides(self) -> dict[str, Any]:
         """What decides the result and its files; a folder with another such plan is refused."""
         known = {
@@ -254,7 +263,7 @@ def plan_job(
         read_back=outline.search.read_back if outline.search else 0,
         listed=outline.choice.memory,
     )
-    device = find_device(settings.device, offered, settings.cluster.kind)
+    device = find_device(settings.device, offered, settings.cluster.kind, outline.additions)
     tiles = pixel_tiles(outline.pixels, fitting_pixels(load, offered, device))
     arranged = None
     if outline.search is not None:

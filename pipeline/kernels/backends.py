@@ -1,8 +1,9 @@
 """The kernels: NumPy arrays in, exact integers out, the same bits on every device.
 
-A handful of functions behind one protocol, written three times: in numba for a CPU, in Triton for a
-CUDA device, and in plain torch for any torch device, to which a CUDA device falls back where Triton
-cannot be used. They know nothing of dask, xarray or paths, and divide nothing: see `exact`.
+A handful of functions behind one protocol, written four times: in numba for a CPU, in NumPy where
+there is so little to do that numba is not worth loading, in Triton for a CUDA device, and in plain
+torch for any torch device, to which a CUDA device falls back where Triton cannot be used. They know
+nothing of dask, xarray or paths, and divide nothing: see `exact`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ def has_cuda_driver() -> bool:
 def load(device: str = "auto", threads: int = 1) -> Kernels:
     """Return the kernels for `auto`, `cpu`, `cuda`, `cuda:N`, `torch:DEVICE` or `triton:DEVICE`.
 
-    `auto` takes a CUDA device where this process sees one, else the CPU. Of a CUDA device that is
-    named without a library, Triton's are taken where they can be compiled and count a small block
-    right, else those of plain torch; `description` says which, and why. torch and Triton are
-    imported only where they are needed.
+    `numpy` is what `for_work` returns where there is little to do on a CPU. `auto` takes a CUDA
+    device where this process sees one, else the CPU. Of a CUDA device that is named without a
+    library, Triton's are taken where they can be compiled and count a small block right, else those
+    of plain torch; `description` says which, and why. torch and Triton are imported only where they
+    are needed.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
         Where the device is not of that form, this machine has none such, or `triton:` names one on
         which Triton cannot be used.
     """
+    if device == NUMPY:
+        return _load_numpy()
     if device == "cpu" or (device == "auto" and not has_cuda_driver()):
         return _load_cpu(threads)
     on_torch = importlib.import_module("pipeline.kernels.torch")
@@ -75,6 +79,23 @@ def load(device: str = "auto", threads: int = 1) -> Kernels:
 
 
 _LIBRARIES = ("torch:", "triton:")
+NUMPY = "numpy"
+LITTLE = 2**28
+"""Pixels times prototypes and metrics that NumPy measures in 0.2 s; numba takes 0.9 s to load."""
+
+
+def for_work(device: str, work: int) -> str:
+    """Return `numpy` in place of a CPU where there is little to do, else the device.
+
+    Parameters
+    ----------
+    device
+        As for `load`.
+    work
+        How often a pixel is added, or compared with that of a prototype, in all.
+    """
+    on_cpu = device == "cpu" or (device == "auto" and not has_cuda_driver())
+    return NUMPY if on_cpu and work <= LITTLE else device
 
 
 def least_memory() -> int:
@@ -159,6 +180,31 @@ def _load_triton(name: str) -> Kernels:
 def _count_only(*_: Any, **__: Any) -> bool:
     """Leave the division to the host."""
     return False
+
+
+def _load_numpy() -> Kernels:
+    plain = importlib.import_module("pipeline.kernels.numpy")
+    return Kernels(
+        NUMPY,
+        "cpu, NumPy",
+        False,
+        None,
+        plain.class_sums,
+        plain.histograms,
+        plain.select_ranks,
+        plain.prepare,
+        plain.l1_numerators,
+        plain.dot_products,
+        plain.squared_norms,
+        plain.measure,
+        # a search is never little
+        lambda *given, **known: load("cpu").prepare_search(*given, **known),
+        lambda *given, **known: load("cpu").nearest(*given, **known),
+        lambda *given, **known: load("cpu").within(*given, **known),
+        np.empty,
+        _count_only,
+        _count_only,
+    )
 
 
 def _load_cpu(threads: int) -> Kernels:

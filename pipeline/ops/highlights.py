@@ -10,15 +10,21 @@ far the prototypes of a run are from each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection
+from pipeline.core.deferred import deferred
 from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.schema import METRIC, SAMPLE
-from pipeline.kernels.cpu_differences import differences
+from pipeline.kernels import numpy as in_numpy
+
+if TYPE_CHECKING:
+    from pipeline.kernels import cpu_differences
+else:
+    cpu_differences = deferred("pipeline.kernels.cpu_differences")  # which loads numba
 
 KEPT = 4  # samples of each kind and class
 DISAGREEMENTS = 12  # samples that one metric has right and the other one wrong, of each kind
@@ -30,6 +36,7 @@ CLOSEST = 30  # pairs that are named
 MAX_MATRIX = 64  # classes of which every distance is kept
 MAX_CLASSES = 4_000
 MAX_WORK = 2 * 10**10  # differences of two pixels; some seconds
+_LITTLE = 2**26  # of which NumPy takes less long than numba takes to load
 
 _VALUES = ("predicted", "distance", "margin", "label_distance")
 
@@ -269,8 +276,12 @@ def prototype_distances(prototypes: Float64Array, threads: int = 1) -> dict[str,
     `l1`, the mean of absolute differences, and `l2`, the root of the mean of squared ones: both
     [class, class], from 0 to 1.
     """
-    absolute, squared = differences(prototypes, threads)
     pixels = prototypes.shape[1]
+    # the size alone decides, so that the last bits are the same for any number of threads
+    if len(prototypes) ** 2 * pixels <= _LITTLE:
+        absolute, squared = in_numpy.differences(prototypes)
+    else:
+        absolute, squared = cpu_differences.differences(prototypes, threads)
     return {"l1": absolute / pixels, "l2": np.sqrt(squared / pixels)}
 
 

@@ -103,13 +103,15 @@ def middle_ranks(counts: Counts, values: int = MIDDLE) -> Int64Array:
     return np.broadcast_to(ranks[:, :, None], (values, *counts.shape[:2])).copy()
 
 
-def first_bytes(counts: Counts, values: int = MIDDLE) -> tuple[npt.NDArray[np.uint8], Int64Array]:
+def first_bytes(
+    counts: Counts, values: int = MIDDLE, device: str = "cpu"
+) -> tuple[npt.NDArray[np.uint8], Int64Array]:
     """Find the (high) bytes of the middle values; see `middle_ranks` and `select_bytes`."""
-    return select_bytes(counts, middle_ranks(counts, values))
+    return select_bytes(counts, middle_ranks(counts, values), device)
 
 
 def select_bytes(
-    counts: Counts | Sequence[Counts], ranks: Int64Array
+    counts: Counts | Sequence[Counts], ranks: Int64Array, device: str = "cpu"
 ) -> tuple[npt.NDArray[np.uint8], Int64Array]:
     """Find the values of some ranks, and the ranks that are left among equal values.
 
@@ -119,6 +121,8 @@ def select_bytes(
         One of [class, pixel, 256] for each rank, or one for all.
     ranks
         [rank, class, pixel]; from 0.
+    device
+        `cpu` or `numpy`; see `backends.for_work`.
 
     Returns
     -------
@@ -126,7 +130,7 @@ def select_bytes(
     """
     one = isinstance(counts, np.ndarray) and counts.ndim == 3
     tables = [counts] * len(ranks) if one else counts
-    select = backends.load("cpu").select_ranks
+    select = backends.load(device).select_ranks
     selected = [select(table, rank) for table, rank in zip(tables, ranks, strict=True)]
     return np.stack([value for value, _ in selected]), np.stack([rest for _, rest in selected])
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.paths import shown
+from pipeline.report.look import one_line
 from pipeline.report.page_content import MEANING, number, percent, quoted
-from pipeline.report.plot_style import one_line
 
 REASONS = ("leak", "copy", "label conflict", "unreadable")
 _SAME = "the same, or nearly the same,"

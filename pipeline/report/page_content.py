@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import format_bytes
-from pipeline.report.plot_style import one_line
+from pipeline.report.look import one_line
 
 EXTREMES = 10  # of many classes the best and the worst that are shown
 MANY = 24  # classes from which on only some are shown

@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 from pipeline.core.errors import PixsimError, RemoteError
 from pipeline.core.schema import CLASS, CLASS_CODE, COUNT, PROTOTYPE, SPREAD
-from pipeline.report import nearest_images, plots
+from pipeline.report import nearest_images, page_charts
 from pipeline.report import page_content as say
+from pipeline.report.class_order import confusion_order
+from pipeline.report.look import MAX_NAMES, one_line
 from pipeline.report.opened import Run
 from pipeline.report.page_content import Findings
 from pipeline.report.pictures import strip, thumbnail
-from pipeline.report.plot_style import chart, one_line
 from pipeline.report.shown_samples import (
     Key,
     NearImage,
@@ -66,7 +67,7 @@ class Page:
     def context(self) -> dict[str, Any]:
         """Return everything that the template shows."""
         findings = self._findings
-        order = plots.confusion_order(findings.counts(findings.main))
+        order = confusion_order(findings.counts(findings.main))
         by_class, differing = self._chosen()
         self._near = self._read_near(_all(by_class))
         pictures, distances = self._read([*_all(by_class), *differing])
@@ -260,15 +261,13 @@ class Page:
             for index, at in enumerate(chosen)
         ]
 
-    def _confusion(self, order: list[int]) -> Markup:
-        findings, classes = self._findings, len(self._names)
-        side = _side(classes)
-        return chart(
-            lambda ax: plots.confusion(findings.metrics, findings.main, order=order, ax=ax),
-            (1.1 * side + 0.9, side), "confusion",
-            f"Heat map of {classes:,} labels against predicted classes by {findings.main}; the "
-            "most frequent mistakes are in the table beside it",
-        )  # fmt: skip
+    def _confusion(self, order: list[int]) -> dict[str, Any]:
+        findings = self._findings
+        drawn = page_charts.confusion(findings.counts(findings.main), self._names, order)
+        return drawn | {
+            "description": f"Heat map of {len(self._names):,} labels against predicted classes by "
+            f"{findings.main}; the most frequent mistakes are in the table beside it",
+        }
 
     def _closest(self, order: list[int]) -> dict[str, Any]:
         known, findings = say.closest(self._findings), self._findings
@@ -283,26 +282,22 @@ class Page:
         matrix = (
             None if known["skipped"] else findings.highlights["prototypes"][findings.main]["matrix"]
         )
-        if matrix is not None and 2 < len(matrix) <= plots.MAX_NAMES:
-            side = _side(len(matrix))
+        if matrix is not None and 2 < len(matrix) <= MAX_NAMES:
             values = np.array(matrix, np.float64)
-            known["chart"] = chart(
-                lambda ax: plots.class_distances(values, self._names, order=order, ax=ax),
-                (1.1 * side + 0.9, side), "closest",
-                f"Heat map of the distances between the prototypes of {len(matrix)} classes by "
-                f"{findings.main}; the closest pairs are in the table beside it",
-            )  # fmt: skip
+            known["chart"] = page_charts.class_distances(values, self._names, order) | {
+                "description": f"Heat map of the distances between the prototypes of {len(matrix)} "
+                f"classes by {findings.main}; the closest pairs are in the table beside it",
+            }
         return known
 
     def _margins(self) -> dict[str, Any] | None:
         known = say.margins(self._findings)
         if known is not None:
             edges, right, wrong = known["edges"], known["right"], known["wrong"]
-            known["chart"] = chart(
-                lambda ax: plots.margins(edges, right, wrong, ax=ax), (5.0, 2.7), "margins",
-                f"Distribution of margins by {self._findings.main}, right against wrong: "
-                f"{int(right.sum()):,} right and {int(wrong.sum()):,} wrong images",
-            )  # fmt: skip
+            known["chart"] = page_charts.margins(edges, right, wrong) | {
+                "description": f"Distribution of margins by {self._findings.main}, right against "
+                f"wrong: {int(right.sum()):,} right and {int(wrong.sum()):,} wrong images",
+            }
         return known
 
     def _data(self) -> dict[str, Any]:
@@ -344,11 +339,6 @@ class Page:
 
 def _all(by_class: Mapping[int, Mapping[str, list[Any]]]) -> list[dict[str, Any]]:
     return [row for kinds in by_class.values() for rows in kinds.values() for row in rows]
-
-
-def _side(classes: int) -> float:
-    """Return the height of a heat map in inches: with names it grows with their number."""
-    return min(max(2.6, 1.6 + 0.34 * classes), 8.0) if classes <= plots.MAX_NAMES else 5.0
 
 
 @lru_cache(maxsize=1)

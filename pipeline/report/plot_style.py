@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,9 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from pipeline.core.deferred import deferred
-from pipeline.core.errors import InputError, printable
+from pipeline.core.errors import InputError
+from pipeline.report.look import MAX_NAME, STOPS
+from pipeline.report.look import one_line as one_line
 
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
@@ -41,13 +42,12 @@ ACCENT = "#009e73"  # a third thing
 ON_LIGHT, ON_DARK = "#111111", "#fdfdfd"  # text on cells of images and heat maps
 
 SHADES = "gray"  # of pictures, in which 0 is black
-SEQUENTIAL = LinearSegmentedColormap.from_list("pixsim", ["#f7fbff", "#6baed6", "#08306b"])
+SEQUENTIAL = LinearSegmentedColormap.from_list("pixsim", STOPS)
 DIVERGING = LinearSegmentedColormap.from_list("pixsim signed", [RIGHT, "#f7f7f7", WRONG])
 
 TEXT, SMALL = 9.0, 8.0  # points
 THIN = 0.8  # points
 BAR, LINE_INCHES = 0.72, 0.21  # thickness of a bar, and its height with its name in inches
-MAX_NAME = 28  # characters of a name beside a bar
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 # the variables of a page for the colours that it may change
@@ -105,21 +105,6 @@ def open_frame(ax: Axes, *sides: str) -> None:
     """Leave of the frame only these sides."""
     for side, spine in ax.spines.items():
         spine.set_visible(side in sides)
-
-
-def text_width(text: str) -> int:
-    """Return the width of a text in columns: two for each wide character."""
-    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
-
-
-def one_line(text: str, width: int = MAX_NAME) -> str:
-    """Return a text as one printable line, cut to a width in columns with an ellipsis."""
-    line = printable(" ".join(text[: 8 * width].split()))
-    if text_width(line) <= width and len(text) <= 8 * width:
-        return line
-    while line and text_width(line) >= width:
-        line = line[:-1]
-    return line.rstrip() + "…"
 
 
 def write(ax: Axes, x: float, y: float, text: str, **settings: Any) -> Text:

@@ -33,6 +33,7 @@ from pipeline.report.image_plots import (
     prototypes,
     samples,
 )
+from pipeline.report.look import MAX_NAMES, MAX_NUMBERS
 from pipeline.report.plot_style import ACCENT, INK, MUTED, ON_DARK, ON_LIGHT, RIGHT, SMALL, WRONG
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ __all__ = [
 
 MAX_BARS = 40  # classes that have a bar each; of more the first and last half of it
 SPLIT_COLOURS = (RIGHT, WRONG, ACCENT, MUTED)
-MAX_NUMBERS = 20  # classes up to which each cell has its number
-MAX_NAMES = 40  # classes up to which each has its name
 
 
 @checked

@@ -26,7 +26,7 @@ def _one_gpu(monkeypatch):
 
 
 def test_a_cpu_has_no_memory_of_its_own():
-    assert find_device("cpu", THREADS, "threads") == Device("cpu")
+    assert find_device("cpu", THREADS, "threads") == Device("cpu", "cpu")
     found = find_device("torch:cpu", THREADS, "threads")
     assert found.memory is None
     assert found.description.startswith("cpu, plain torch ")
@@ -39,15 +39,15 @@ def test_a_cpu_has_no_memory_of_its_own():
 def test_processes_share_a_gpu_unless_each_has_its_own(kind, processes, memory):
     workers = Workers(processes, 1, 8, 10**10)
     found = find_device("auto", workers, kind)
-    assert found == Device("NVIDIA H100, Triton 3.6.0", memory * 10**9)
+    assert found == Device("auto", "NVIDIA H100, Triton 3.6.0", memory * 10**9)
 
 
 def test_what_workers_elsewhere_have_only_they_can_tell():
     found = find_device("cuda", replace(THREADS, processes=3, apart=True), "slurm")
-    assert found == Device("what each worker has (cuda)")
+    assert found == Device("cuda", "what each worker has (cuda)")
 
 
 def test_a_device_that_is_not_there_is_refused_by_who_needs_it():
     assert find_device("torch:nothing", THREADS, "threads") == Device(
-        "torch:nothing, which this machine has not"
+        "torch:nothing", "torch:nothing, which this machine has not"
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from jobs_for_tests import NAMES, make_images, make_settings
+from jobs_for_tests import NAMES, make_arrays, make_images, make_settings
 
 import pipeline
 from pipeline.core.errors import MemoryLimitError
@@ -16,6 +16,7 @@ from pipeline.jobs import audit_plan, memory_model, plan, search_plan
 from pipeline.jobs.audit_plan import plan_audit
 from pipeline.jobs.memory_model import Load, fitting_pixels, footprint
 from pipeline.jobs.plan import plan_job
+from pipeline.kernels import backends
 from pipeline.sources.arrays import from_arrays
 
 GPU = "NVIDIA H100, Triton 3.6.0"
@@ -28,7 +29,7 @@ MEDIANS = Load(
 
 def on_gpu(monkeypatch, memory, **more):
     """Let plans be for a GPU of so many bytes."""
-    device = Device(GPU, memory, **more)
+    device = Device("cpu", GPU, memory, **more)  # where it is run after all
     for module in (plan, audit_plan):
         monkeypatch.setattr(module, "find_device", lambda *_: device)
     return device
@@ -38,27 +39,27 @@ def test_counts_of_values_are_taken_in_tiles_that_fit_the_device():
     # 1,024 bytes a pixel and class, for each of four tasks: 50 GB for whole images
     widths = []
     for memory in (6, 20, 80):
-        device = Device(GPU, memory * 10**9)
+        device = Device("cuda", GPU, memory * 10**9)
         width = fitting_pixels(MEDIANS, THREADS, device)
         tiles = [(0, width)]
         assert footprint(MEDIANS, THREADS, tiles, device=device).device_fit <= device.memory
         widths.append(width)
     assert widths[0] < widths[1] < widths[2] == MEDIANS.pixels
-    assert fitting_pixels(MEDIANS, THREADS, Device("cpu")) == MEDIANS.pixels
+    assert fitting_pixels(MEDIANS, THREADS, Device("cpu", "cpu")) == MEDIANS.pixels
     # what works on widened copies takes more for the same pixels
-    plain = Device(GPU, 20 * 10**9, widens=True)
+    plain = Device("cuda", GPU, 20 * 10**9, widens=True)
     assert fitting_pixels(MEDIANS, THREADS, plain) < widths[1]
 
 
 @pytest.mark.parametrize("name", ["classes", "pixels", "sample_bytes", "shard", "tables", "step"])
 def test_more_of_anything_takes_no_less_of_the_device(name):
-    device, load = Device(GPU, 10**12), replace(MEDIANS, tables=0)
+    device, load = Device("cuda", GPU, 10**12), replace(MEDIANS, tables=0)
     more = replace(load, **{name: 4 * getattr(load, name) + 1})
     needed = [footprint(one, THREADS, [(0, one.pixels)], device=device) for one in (load, more)]
     assert needed[1].device_fit >= needed[0].device_fit
     assert needed[1].device_evaluate >= needed[0].device_evaluate
     assert needed[1].device > 0
-    assert footprint(load, THREADS, [(0, load.pixels)], device=Device("cpu")).device == 0
+    assert footprint(load, THREADS, [(0, load.pixels)], device=Device("cpu", "cpu")).device == 0
 
 
 def test_a_job_that_the_device_cannot_hold_is_refused_with_the_numbers(tmp_path, monkeypatch):
@@ -94,15 +95,33 @@ def test_the_plan_and_the_manifest_say_what_it_computes_on(tmp_path, monkeypatch
     images = make_images(tmp_path / "images.zarr")
     settings = make_settings(images, tmp_path / "run")
     found = pipeline.forecast(settings)
-    assert found["device"]["description"] == "cpu"
+    assert found["device"]["description"] == "cpu, NumPy"
     assert found["device"]["memory"] is None
     first = pipeline.run_job(settings)
-    assert first.manifest["device"] == "cpu"
+    assert first.manifest["device"] == "cpu, NumPy"
     on_gpu(monkeypatch, 80 * 10**9)
     again = pipeline.run_job(settings.model_copy(update={"output": tmp_path / "again"}))
     assert again.manifest["device"] == GPU
     assert again.manifest["digests"] == first.manifest["digests"]
     assert again.manifest["identity"] == first.manifest["identity"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("more", [
+    {}, {"prototypes": "median", "evaluate": ["train", "test"], "leave_one_out": True},
+])  # fmt: skip
+def test_numba_counts_what_numpy_counts_where_there_is_more_to_do(
+    dtype, more, tmp_path, monkeypatch
+):
+    images = make_images(tmp_path / "images.zarr", make_arrays(dtype=dtype))
+    little = make_settings(images, tmp_path / "little", **more)
+    work = plan_job(little, images).additions
+    monkeypatch.setattr(backends, "LITTLE", work)
+    first = pipeline.run_job(little)
+    monkeypatch.setattr(backends, "LITTLE", work - 1)
+    second = pipeline.run_job(make_settings(images, tmp_path / "much", **more))
+    assert [run.manifest["device"] for run in (first, second)] == ["cpu, NumPy", "cpu"]
+    assert first.manifest["digests"] == second.manifest["digests"]
 
 
 def large_job(tmp_path):

@@ -317,7 +317,7 @@ def test_a_report_whose_libraries_cannot_be_imported_loses_no_run(tmp_path):
     script = (
         "import sys, pipeline\n"
         "from jobs_for_tests import make_images\n"
-        "sys.modules['matplotlib'] = None\n"  # as where it is not installed
+        "sys.modules['jinja2'] = None\n"  # as where it is not installed
         "images = str(make_images(sys.argv[1] + '/images.zarr'))\n"
         "job = {'name': 'few', 'images': images, 'evaluate': 'test'}\n"
         "job['output'] = sys.argv[1] + '/run'\n"

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_checks_for_tests import METRICS, check_within, oracle_lists, oracle_numerators, search
-from strategies import DEVICES_HERE, image_pairs
+from strategies import SEARCHING, image_pairs
 
 from pipeline.core.exact import NOWHERE
 from pipeline.kernels import cpu_nearest, sketches
 from pipeline.kernels.search_data import prepare_search
 
 
-@pytest.mark.parametrize("device", DEVICES_HERE)
+@pytest.mark.parametrize("device", SEARCHING)
 @given(data=st.data(), pair=image_pairs(), k=st.integers(1, 12), metric=st.sampled_from(METRICS))
 def test_lists_are_those_of_a_stable_sort_for_any_parts(device, data, pair, k, metric):
     queries, references = pair
@@ -25,7 +25,7 @@ def test_lists_are_those_of_a_stable_sort_for_any_parts(device, data, pair, k, m
     assert np.array_equal(found, expected[1])
 
 
-@pytest.mark.parametrize("device", DEVICES_HERE)
+@pytest.mark.parametrize("device", SEARCHING)
 @given(pair=image_pairs(), metric=st.sampled_from(METRICS))
 def test_a_reference_that_is_left_out_is_in_no_list(device, pair, metric):
     _, references = pair
@@ -44,7 +44,7 @@ def test_the_first_of_more_neighbours_are_the_nearest(pair, metric):
     assert np.array_equal(few[1], many[1][:, :3])
 
 
-@pytest.mark.parametrize("device", DEVICES_HERE)
+@pytest.mark.parametrize("device", SEARCHING)
 @given(data=st.data(), pair=image_pairs(), metric=st.sampled_from(METRICS))
 def test_pairs_are_all_up_to_the_radius_in_order(device, data, pair, metric):
     queries, references = pair

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 from strategies import (
-    DEVICES_HERE,
+    SEARCHING,
     as_dataset,
     chunkings,
     image_pairs,
@@ -44,7 +44,7 @@ def values_of(images):
 few_examples = settings(max_examples=20)
 
 
-@pytest.mark.parametrize("device", DEVICES_HERE)
+@pytest.mark.parametrize("device", SEARCHING)
 @few_examples
 @given(data=st.data(), pair=image_pairs(), k=st.integers(1, 8))
 def test_neighbours_are_those_of_the_definition_for_any_chunks(device, data, pair, k):
@@ -62,7 +62,7 @@ def test_neighbours_are_those_of_the_definition_for_any_chunks(device, data, pai
         assert np.array_equal(result["neighbour_label"].values[row], known)
 
 
-@pytest.mark.parametrize("device", DEVICES_HERE)
+@pytest.mark.parametrize("device", SEARCHING)
 @few_examples
 @given(data=st.data(), pair=image_pairs())
 def test_searched_in_itself_no_image_is_its_own_neighbour(device, data, pair):

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 
 from pipeline.core.errors import InputError
 from pipeline.report import plots
-from pipeline.report.plot_style import one_line, text_width
+from pipeline.report.look import one_line, text_width
 
 HOSTILE = [
     "$x^2$", r"$\undefined{", "<script>alert(1)</script>", "\x1b[2Jgone", "two\nlines", "", "a & b",
