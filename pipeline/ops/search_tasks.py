@@ -12,11 +12,10 @@ import numpy.typing as npt
 from dask.system import CPU_COUNT
 
 from pipeline.core.deferred import deferred
-from pipeline.core.errors import ShapeError
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.ops.labelled import full_scale_of
+from pipeline.ops.labelled import check_alike, full_scale_of
 
 if TYPE_CHECKING:
     import dask
@@ -87,22 +86,11 @@ def prepare_group(
 
 def check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
     """Refuse images that cannot be compared; return pixels and full scale."""
-    image, other = images[IMAGE.name], among[IMAGE.name]
-    if image.shape[1:] != other.shape[1:] or image.dtype != other.dtype:
-        raise ShapeError(
-            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
-            f"images they are searched among, {other.shape[1:]} and {other.dtype}; bring both to "
-            "one shape"
-        )
-    scales = full_scale_of(images), full_scale_of(among)
-    if scales[0] != scales[1]:
-        raise ShapeError(
-            f"images with full scale {scales[0]}, expected that of the images they are searched "
-            f"among, {scales[1]}; bring both to one scale"
-        )
-    pixels = math.prod(image.shape[1:])
-    choose_arithmetic(1, pixels, image.dtype)
-    return pixels, scales[0]
+    other, scale = among[IMAGE.name], full_scale_of(among)
+    pixels = math.prod(other.shape[1:])
+    check_alike(images, other.shape[1:], other.dtype, scale, "images they are searched among")
+    choose_arithmetic(1, pixels, other.dtype)
+    return pixels, scale
 
 
 def groups_of(images: da.Array) -> list[tuple[int, int, Any]]:
