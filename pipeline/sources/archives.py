@@ -19,6 +19,16 @@ from typing import Any, NamedTuple, cast
 from pipeline.core.blocks import Problem
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.archive_members import (
+    ZIP_MAGICS,
+    HeaderStream,
+    packing_of,
+    steps_of,
+    tail,
+    unpacked,
+    walk_tar,
+    walk_zip,
+)
 from pipeline.sources.archive_streams import (
     LABEL_SUFFIXES,
     SUFFIXES,
@@ -44,9 +54,7 @@ from pipeline.sources.folder import Tree
 from pipeline.sources.notes import File, Notes
 from pipeline.sources.open_cache import close_streams, read_forward
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
-from pipeline.sources.tar_members import HeaderStream, tail, walk_tar
 from pipeline.sources.webdataset import Fields, Samples, any_labelled
-from pipeline.sources.zip_members import MAGICS, packing_of, steps_of, unpacked, walk_zip
 from pipeline.storage.blobs import file_system
 
 _LOOKED_AT = 4096
@@ -237,7 +245,7 @@ def walk(archive: Archive, labels: Sequence[str] = LABEL_SUFFIXES) -> Generator[
     with reading(archive.path):
         with closing(archive.open()) as stream:
             head = stream.read(8)
-        if head.startswith(MAGICS) or archive.title.lower().endswith(".zip"):
+        if head.startswith(ZIP_MAGICS) or archive.title.lower().endswith(".zip"):
             yield from walk_zip(archive, labels)
             return
         if step := compression_of(head):

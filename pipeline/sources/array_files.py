@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from numpy.lib import format as npy_format
 
 from pipeline.core.errors import ChecksumError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.archive_members import ENCRYPTED, content_offset, open_directory
 from pipeline.sources.fetch import reading
 from pipeline.sources.open_cache import (
     READ_BYTES,
@@ -47,10 +48,6 @@ IDX_SUFFIXES = tuple(
     for gz in ("", ".gz")
 )
 _HEADER_BYTES = 2**14
-_LOCAL_HEADER = struct.Struct("<26xHH")
-_END = struct.Struct("<10xH10x")
-_MANY = 0xFFFF  # the number is elsewhere
-_ENCRYPTED = 0x1
 _GZIP = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
 _MOST_UNPACKED = 1032  # bytes that one byte of deflate stands for, at most
@@ -65,7 +62,10 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
             f"{shown(path)}: is truncated or damaged ({one_line(error)}); fetch it again"
         )
     kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
-    return SourceError(f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}")
+    return SourceError(
+        f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}; correct the "
+        "name or fetch it again"
+    )
 
 
 _reading = partial(reading, error_of=_unreadable)
@@ -268,8 +268,8 @@ class Archive:
     `names` are what the arrays in it are called, `others` what else is in it.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str) -> None:
-        self.path, self._file, self._archive, self._stamp = path, file, archive, stamp
+    def __init__(self, path: Path, archive: zipfile.ZipFile, stamp: str) -> None:
+        self.path, self._archive, self._stamp = path, archive, stamp
         listed = archive.namelist()
         self.names = [n.removesuffix(ARRAY_SUFFIX) for n in listed if n.endswith(ARRAY_SUFFIX)]
         self.others = [n for n in listed if not n.endswith(ARRAY_SUFFIX)]
@@ -278,7 +278,7 @@ class Archive:
         """Open one array by its header."""
         info = self._archive.getinfo(name + ARRAY_SUFFIX)
         title = f"{self.path.name}/{name}"
-        if info.flag_bits & _ENCRYPTED:
+        if info.flag_bits & ENCRYPTED:
             raise SourceError(f"{title}: is encrypted, expected an archive without password")
         with self._archive.open(info) as stream:
             shape, dtype, fortran, offset = _read_header(stream, title, info.file_size)
@@ -288,9 +288,7 @@ class Archive:
                 f"{title}: {info.compress_size} bytes are stored, expected {info.file_size}"
             )
         if not packed:  # the content lies behind a header in the file
-            self._file.seek(info.header_offset)
-            lengths = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
-            offset += info.header_offset + _LOCAL_HEADER.size + sum(lengths)
+            offset += content_offset(self._archive.fp, info) or 0
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
         start = self.path, name, packed, offset
         return _checked(StoredArray(*start, shape, dtype, fortran, identity, self._stamp))
@@ -307,14 +305,5 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open an `.npz` file; whatever fails while it is open is a `SourceError` that names it."""
     with _reading(path):
         stamp = version_of(path).stamp
-        with open_binary(path) as file, zipfile.ZipFile(file) as archive:
-            # damage may hide members, which zipfile does not count
-            file.seek(-_END.size - len(archive.comment), io.SEEK_END)
-            (expected,) = _END.unpack(file.read(_END.size))
-            count = len(archive.infolist())
-            if expected not in (count, _MANY):
-                raise SourceError(
-                    f"{shown(path)}: lists {count} members, expected {expected} by its end record; "
-                    "the file is damaged: fetch it again"
-                )
-            yield Archive(path, file, archive, stamp)
+        with open_binary(path) as file, open_directory(file) as archive:
+            yield Archive(path, archive, stamp)
