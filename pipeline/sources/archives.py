@@ -39,6 +39,7 @@ from pipeline.sources.archive_streams import (
     open_steps,
 )
 from pipeline.sources.fetch import (
+    StreamFetcher,
     Wanted,
     describe,
     listed_files,
@@ -52,7 +53,7 @@ from pipeline.sources.fetch import (
 from pipeline.sources.file_names import are_classes, as_text, flattened, split_of, splits_in
 from pipeline.sources.folder import Tree
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.open_cache import close_streams, read_forward
+from pipeline.sources.open_cache import read_forward
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
 from pipeline.sources.webdataset import Fields, Samples, any_labelled
 from pipeline.storage.blobs import file_system
@@ -262,14 +263,8 @@ def walk(archive: Archive, labels: Sequence[str] = LABEL_SUFFIXES) -> Generator[
 # fetching ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ArchiveFetcher:
-    """Reads members where they are in the archives, whose folders are `roots`.
-
-    Those in streams of steps are read by going forward.
-    """
-
-    roots: tuple[Path, ...]
+class ArchiveFetcher(StreamFetcher):
+    """Reads members where they are in the archives; those in streams of steps by going forward."""
 
     def fetch(
         self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
@@ -312,10 +307,6 @@ class ArchiveFetcher:
                 # in the order of the archive, so that neighbours come in one request
                 parts.sort(key=lambda part: (part.path, part.start))
                 yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
-
-    def close(self) -> None:
-        """Close the archives that are read forward."""
-        close_streams({str(root) for root in self.roots})
 
 
 def _length_of(row: Sample) -> int:

@@ -97,23 +97,19 @@ def read_span(
 
 
 @dataclass(frozen=True)
-class StoredArray:
-    """An array in a file: where it lies and what its header says.
+class FileArray:
+    """An array in a file: what its header says; see `array_source.Stored`.
 
-    It is the file itself, or the `member` of a zip archive, and may be `packed`. Its values begin
-    at `offset`: in the file, or in the unpacked content. `identity` tells other content apart, by
-    checksum and size, or size and time; a file of another `stamp` is not read.
+    It is the file itself, or its `member`. `identity` tells other content apart, by checksum and
+    size, or size and time; a file of another `stamp` is not read.
     """
 
     path: Path
     member: str | None
-    packed: bool
-    offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
     identity: Mapping[str, Any]
-    stamp: str = ""
+    stamp: str
 
     @property
     def title(self) -> str:
@@ -122,6 +118,18 @@ class StoredArray:
     @property
     def name(self) -> str:
         return f"array '{self.path.name if self.member is None else self.member}'"
+
+
+@dataclass(frozen=True)
+class StoredArray(FileArray):
+    """An array whose bytes lie in a file, or in the `member` of a zip archive; perhaps `packed`.
+
+    Its values begin at `offset`: in the file, or in the unpacked content.
+    """
+
+    packed: bool
+    offset: int
+    fortran: bool = False
 
     def read(self, start: int, stop: int) -> Array:
         """Read entries `start` to `stop` of the first dimension."""
@@ -184,9 +192,8 @@ def open_array(path: Path) -> StoredArray:
         now = version_of(path)
         with open_binary(path) as file:
             shape, dtype, fortran, offset = _read_header(file, path.name, now.size)
-    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
-    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, now.stamp)
-    return _checked(array)
+    header = path, None, shape, dtype, described(path, now), now.stamp
+    return _checked(StoredArray(*header, False, offset, fortran))
 
 
 def _checked(array: StoredArray) -> StoredArray:
@@ -228,9 +235,8 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
             f"{shown(path)}: has {now.size:,} bytes, but its header announces the shape {shape}; "
             "the file is truncated or damaged: fetch it again"
         )
-    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
-    offset, dtype = 4 + len(sizes), np.dtype(np.uint8)
-    return StoredArray(path, None, packed, offset, shape, dtype, False, identity, now.stamp)
+    header = path, None, shape, np.dtype(np.uint8), described(path, now), now.stamp
+    return StoredArray(*header, packed, 4 + len(sizes))
 
 
 def check_file(path: Path, checksum: str) -> None:
@@ -290,8 +296,8 @@ class Archive:
         if not packed:  # the content lies behind a header in the file
             offset += content_offset(self._archive.fp, info) or 0
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        start = self.path, name, packed, offset
-        return _checked(StoredArray(*start, shape, dtype, fortran, identity, self._stamp))
+        header = self.path, name, shape, dtype, identity, self._stamp
+        return _checked(StoredArray(*header, packed, offset, fortran))
 
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""
