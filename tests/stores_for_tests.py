@@ -1,14 +1,19 @@
-"""Small image sets that tests of storage make."""
+"""Small image sets and folders that tests of storage make, on this machine or a remote one."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from contextlib import contextmanager
 
 import numpy as np
 
+from pipeline.core.paths import locate
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
+from pipeline.storage import (
+    atomic,
+)
 
 NAMES = ["cat", "large dog", "é 字"]
 KINDS = {
@@ -54,3 +59,12 @@ def swapped(folder, *names):
         yield
     finally:
         _swap(one, two)
+
+
+def memory():
+    return locate(f"memory://tests-{uuid.uuid4().hex}")
+
+
+def put(path, data=b"data"):
+    with atomic.replaced(path) as aside:
+        aside.write_bytes(data)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders_for_tests import memory
+from stores_for_tests import memory
 from upath import UPath
 
 from pipeline.core import errors, paths

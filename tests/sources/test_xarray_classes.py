@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from labelled_for_tests import (
+from arrays_for_tests import (
     COUNT,
     NAMES,
     from_datasets,

@@ -12,7 +12,7 @@ import dask.array
 import numpy as np
 import pytest
 import xarray as xr
-from labelled_for_tests import (
+from arrays_for_tests import (
     COUNT,
     NAMES,
     from_datasets,

@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from image_files_for_tests import (
     assert_holds,
     everything,
+    held,
+    image,
+    make,
     make_files,
     png,
+    refusal,
     remote,
     write_tar,
     write_zip,
 )
-from layouts_for_tests import held, image, make, refusal
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError

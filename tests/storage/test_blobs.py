@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from folders_for_tests import memory, put
+from stores_for_tests import memory, put
 
 from pipeline.core.errors import RemoteError, StoreError
 from pipeline.storage import (

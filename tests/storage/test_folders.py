@@ -10,9 +10,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from folders_for_tests import memory, put
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
+from stores_for_tests import memory, put
 
 from pipeline.core import paths
 from pipeline.core.errors import RemoteError
