@@ -85,7 +85,7 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Reporting:
     """Has one partition be done once a function returns."""
 
     function: PartitionFunction
@@ -176,7 +176,7 @@ class Executor:
         if not count:
             return []
         with self._listening(phase) as topic:
-            return self._map(_Task(function if tells else _Told(function), count, topic))
+            return self._map(_Task(function if tells else _Reporting(function), count, topic))
 
     def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
         """Return an int64 array of `kept.shape` to which the function added every partition.
