@@ -15,14 +15,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da
 from pipeline.core.exact import Int64Array
 from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
 from pipeline.execution.compute import (
@@ -45,11 +45,6 @@ from pipeline.execution.workers import (
     require_cluster,
 )
 from pipeline.ops.reduction import add_up
-
-if TYPE_CHECKING:
-    import dask.array as da
-else:
-    da = deferred("dask.array")
 
 PartitionFunction = Callable[..., Any]
 

@@ -13,13 +13,13 @@ of can be measured from their own class without them, see `leave_one_out`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import (
     Float64Array,
@@ -46,13 +46,6 @@ from pipeline.ops.leave_one_out import (
     make_others,
     median_arrays,
 )
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 def _distances_from_arrays(

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import sparse
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Float64Array, Int64Array
-
-if TYPE_CHECKING:
-    import scipy.sparse as sparse
-else:
-    sparse = deferred("scipy.sparse")
 
 
 def merge_nearest(

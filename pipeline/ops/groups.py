@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import deferred, sparse
 from pipeline.core.exact import Float64Array, Int64Array, finish_neighbours
 
 if TYPE_CHECKING:
-    import scipy.sparse as sparse
     import scipy.sparse.csgraph as csgraph
     import scipy.spatial.distance as distance
 else:
-    sparse = deferred("scipy.sparse")
     csgraph = deferred("scipy.sparse.csgraph")
     distance = deferred("scipy.spatial.distance")
 

@@ -12,23 +12,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection, class_flags, flagged_names, select_classes
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, xr
 from pipeline.core.errors import LabelError, SchemaError, ShapeError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import IMAGE, LABEL, PIXEL_TYPES, SAMPLE, UNLABELLED, conform, in_order
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 NAMES, SCALE = "class_names", "full_scale"
 _MOST_CODES = 2**20  # more than any label that counts classes

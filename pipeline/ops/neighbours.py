@@ -9,13 +9,13 @@ is sorted by distance and then by index, so neither groups nor chunks can change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, dask, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import NOWHERE, Float64Array, Int64Array, finish_neighbours
 from pipeline.core.schema import (
@@ -45,15 +45,6 @@ from pipeline.ops.search_tasks import (
     prepare_group,
     read,
 )
-
-if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
-else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 def empty_lists(count: int, k: int) -> Int64Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, dask, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Int64Array, finish_neighbours, largest_within
 from pipeline.core.schema import IMAGE, NEIGHBOUR, NEIGHBOUR_DISTANCE, PAIR
@@ -23,15 +23,6 @@ from pipeline.ops.search_tasks import (
     prepare_group,
     read,
 )
-
-if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
-else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 def _pairs_block(

@@ -11,21 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from dask.system import CPU_COUNT
 
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, dask, deferred, xr
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.ops.labelled import check_alike, full_scale_of
 
 if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
     from dask import highlevelgraph
 else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
     highlevelgraph = deferred("dask.highlevelgraph")
 
 # Bytes of images of a group of references; with sketches it takes about twice as much.
