@@ -35,13 +35,12 @@ from pipeline.core.schema import (
 )
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.labelled import NAMES, code_flags, lazy_images, sample_coordinates
+from pipeline.ops.labelled import NAMES, code_flags, sample_coordinates
 from pipeline.ops.search_tasks import (
-    check_pair,
     chunks_of,
-    cut_queries,
     flattened,
     groups_of,
+    make_pair,
     prepare_group,
     read,
 )
@@ -215,9 +214,7 @@ def neighbours(
     names = check_metrics(metrics)
     if k < 1:
         raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
-    given = lazy_images(images, labels=False)
-    others = given if among is None else lazy_images(among, labels=False)
-    scale, lazy = check_pair(given, others), cut_queries(given)
+    lazy, others, pixels, full_scale = make_pair(images, among)
     groups = groups_of(others[IMAGE.name].data)
     lists = [
         (name, _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device))
@@ -225,7 +222,7 @@ def neighbours(
     ]
     coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
     coordinates |= sample_coordinates(lazy)
-    arrays = _arrays_of(lists, _labels_in(others), scale)
+    arrays = _arrays_of(lists, _labels_in(others), (pixels, full_scale))
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
     named = {NAMES: others.attrs[NAMES]} if NAMES in others.attrs else {}
     found = xr.Dataset(variables, coordinates, named | {AMONG_THEMSELVES: int(among is None)})

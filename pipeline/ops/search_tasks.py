@@ -15,7 +15,7 @@ from pipeline.core.deferred import da, dask, deferred, xr
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.ops.labelled import check_alike, full_scale_of
+from pipeline.ops.labelled import check_alike, full_scale_of, lazy_images
 
 if TYPE_CHECKING:
     from dask import highlevelgraph
@@ -78,13 +78,20 @@ def prepare_group(
     return use.prepare_search(flat, images.shape[1:], metric, indices, pairs=pairs)
 
 
-def check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
-    """Refuse images that cannot be compared; return pixels and full scale."""
-    other, scale = among[IMAGE.name], full_scale_of(among)
-    pixels = math.prod(other.shape[1:])
-    check_alike(images, other.shape[1:], other.dtype, scale, "images they are searched among")
-    choose_arithmetic(1, pixels, other.dtype)
-    return pixels, scale
+def make_pair(
+    images: xr.Dataset, among: xr.Dataset | None
+) -> tuple[xr.Dataset, xr.Dataset, int, int]:
+    """Return queries and the images they are searched among, lazily; pixels and full scale.
+
+    Without `among` that is among themselves. What cannot be compared is refused.
+    """
+    given = lazy_images(images, labels=False)
+    others = given if among is None else lazy_images(among, labels=False)
+    shape, dtype = others[IMAGE.name].shape[1:], others[IMAGE.name].dtype
+    pixels, scale = math.prod(shape), full_scale_of(others)
+    check_alike(given, shape, dtype, scale, "images they are searched among")
+    choose_arithmetic(1, pixels, dtype)
+    return _cut_queries(given), others, pixels, scale
 
 
 def groups_of(images: da.Array) -> list[tuple[int, int, Any]]:
@@ -104,7 +111,7 @@ def chunks_of(images: da.Array) -> list[Any]:
     return _cut(images, np.cumsum([0, *images.chunks[0]]).tolist())
 
 
-def cut_queries(images: xr.Dataset) -> xr.Dataset:
+def _cut_queries(images: xr.Dataset) -> xr.Dataset:
     """Cut queries so that each core has some."""
     count = images.sizes[SAMPLE]
     wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))
