@@ -11,9 +11,7 @@ import numpy as np
 from pipeline.core.paths import locate
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
-from pipeline.storage import (
-    atomic,
-)
+from pipeline.storage import atomic
 
 NAMES = ["cat", "large dog", "é 字"]
 KINDS = {

@@ -21,11 +21,7 @@ import numpy.typing as npt
 from pipeline.core.arguments import checked
 from pipeline.core.deferred import da, xr
 from pipeline.core.errors import SchemaError
-from pipeline.core.exact import (
-    Float64Array,
-    Int64Array,
-    check_square_bound,
-)
+from pipeline.core.exact import Float64Array, Int64Array, check_square_bound
 from pipeline.core.schema import (
     CLASS,
     CLASS_CODE,
@@ -41,11 +37,7 @@ from pipeline.core.schema import (
 )
 from pipeline.ops.distance_blocks import distances_block, make_reference
 from pipeline.ops.labelled import check_alike, full_scale_of, lazy_images, sample_coordinates
-from pipeline.ops.leave_one_out import (
-    denominators_without_one,
-    make_others,
-    median_arrays,
-)
+from pipeline.ops.leave_one_out import denominators_without_one, make_others, median_arrays
 
 
 def _distances_from_arrays(

@@ -17,9 +17,7 @@ from upath import UPath
 from pipeline.core import errors, paths
 from pipeline.core.errors import ConfigError, RemoteError, StoreError
 from pipeline.core.paths import locate, shown
-from pipeline.storage import (
-    atomic,
-)
+from pipeline.storage import atomic
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
 

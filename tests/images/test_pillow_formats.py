@@ -7,10 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hostile.making import (
-    picture,
-    saved,
-)
+from hostile.making import picture, saved
 from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 

@@ -9,12 +9,7 @@ import pytest
 from locks_for_tests import Child
 from stores_for_tests import make_arrays, make_store, memory
 
-from pipeline.storage import (
-    atomic,
-    blobs,
-    folders,
-    locks,
-)
+from pipeline.storage import atomic, blobs, folders, locks
 
 
 @pytest.fixture

@@ -8,10 +8,7 @@ import pytest
 from stores_for_tests import memory, put
 
 from pipeline.core.errors import RemoteError, StoreError
-from pipeline.storage import (
-    atomic,
-    blobs,
-)
+from pipeline.storage import atomic, blobs
 
 
 class Answer(Exception):

@@ -21,14 +21,7 @@ from pipeline.sources import xarray_files
 from pipeline.sources.file_names import expand
 from pipeline.sources.folder import FolderReader
 from pipeline.sources.notes import Notes
-from pipeline.storage import (
-    atomic,
-    blobs,
-    folders,
-    image_store,
-    manifest,
-    store_array,
-)
+from pipeline.storage import atomic, blobs, folders, image_store, manifest, store_array
 from pipeline.storage.folders import matching
 
 
