@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pipeline
+from pipeline.execution.progress import SilentReporter
 from pipeline.sources.arrays import from_arrays
 
 NAMES = ["ash", "birch", "cedar", "dogwood"]
@@ -92,3 +93,13 @@ def nearest_by_hand(arrays, key, among, metric, codes, full_scale=255):
         distance = np.sqrt(mean) / full_scale if metric == "l2" else mean / full_scale
         rows.append((among[place], sample, label, float(distance)))
     return rows
+
+
+class Heard(SilentReporter):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
