@@ -27,6 +27,23 @@ def png(pixels):
     return stream.getvalue()
 
 
+def grey(value):
+    """Return a small PNG of one grey."""
+    return png(np.full((6, 4), value, np.uint8))
+
+
+def put(path, content):
+    """Write a file of bytes or text, and the folders that it lies in; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def members(files, prefix=""):
+    """Return files, as of `make_files`, as members of an archive: pairs of a name and bytes."""
+    return [(prefix + path, data) for path, (_, data) in files.items()]
+
+
 def make_files(splits=("train", "valid"), classes=("3", "7"), count=5, shape=(6, 4), seed=0):
     """Return `SPLIT/CLASS/FILE` -> (pixels, PNG) of random images, in the order of the names."""
     rng = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ from image_files_for_tests import (
     image,
     make,
     make_files,
+    members,
     png,
     refusal,
     remote,
@@ -42,10 +43,6 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
 def opened(tmp_path, *paths, **options):
     reader = ArchiveReader({None: list(paths)}, kind="zip")
     return open_encoded(reader, tmp_path / "listing", **options)
-
-
-def members(files, prefix=""):
-    return [(prefix + path, data) for path, (_, data) in files.items()]
 
 
 def problems(tmp_path, path, **options):
