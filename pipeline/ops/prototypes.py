@@ -9,7 +9,7 @@ taken in the same pass give the standard deviation of every pixel. See `medians`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline.core.arguments import checked
 from pipeline.core.arrays import Arrays
 from pipeline.core.classes import ClassSelection
-from pipeline.core.deferred import da, xr
+from pipeline.core.deferred import deferred
 from pipeline.core.errors import EmptyClassError
 from pipeline.core.exact import (
     Float64Array,
@@ -46,6 +46,13 @@ from pipeline.kernels import backends
 from pipeline.kernels.protocols import Kernels, Pixels
 from pipeline.ops.labelled import classes_of, full_scale_of, lazy_images
 from pipeline.ops.reduction import add_up
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+else:
+    da = deferred("dask.array")
+    xr = deferred("xarray")
 
 PrototypeKind = Literal["mean", "median"]
 BlockFunction = Callable[..., npt.NDArray[Any]]

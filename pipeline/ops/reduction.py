@@ -7,12 +7,17 @@ are added and the rest goes on top.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.deferred import da
+from pipeline.core.deferred import deferred
+
+if TYPE_CHECKING:
+    import dask.array as da
+else:
+    da = deferred("dask.array")
 
 WIDE = 8
 """Blocks that one addition of the tree takes; two where they are large."""
