@@ -52,23 +52,6 @@ def run_digest(settings: JobSettings, reporter: object = None) -> str:
     return pipeline.describe(pipeline.run_job(settings, reporter).path)["digests"]["run"]
 
 
-class Heard:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
-
-    @contextmanager
-    def phase(self, name, partitions, size=0):
-        yield self
-
-    def advance(self, partitions=1):
-        pass
-
-
 @contextmanager
 def scheduler(security: distributed.Security | None = None, **options) -> Iterator[str]:
     """Run a scheduler in this process, without workers; yields its address."""

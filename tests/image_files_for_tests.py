@@ -1,4 +1,4 @@
-"""Image files that tests make: in folders and archives, and what a source of them must hold."""
+"""Image files that tests make, in folders, archives and layouts, and what is read of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import zipfile
 import fsspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from pipeline.core.blocks import Problem
+from pipeline.core.errors import InputError, PixsimError
 from pipeline.core.paths import locate
+from pipeline.images.conversion import Conversion
+from pipeline.images.decoding import Decoded, decode
+from pipeline.sources.registry import open_source, release
 
 
 def png(pixels):
@@ -20,6 +25,23 @@ def png(pixels):
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def grey(value):
+    """Return a small PNG of one grey."""
+    return png(np.full((6, 4), value, np.uint8))
+
+
+def put(path, content):
+    """Write a file of bytes or text, and the folders that it lies in; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def members(files, prefix=""):
+    """Return files, as of `make_files`, as members of an archive: pairs of a name and bytes."""
+    return [(prefix + path, data) for path, (_, data) in files.items()]
 
 
 def make_files(splits=("train", "valid"), classes=("3", "7"), count=5, shape=(6, 4), seed=0):
@@ -112,3 +134,73 @@ def make_folder(path, count=30, seed=0, bad=()):
             if split == "train" and number in bad:
                 file.write_bytes(b"no picture")
     return path
+
+
+AS_IT_IS = Conversion()
+
+
+def pixels_of(data, conversion=AS_IT_IS, expected=None):
+    found = decode(data, conversion, expected)
+    assert isinstance(found, Decoded), found
+    return found.image
+
+
+def problem_of(data, conversion=AS_IT_IS, expected=None):
+    found = decode(data, conversion, expected)
+    assert isinstance(found, Problem), found
+    return found
+
+
+def by_pillow(data, mode):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert(mode))
+
+
+# every image has other pixels, so that which one was taken can be told
+_numbers = iter(range(10**9))
+
+
+def image():
+    return png(np.full((6, 4), next(_numbers) % 256, np.uint8))
+
+
+def make(root, *paths):
+    """Write images, and texts where the name is no image's: `NAME`, or `NAME=CONTENT`."""
+    for path in paths:
+        name, equals, content = path.partition("=")
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        text = equals or not name.lower().endswith((".png", ".jpeg"))
+        place.write_bytes(content.encode() if text else image())
+    return root
+
+
+def held(images):
+    """Return split -> class (None: no label) -> how many, and the remarks."""
+    source = open_source(images if isinstance(images, dict) else str(images))
+    found = {}
+    for split, info in source.splits().items():
+        block = source.read(split, 0, info.count)
+        assert block.problems == {}
+        names = [source.class_names[code] if code >= 0 else None for code in block.labels]
+        found[split] = {name: names.count(name) for name in dict.fromkeys(names)}
+    remarks = source.remarks
+    release(source)
+    return found, list(remarks)
+
+
+def refusal(images):
+    with pytest.raises(PixsimError) as error:
+        held(images)
+    assert isinstance(error.value, InputError)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def classes(*names, count=2):
+    return [f"{name}/{number}.png" for name in names for number in range(count)]
+
+
+TWO = {"cat": 2, "dog": 2}
+LABELLED = [f"train/{path}" for path in classes("cat", "dog")]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sources_for_tests import Faulty
 
 import pipeline
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.core.errors import SourceError
 from pipeline.ingestion.ingest import ingest
-from pipeline.sources.arrays import from_arrays
 from pipeline.storage import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,29 +31,12 @@ def make_arrays(shape=(4, 3), dtype=np.uint8, seed=0):
     return arrays
 
 
-class Watched:
+class Watched(Faulty):
     """A source that remembers what was read, and fails where it is told to."""
 
     def __init__(self, arrays=None, fails_at=None, names=NAMES):
-        self.inner = from_arrays(arrays or make_arrays(), names)
-        self.class_names = self.inner.class_names
-        self.full_scale = self.inner.full_scale
+        super().__init__(arrays or make_arrays(), (), fails_at, names)
         self.provenance = self.inner.provenance
-        self.fails_at = fails_at
-        self.reads = []
-        self.closed = False
-
-    def splits(self):
-        return self.inner.splits()
-
-    def read(self, split, start, stop):
-        if (split, start) == self.fails_at:
-            raise SourceError(f"{split} {start}: the disk made a noise")
-        self.reads.append((split, start))
-        return self.inner.read(split, start, stop)
-
-    def close(self):
-        self.closed = True
 
 
 PARTITIONS = [("test", 0), ("test", 8), *(("train", start) for start in range(0, 30, 8))]

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 import pipeline
-from pipeline.execution.progress import SilentReporter
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = {"train": 6, "test": 4}
@@ -48,16 +47,3 @@ def job(**settings):
 
 def here_job(**settings):
     return job(cluster="threads", **settings)
-
-
-class Listener:
-    """Keeps what is said."""
-
-    def __init__(self):
-        self.said, self.silent = [], SilentReporter()
-
-    def say(self, message):
-        self.said.append(message)
-
-    def phase(self, *arguments, **keywords):
-        return self.silent.phase(*arguments, **keywords)

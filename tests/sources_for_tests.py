@@ -34,14 +34,14 @@ class Faulty:
         self.arrays, self.bad, self.fails_at = arrays, frozenset(bad), fails_at
         self.class_names, self.full_scale = inner.class_names, inner.full_scale
         self.provenance = {**inner.provenance, "title": title}
-        self.inner, self.reads = inner, []
+        self.inner, self.reads, self.closed = inner, [], False
 
     def splits(self):
         return self.inner.splits()
 
     def read(self, split, start, stop):
         if (split, start) == self.fails_at:
-            raise SourceError("the disk made a noise")
+            raise SourceError(f"{split} {start}: the disk made a noise")
         self.reads.append((split, start))
         block = self.inner.read(split, start, stop)
         places = [n - start for s, n in self.bad if s == split and start <= n < stop]
@@ -51,7 +51,7 @@ class Faulty:
         return Block(images, labels, block.origins, problems)
 
     def close(self):
-        pass
+        self.closed = True
 
     def good(self):
         """The arrays without the bad samples."""

@@ -1,14 +1,19 @@
-"""Small image sets that tests of storage make."""
+"""Small image sets and folders that tests of storage make, on this machine or a remote one."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import uuid
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 
+from pipeline.core.paths import locate
 from pipeline.ingestion.ingest import ingest
 from pipeline.sources.arrays import from_arrays
+from pipeline.storage import atomic
 
 NAMES = ["cat", "large dog", "é 字"]
 KINDS = {
@@ -54,3 +59,37 @@ def swapped(folder, *names):
         yield
     finally:
         _swap(one, two)
+
+
+def memory():
+    return locate(f"memory://tests-{uuid.uuid4().hex}")
+
+
+def put(path, data=b"data"):
+    with atomic.replaced(path) as aside:
+        aside.write_bytes(data)
+
+
+class Stop(Exception):
+    """The machine is switched off."""
+
+
+@contextmanager
+def stopped(monkeypatch, moment, watched):
+    """Stop at a call of functions, the first is number 0; `watched` are their names by module."""
+    calls = itertools.count()
+
+    def counted(function):
+        def step(*arguments, **keywords):
+            if next(calls) == moment:
+                raise Stop
+            return function(*arguments, **keywords)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        for module, names in watched.items():
+            for name in names:
+                patch.setattr(module, name, counted(getattr(module, name)))
+        with pytest.raises(Stop):
+            yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layouts_for_tests import make
+from image_files_for_tests import make
 
 import pipeline
 from pipeline.cli import main

@@ -9,13 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    PrivateAttr,
-    ValidationError,
-)
+from pydantic import Field, PlainSerializer, PlainValidator, PrivateAttr, ValidationError
 
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.config.image_settings import ImageSettings

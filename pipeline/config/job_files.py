@@ -6,15 +6,13 @@ and defaults for all else.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.config.job_settings import JobSettings, changed_job, load_job, make_job
-from pipeline.config.yaml_files import load_mapping, parse_yaml
+from pipeline.config.yaml_files import load_mapping, to_yaml
 from pipeline.core.arguments import checked
 from pipeline.core.errors import ConfigError
 from pipeline.core.paths import is_path_like, locate, options_of
@@ -24,7 +22,6 @@ SUFFIXES = (".yml", ".yaml")
 _PACKAGE = Path(__file__).resolve().parents[1]
 # in a wheel, and in a checkout; what lies beside an installed package is another's
 WORKFLOWS = (_PACKAGE / "workflows", _PACKAGE.parent / "workflows")
-_PLAIN = re.compile(r"[\w./~][\w./~ +:-]*", re.ASCII)
 _HIDDEN = "storage_options, and options of a cluster, are never written: add them where needed"
 
 
@@ -188,31 +185,3 @@ def given_keys(job: JobSettings) -> dict[str, Any]:
     if len(known.get("evaluate", ())) == 1:
         known["evaluate"] = known["evaluate"][0]
     return {key: known[key] for key in JobSettings.model_fields if key in known}
-
-
-def to_yaml(value: Any) -> str:
-    """Return plain values as YAML on one line, which `parse_yaml` reads as the same values.
-
-    Examples
-    --------
-    >>> to_yaml({"classes": ["3", "a cat"], "k": 5, "near": None})
-    '{classes: ["3", a cat], k: 5, near: null}'
-    """
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{to_yaml(k)}: {to_yaml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(to_yaml, value)) + "]"
-    if isinstance(value, float):
-        digits = format(Decimal(repr(value)), "f")  # 1e-05 would be a text
-        return digits if "." in digits else f"{digits}.0"
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and ": " not in value:
-        with_key = f"[{value}]"
-        if not value.endswith((" ", ":")) and parse_yaml(with_key) == [value]:
-            return value
-    return json.dumps(value) if not isinstance(value, str) else f'"{"".join(map(_spelled, value))}"'
-
-
-def _spelled(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\U{ord(character):08x}"

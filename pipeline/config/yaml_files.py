@@ -1,4 +1,4 @@
-"""YAML files of settings: read with plain types only, refused with the key and the value.
+"""YAML files of settings: read with plain types only, refused with the key and the value; written.
 
 A message shows a value in a few words: it may be a page long, or a maze of aliases.
 """
@@ -6,7 +6,9 @@ A message shows a value in a few words: it may be a page long, or a maze of alia
 from __future__ import annotations
 
 import difflib
+import io
 import re
+import sys
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,24 @@ def parse_yaml(text: str) -> Any:
         return parser.load(text)
     except Exception as error:  # whatever a parser raises of a text that is none
         raise ValueError(_reason(error)) from None
+
+
+def to_yaml(value: Any) -> str:
+    """Return plain values as YAML on one line, which `parse_yaml` reads as the same values.
+
+    Examples
+    --------
+    >>> to_yaml({"classes": ["3", "a cat"], "k": 5, "near": None})
+    "{classes: ['3', a cat], k: 5, near: null}"
+    """
+    writer, text = YAML(typ="safe", pure=True), io.StringIO()
+    writer.Resolver, writer.version = _Resolver, (1, 1)
+    writer.default_flow_style = True
+    writer.brace_single_entry_mapping_in_flow_sequence, writer.width = True, sys.maxsize
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.representer.ignore_aliases = lambda _: True
+    writer.dump([value], text)  # in brackets, so that all of it is on one line
+    return text.getvalue().partition("[")[2][:-2]
 
 
 def _reason(error: Exception) -> str:

@@ -1,13 +1,9 @@
 """Libraries that are imported when something of them is first used.
 
 dask's arrays, its data frames, xarray and scipy take a second or more to import together, and a job
-that runs in threads needs little of them. A module that only some calls of a module need is named
-so:
-
-    if TYPE_CHECKING:
-        import dask.array as da
-    else:
-        da = deferred("dask.array")
+that runs in threads needs little of them. Those that many modules need are named here, to be
+imported from here: `from pipeline.core.deferred import da, xr`; others are named by `deferred`
+where they are needed.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pipeline
 
@@ -38,3 +34,17 @@ class _Deferred(ModuleType):
 def deferred(name: str) -> Any:
     """Return a stand-in for a module, which imports it when it is first used."""
     return _Deferred(name)
+
+
+if TYPE_CHECKING:
+    import dask
+    import dask.array as da
+    import scipy.sparse as sparse
+    import xarray as xr
+else:
+    dask = deferred("dask")
+    da = deferred("dask.array")
+    sparse = deferred("scipy.sparse")
+    xr = deferred("xarray")
+
+__all__ = ["da", "dask", "deferred", "sparse", "xr"]

@@ -15,14 +15,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.cluster_settings import ClusterSettings, make_cluster
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da
 from pipeline.core.exact import Int64Array
 from pipeline.execution.checkpoints import AddPartition, CheckpointedSum, Checkpoints, Tell
 from pipeline.execution.compute import (
@@ -45,11 +45,6 @@ from pipeline.execution.workers import (
     require_cluster,
 )
 from pipeline.ops.reduction import add_up
-
-if TYPE_CHECKING:
-    import dask.array as da
-else:
-    da = deferred("dask.array")
 
 PartitionFunction = Callable[..., Any]
 
@@ -85,7 +80,7 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Reporting:
     """Has one partition be done once a function returns."""
 
     function: PartitionFunction
@@ -176,7 +171,7 @@ class Executor:
         if not count:
             return []
         with self._listening(phase) as topic:
-            return self._map(_Task(function if tells else _Told(function), count, topic))
+            return self._map(_Task(function if tells else _Reporting(function), count, topic))
 
     def add(self, function: AddPartition, kept: Checkpoints, phase: Phase) -> Int64Array:
         """Return an int64 array of `kept.shape` to which the function added every partition.

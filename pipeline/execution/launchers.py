@@ -130,7 +130,7 @@ def open_processes(
 def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
     """Connect to a scheduler that runs already."""
     distributed = importlib.import_module("distributed")
-    address, where = scheduler_place(settings)
+    address, where = find_scheduler(settings)
     named = (
         {"address": address}
         if settings.scheduler_file is None
@@ -155,7 +155,7 @@ def open_scheduler(settings: ClusterSettings) -> Iterator[Any]:
     )
 
 
-def scheduler_place(settings: ClusterSettings) -> tuple[str | None, str | Path]:
+def find_scheduler(settings: ClusterSettings) -> tuple[str | None, str | Path]:
     """Return the address of a scheduler that runs already, and what names it: that, or a file."""
     address = settings.address or dask.config.get("scheduler-address", None)
     if settings.scheduler_file is None and not address:

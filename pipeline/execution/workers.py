@@ -94,7 +94,7 @@ def require_cluster(settings: ClusterSettings) -> Workers | None:
     """
     if settings.kind == "scheduler":
         with _configured(settings):
-            kinds.scheduler_place(settings)
+            kinds.find_scheduler(settings)
         return None
     if settings.kind == "slurm":
         kinds.require_slurm()

@@ -21,8 +21,7 @@ from pipeline.jobs.audit_lists import ListTables
 from pipeline.jobs.audit_pairs import LEAST, PairFinder, Pairs, Sides, all_sides, best_of_each
 from pipeline.jobs.audit_plan import AuditPlan
 from pipeline.ops.audit_scores import fence, misfit, remoteness
-from pipeline.ops.graph import merge_nearest
-from pipeline.ops.groups import Groups, connect, diameter, smallest_edges
+from pipeline.ops.graph import Groups, connect, diameter, merge_nearest, smallest_edges
 from pipeline.storage import sample_lists
 from pipeline.storage.image_content import read_checked, read_labels
 

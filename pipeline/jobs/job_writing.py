@@ -23,11 +23,11 @@ from pipeline.config.job_files import (
     job_text,
     require_suffix,
     require_unwritten,
-    to_yaml,
     write_new,
 )
 from pipeline.config.job_settings import JobSettings
 from pipeline.config.search_settings import AuditChecks, NeighbourSettings
+from pipeline.config.yaml_files import to_yaml
 from pipeline.core.arguments import checked
 from pipeline.core.blocks import WRONG_SIZE, SplitInfo
 from pipeline.core.errors import ConfigError, PixsimError, StoreError, listed, printable

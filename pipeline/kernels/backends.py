@@ -124,45 +124,31 @@ _LONGEST = 200  # characters of what a compiler says
 
 def _load_torch(name: str, reason: str) -> Kernels:
     on_torch = importlib.import_module("pipeline.kernels.torch")
-    transfers = importlib.import_module("pipeline.kernels.transfers")
     of_cuda = f": {reason}" if name.startswith("cuda") else ""
-    return Kernels(
-        f"torch:{name}",
-        f"{on_torch.device_name(name)}, plain torch {on_torch.VERSION}{of_cuda}",
-        name.startswith("cuda"),
-        on_torch.device_memory(name),
-        partial(on_torch.class_sums, device=name),
-        partial(on_torch.histograms, device=name),
-        load("cpu").select_ranks,  # on the host: there is little to do
-        partial(on_torch.prepare, device=name),
-        on_torch.l1_numerators,
-        on_torch.dot_products,
-        partial(on_torch.squared_norms, device=name),
-        on_torch.measure,
-        partial(on_torch.prepare_search, device=name),
-        on_torch.nearest,
-        on_torch.within,
-        partial(transfers.empty, device=name),
-        _count_only,
-        _count_only,
-    )
+    library = f"plain torch {on_torch.VERSION}{of_cuda}"
+    return _on_device("torch", name, library, on_torch, on_torch, on_torch)
 
 
 def _load_triton(name: str) -> Kernels:
-    on_torch = importlib.import_module("pipeline.kernels.torch")
-    transfers = importlib.import_module("pipeline.kernels.transfers")
     sweeps = importlib.import_module("pipeline.kernels.triton")
     sums = importlib.import_module("pipeline.kernels.triton_sums")
     search = importlib.import_module("pipeline.kernels.triton_nearest")
-    interpreted = ", interpreted" if sweeps.INTERPRETED else ""
+    library = f"Triton {sweeps.VERSION}{', interpreted' if sweeps.INTERPRETED else ''}"
+    return _on_device("triton", name, library, sums, sweeps, search)
+
+
+def _on_device(kind: str, name: str, library: str, sums: Any, sweeps: Any, search: Any) -> Kernels:
+    """Return the kernels of a torch device: of three modules what adds up, measures, searches."""
+    on_torch = importlib.import_module("pipeline.kernels.torch")
+    transfers = importlib.import_module("pipeline.kernels.transfers")
     return Kernels(
-        f"triton:{name}",
-        f"{on_torch.device_name(name)}, Triton {sweeps.VERSION}{interpreted}",
-        True,
+        f"{kind}:{name}",
+        f"{on_torch.device_name(name)}, {library}",
+        kind == "triton" or name.startswith("cuda"),
         on_torch.device_memory(name),
         partial(sums.class_sums, device=name),
         partial(sums.histograms, device=name),
-        load("cpu").select_ranks,
+        load("cpu").select_ranks,  # on the host: there is little to do
         partial(sweeps.prepare, device=name),
         sweeps.l1_numerators,
         sweeps.dot_products,

@@ -20,7 +20,14 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core.exact import FLOAT64_LIMIT, Arithmetic, Int64Array, split_prototypes
-from pipeline.kernels.transfers import as_tensor, for_each_batch, free_bytes, memory_of
+from pipeline.kernels.transfers import (
+    Sums,
+    add_up,
+    as_tensor,
+    for_each_batch,
+    free_bytes,
+    memory_of,
+)
 
 T = TypeVar("T")
 
@@ -66,11 +73,11 @@ def class_sums(
     images: npt.NDArray[Any],
     positions: Int64Array,
     classes: int,
-    into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    into: Sums | None = None,
     counts: npt.NDArray[np.uint32] | None = None,
     *,
     device: str,
-) -> tuple[Int64Array, Int64Array, Int64Array]:
+) -> Sums:
     """Sum the images of each class and their squares; see `protocols.ClassSums`."""
     if counts is not None:
         histograms(images, positions, classes, into=counts, device=device)
@@ -87,12 +94,8 @@ def class_sums(
 
     _in_batches(images, device, add)
     number = np.bincount(rows, minlength=classes + 1).astype(np.int64)
-    added = (*sums[:, :classes].cpu().numpy(), number[:classes])
-    if into is None:
-        return added
-    for target, part in zip(into, added, strict=True):
-        target += part
-    return into
+    totals, squares = sums[:, :classes].cpu().numpy()
+    return add_up((totals, squares, number[:classes]), into)
 
 
 def histograms(

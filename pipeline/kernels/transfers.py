@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core.errors import DeviceMemoryError, format_bytes
+from pipeline.core.exact import Int64Array
 from pipeline.core.threads import in_ranges
 
 # The share of a CUDA device's free memory that the copies of one batch may take.
@@ -34,6 +35,7 @@ _SENT, _LEAST_SENT, _BATCHES = 128 * 2**20, 8 * 2**20, 8
 # Threads that copy, more do not add up; and bytes that one copies at least.
 _COPYING, _COPIED_BYTES = 4, 2**20
 
+Sums = tuple[Int64Array, Int64Array, Int64Array]
 Work = Callable[[slice, torch.Tensor], None]
 """Called with the slice of a batch and the images of it on the device, [sample, pixel].
 
@@ -72,6 +74,15 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 def results(shape: tuple[int, ...], kind: torch.dtype, device: str) -> torch.Tensor:
     """Return room for results on the host, to which a device copies while it goes on."""
     return torch.empty(shape, dtype=kind, pin_memory=torch.device(device).type == "cuda")
+
+
+def add_up(parts: Sums, into: Sums | None) -> Sums:
+    """Return sums over some images; or add them to others, and return these."""
+    if into is None:
+        return parts
+    for target, part in zip(into, parts, strict=True):
+        target += part
+    return into
 
 
 def _rows_at_once(count: int, pixel_bytes: int, row_bytes: int, device: torch.device) -> int:

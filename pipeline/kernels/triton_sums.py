@@ -26,7 +26,7 @@ import triton.language as tl
 
 from pipeline.core.accumulators import SEGMENT
 from pipeline.core.exact import Int64Array
-from pipeline.kernels.transfers import as_tensor, for_each_batch
+from pipeline.kernels.transfers import Sums, add_up, as_tensor, for_each_batch
 
 # Images of a class that a window has on average, where classes are equally large.
 _OF_CLASS = 512
@@ -196,11 +196,11 @@ def class_sums(
     images: npt.NDArray[Any],
     positions: Int64Array,
     classes: int,
-    into: tuple[Int64Array, Int64Array, Int64Array] | None = None,
+    into: Sums | None = None,
     counts: npt.NDArray[np.uint32] | None = None,
     *,
     device: str,
-) -> tuple[Int64Array, Int64Array, Int64Array]:
+) -> Sums:
     """Sum the images of each class and their squares; see `protocols.ClassSums`."""
     table = None
     if counts is not None:
@@ -209,11 +209,7 @@ def class_sums(
     if counts is not None and table is not None:
         counts += _with_zeros(table, positions)
     number = np.bincount(positions[positions >= 0], minlength=classes).astype(np.int64)
-    if into is None:
-        return sums[0], sums[1], number
-    for target, part in zip(into, (*sums, number), strict=True):
-        target += part
-    return into
+    return add_up((sums[0], sums[1], number), into)
 
 
 def histograms(

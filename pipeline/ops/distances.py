@@ -13,19 +13,15 @@ of can be measured from their own class without them, see `leave_one_out`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
-from pipeline.core.errors import SchemaError, ShapeError
-from pipeline.core.exact import (
-    Float64Array,
-    Int64Array,
-    check_square_bound,
-)
+from pipeline.core.deferred import da, xr
+from pipeline.core.errors import SchemaError
+from pipeline.core.exact import Float64Array, Int64Array, check_square_bound
 from pipeline.core.schema import (
     CLASS,
     CLASS_CODE,
@@ -40,19 +36,8 @@ from pipeline.core.schema import (
     pick,
 )
 from pipeline.ops.distance_blocks import distances_block, make_reference
-from pipeline.ops.labelled import full_scale_of, lazy_images, sample_coordinates
-from pipeline.ops.leave_one_out import (
-    denominators_without_one,
-    make_others,
-    median_arrays,
-)
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
+from pipeline.ops.labelled import check_alike, full_scale_of, lazy_images, sample_coordinates
+from pipeline.ops.leave_one_out import denominators_without_one, make_others, median_arrays
 
 
 def _distances_from_arrays(
@@ -82,23 +67,6 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
         if metric not in METRICS:
             raise SchemaError(f"metric {metric!r}, expected {' or '.join(METRICS)}")
     return tuple(metrics)
-
-
-def check_shapes(images: xr.Dataset, prototypes: xr.Dataset) -> None:
-    """Raise `ShapeError` unless images and prototypes have one shape and pixel type."""
-    image, numerator = images[IMAGE.name], prototypes[NUMERATOR.name]
-    made_of = str(prototypes.attrs.get("pixel_dtype", image.dtype))
-    if image.shape[1:] != numerator.shape[1:] or str(image.dtype) != made_of:
-        raise ShapeError(
-            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
-            f"prototypes, {numerator.shape[1:]} and {made_of}; bring both splits to one shape"
-        )
-    scales = full_scale_of(images), prototypes.attrs.get("full_scale", full_scale_of(images))
-    if scales[0] != scales[1]:
-        raise ShapeError(
-            f"images with full scale {scales[0]}, expected that of the prototypes, {scales[1]}; "
-            "bring both splits to one scale"
-        )
 
 
 @checked
@@ -149,8 +117,9 @@ def distances(
     names = check_metrics(metrics)
     lazy = lazy_images(images, labels=leave_one_out)
     ordered = prototypes.assign({v.name: pick(prototypes, v) for v in (NUMERATOR, DENOMINATOR)})
-    check_shapes(lazy, ordered)
-    image = lazy[IMAGE.name]
+    image, made, full_scale = lazy[IMAGE.name], prototypes.attrs, full_scale_of(lazy)
+    made_of = ordered[NUMERATOR.name].shape[1:], made.get("pixel_dtype", image.dtype)
+    check_alike(lazy, *made_of, made.get("full_scale", full_scale), "prototypes")
     one_chunk = dict.fromkeys(ordered[NUMERATOR.name].dims, -1)
     fractions = ordered[[NUMERATOR.name, DENOMINATOR.name]].chunk(one_chunk)
     axes = "yxk"[: image.ndim - 1]
@@ -158,7 +127,7 @@ def distances(
         _distances_from_arrays, "msc", image.data, "s" + axes,
         fractions[NUMERATOR.name].data, "c" + axes, fractions[DENOMINATOR.name].data, "c",
         *(_left_out(lazy, prototypes, axes) if leave_one_out else ()), metrics=names,
-        device=device, full_scale=full_scale_of(lazy), concatenate=True,
+        device=device, full_scale=full_scale, concatenate=True,
         new_axes={"m": len(names)}, dtype=np.float64, meta=np.empty((0, 0, 0), np.float64),
     )  # fmt: skip
     coordinates: dict[str, Any] = {METRIC: list(names), CLASS: prototypes[CLASS]}

@@ -12,23 +12,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection, class_flags, flagged_names, select_classes
-from pipeline.core.deferred import deferred
-from pipeline.core.errors import LabelError, SchemaError
+from pipeline.core.deferred import da, xr
+from pipeline.core.errors import LabelError, SchemaError, ShapeError
 from pipeline.core.exact import largest_pixel
 from pipeline.core.schema import IMAGE, LABEL, PIXEL_TYPES, SAMPLE, UNLABELLED, conform, in_order
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 NAMES, SCALE = "class_names", "full_scale"
 _MOST_CODES = 2**20  # more than any label that counts classes
@@ -106,6 +99,23 @@ def full_scale_of(images: xr.Dataset) -> int:
             f".assign_attrs({SCALE}=255)"
         )
     return scale
+
+
+def check_alike(
+    images: xr.Dataset, shape: tuple[int, ...], dtype: object, full_scale: int, others: str
+) -> None:
+    """Raise `ShapeError` unless images are of the shape, pixel type and full scale of others."""
+    image, scale = images[IMAGE.name], full_scale_of(images)
+    if image.shape[1:] != shape or str(image.dtype) != str(dtype):
+        raise ShapeError(
+            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
+            f"{others}, {shape} and {dtype}; bring both to one shape"
+        )
+    if scale != full_scale:
+        raise ShapeError(
+            f"images with full scale {scale}, expected that of the {others}, {full_scale}; bring "
+            "both to one scale"
+        )
 
 
 def sample_coordinates(lazy: xr.Dataset) -> dict[str, xr.DataArray]:

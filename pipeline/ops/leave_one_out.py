@@ -11,21 +11,16 @@ A class that has no other image has no prototype without it: denominator 0, as a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arrays import Arrays
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Int64Array
 from pipeline.core.schema import COUNT, DENOMINATOR, FALL, NUMERATOR, RISE, pick
-
-if TYPE_CHECKING:
-    import xarray as xr
-else:
-    xr = deferred("xarray")
 
 Int32Array = npt.NDArray[np.int32]
 

@@ -9,13 +9,13 @@ is sorted by distance and then by index, so neither groups nor chunks can change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, dask, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import NOWHERE, Float64Array, Int64Array, finish_neighbours
 from pipeline.core.schema import (
@@ -35,25 +35,15 @@ from pipeline.core.schema import (
 )
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.labelled import NAMES, code_flags, lazy_images, sample_coordinates
+from pipeline.ops.labelled import NAMES, code_flags, sample_coordinates
 from pipeline.ops.search_tasks import (
-    check_pair,
     chunks_of,
-    cut_queries,
     flattened,
     groups_of,
+    make_pair,
     prepare_group,
     read,
 )
-
-if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
-else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 def empty_lists(count: int, k: int) -> Int64Array:
@@ -224,9 +214,7 @@ def neighbours(
     names = check_metrics(metrics)
     if k < 1:
         raise SchemaError(f"k is {k}, expected a number of neighbours, 1 or more")
-    given = lazy_images(images, labels=False)
-    others = given if among is None else lazy_images(among, labels=False)
-    scale, lazy = check_pair(given, others), cut_queries(given)
+    lazy, others, pixels, full_scale = make_pair(images, among)
     groups = groups_of(others[IMAGE.name].data)
     lists = [
         (name, _lists_of(lazy[IMAGE.name].data, groups, name, k, among is None, device))
@@ -234,7 +222,7 @@ def neighbours(
     ]
     coordinates: dict[str, Any] = {METRIC: list(names), RANK: np.arange(1, k + 1)}
     coordinates |= sample_coordinates(lazy)
-    arrays = _arrays_of(lists, _labels_in(others), scale)
+    arrays = _arrays_of(lists, _labels_in(others), (pixels, full_scale))
     variables = {v.name: (v.dims, da.stack(parts), v.attributes) for v, parts in arrays.items()}
     named = {NAMES: others.attrs[NAMES]} if NAMES in others.attrs else {}
     found = xr.Dataset(variables, coordinates, named | {AMONG_THEMSELVES: int(among is None)})

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.core.arguments import checked
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, dask, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Int64Array, finish_neighbours, largest_within
 from pipeline.core.schema import IMAGE, NEIGHBOUR, NEIGHBOUR_DISTANCE, PAIR
 from pipeline.kernels import backends
 from pipeline.ops.distances import check_metrics
-from pipeline.ops.labelled import lazy_images
 from pipeline.ops.search_tasks import (
-    check_pair,
     chunks_of,
-    cut_queries,
     flattened,
     groups_of,
+    make_pair,
     prepare_group,
     read,
 )
-
-if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
-else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 def _pairs_block(
@@ -111,10 +100,7 @@ def pairs_within(
     check_metrics([metric])
     if not radius >= 0:
         raise SchemaError(f"radius is {radius}, expected a distance, 0 or more")
-    given = lazy_images(images, labels=False)
-    others = given if among is None else lazy_images(among, labels=False)
-    pixels, full_scale = check_pair(given, others)
-    lazy = cut_queries(given)
+    lazy, others, pixels, full_scale = make_pair(images, among)
     most = largest_within(radius, metric, pixels, full_scale)
     arrays = lazy[IMAGE.name].data, others[IMAGE.name].data
     pairs = _find_pairs(*arrays, metric, most, among is None, device)

@@ -6,25 +6,18 @@ Ties go to the lowest class code, always. A class without images is never predic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
 from pipeline.core.classes import ClassSelection
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, xr
 from pipeline.core.errors import SchemaError
 from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.core.schema import CLASS, CLASS_CODE, DISTANCE, LABEL, METRIC, SAMPLE, conform
 from pipeline.ops.labelled import NAMES, code_flags, codes_of
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 ROW = np.dtype(
     [

@@ -11,22 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from dask.system import CPU_COUNT
 
-from pipeline.core.deferred import deferred
-from pipeline.core.errors import ShapeError
+from pipeline.core.deferred import da, dask, deferred, xr
 from pipeline.core.exact import choose_arithmetic
 from pipeline.core.schema import IMAGE, SAMPLE
 from pipeline.kernels import backends
-from pipeline.ops.labelled import full_scale_of
+from pipeline.ops.labelled import check_alike, full_scale_of, lazy_images
 
 if TYPE_CHECKING:
-    import dask
-    import dask.array as da
-    import xarray as xr
     from dask import highlevelgraph
 else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
-    xr = deferred("xarray")
     highlevelgraph = deferred("dask.highlevelgraph")
 
 # Bytes of images of a group of references; with sketches it takes about twice as much.
@@ -85,24 +78,20 @@ def prepare_group(
     return use.prepare_search(flat, images.shape[1:], metric, indices, pairs=pairs)
 
 
-def check_pair(images: xr.Dataset, among: xr.Dataset) -> tuple[int, int]:
-    """Refuse images that cannot be compared; return pixels and full scale."""
-    image, other = images[IMAGE.name], among[IMAGE.name]
-    if image.shape[1:] != other.shape[1:] or image.dtype != other.dtype:
-        raise ShapeError(
-            f"images of shape {image.shape[1:]} and dtype {image.dtype}, expected those of the "
-            f"images they are searched among, {other.shape[1:]} and {other.dtype}; bring both to "
-            "one shape"
-        )
-    scales = full_scale_of(images), full_scale_of(among)
-    if scales[0] != scales[1]:
-        raise ShapeError(
-            f"images with full scale {scales[0]}, expected that of the images they are searched "
-            f"among, {scales[1]}; bring both to one scale"
-        )
-    pixels = math.prod(image.shape[1:])
-    choose_arithmetic(1, pixels, image.dtype)
-    return pixels, scales[0]
+def make_pair(
+    images: xr.Dataset, among: xr.Dataset | None
+) -> tuple[xr.Dataset, xr.Dataset, int, int]:
+    """Return queries and the images they are searched among, lazily; pixels and full scale.
+
+    Without `among` that is among themselves. What cannot be compared is refused.
+    """
+    given = lazy_images(images, labels=False)
+    others = given if among is None else lazy_images(among, labels=False)
+    shape, dtype = others[IMAGE.name].shape[1:], others[IMAGE.name].dtype
+    pixels, scale = math.prod(shape), full_scale_of(others)
+    check_alike(given, shape, dtype, scale, "images they are searched among")
+    choose_arithmetic(1, pixels, dtype)
+    return _cut_queries(given), others, pixels, scale
 
 
 def groups_of(images: da.Array) -> list[tuple[int, int, Any]]:
@@ -122,7 +111,7 @@ def chunks_of(images: da.Array) -> list[Any]:
     return _cut(images, np.cumsum([0, *images.chunks[0]]).tolist())
 
 
-def cut_queries(images: xr.Dataset) -> xr.Dataset:
+def _cut_queries(images: xr.Dataset) -> xr.Dataset:
     """Cut queries so that each core has some."""
     count = images.sizes[SAMPLE]
     wanted = max(_LEAST_QUERIES, -(-count // (2 * CPU_COUNT)))

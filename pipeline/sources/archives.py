@@ -19,6 +19,16 @@ from typing import Any, NamedTuple, cast
 from pipeline.core.blocks import Problem
 from pipeline.core.errors import SourceError
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.archive_members import (
+    ZIP_MAGICS,
+    HeaderStream,
+    packing_of,
+    steps_of,
+    tail,
+    unpacked,
+    walk_tar,
+    walk_zip,
+)
 from pipeline.sources.archive_streams import (
     LABEL_SUFFIXES,
     SUFFIXES,
@@ -29,6 +39,7 @@ from pipeline.sources.archive_streams import (
     open_steps,
 )
 from pipeline.sources.fetch import (
+    StreamFetcher,
     Wanted,
     describe,
     listed_files,
@@ -42,11 +53,9 @@ from pipeline.sources.fetch import (
 from pipeline.sources.file_names import are_classes, as_text, flattened, split_of, splits_in
 from pipeline.sources.folder import Tree
 from pipeline.sources.notes import File, Notes
-from pipeline.sources.open_cache import close_streams, read_forward
+from pipeline.sources.open_cache import read_forward
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
-from pipeline.sources.tar_members import HeaderStream, tail, walk_tar
 from pipeline.sources.webdataset import Fields, Samples, any_labelled
-from pipeline.sources.zip_members import MAGICS, packing_of, steps_of, unpacked, walk_zip
 from pipeline.storage.blobs import file_system
 
 _LOOKED_AT = 4096
@@ -237,7 +246,7 @@ def walk(archive: Archive, labels: Sequence[str] = LABEL_SUFFIXES) -> Generator[
     with reading(archive.path):
         with closing(archive.open()) as stream:
             head = stream.read(8)
-        if head.startswith(MAGICS) or archive.title.lower().endswith(".zip"):
+        if head.startswith(ZIP_MAGICS) or archive.title.lower().endswith(".zip"):
             yield from walk_zip(archive, labels)
             return
         if step := compression_of(head):
@@ -254,14 +263,8 @@ def walk(archive: Archive, labels: Sequence[str] = LABEL_SUFFIXES) -> Generator[
 # fetching ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ArchiveFetcher:
-    """Reads members where they are in the archives, whose folders are `roots`.
-
-    Those in streams of steps are read by going forward.
-    """
-
-    roots: tuple[Path, ...]
+class ArchiveFetcher(StreamFetcher):
+    """Reads members where they are in the archives; those in streams of steps by going forward."""
 
     def fetch(
         self, rows: Sequence[Sample], files: Sequence[Sequence[Any]], limit: int
@@ -304,10 +307,6 @@ class ArchiveFetcher:
                 # in the order of the archive, so that neighbours come in one request
                 parts.sort(key=lambda part: (part.path, part.start))
                 yield from read_remote(file_system(self.roots[root]), parts, limit, archives=True)
-
-    def close(self) -> None:
-        """Close the archives that are read forward."""
-        close_streams({str(root) for root in self.roots})
 
 
 def _length_of(row: Sample) -> int:

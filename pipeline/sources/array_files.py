@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from numpy.lib import format as npy_format
 
 from pipeline.core.errors import ChecksumError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.archive_members import ENCRYPTED, content_offset, open_directory
 from pipeline.sources.fetch import reading
 from pipeline.sources.open_cache import (
     READ_BYTES,
@@ -47,10 +48,6 @@ IDX_SUFFIXES = tuple(
     for gz in ("", ".gz")
 )
 _HEADER_BYTES = 2**14
-_LOCAL_HEADER = struct.Struct("<26xHH")
-_END = struct.Struct("<10xH10x")
-_MANY = 0xFFFF  # the number is elsewhere
-_ENCRYPTED = 0x1
 _GZIP = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
 _MOST_UNPACKED = 1032  # bytes that one byte of deflate stands for, at most
@@ -65,7 +62,10 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
             f"{shown(path)}: is truncated or damaged ({one_line(error)}); fetch it again"
         )
     kind = f"an {path.suffix} file" if path.suffix == ARCHIVE_SUFFIX else "a .npy file"
-    return SourceError(f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}")
+    return SourceError(
+        f"{shown(path)}: cannot be read as {kind} without pickle: {one_line(error)}; correct the "
+        "name or fetch it again"
+    )
 
 
 _reading = partial(reading, error_of=_unreadable)
@@ -97,23 +97,19 @@ def read_span(
 
 
 @dataclass(frozen=True)
-class StoredArray:
-    """An array in a file: where it lies and what its header says.
+class FileArray:
+    """An array in a file: what its header says; see `array_source.Stored`.
 
-    It is the file itself, or the `member` of a zip archive, and may be `packed`. Its values begin
-    at `offset`: in the file, or in the unpacked content. `identity` tells other content apart, by
-    checksum and size, or size and time; a file of another `stamp` is not read.
+    It is the file itself, or its `member`. `identity` tells other content apart, by checksum and
+    size, or size and time; a file of another `stamp` is not read.
     """
 
     path: Path
     member: str | None
-    packed: bool
-    offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
     identity: Mapping[str, Any]
-    stamp: str = ""
+    stamp: str
 
     @property
     def title(self) -> str:
@@ -122,6 +118,18 @@ class StoredArray:
     @property
     def name(self) -> str:
         return f"array '{self.path.name if self.member is None else self.member}'"
+
+
+@dataclass(frozen=True)
+class StoredArray(FileArray):
+    """An array whose bytes lie in a file, or in the `member` of a zip archive; perhaps `packed`.
+
+    Its values begin at `offset`: in the file, or in the unpacked content.
+    """
+
+    packed: bool
+    offset: int
+    fortran: bool = False
 
     def read(self, start: int, stop: int) -> Array:
         """Read entries `start` to `stop` of the first dimension."""
@@ -184,9 +192,8 @@ def open_array(path: Path) -> StoredArray:
         now = version_of(path)
         with open_binary(path) as file:
             shape, dtype, fortran, offset = _read_header(file, path.name, now.size)
-    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
-    array = StoredArray(path, None, False, offset, shape, dtype, fortran, identity, now.stamp)
-    return _checked(array)
+    header = path, None, shape, dtype, described(path, now), now.stamp
+    return _checked(StoredArray(*header, False, offset, fortran))
 
 
 def _checked(array: StoredArray) -> StoredArray:
@@ -228,9 +235,8 @@ def open_idx(path: Path, checksum: str = "") -> StoredArray:
             f"{shown(path)}: has {now.size:,} bytes, but its header announces the shape {shape}; "
             "the file is truncated or damaged: fetch it again"
         )
-    identity = {"name": path.name, "bytes": now.size, **described(path, now)}
-    offset, dtype = 4 + len(sizes), np.dtype(np.uint8)
-    return StoredArray(path, None, packed, offset, shape, dtype, False, identity, now.stamp)
+    header = path, None, shape, np.dtype(np.uint8), described(path, now), now.stamp
+    return StoredArray(*header, packed, 4 + len(sizes))
 
 
 def check_file(path: Path, checksum: str) -> None:
@@ -268,8 +274,8 @@ class Archive:
     `names` are what the arrays in it are called, `others` what else is in it.
     """
 
-    def __init__(self, path: Path, file: IO[bytes], archive: zipfile.ZipFile, stamp: str) -> None:
-        self.path, self._file, self._archive, self._stamp = path, file, archive, stamp
+    def __init__(self, path: Path, archive: zipfile.ZipFile, stamp: str) -> None:
+        self.path, self._archive, self._stamp = path, archive, stamp
         listed = archive.namelist()
         self.names = [n.removesuffix(ARRAY_SUFFIX) for n in listed if n.endswith(ARRAY_SUFFIX)]
         self.others = [n for n in listed if not n.endswith(ARRAY_SUFFIX)]
@@ -278,7 +284,7 @@ class Archive:
         """Open one array by its header."""
         info = self._archive.getinfo(name + ARRAY_SUFFIX)
         title = f"{self.path.name}/{name}"
-        if info.flag_bits & _ENCRYPTED:
+        if info.flag_bits & ENCRYPTED:
             raise SourceError(f"{title}: is encrypted, expected an archive without password")
         with self._archive.open(info) as stream:
             shape, dtype, fortran, offset = _read_header(stream, title, info.file_size)
@@ -288,12 +294,10 @@ class Archive:
                 f"{title}: {info.compress_size} bytes are stored, expected {info.file_size}"
             )
         if not packed:  # the content lies behind a header in the file
-            self._file.seek(info.header_offset)
-            lengths = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
-            offset += info.header_offset + _LOCAL_HEADER.size + sum(lengths)
+            offset += content_offset(self._archive.fp, info) or 0
         identity = {"name": name, "bytes": info.file_size, "crc32": f"{info.CRC:08x}"}
-        start = self.path, name, packed, offset
-        return _checked(StoredArray(*start, shape, dtype, fortran, identity, self._stamp))
+        header = self.path, name, shape, dtype, identity, self._stamp
+        return _checked(StoredArray(*header, packed, offset, fortran))
 
     def check(self, name: str) -> None:
         """Read an array to its end, where zipfile compares its checksum."""
@@ -307,14 +311,5 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open an `.npz` file; whatever fails while it is open is a `SourceError` that names it."""
     with _reading(path):
         stamp = version_of(path).stamp
-        with open_binary(path) as file, zipfile.ZipFile(file) as archive:
-            # damage may hide members, which zipfile does not count
-            file.seek(-_END.size - len(archive.comment), io.SEEK_END)
-            (expected,) = _END.unpack(file.read(_END.size))
-            count = len(archive.infolist())
-            if expected not in (count, _MANY):
-                raise SourceError(
-                    f"{shown(path)}: lists {count} members, expected {expected} by its end record; "
-                    "the file is damaged: fetch it again"
-                )
-            yield Archive(path, file, archive, stamp)
+        with open_binary(path) as file, open_directory(file) as archive:
+            yield Archive(path, archive, stamp)

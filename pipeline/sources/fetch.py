@@ -23,7 +23,7 @@ from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, RemoteError, SourceError
 from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.sources.notes import File
-from pipeline.sources.open_cache import reason_of, unchanged
+from pipeline.sources.open_cache import close_streams, reason_of, unchanged
 from pipeline.sources.sample_index import Sample
 from pipeline.storage.blobs import Version, file_system, tried, version_of
 
@@ -357,6 +357,17 @@ def listed_files(
             return path, stack.enter_context(unchanged(path, *stamp))
 
         yield listed_file
+
+
+@dataclass(frozen=True)
+class StreamFetcher:
+    """What fetches from files of many samples, whose folders are `roots`, by going forward."""
+
+    roots: tuple[Path, ...]
+
+    def close(self) -> None:
+        """Close the files that are read forward."""
+        close_streams({str(root) for root in self.roots})
 
 
 def title_of(path: Path) -> str:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ConfigError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
+from pipeline.sources.array_files import FileArray
 from pipeline.sources.fetch import failed, reading
 from pipeline.sources.open_cache import OpenCache, described, unchanged
 from pipeline.storage.blobs import open_binary, version_of
@@ -64,24 +64,8 @@ def has_dimensions(path: Path) -> bool:
         return bool(named)
 
 
-@dataclass(frozen=True)
-class StoredDataset:
-    """An array in an HDF5 file: see `array_source.Stored`, and `array_files.StoredArray`."""
-
-    path: Path
-    member: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    identity: Mapping[str, Any]
-    stamp: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.path.name}/{self.member}"
-
-    @property
-    def name(self) -> str:
-        return f"array '{self.member}'"
+class StoredDataset(FileArray):
+    """An array in an HDF5 file."""
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read entries `start` to `stop` of the first dimension."""
@@ -119,7 +103,7 @@ class Hdf5Archive:
                 f"{item.shape}; it was never written, or is damaged: fetch it again"
             )
         now = version_of(self.path)
-        identity = {"name": name, "bytes": now.size, **described(self.path, now)}
+        identity = described(self.path, now, name)
         dtype = np.dtype(object) if text else np.dtype(item.dtype.str)
         return StoredDataset(self.path, name, tuple(item.shape), dtype, identity, now.stamp)
 

@@ -47,12 +47,7 @@ from pipeline.sources.sample_index import Sample, columns_of
 from pipeline.sources.table_columns import Batch, Table, TableHead, names_images, path_column
 from pipeline.sources.table_folders import tables_beside
 from pipeline.sources.tables import Part, TableReader, bytes_of
-from pipeline.sources.text_tables import (
-    SUFFIXES,
-    is_json,
-    labels_alone,
-    text_table,
-)
+from pipeline.sources.text_tables import SUFFIXES, is_json, labels_alone, text_table
 from pipeline.storage.blobs import version_in
 from pipeline.storage.folders import is_folder, list_folder
 

@@ -77,9 +77,10 @@ def _require(path: Path, version: Version, stamp: str) -> None:
         )
 
 
-def described(path: Path, version: Version) -> dict[str, Any]:
-    """Return what tells another file of the same name and size apart, for the provenance."""
-    return {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
+def described(path: Path, version: Version, name: str = "") -> dict[str, Any]:
+    """Return name, size, and what tells another such file apart, for the provenance."""
+    tag = {"version": version.tag} if is_remote(path) else {"mtime_ns": int(version.tag)}
+    return {"name": name or path.name, "bytes": version.size, **tag}
 
 
 def files_digest(files: Iterable[tuple[str, int, str]]) -> str:

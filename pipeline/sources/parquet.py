@@ -24,6 +24,7 @@ from pipeline.core.blocks import UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, SourceError, one_line
 from pipeline.core.paths import is_remote, shown
 from pipeline.sources.fetch import (
+    StreamFetcher,
     Wanted,
     failed,
     listed_files,
@@ -32,7 +33,7 @@ from pipeline.sources.fetch import (
     reading,
     too_large,
 )
-from pipeline.sources.open_cache import borrowed, close_streams
+from pipeline.sources.open_cache import borrowed
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample
 from pipeline.sources.table_columns import (
     IMAGE_COLUMNS,
@@ -221,13 +222,9 @@ class _Images:
 
 
 @dataclass(frozen=True)
-class ParquetFetcher:
-    """Reads images out of row groups, forward.
+class ParquetFetcher(StreamFetcher):
+    """Reads images out of row groups; `column` is that of the images, None: the usual one."""
 
-    `roots` are the folders of the files, `column` is that of the images; None: the usual one.
-    """
-
-    roots: tuple[Path, ...]
     column: str | None = None
 
     def fetch(
@@ -246,10 +243,6 @@ class ParquetFetcher:
                     value = cursor.stream.take(row - cursor.position)
                     cursor.position = row + 1
                 yield index, _content(value, root, limit)
-
-    def close(self) -> None:
-        """Close the row groups that are read forward."""
-        close_streams({str(root) for root in self.roots})
 
 
 def _damaged(group: int, row: int, path: Path, error: Exception) -> SourceError:

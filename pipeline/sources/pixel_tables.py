@@ -27,10 +27,9 @@ from pipeline.core.blocks import UNREADABLE, Problem
 from pipeline.core.errors import PixsimError, ShapeError, SourceError
 from pipeline.core.paths import shown
 from pipeline.sources.array_files import is_gzip, open_gzip, read_span
-from pipeline.sources.fetch import listed_files, reading
+from pipeline.sources.fetch import StreamFetcher, listed_files, reading
 from pipeline.sources.file_names import flattened
 from pipeline.sources.notes import Notes
-from pipeline.sources.open_cache import close_streams
 from pipeline.sources.sample_index import Sample
 from pipeline.sources.table_columns import (
     PATH_COLUMNS,
@@ -269,11 +268,8 @@ def _key(path: Path, layout: Layout, pixels: _Pixels, shape: Shape) -> bytes:
     return f"{layout.delimiter}{' '.join(str(int(value)) for value in values)}".encode()
 
 
-@dataclass(frozen=True)
-class PixelFetcher:
-    """Reads rows of pixels as image files; `roots` are the folders of the tables."""
-
-    roots: tuple[Path, ...]
+class PixelFetcher(StreamFetcher):
+    """Reads rows of pixels as image files."""
 
     def fetch(
         self,
@@ -295,10 +291,6 @@ class PixelFetcher:
                     row = rows[index]
                     begin = row.offset - first.offset
                     yield index, _as_image(data[begin : begin + row.size], row.key)
-
-    def close(self) -> None:
-        """Close the files that are read forward."""
-        close_streams({str(root) for root in self.roots})
 
 
 def _together(rows: Sequence[Sample]) -> Iterator[tuple[int, int]]:

@@ -350,7 +350,7 @@ def _open_encoded(
     try:
         source = open_encoded(reader, folder, *arguments)
         suffixes = _FOLDERS_OF.get("tar" if kind in _ARCHIVES else kind)
-        read = reader.placed() if kind == "parquet" else paths
+        read = reader.inputs() if kind == "parquet" else paths
         stray = left_beside(read, suffixes) if suffixes else ""
     except BaseException:
         remove_scratch(folder)

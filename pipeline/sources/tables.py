@@ -95,21 +95,21 @@ class TableReader(ABC):
     @functools.cached_property
     def _tables(self) -> list[tuple[str, bool, Path]]:
         """The tables, each with its split, and whether that was given."""
-        return list(flattened(self.placed(), self.split, self.suffixes))
+        return list(flattened(self.inputs(), self.split, self.suffixes))
 
     @property
     def _roots(self) -> tuple[Path, ...]:
         """The folders of the tables, each once."""
         return roots_of(path for _, _, path in self._tables)
 
-    def placed(self) -> Mapping[str | None, Sequence[Path]]:
+    def inputs(self) -> Mapping[str | None, Sequence[Path]]:
         """Return the tables of each split, or the folders that they lie in."""
-        placed: dict[str | None, list[Path]] = {}
+        inputs: dict[str | None, list[Path]] = {}
         for given, several in self.paths.items():
             for path in several:
-                for split, place in (self._inside(path) or {None: path}).items():
-                    placed.setdefault(given or split, []).append(place)
-        return placed
+                for split, below in (self._inside(path) or {None: path}).items():
+                    inputs.setdefault(given or split, []).append(below)
+        return inputs
 
     def _inside(self, path: Path) -> Mapping[str | None, Path]:  # noqa: ARG002 (others do)
         """Return what stands for a folder, by split; None: for all. Empty: it is a table."""

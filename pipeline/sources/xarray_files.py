@@ -104,12 +104,11 @@ class StoredGroup:
 
     def describe(self) -> dict[str, Any]:
         """Return its name and what changes when its files do, for the provenance."""
-        name = {"name": self.path.name, "group": self.name}
         if not _is_zarr(self.path):
-            version = version_of(self.path)
-            return {**name, "bytes": version.size, **described(self.path, version)}
+            return {**described(self.path, version_of(self.path)), "group": self.name}
         folder = self.path if self.name == ROOT else self.path / self.name.strip("/")
-        return {**name, "files_sha256": files_digest(_files_below(folder))}
+        digest = files_digest(_files_below(folder))
+        return {"name": self.path.name, "group": self.name, "files_sha256": digest}
 
 
 _opened: OpenCache[tuple[Path, str], xr.Dataset] = OpenCache(xr.Dataset.close)

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arguments import checked
 from pipeline.core.classes import class_flags
-from pipeline.core.deferred import deferred
+from pipeline.core.deferred import da, xr
 from pipeline.core.digests import json_digest, sample_records
 from pipeline.core.errors import ConflictError, OtherFileError
 from pipeline.core.partitions import Partition, PartitionTable
@@ -32,13 +32,6 @@ from pipeline.core.schema import IMAGE, LABEL, SAMPLE, UNLABELLED
 from pipeline.storage import image_store, manifest
 from pipeline.storage.sample_lists import read_list
 from pipeline.storage.store_array import StoreArray
-
-if TYPE_CHECKING:
-    import dask.array as da
-    import xarray as xr
-else:
-    da = deferred("dask.array")
-    xr = deferred("xarray")
 
 
 class StoreDigest:

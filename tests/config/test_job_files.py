@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from settings_for_tests import EVERY_KEY, write
 
-from pipeline.config.job_files import find_job, find_workflow, job_text, require_job, to_yaml
+from pipeline.config.job_files import find_job, find_workflow, job_text, require_job
 from pipeline.config.job_settings import load_job, make_job
-from pipeline.config.yaml_files import parse_yaml
+from pipeline.config.yaml_files import parse_yaml, to_yaml
 from pipeline.core.errors import ConfigError, SchemaError
 
 TEXTS = st.one_of(

@@ -11,15 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders_for_tests import memory
+from stores_for_tests import memory
 from upath import UPath
 
 from pipeline.core import errors, paths
 from pipeline.core.errors import ConfigError, RemoteError, StoreError
 from pipeline.core.paths import locate, shown
-from pipeline.storage import (
-    atomic,
-)
+from pipeline.storage import atomic
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"
 

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from distributed.cli import dask_scheduler, dask_worker
-from manifests_for_tests import (
+from kubernetes_for_tests import (
     CLUSTER,
     FOLDER,
     JOB,

@@ -13,8 +13,7 @@ import dask
 import kubernetes_validate
 import pytest
 from distributed.cli import dask_scheduler, dask_worker
-from kubernetes_for_tests import kubernetes
-from manifests_for_tests import (
+from kubernetes_for_tests import (
     CLUSTER,
     FOLDER,
     JOB,
@@ -22,6 +21,7 @@ from manifests_for_tests import (
     SCHEDULER_POD,
     VERSIONS,
     WORKER_POD,
+    kubernetes,
     made_by_operator,
     only_container,
     validate_cluster,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from clusters_for_tests import Heard, small_job, small_store
+from clusters_for_tests import small_job, small_store
+from jobs_for_tests import Heard
 
 import pipeline
 from pipeline.core.errors import ConfigError

@@ -9,7 +9,6 @@ import distributed
 import numpy as np
 import pytest
 from clusters_for_tests import (
-    Heard,
     dask_worker,
     make_certificates,
     run_digest,
@@ -18,6 +17,7 @@ from clusters_for_tests import (
     small_job,
     small_store,
 )
+from jobs_for_tests import Heard
 
 import pipeline
 from pipeline.config.cluster_settings import ClusterSettings

@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 import PIL
 import pytest
+from jobs_for_tests import Heard
 from PIL import Image
 
 from pipeline import finish_ingest, ingest, ingest_partitions, plan_ingest, verify
@@ -61,21 +62,6 @@ def manifest_of(path):
 
 def a_shard(store):
     return next(file for file in (store / "train" / "image" / "c").rglob("*") if file.is_file())
-
-
-class Heard:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        from pipeline.execution.progress import SilentReporter
-
-        self.lines, self._silent = [], SilentReporter()
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def phase(self, *arguments):
-        return self._silent.phase(*arguments)
 
 
 # The record ------------------------------------------------------------------------------------

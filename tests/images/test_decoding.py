@@ -13,9 +13,9 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from hostile import hostile_files
 from hostile.making import END, GREY, patched, picture, png_of, rows_of, saved, start
+from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import OK, TOO_LARGE, UNREADABLE, WRONG_SIZE, Problem

@@ -8,13 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import imagecodecs
 import numpy as np
 import pytest
-from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
-from hostile.making import (
-    orientation,
-    picture,
-    saved,
-    with_exif,
-)
+from hostile.making import orientation, picture, saved, with_exif
+from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import TRUNCATED, Problem

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from image_files_for_tests import write_tar
+from jobs_for_tests import Heard
 from PIL import Image
-from test_decoders import Heard
 
 import pipeline
 from pipeline.config.job_settings import make_images

@@ -7,11 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
-from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
-from hostile.making import (
-    picture,
-    saved,
-)
+from hostile.making import picture, saved
+from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem

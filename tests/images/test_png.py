@@ -7,7 +7,6 @@ import zlib
 import imagecodecs
 import numpy as np
 import pytest
-from decoding_for_tests import AS_IT_IS, pixels_of, problem_of
 from hostile.making import (
     END,
     GREY,
@@ -23,6 +22,7 @@ from hostile.making import (
     saved,
     start,
 )
+from image_files_for_tests import AS_IT_IS, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import TRUNCATED, Problem

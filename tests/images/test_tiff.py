@@ -11,8 +11,8 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from decoding_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from hostile.making import patched, picture, saved, small_tiff, tiff_of
+from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE, Problem

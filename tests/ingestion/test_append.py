@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 from sources_for_tests import NAMES, Faulty, make_arrays
+from stores_for_tests import Stop, stopped
 
 import pipeline
 from pipeline.core.errors import BadSamplesError, ConflictError, InUseError, ShapeError, StoreError
@@ -212,10 +213,6 @@ def test_while_samples_are_added_others_are_refused_and_readers_see_what_was_the
     assert not [name for name in path.iterdir() if is_lock(name.name)]
 
 
-class Stop(Exception):
-    """The machine is switched off."""
-
-
 @pytest.mark.parametrize(
     "moment", [n if n % 2 else pytest.param(n, marks=pytest.mark.slow) for n in range(18)]
 )
@@ -226,30 +223,15 @@ def test_stopped_anywhere_the_store_is_what_it_was_and_the_command_completes_it(
     old = content(path)["digest"]
     more = MORE["both"] | MORE["several shards"]
     source = from_arrays(more, NAMES)
-    calls = 0
-
-    def counted(function):
-        def step(*arguments, **keywords):
-            nonlocal calls
-            calls += 1
-            if calls == moment + 1:
-                raise Stop
-            return function(*arguments, **keywords)
-
-        return step
-
-    with monkeypatch.context() as patch:
-        for module, names in {
-            image_store: ["write_images", "grow_images", "create_images"],
-            steps: ["write_duplicates", "consolidate"],
-            append: ["copy_file", "remove_tree"],
-            tables: ["join"],
-            manifest: ["write_manifest"],
-        }.items():
-            for name in names:
-                patch.setattr(module, name, counted(getattr(module, name)))
-        with pytest.raises(Stop):
-            ingest(source, path, SHARD, append=True)
+    watched = {
+        image_store: ["write_images", "grow_images", "create_images"],
+        steps: ["write_duplicates", "consolidate"],
+        append: ["copy_file", "remove_tree"],
+        tables: ["join"],
+        manifest: ["write_manifest"],
+    }
+    with stopped(monkeypatch, moment, watched):
+        ingest(source, path, SHARD, append=True)
     whole = joined(BASE, more)
     found = content(path)["digest"]
     assert digest_images(path) == found

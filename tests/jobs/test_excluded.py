@@ -10,8 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from excluded_for_tests import OUT, kept, table_of, without, write_table
-from jobs_for_tests import NAMES, make_arrays, make_images, make_settings, run
+from jobs_for_tests import (
+    NAMES,
+    OUT,
+    kept,
+    make_arrays,
+    make_images,
+    make_settings,
+    run,
+    table_of,
+    without,
+    write_table,
+)
 from strategies import oracle_distances, oracle_sums
 
 import pipeline

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from jobs_for_tests import NAMES, make_arrays, make_images, make_settings, run
+from jobs_for_tests import NAMES, Heard, make_arrays, make_images, make_settings, run
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 from strategies import labelled_blocks
 
@@ -209,14 +209,9 @@ def test_distances_are_skipped_where_asked_and_where_too_many(images, tmp_path, 
     written = run(images, tmp_path / "written").manifest["digests"]
     skipped = run(images, tmp_path / "skipped", distances="skip")
     monkeypatch.setattr(plan, "MAX_AUTO_DISTANCES", 2 * 90 * 4 - 1)
-    said = []
-
-    class Listener(pipeline.execution.progress.SilentReporter):
-        def say(self, message):
-            said.append(message)
-
-    large = pipeline.run_job(make_settings(images, tmp_path / "large"), Listener())
-    assert any("distances are not written: 720 values" in message for message in said)
+    heard = Heard()
+    large = pipeline.run_job(make_settings(images, tmp_path / "large"), heard)
+    assert any("distances are not written: 720 values" in line for line in heard.lines)
     for done in (skipped, large):
         assert not (done.path / "distances.zarr").exists()
         assert done.manifest["digests"]["predictions"] == written["predictions"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from jobs_for_tests import NAMES, make_arrays, make_images, make_settings, run
-from left_out_for_tests import check
+from strategies import check_left_out
 
 import pipeline
 from pipeline import output, printing
@@ -38,7 +38,7 @@ def test_every_table_is_that_of_prototypes_without_the_image(tmp_path, kind, dty
     done = run(images, tmp_path / "run", prototypes=kind, **WHOLE)
     plain = run(images, tmp_path / "plain", prototypes=kind, leave_one_out=False, **WHOLE)
     found = done.distances.values
-    check(*arrays["train"], kind, found, plain.distances.values)
+    check_left_out(*arrays["train"], kind, found, plain.distances.values)
     labels = arrays["train"][1]
     table = done.predictions.compute()
     right = {}

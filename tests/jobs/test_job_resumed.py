@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from jobs_for_tests import make_arrays, make_images, make_settings, run
+from jobs_for_tests import Heard, make_arrays, make_images, make_settings, run
 
 import pipeline
 from pipeline.cli import main
@@ -22,7 +22,6 @@ from pipeline.core.errors import (
     JobInterruptedError,
     StorageFullError,
 )
-from pipeline.execution.progress import SilentReporter
 from pipeline.jobs import job
 from pipeline.storage import atomic, locks, manifest
 from pipeline.storage.lock_files import Holder
@@ -145,7 +144,7 @@ def test_of_a_killed_run_nothing_is_left_beside_what_is_documented(images, undis
         left = [path.name for path in done.rglob("*") if path.name.endswith(atomic.PARTIAL_SUFFIX)]
         assert len(left) in (1, 2)  # of two threads; that of the one before was swept
         assert (done / ".lock").exists()
-    said = Said()
+    said = Heard()
     again = pipeline.run_job(make_settings(images, done), said)
     assert [line for line in said.lines if line.startswith("took over the lock of process ")]
     assert again.manifest["digests"] == undisturbed.manifest["digests"]
@@ -154,16 +153,6 @@ def test_of_a_killed_run_nothing_is_left_beside_what_is_documented(images, undis
 
 def relative_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-class Said(SilentReporter):
-    """Remembers what it was told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
 
 
 def test_what_a_process_killed_at_the_very_end_left_is_tidied_up(images, tmp_path):

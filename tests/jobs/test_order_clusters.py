@@ -6,7 +6,8 @@ import os
 from functools import partial
 
 import pytest
-from order_for_tests import Asked, Listener, here_job, job, make_floats, make_folder
+from jobs_for_tests import Heard
+from order_for_tests import Asked, here_job, job, make_floats, make_folder
 
 import pipeline
 from pipeline.cli import main
@@ -81,14 +82,14 @@ def test_what_is_to_be_done_asks_for_the_cluster(here):
 
 
 def test_planning_and_what_is_finished_ask_for_none(here):
-    listener = Listener()
+    listener = Heard()
     assert pipeline.plan_ingest("set", "p.zarr", cluster="local") == 2
     store = pipeline.ingest("set")
     assert pipeline.ingest("set", cluster="local") == store
     pipeline.run_job(here_job())
     run = pipeline.run_job(job(), listener)
     assert run.manifest["name"] == "j"
-    assert listener.said[-1] == "run is complete already"
+    assert listener.lines[-1] == "run is complete already"
 
 
 @pytest.mark.parametrize("change", ["resize", "emu", "Train"])

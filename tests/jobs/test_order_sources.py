@@ -11,7 +11,8 @@ import tempfile
 
 import numpy as np
 import pytest
-from order_for_tests import ROOT, Listener, here_job, job, make_folder
+from jobs_for_tests import Heard
+from order_for_tests import ROOT, here_job, job, make_folder
 from PIL import Image
 
 import pipeline
@@ -34,15 +35,15 @@ def test_a_finished_store_is_used_when_its_source_is_gone(here, monkeypatch, ima
     digest = first.manifest["digests"]["run"]
     shutil.rmtree(here / "set")
     (here / "list.csv").unlink()
-    listener = Listener()
+    listener = Heard()
     assert pipeline.run_job(job(images=images), listener).manifest["digests"]["run"] == digest
     again = pipeline.run_job(here_job(images=images, output="other"), listener)
     assert again.manifest["digests"]["run"] == digest
-    assert any("which is not read again" in line for line in listener.said)
+    assert any("which is not read again" in line for line in listener.lines)
     assert pipeline.forecast(job(images=images))["ingested"]
-    listener = Listener()
+    listener = Heard()
     pipeline.ingest(here_job(images=images).images, cluster="local", reporter=listener)
-    assert "is complete already; its source is not there any more" in listener.said[-1]
+    assert "is complete already; its source is not there any more" in listener.lines[-1]
 
 
 def test_a_run_lists_the_source_of_a_finished_store_no_second_time(here, monkeypatch):
@@ -86,9 +87,9 @@ def test_an_append_looks_at_its_source_each_time(here):
     store = pipeline.ingest("set", "s.zarr")
     make_folder(here / "more", seed=1, splits={"train": 2})
     pipeline.ingest("more", store, append=True)
-    listener = Listener()
+    listener = Heard()
     pipeline.ingest("more", store, append=True, reporter=listener)
-    assert listener.said[-1].endswith("holds these samples already")
+    assert listener.lines[-1].endswith("holds these samples already")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(here / "more/train/cat/new.png")
     pipeline.ingest("more", store, append=True)
     assert pipeline.open_store(store).splits["train"] == 6 + 2 + 3

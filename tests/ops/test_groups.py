@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.exact import finish_neighbours
-from pipeline.ops import groups as module
-from pipeline.ops.groups import connect, diameter, smallest_edges
+from pipeline.ops import graph as module
+from pipeline.ops.graph import connect, diameter, smallest_edges
 
 IMAGES = st.integers(0, 30) | st.integers(10**12, 10**12 + 3)
 PAIRS = st.lists(st.tuples(IMAGES, IMAGES), max_size=40)

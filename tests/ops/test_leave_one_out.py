@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from left_out_for_tests import check
-from strategies import DEVICES_HERE, as_dataset, chunkings, labelled_blocks, raise_if_computed
+from strategies import (
+    DEVICES_HERE,
+    as_dataset,
+    check_left_out,
+    chunkings,
+    labelled_blocks,
+    raise_if_computed,
+)
 
 import pipeline
 from pipeline.core.errors import ExactnessError, SchemaError
@@ -40,7 +46,7 @@ def test_as_if_the_image_was_deleted_and_the_prototype_made_anew(kind, block):
     found = measure(block, kind)
     assert found.attrs == plain.attrs
     assert list(found.coords) == list(plain.coords)
-    check(*block[:2], kind, found.values, plain.values)
+    check_left_out(*block[:2], kind, found.values, plain.values)
 
 
 @pytest.mark.slow
@@ -64,7 +70,7 @@ def test_medians_of_the_others_may_lie_on_any_side_of_a_border(dtype, values):
     images = np.array(values)[:, None, None].astype(dtype)
     block = images, np.zeros(len(values), np.int32), ["a"]
     plain = measure(block, "median", leave_one_out=False)
-    check(*block[:2], "median", measure(block, "median").values, plain.values)
+    check_left_out(*block[:2], "median", measure(block, "median").values, plain.values)
 
 
 @pytest.mark.parametrize("kind", KINDS)

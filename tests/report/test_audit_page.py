@@ -8,8 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from audit_pages_for_tests import HOSTILE, Page, audit_of, make_arrays, with_findings
-from pages_for_tests import look
+from pages_for_tests import HOSTILE, Page, audit_of, look, make_arrays, with_findings
 
 from pipeline.core.errors import DamagedError
 from pipeline.report import audit_rows

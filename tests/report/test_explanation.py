@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from jobs_for_tests import NAMES, make_images, run
-from nearest_for_tests import nearest_by_hand
+from jobs_for_tests import NAMES, make_images, nearest_by_hand, run
 
 import pipeline
 from pipeline.cli import main

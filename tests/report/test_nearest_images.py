@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from jobs_for_tests import NAMES, make_arrays, make_images, run
-from nearest_for_tests import nearest_by_hand
+from jobs_for_tests import NAMES, make_arrays, make_images, nearest_by_hand, run
 
 import pipeline
 from pipeline.core.errors import DamagedError

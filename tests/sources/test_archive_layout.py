@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from image_files_for_tests import png, write_tar
-from layouts_for_tests import held, image, make, refusal
+from image_files_for_tests import held, image, make, png, refusal, write_tar
 
 from pipeline.sources.registry import open_source, release
 

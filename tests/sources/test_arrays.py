@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy_for_tests import COUNT, NAMES, make_arrays
+from arrays_for_tests import COUNT, NAMES, make_arrays
 
 from pipeline.core.errors import LabelError, ShapeError, SourceError
 from pipeline.sources.arrays import from_arrays

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import xarray as xr
-from labelled_for_tests import from_datasets
+from arrays_for_tests import from_datasets
 
 import pipeline
 from pipeline.core.errors import BadSamplesError, LabelError, ShapeError, SourceError

@@ -10,8 +10,7 @@ import shlex
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files_for_tests import write_tar
-from layouts_for_tests import LABELLED, TWO, classes, held, image, make, refusal
+from image_files_for_tests import LABELLED, TWO, classes, held, image, make, refusal, write_tar
 
 import pipeline
 from pipeline.cli import main

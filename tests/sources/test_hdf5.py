@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from numpy_for_tests import holds, make_arrays
+from arrays_for_tests import holds, make_arrays
 
 import pipeline
 from pipeline.config.job_settings import make_images

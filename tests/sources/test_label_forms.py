@@ -94,7 +94,7 @@ def as_netcdf(folder, labels, **options):
 
 
 def as_data_set(folder, labels, **options):
-    from labelled_for_tests import from_datasets
+    from arrays_for_tests import from_datasets
 
     return from_datasets({"train": data_set(labels)}, **options)
 

@@ -6,11 +6,10 @@ import gzip
 import json
 import re
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files_for_tests import png
+from image_files_for_tests import grey, put
 
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, PixsimError, SourceError
@@ -22,10 +21,6 @@ TABLE = "path,label\n" + "".join(f"imgs/{n}.png,{'bä' if n % 2 else 'cat'}\n" f
 NAMES = ("bä", "cat")
 
 
-def grey(value):
-    return png(np.full((6, 4), value, np.uint8))
-
-
 @pytest.fixture
 def root(tmp_path):
     for folder in ("imgs", "odd place"):
@@ -35,12 +30,6 @@ def root(tmp_path):
         if folder == "imgs":
             folders = tmp_path
     return folders
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 def listed(source, **settings):

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from numpy_for_tests import COUNT, NAMES, SAVES, as_npy, holds, make_arrays, read_npz
+from arrays_for_tests import COUNT, NAMES, SAVES, as_npy, holds, make_arrays, read_npz
 
 from pipeline.core.errors import InputError, ShapeError, SourceError
 from pipeline.sources.numpy_files import open_numpy

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_for_tests import COUNT, NAMES, SAVES, as_npy, holds, make_arrays, read_npz
+from arrays_for_tests import COUNT, NAMES, SAVES, as_npy, holds, make_arrays, read_npz
 
 from pipeline.core.errors import LabelError, ShapeError, SourceError
 from pipeline.core.paths import locate

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from image_files_for_tests import remote
-from layouts_for_tests import TWO, classes, held, make
+from image_files_for_tests import TWO, classes, held, make, remote
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.sources.file_names import expand, split_of

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files_for_tests import put
 
 import pipeline
 from pipeline.config.job_settings import make_images
@@ -38,11 +39,6 @@ def table(header, rows, delimiter=",", end="\n", quoting=csv.QUOTE_MINIMAL):
 
 def labelled(pixels=PIXELS, labels=LABELS):
     return [[label, *row] for label, row in zip(labels, pixels.tolist(), strict=True)]
-
-
-def put(path, content):
-    path.write_bytes(content)
-    return path
 
 
 def read(source, step=3, **settings):

@@ -9,23 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files_for_tests import png
+from image_files_for_tests import grey, put
 
 import pipeline
 from pipeline.config.job_settings import make_images
 from pipeline.core.errors import ConfigError, LabelError, SourceError
 from pipeline.sources.registry import find_kind, open_source, release
 from pipeline.storage.manifest import IMAGES, read_manifest
-
-
-def grey(value):
-    return png(np.full((6, 4), value, np.uint8))
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 def pictures(folder, count=3, start=0):

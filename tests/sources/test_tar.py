@@ -20,6 +20,7 @@ from image_files_for_tests import (
     assert_holds,
     everything,
     make_files,
+    members,
     png,
     remote,
     write_tar,
@@ -39,10 +40,6 @@ GOOD = png(np.zeros((6, 4), np.uint8))
 def opened(tmp_path, *paths, places=None, **options):
     reader = ArchiveReader(places or {None: list(paths)})
     return open_encoded(reader, tmp_path / "listing", **options)
-
-
-def members(files, prefix=""):
-    return [(prefix + path, data) for path, (_, data) in files.items()]
 
 
 def origins(source, split="train"):

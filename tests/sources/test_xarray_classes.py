@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from labelled_for_tests import (
-    COUNT,
-    NAMES,
-    from_datasets,
-    holds,
-    make_arrays,
-    make_dataset,
-    store,
-)
+from arrays_for_tests import COUNT, NAMES, from_datasets, holds, make_arrays, make_dataset, store
 
 from pipeline.core.errors import LabelError
 from pipeline.sources.xarray_source import open_labelled

@@ -12,15 +12,7 @@ import dask.array
 import numpy as np
 import pytest
 import xarray as xr
-from labelled_for_tests import (
-    COUNT,
-    NAMES,
-    from_datasets,
-    holds,
-    make_arrays,
-    make_dataset,
-    store,
-)
+from arrays_for_tests import COUNT, NAMES, from_datasets, holds, make_arrays, make_dataset, store
 
 from pipeline.core.errors import InputError, ShapeError, SourceError
 from pipeline.core.paths import locate

@@ -18,13 +18,17 @@ from hypothesis import strategies as st
 from image_files_for_tests import (
     assert_holds,
     everything,
+    held,
+    image,
+    make,
     make_files,
+    members,
     png,
+    refusal,
     remote,
     write_tar,
     write_zip,
 )
-from layouts_for_tests import held, image, make, refusal
 
 from pipeline.core.blocks import TOO_LARGE, TRUNCATED, UNREADABLE
 from pipeline.core.errors import SourceError
@@ -39,10 +43,6 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
 def opened(tmp_path, *paths, **options):
     reader = ArchiveReader({None: list(paths)}, kind="zip")
     return open_encoded(reader, tmp_path / "listing", **options)
-
-
-def members(files, prefix=""):
-    return [(prefix + path, data) for path, (_, data) in files.items()]
 
 
 def problems(tmp_path, path, **options):

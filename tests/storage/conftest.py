@@ -6,16 +6,10 @@ import shutil
 import signal
 
 import pytest
-from folders_for_tests import memory
 from locks_for_tests import Child
-from stores_for_tests import make_arrays, make_store
+from stores_for_tests import make_arrays, make_store, memory
 
-from pipeline.storage import (
-    atomic,
-    blobs,
-    folders,
-    locks,
-)
+from pipeline.storage import atomic, blobs, folders, locks
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ from __future__ import annotations
 import errno
 
 import pytest
-from folders_for_tests import memory, put
+from stores_for_tests import memory, put
 
 from pipeline.core.errors import RemoteError, StoreError
-from pipeline.storage import (
-    atomic,
-    blobs,
-)
+from pipeline.storage import atomic, blobs
 
 
 class Answer(Exception):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from folders_for_tests import memory, put
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
+from stores_for_tests import memory, put
 
 from pipeline.core import paths
 from pipeline.core.errors import RemoteError
@@ -21,14 +21,7 @@ from pipeline.sources import xarray_files
 from pipeline.sources.file_names import expand
 from pipeline.sources.folder import FolderReader
 from pipeline.sources.notes import Notes
-from pipeline.storage import (
-    atomic,
-    blobs,
-    folders,
-    image_store,
-    manifest,
-    store_array,
-)
+from pipeline.storage import atomic, blobs, folders, image_store, manifest, store_array
 from pipeline.storage.folders import matching
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from folders_for_tests import memory
+from stores_for_tests import memory
 
 from pipeline.core.errors import ConflictError, StoreError
 from pipeline.storage import manifest, replacing

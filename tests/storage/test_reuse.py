@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from jobs_for_tests import Heard
 from PIL import Image
 from sources_for_tests import NAMES, Faulty, make_arrays
 
@@ -15,7 +16,6 @@ from pipeline.core.errors import (
     ShapeError,
     SourceError,
 )
-from pipeline.execution.progress import SilentReporter
 from pipeline.sources.arrays import from_arrays
 from pipeline.storage import manifest
 from pipeline.storage.image_content import digest_images
@@ -25,14 +25,6 @@ SHARD = 8
 
 def content(path):
     return manifest.read_manifest(path, manifest.IMAGES)
-
-
-class Heard(SilentReporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
 
 
 def write_pngs(folder, dtype, bad=False, size=(5, 4)):

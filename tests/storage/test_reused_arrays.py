@@ -10,11 +10,7 @@ import zarr
 from sources_for_tests import NAMES, make_arrays
 
 import pipeline
-from pipeline.core.errors import (
-    BadSamplesError,
-    LabelError,
-    StoreError,
-)
+from pipeline.core.errors import BadSamplesError, LabelError, StoreError
 from pipeline.core.partitions import Layout
 from pipeline.execution.checkpoints import Checkpoints
 from pipeline.sources.arrays import from_arrays

@@ -8,13 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
-from stores_for_tests import (
-    NAMES,
-    chunk_files,
-    make_arrays,
-    make_store,
-    metadata,
-)
+from stores_for_tests import NAMES, chunk_files, make_arrays, make_store, metadata
 
 import pipeline
 from pipeline.core.errors import DamagedError, StoreError

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from excluded_for_tests import table_of
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs_for_tests import table_of
 
 from pipeline.core.errors import DamagedError, SchemaError, SourceError
 from pipeline.storage import sample_lists

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sources_for_tests import NAMES, Faulty, make_arrays
+from stores_for_tests import stopped
 
 import pipeline
 from pipeline.core.errors import BadSamplesError, ConfigError, SourceError
@@ -125,10 +126,6 @@ def test_a_wrong_allowance_is_refused(tmp_path, text):
         ingest(faulty(), tmp_path / "s", SHARD, max_bad=text)
 
 
-class Stop(Exception):
-    """The machine is switched off."""
-
-
 @pytest.fixture(scope="module")
 def whole_and_failed(tmp_path_factory):
     """The store that is to come about, and one that failed, to be copied."""
@@ -146,18 +143,6 @@ def test_leaving_out_may_be_stopped_anywhere_and_is_completed(
 ):
     """Stop at each of the steps of the finish in turn; the same command completes it."""
     whole, failed = whole_and_failed
-    calls = 0
-
-    def counted(function):
-        def step(*arguments, **keywords):
-            nonlocal calls
-            calls += 1
-            if calls == moment + 1:
-                raise Stop
-            return function(*arguments, **keywords)
-
-        return step
-
     watched = {
         compaction: ["remove_tree", "replace_tree", "write_json"],
         compaction.image_store: ["write_images"],
@@ -165,12 +150,8 @@ def test_leaving_out_may_be_stopped_anywhere_and_is_completed(
         manifest: ["write_json"],
     }
     path = shutil.copytree(failed, tmp_path / "s")
-    with monkeypatch.context() as patch:
-        for module, names in watched.items():
-            for name in names:
-                patch.setattr(module, name, counted(getattr(module, name)))
-        with pytest.raises(Stop):
-            ingest(faulty(), path, SHARD, max_bad=5)
+    with stopped(monkeypatch, moment, watched):
+        ingest(faulty(), path, SHARD, max_bad=5)
     again = faulty()
     ingest(again, path, SHARD, max_bad=5)
     assert again.reads == []

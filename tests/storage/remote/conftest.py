@@ -12,14 +12,7 @@ import pytest
 from moto.s3.models import s3_backends
 from object_store import BUCKET, object_store
 from PIL import Image
-from remote_for_tests import (
-    ARRAYS,
-    SHARD,
-    TOKEN,
-    Remote,
-    found_secrets,
-    job,
-)
+from remote_for_tests import ARRAYS, SHARD, TOKEN, Remote, found_secrets, job
 from sources_for_tests import NAMES
 
 import pipeline

@@ -11,14 +11,7 @@ import pytest
 import xarray as xr
 from forks_for_tests import in_fork
 from object_store import KEY, SECRET
-from remote_for_tests import (
-    ARRAYS,
-    SHARD,
-    STORM,
-    TOKEN,
-    found_secrets,
-    refused,
-)
+from remote_for_tests import ARRAYS, SHARD, STORM, TOKEN, found_secrets, refused
 from sources_for_tests import NAMES, Faulty, make_arrays
 
 import pipeline

@@ -8,13 +8,7 @@ import distributed
 import numpy as np
 import pytest
 import xarray as xr
-from remote_for_tests import (
-    STORM,
-    Remote,
-    found_secrets,
-    job,
-    refused,
-)
+from remote_for_tests import STORM, Remote, found_secrets, job, refused
 
 import pipeline
 from pipeline.core import errors, paths

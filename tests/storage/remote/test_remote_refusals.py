@@ -8,12 +8,7 @@ import socket
 
 import pytest
 from object_store import SECRET
-from remote_for_tests import (
-    ARRAYS,
-    found_secrets,
-    job,
-    refused,
-)
+from remote_for_tests import ARRAYS, found_secrets, job, refused
 from sources_for_tests import NAMES
 
 import pipeline

@@ -19,13 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from remote_for_tests import (
-    PASSWORD,
-    QUERY_TOKEN,
-    Remote,
-    found_secrets,
-    refused,
-)
+from remote_for_tests import PASSWORD, QUERY_TOKEN, Remote, found_secrets, refused
 from sources_for_tests import NAMES
 
 import pipeline
