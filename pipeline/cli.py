@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-import warnings
-from collections.abc import Sequence
 
-import cyclopts
+try:
+    import os
+    import traceback
+    import warnings
+    from collections.abc import Sequence
 
-import pipeline
-from pipeline import output
-from pipeline.commands import app
-from pipeline.core import errors
-from pipeline.core.errors import InputError, JobInterruptedError, PixsimError
+    import cyclopts
+
+    import pipeline
+    from pipeline import output
+    from pipeline.commands import app
+    from pipeline.core import errors
+    from pipeline.core.errors import InputError, JobInterruptedError, PixsimError
+except KeyboardInterrupt:  # half a second, in which Ctrl-C is no error to be traced either
+    sys.stderr.write("pixsim: interrupted before anything was begun\n")
+    raise SystemExit(3) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,6 +31,7 @@ app = App(
     help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong, 3 it was stopped "
     "(the same\ncommand goes on), 4 another process holds the folder.\n"
     "--debug before a command shows the traceback of an error.",
+    suppress_keyboard_interrupt=False,  # else it ends the process without a word
 )
 
 
