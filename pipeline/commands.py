@@ -298,7 +298,7 @@ def explain(
     /,
     *,
     split: str,
-    sample: int,
+    sample: given.WholeNumber,
     options: given.Explained = given.ONLY_DISTANCES,
     printed: given.Printed = given.AS_TEXT,
 ) -> None:

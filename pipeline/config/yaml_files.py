@@ -189,6 +189,7 @@ _EXPECTED = {
     "float_parsing": "expected a number, such as 0.5",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
+    "too_short": "expected one at least; leave it out for the default",
 }
 
 
