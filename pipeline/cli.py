@@ -18,7 +18,6 @@ try:
     from pipeline.commands import app
     from pipeline.core import errors
     from pipeline.core.errors import InputError, JobInterruptedError, PixsimError, listed
-    from pipeline.core.paths import is_url
 except KeyboardInterrupt:  # half a second, in which Ctrl-C is no error to be traced either
     sys.stderr.write("pixsim: interrupted before anything was begun\n")
     raise SystemExit(3) from None
@@ -32,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     # what is wrong with an image is its status; Pillow's own remarks would stand between the lines
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
     words = [word for word in words if word != "--debug"]
     try:
         with pipeline.stop_on_signals():
@@ -101,7 +101,7 @@ def _wrong_arguments(error: wrong.CycloptsError, words: Sequence[str]) -> str:
 
 def _names_images(word: str) -> bool:
     known = [entry.name for entry, _ in pipeline.list_datasets()]
-    return Path(word).exists() or is_url(word) or word in known
+    return Path(word).exists() or "://" in word or word in known
 
 
 def _commands_with(error: wrong.UnknownOptionError) -> list[str]:

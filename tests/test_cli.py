@@ -248,7 +248,7 @@ def test_digest_of_something_changed_fails(digits_run, capsys):
         (["ingest", "digits", "-o", "d.zarr", "--cluster", "moon"], "moon"),
         (["explain", "nowhere", "--split", "test", "--sample", "0"], "no such folder"),
         (["frobnicate"], "frobnicate"),
-        (["run"], "requires an argument"),
+        (["run"], "'pixsim run' needs SOURCE"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exits_with_2(
