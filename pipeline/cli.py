@@ -39,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except JobInterruptedError as error:
         return _stopped(str(error), debug)
+    except errors.BadSamplesError as error:
+        output.print_bad_samples(error)
+        return _fail(error.summary, error.exit_code, debug)
     except PixsimError as error:
-        if isinstance(error, errors.BadSamplesError):
-            output.print_bad_samples(error)
         return _fail(str(error), error.exit_code, debug)
     except wrong.CycloptsError as error:
         return _fail(_wrong_arguments(error, words), InputError.exit_code, debug)

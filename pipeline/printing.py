@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.errors import format_bytes, printable
+from pipeline.core.errors import format_bytes, listed, printable
 from pipeline.output import Bytes, Part, Score, Table, as_text, plain
 
 MAX_ROWS = 20
@@ -269,6 +269,9 @@ def of_explanation(explanation: Any) -> Iterator[Part]:
     name = explanation.label_name
     label = f"labelled {printable(name)}" if name else "without label"
     yield f"{explanation.split} image {explanation.sample}, {label}"
+    if explanation.is_outside:
+        classes = listed(map(printable, explanation.class_names))
+        yield f"that is none of the run's classes ({classes}): it counts in no accuracy of the run"
     if explanation.left_out:
         yield f"measured from {printable(name)} without it, as in the run (leave_one_out)"
     rows = [

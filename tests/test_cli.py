@@ -129,6 +129,7 @@ def test_ingest_lists_bad_samples_and_leaves_them_out_where_it_may(tmp_path, mon
     table, message = captured.err.split("pixsim: ")
     assert table.count("the file is empty") == 3
     assert "3 of 15 samples cannot be used (3 unreadable), expected at most 0" in message
+    assert "the file is empty" not in message
     assert "\x1b" not in captured.err
     assert "12\\x1b[2J.png" in table
     assert main(["ingest", "set", "--set", "max_bad=20%"]) == 0
