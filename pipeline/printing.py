@@ -120,11 +120,24 @@ def of_run(run: Mapping[str, Any]) -> Iterator[Part]:
     yield from _how_many_more(run["classes"])
     if every[0]["accuracy"] is None:
         yield "none of the measured images has a label: there are predictions, and no accuracy"
+    yield from _without_meaning(run, {row[0]: row[1] for row in rows[2:]})
     yield from _left_out(run["leave_one_out"])
     if run["neighbours"]:
         yield _votes(run["neighbours"])
     yield from _excluded(run)
     yield f"digest sha256:{run['digests']['run']}"
+
+
+def _without_meaning(run: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Part]:
+    """Return why accuracies say nothing: of one class, of classes of one image each."""
+    if len(counts) == 1:
+        yield "there is one class, which is all that can be predicted: its accuracy says nothing"
+    alone = [printable(name) for name, count in counts.items() if count == 1]
+    if alone and [run["leave_one_out"]] == run["evaluate"]:
+        yield (
+            f"measured without itself the only image of a class can only be wrong: "
+            f"{listed(alone)} {'has' if len(alone) == 1 else 'have'} one image"
+        )
 
 
 def of_audit(audit: Mapping[str, Any]) -> Iterator[Part]:

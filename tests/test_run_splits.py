@@ -52,3 +52,17 @@ def test_a_plan_and_a_job_file_know_splits_without_labels_before_they_are_ingest
         # what is finished is known again where its images are taken in once more
         shutil.rmtree(f"data/stores/{Path(source).stem}.zarr")
         assert pipeline.run_job(source).manifest == run.manifest
+
+
+def test_accuracies_that_say_nothing_are_said_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXSIM_DATA", "data")
+    make(tmp_path / "alone", "a/1.png", "b/1.png", "b/2.png")
+    make(tmp_path / "one", "a/1.png", "a/2.png")
+    assert main(["run", "alone"]) == 0
+    line = "the only image of a class can only be wrong: a has one image"
+    assert line in capsys.readouterr().out
+    assert main(["run", "one"]) == 0
+    out = capsys.readouterr().out
+    assert "there is one class, which is all that can be predicted" in out
+    assert line not in out

@@ -29,6 +29,9 @@ from pipeline.cli import main
         (["explain", "a", "--split", "x"], "--sample is missing"),
         (["explain", "a", "--split", "x", "--sample", "1.5"], "'1.5', expected a whole number"),
         (["ingest", "digits", "--shard", "1.5"], "'1.5', expected a whole number"),
+        (["run", ""], "an empty name, expected a folder of images"),
+        (["plan", "fashion-mnits"], "no such file or folder, nor a data set of that name; did you"),
+        (["run", "mine.yml"], "'pixsim init SOURCE' writes a job file"),
         (["compare"], "no runs, expected two or more"),
     ],
 )
