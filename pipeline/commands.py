@@ -31,6 +31,7 @@ app = App(
     help_epilogue="Exit codes: 0 done, 1 the job failed, 2 the input was wrong, 3 it was stopped "
     "(the same\ncommand goes on), 4 another process holds the folder.\n"
     "--debug before a command shows the traceback of an error.",
+    suppress_keyboard_interrupt=False,  # else it ends the process without a word
 )
 
 
@@ -297,7 +298,7 @@ def explain(
     /,
     *,
     split: str,
-    sample: int,
+    sample: given.WholeNumber,
     options: given.Explained = given.ONLY_DISTANCES,
     printed: given.Printed = given.AS_TEXT,
 ) -> None:

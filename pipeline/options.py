@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 import pipeline
 from pipeline import output
@@ -18,6 +18,18 @@ _SEVERAL = Parameter(consume_multiple=True, negative=())
 OUTPUT = Parameter(name=["--output", "-o"])
 Output = Annotated[str | None, OUTPUT]
 Override = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())]
+
+
+def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; cyclopts would round `1.5`."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"'{text}', expected a whole number, such as 10") from None
+
+
+WholeNumber = Annotated[int, Parameter(converter=_whole_number)]
 
 
 @Parameter(name="*")
@@ -76,7 +88,7 @@ class IngestPieces:
     append: Annotated[bool, _FLAG] = False
     overwrite: Annotated[bool, _FLAG] = False
     only: str | None = None
-    shard: int | None = None
+    shard: WholeNumber | None = None
 
 
 @Parameter(name="*")
@@ -179,7 +191,7 @@ class Explained:
         A PNG or SVG file to draw: image, prototypes, differences, nearest, distances, pixels.
     """
 
-    neighbours: int = 0
+    neighbours: WholeNumber = 0
     pixels: str | None = None
     picture: Path | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.errors import format_bytes, printable
+from pipeline.core.errors import format_bytes, listed, printable
 from pipeline.output import Bytes, Part, Score, Table, as_text, plain
 
 MAX_ROWS = 20
@@ -120,11 +120,24 @@ def of_run(run: Mapping[str, Any]) -> Iterator[Part]:
     yield from _how_many_more(run["classes"])
     if every[0]["accuracy"] is None:
         yield "none of the measured images has a label: there are predictions, and no accuracy"
+    yield from _without_meaning(run, {row[0]: row[1] for row in rows[2:]})
     yield from _left_out(run["leave_one_out"])
     if run["neighbours"]:
         yield _votes(run["neighbours"])
     yield from _excluded(run)
     yield f"digest sha256:{run['digests']['run']}"
+
+
+def _without_meaning(run: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Part]:
+    """Return why accuracies say nothing: of one class, of classes of one image each."""
+    if len(counts) == 1:
+        yield "there is one class, which is all that can be predicted: its accuracy says nothing"
+    alone = [printable(name) for name, count in counts.items() if count == 1]
+    if alone and [run["leave_one_out"]] == run["evaluate"]:
+        yield (
+            f"measured without itself the only image of a class can only be wrong: "
+            f"{listed(alone)} {'has' if len(alone) == 1 else 'have'} one image"
+        )
 
 
 def of_audit(audit: Mapping[str, Any]) -> Iterator[Part]:
@@ -269,6 +282,9 @@ def of_explanation(explanation: Any) -> Iterator[Part]:
     name = explanation.label_name
     label = f"labelled {printable(name)}" if name else "without label"
     yield f"{explanation.split} image {explanation.sample}, {label}"
+    if explanation.is_outside:
+        classes = listed(map(printable, explanation.class_names))
+        yield f"that is none of the run's classes ({classes}): it counts in no accuracy of the run"
     if explanation.left_out:
         yield f"measured from {printable(name)} without it, as in the run (leave_one_out)"
     rows = [

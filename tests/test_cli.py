@@ -129,6 +129,7 @@ def test_ingest_lists_bad_samples_and_leaves_them_out_where_it_may(tmp_path, mon
     table, message = captured.err.split("pixsim: ")
     assert table.count("the file is empty") == 3
     assert "3 of 15 samples cannot be used (3 unreadable), expected at most 0" in message
+    assert "the file is empty" not in message
     assert "\x1b" not in captured.err
     assert "12\\x1b[2J.png" in table
     assert main(["ingest", "set", "--set", "max_bad=20%"]) == 0
@@ -248,7 +249,7 @@ def test_digest_of_something_changed_fails(digits_run, capsys):
         (["ingest", "digits", "-o", "d.zarr", "--cluster", "moon"], "moon"),
         (["explain", "nowhere", "--split", "test", "--sample", "0"], "no such folder"),
         (["frobnicate"], "frobnicate"),
-        (["run"], "requires an argument"),
+        (["run"], "'pixsim run' needs SOURCE"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exits_with_2(

@@ -122,7 +122,7 @@ def test_a_plan_of_a_source_says_what_would_be_chosen_and_writes_nothing(capsys)
 def test_a_source_that_is_not_there_is_refused_without_announcing_an_ingest(capsys):
     out, err = printed(capsys, "run", "nowhere", code=2)
     assert out == ""
-    assert err.startswith("pixsim: images 'nowhere': neither")
+    assert err.startswith("pixsim: images 'nowhere': there is no such file or folder")
 
 
 # job files ---------------------------------------------------------------------------------------

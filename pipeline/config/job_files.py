@@ -90,6 +90,8 @@ def find_job(
     ('flowers', 'flowers.tar', 64, ('rose', 'tulip'))
     """
     text, changed = str(source), dict(changes or {})
+    if not text.strip():
+        raise ConfigError("an empty name, expected a folder of images, or a job file")
     if is_job_file(text):
         path = locate(source)
         content = {"name": path.stem, **load_mapping(path, key="images")}

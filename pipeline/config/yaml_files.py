@@ -126,22 +126,20 @@ def load_yaml(path: Path, key: str = "") -> Any:
             raise ValueError(f"holds {size:,} bytes, expected {_MOST_BYTES:,} at most")
         return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; expected a file such as {_example(path, key)}"
-        ) from None
+        raise ConfigError(f"{path}: no such file; {_instead(path, key)}") from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML: {reason}") from None
 
 
-def _example(path: Path, key: str) -> str:
-    """Return the file most like a missing one: of its folder, else of `workflows`."""
+def _instead(path: Path, key: str) -> str:
+    """Return the file most like a missing one, of its folder or `workflows`, or what makes one."""
     for folder in (path.parent, Path("workflows")):
         files = [file.name for file in sorted(folder.glob("*.yml")) if _has_key(file, key)]
         near = difflib.get_close_matches(path.name, files, n=1, cutoff=0.0) or files
         if near:
-            return str(folder / near[0])
-    return "workflows/digits.yml"
+            return f"expected a file such as {folder / near[0]}"
+    return "'pixsim init SOURCE' writes a job file" if key else "correct the path"
 
 
 def _has_key(path: Path, key: str) -> bool:
@@ -209,6 +207,7 @@ _EXPECTED = {
     "float_parsing": "expected a number, such as 0.5",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
+    "too_short": "expected one at least; leave it out for the default",
 }
 
 

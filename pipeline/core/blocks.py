@@ -77,11 +77,13 @@ class SplitInfo:
     """What a split of a source holds: `count` images of `shape` and `dtype`.
 
     `dtype` is `uint8` or `uint16`; or `float32` or `float64`, which the ingest packs to uint16.
+    `labelled` is False where it is known that none of them has a label.
     """
 
     count: int
     shape: tuple[int, ...]
     dtype: str
+    labelled: bool = True
 
 
 class Source(Protocol):

@@ -175,16 +175,24 @@ class BadSamplesError(SourceError):
         The first of these samples, as a table.
     count
         How many there are.
+    summary
+        The message without the first of them, to stand below the table.
     """
 
     def __init__(
-        self, message: str, header: Sequence[str], rows: Sequence[Sequence[object]], count: int
+        self,
+        message: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        count: int,
+        summary: str = "",
     ) -> None:
         super().__init__(message)
         self.header, self.rows, self.count = header, rows, count
+        self.summary = summary or message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (hide(str(self)), self.header, self.rows, self.count)
+        return type(self), (hide(str(self)), self.header, self.rows, self.count, hide(self.summary))
 
 
 class ChecksumError(SourceError):

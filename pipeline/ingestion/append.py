@@ -65,10 +65,7 @@ def append_images(
                 f"{manifest.append_cure(path)}"
             ) from None
         added = manifest.read_manifest(aside, manifest.IMAGES)
-        if added["identity"] in (
-            base["identity"],
-            *(entry["identity"] for entry in base.get("appended", [])),
-        ):
+        if any(_is_same(added, one) for one in (base, *base.get("appended", []))):
             reporter.say(f"{shown(path)} holds these samples already")
             manifest.clear(path)
         else:
@@ -81,6 +78,14 @@ def append_images(
             _commit(path, aside, growth, fingerprints)
         _discard(aside)
     return path
+
+
+def _is_same(added: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Tell whether new samples are those that a record says were ingested before."""
+    alike = manifest.same_source(added["provenance"], known["provenance"])
+    return added["identity"] == known["identity"] or (
+        alike and added["settings"] is not None and added["settings"] == known["settings"]
+    )
 
 
 def _discard(aside: Path) -> None:

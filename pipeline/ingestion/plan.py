@@ -201,13 +201,16 @@ def _check_split(name: str) -> None:
 def expected_content(plan: IngestPlan, *, least: bool = False) -> dict[str, Any]:
     """Return what the manifest of a planned store will say, as far as it is known.
 
-    Labels are not: each class is given as many images as the split has, the most there can be; or,
-    for what a job needs at `least`, one.
+    Labels are not, but for splits without any: each class is given as many images as the split has,
+    the most there can be; or, for what a job needs at `least`, one.
     """
     content = {**plan.content, "splits": {}}
+    infos = plan.source.splits()
     for name, split in plan.content["splits"].items():
-        count = 1 if least else split["count"]
-        labels = {"labels": [count] * len(content["class_names"]), "unlabelled": 0}
+        labelled = infos[name].labelled
+        count = (1 if least else split["count"]) * labelled
+        unlabelled = 0 if labelled else split["count"]
+        labels = {"labels": [count] * len(content["class_names"]), "unlabelled": unlabelled}
         content["splits"][name] = {**split, **labels}
     return content | {"digest": None, "provenance": plan.content["source"]}
 

@@ -20,12 +20,14 @@ from pipeline.core.errors import (
     ConflictError,
     JobInterruptedError,
     SourceError,
+    StoreError,
     describe,
 )
 from pipeline.core.paths import is_path_like, locate, short_name, shown
 from pipeline.execution.executor import Executor
 from pipeline.ingestion.plan import IngestPlan, plan_source
 from pipeline.sources.catalog import load_catalog
+from pipeline.sources.encoded import EncodedSource
 from pipeline.sources.registry import (
     CATALOG,
     TORCHVISION,
@@ -39,7 +41,7 @@ from pipeline.sources.registry import (
 from pipeline.storage import claims, manifest
 from pipeline.storage.folders import exists
 from pipeline.storage.image_store import is_own_store
-from pipeline.storage.replacing import conflict
+from pipeline.storage.replacing import conflict, is_made_name
 
 
 def recorded_settings(images: ImageSettings, shard: int | None) -> dict[str, Any]:
@@ -129,6 +131,7 @@ def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None)
     """Return the finished store of what a job calls `images`, or None where it is not made yet."""
     if images.source is not None and images.kind is None:
         path = locate(images.source, options)
+        refuse_results(path)
         if manifest.kind_of(path) == manifest.IMAGES:
             return path
         if exists(path / manifest.WORK) or is_own_store(path):
@@ -137,6 +140,22 @@ def find_images(images: ImageSettings, options: Mapping[str, Any] | None = None)
     if name in load_catalog() and _holds_dataset(target, str(name)):
         return target  # the catalog's checksums decide the content; the files may be gone
     return target if is_made(images, target) else None
+
+
+def refuse_results(path: Path) -> None:
+    """Raise `StoreError` where what is to be read as images is a run, an audit or part of one."""
+    kind = manifest.made_in(path)
+    folder, kind = (path, kind) if kind else manifest.made_around(path) or (path, None)
+    part = "" if folder == path else path.relative_to(folder).parts[0]
+    if kind not in (manifest.RUN, manifest.AUDIT) or (part and not is_made_name(kind, part)):
+        return
+    what = f"is a {kind}" if not part else f"lies in the {kind} {shown(folder)}"
+    made_of = (manifest.find_manifest(folder, kind) or {}).get("images", {}).get("path")
+    of = f"; its images are {made_of}" if made_of else ""
+    raise StoreError(
+        f"{shown(path)}: {what}, expected images, or an image set; 'pixsim show {shown(folder)}' "
+        f"prints its result{of}"
+    )
 
 
 def _holds_dataset(path: Path, name: str) -> bool:
@@ -198,8 +217,10 @@ class Request:
         """
         there = claims.plan_there(self.path, manifest.IMAGES)
         known = there.get("source", {})
-        same = {key: value for key, value in known.items() if key != "packing"}
-        if claims.identity(same) == claims.identity(opened.provenance):
+        if manifest.same_source(known, opened.provenance):
+            if manifest.IGNORED in known and isinstance(opened, EncodedSource):
+                kept = {manifest.IGNORED: known[manifest.IGNORED]}  # by when it was listed first
+                opened = replace(opened, provenance={**opened.provenance, **kept})
             ready = packed(opened, self.settings, executor.map, known)
         else:
             ready = packed(opened, self.settings, executor.map)
@@ -208,6 +229,14 @@ class Request:
         remarks = tuple(getattr(opened, "remarks", ()))
         plan = plan_source(ready, self.path, self.shard)
         return replace(plan, settings=recorded, remarks=remarks)
+
+
+def _is_store(settings: ImageSettings, target: Path) -> bool:
+    """Tell whether what is to be ingested is the store itself that it would be ingested to."""
+    if settings.source is None or manifest.kind_of(target) != manifest.IMAGES:
+        return False
+    source = locate(settings.source, settings.storage_options)
+    return shown(source.absolute()).rstrip("/") == shown(target.absolute()).rstrip("/")
 
 
 def make_request(
@@ -225,10 +254,17 @@ def make_request(
         )
     changes = [] if max_bad is None else [f"max_bad={max_bad}"]
     settings = make_images(cast(str, source) if named else "a source object", changes)
+    if named and settings.source is not None and settings.kind is None:
+        refuse_results(locate(settings.source, settings.storage_options))
     options = settings.storage_options if storage_options is None else storage_options
     if output is None and not named:
         raise ConfigError("ingest() of a source object needs an output, the folder of the store")
     path = store_path(settings, options) if output is None else locate(output, options)
+    if named and _is_store(settings, path):
+        raise ConflictError(
+            f"{shown(path)}: is an image set already, which 'pixsim run' and 'pixsim audit' take "
+            "as it is; to copy it name another place (--output)"
+        )
     opened = None if named else cast(Source, source)
     return Request(opened, settings, path, settings.shard if shard is None else shard)
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy.typing as npt
 
 from pipeline.core.digests import sample_records
-from pipeline.core.errors import DamagedError, IncompleteError, OtherFileError, StoreError
+from pipeline.core.errors import DamagedError, IncompleteError, OtherFileError
 from pipeline.core.paths import shown
 from pipeline.core.schema import DISTANCE
 from pipeline.execution.executor import Executor
 from pipeline.execution.progress import Reporter
-from pipeline.report.description import likely_kind
+from pipeline.report.description import refuse_unfinished
 from pipeline.storage import claims, image_store, manifest, run_files
-from pipeline.storage.folders import exists, is_folder, list_folder
+from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.image_content import records_digest
 from pipeline.storage.recorded_files import FOREIGN, foreign_parts
 from pipeline.storage.run_files import part_names
@@ -46,12 +46,8 @@ def read_finished(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     `StoreError` where there is no such folder, or it was never finished; `DamagedError` where
     neither can be read.
     """
-    if not is_folder(path):
-        raise StoreError(f"{shown(path)}: no such folder, expected an image set, a run or an audit")
-    if not exists(path / manifest.MANIFEST):
-        begun = exists(path / manifest.WORK / "plan.json")
-        if begun or not exists(path / manifest.COPY):
-            manifest.read_manifest(path, likely_kind(path))
+    if exists(path / manifest.PLAN) or not exists(path / manifest.COPY):
+        refuse_unfinished(path)
     if exists(path / manifest.APPEND):
         raise IncompleteError(
             f"{shown(path)}: samples were being added to it; {manifest.append_cure(path)}, then "

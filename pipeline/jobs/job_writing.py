@@ -165,7 +165,9 @@ def _look(job: JobSettings) -> tuple[JobSettings, Found]:
         content = manifest.read_manifest(store, manifest.IMAGES)
         names = content["class_names"]
         splits = {
-            name: SplitInfo(split["count"], tuple(split["shape"]), split["dtype"])
+            name: SplitInfo(
+                split["count"], tuple(split["shape"]), split["dtype"], any(split["labels"])
+            )
             for name, split in content["splits"].items()
         }
         labels = {
@@ -204,7 +206,7 @@ def _count_labels(source: EncodedSource, split: str, info: SplitInfo) -> Counter
 def _chosen(job: JobSettings, splits: Mapping[str, SplitInfo]) -> JobSettings:
     """Return the job with its splits, where they can be chosen."""
     try:
-        return job.with_splits({name: info.count for name, info in splits.items()})
+        return job.with_splits({n: info.count * info.labelled for n, info in splits.items()})
     except StoreError:
         return job
 

@@ -103,7 +103,8 @@ def compare(
         Where files of one are missing or were changed.
     """
     if len(runs) < 2:
-        raise InputError(f"{len(runs)} run, expected two or more to compare; name another")
+        given = "no runs" if not runs else "1 run"
+        raise InputError(f"{given}, expected two or more to compare; name another")
     opened = [open_run(run.path if isinstance(run, Run) else run, storage_options) for run in runs]
     figures = [_by_split(run) for run in opened]
     splits, first = _shared("split", opened, figures)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.core.arguments import checked
 from pipeline.core.digests import ColumnDigest
-from pipeline.core.errors import DamagedError, InputError, StoreError
+from pipeline.core.errors import DamagedError, InputError
 from pipeline.core.partitions import image_bytes
 from pipeline.core.paths import locate, shown
 from pipeline.core.schema import DISTANCE
@@ -21,7 +21,7 @@ from pipeline.report.opened_audit import open_audit
 from pipeline.report.pictures import draw_prototypes, image_grid, save_picture
 from pipeline.storage import audit_files, image_store, manifest, run_files, tables
 from pipeline.storage.atomic import require_file
-from pipeline.storage.folders import exists, is_folder, sizes_below
+from pipeline.storage.folders import exists, sizes_below
 from pipeline.storage.image_content import digest_images, partition_table, read_checked
 from pipeline.storage.recorded_files import require_files_of, require_tables
 from pipeline.storage.run_files import (
@@ -173,17 +173,21 @@ def kind_or_refuse(path: Path) -> str:
     kind = manifest.kind_of(path)
     if kind is not None:
         return kind
-    if is_folder(path) and not exists(path / manifest.MANIFEST):
-        manifest.read_manifest(path, likely_kind(path))
-    if not is_folder(path):
-        raise StoreError(f"{path}: no such folder, expected an image set or a run")
+    refuse_unfinished(path)
     raise DamagedError(f"{path / manifest.MANIFEST}: cannot be read; make it anew")
 
 
-def likely_kind(path: Path) -> str:
-    """Guess what a folder without a manifest was meant to be, for the error that says so."""
+def refuse_unfinished(path: Path) -> None:
+    """Raise `StoreError` where a folder is none that pixsim finished, or has lost its manifest."""
+    if exists(path / manifest.MANIFEST):
+        return
+    manifest.refuse_other_place(path)
     of_run = (METRICS_FILE, PREDICTIONS, run_files.PROTOTYPES)
-    return manifest.RUN if any(exists(path / name) for name in of_run) else manifest.IMAGES
+    is_run = any(exists(path / name) for name in of_run)
+    kind = manifest.made_in(path) or (manifest.RUN if is_run else None)
+    if kind is None:
+        raise manifest.not_finished(path)
+    manifest.read_manifest(path, kind)
 
 
 @checked

@@ -108,6 +108,11 @@ class Explanation:
     neighbours: dict[str, tuple[Neighbour, ...]] = field(default_factory=dict)
     left_out: bool = False
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it has a label that is none of the run's classes, so that no prediction fits."""
+        return self.label_name is not None and self.label_name not in self.class_names
+
     def ranked(self, metric: str) -> list[int]:
         """Return positions among the classes, the nearest first; classes without images are out.
 

@@ -131,6 +131,7 @@ def explanation_figure(explanation: Explanation, pixels: str | None = None) -> F
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
     label = explanation.label_name
     stated = "without label" if label is None else f"labelled {style.one_line(label, 40)}"
+    stated += ", none of the run's classes" if explanation.is_outside else ""
     figure.suptitle(
         f"{style.one_line(explanation.split, 40)} image {explanation.sample}, {stated}",
         x=0.01, ha="left", color=style.INK, fontsize=11, **style.PLAIN,

@@ -166,6 +166,7 @@ class ArraySource:
                 sum(part.shape[0] for part in parts),
                 parts[0].shape[1:sides],
                 pixel_type(parts[0].images.dtype) or "",
+                any(part.labels is not None for part in parts),
             )
             for name, parts in self.parts.items()
         }

@@ -135,8 +135,12 @@ class EncodedSource:
         return {} if self.packing is None else self.packing.encoding
 
     def splits(self) -> dict[str, SplitInfo]:
-        counts = sample_index.index(self.listing)["splits"]
-        return {split: SplitInfo(count, self.shape, self.given_type) for split, count in counts}
+        known = sample_index.index(self.listing)
+        without = known.get("unlabelled_splits", ())
+        return {
+            split: SplitInfo(count, self.shape, self.given_type, split not in without)
+            for split, count in known["splits"]
+        }
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""

@@ -21,17 +21,19 @@ from typing import Any
 
 from pipeline.core.blocks import LABEL_UNKNOWN, OK, UNREADABLE
 from pipeline.core.errors import PixsimError, SourceError
-from pipeline.core.paths import is_remote, shown
+from pipeline.core.paths import is_remote, locate, shown
 from pipeline.sources.fetch import FileFetcher, not_regular, title_of, titles_of, unreadable
 from pipeline.sources.file_names import are_classes, as_text, is_hidden, is_image, suffix_of
 from pipeline.sources.folder_checks import Doubts, refuse_no_images
 from pipeline.sources.folder_layout import SEPARATOR, Folders, PathGroup, decide
 from pipeline.sources.notes import File, Notes
+from pipeline.sources.own_outputs import may_be_own, own_kind
 from pipeline.sources.sample_index import ROWS_PER_GROUP, Sample, columns_of, make_rows
 from pipeline.storage.blobs import file_system, tried, version_in
 
 _LOOKED_AT = 1000
-_Walked = tuple[bytes, Sample | None]  # a name; None where it is that of no image
+# a name, and what it is: None where it is no image, a text where pixsim wrote that folder
+_Walked = tuple[bytes, Sample | str | None]
 
 
 class Tree:
@@ -237,8 +239,10 @@ class FolderReader:
                 titles.append((f"{title_of(path)}/" if several else "", len(prefix)))
                 group = tree.group(given or self.split, given is not None, False, shown(path))
                 for name, sample in self._files(given, path):
-                    if sample is not None:
+                    if isinstance(sample, Sample):
                         tree.add(group, prefix + name, sample._replace(file=number))
+                    elif sample is not None:
+                        notes.ignore_own(name, sample)
                     elif name.endswith(b"/"):
                         notes.ignore_folder(name[:-1], (given, path) in self.chosen)
                     else:
@@ -268,12 +272,12 @@ def has_images(path: Path) -> bool:
 
 def _first_image(path: Path) -> bytes | None:
     some = itertools.islice(_walked(path), _LOOKED_AT)
-    return next((name for name, sample in some if sample), None)
+    return next((name for name, sample in some if isinstance(sample, Sample)), None)
 
 
 def count_images(path: Path) -> int:
     """Return how many image files lie below a folder."""
-    return sum(sample is not None for _, sample in _walked(path))
+    return sum(isinstance(sample, Sample) for _, sample in _walked(path))
 
 
 def _walked(root: Path) -> Iterator[_Walked]:
@@ -312,6 +316,10 @@ def _walked_local(
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             return
+        own = own_kind(Path(os.fsdecode(path))) if folder else None
+        if own is not None:
+            yield folder, own
+            return
         is_empty = bool(folder)
         with os.scandir(path) as entries:
             for entry in entries:
@@ -333,6 +341,14 @@ def _walked_local(
         raise SourceError(
             f"{os.fsdecode(path)}: cannot be listed: {error.strerror}; make it readable"
         ) from error
+
+
+def _own_remote(files: Any, path: str, entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what of pixsim's a remote folder is; only what has a name of its records is read."""
+    names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in entries}
+    if not may_be_own(names):
+        return None
+    return own_kind(locate(files.unstrip_protocol(path), files.storage_options))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -364,6 +380,10 @@ def _walked_remote(files: Any, root: str, folder: bytes) -> Iterator[_Walked]:
     except (FileNotFoundError, NotADirectoryError):
         raise SourceError(f"{shown(url)}: is no folder; correct the URL") from None
     files.invalidate_cache(path)  # else every folder's names stay
+    own = _own_remote(files, path, entries) if folder else None
+    if own is not None:
+        yield folder, own
+        return
     for entry in entries:
         full = entry["name"].rstrip("/")
         name = full.rpartition("/")[2].encode("utf-8", "surrogateescape")

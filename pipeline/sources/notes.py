@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.core.errors import listed
 from pipeline.sources.file_names import as_text, is_hidden, may_be_labels, may_be_sidecar, suffix_of
+from pipeline.sources.own_outputs import NOTHING_YET, holds_only_own, own_kind
 from pipeline.storage.folders import is_folder, list_folder
 
 MOST_TABLES = 100
@@ -48,6 +50,7 @@ class Notes:
     sidecars: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
     first_folders: dict[str, list[str]] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     labels_from: str = ""
     unlabelled: bool = False
@@ -82,6 +85,11 @@ class Notes:
         if len(first := self.first_folders.setdefault(kind, [])) < _SHOWN_EMPTY:
             first.append(as_text(folder))
 
+    def ignore_own(self, folder: bytes, what: str) -> None:
+        """Note a folder that pixsim itself wrote: an image set, a run, an audit, downloads."""
+        if what != NOTHING_YET:
+            self.own[as_text(folder)] = what
+
 
 def counted(notes: Notes) -> str:
     """Return what was left out, in words: how many files of each suffix; a single one by name."""
@@ -93,6 +101,9 @@ def counted(notes: Notes) -> str:
         first, more = sorted(notes.first_folders[kind]), ", ..." * (count > _SHOWN_EMPTY)
         what = kind.format("" if count == 1 else "s")
         parts.append(f"{count:,} {what} ({', '.join(first)}{more})")
+    if notes.own:
+        own = (f"{folder} ({what})" for folder, what in sorted(notes.own.items()))
+        parts.append(f"what pixsim wrote: {listed(own, _SHOWN_EMPTY)}")
     return ", ".join([*parts, *notes.left_out])
 
 
@@ -123,7 +134,12 @@ def left_beside(paths: Mapping[Any, Sequence[Path]], suffixes: Sequence[str]) ->
     for path in (path for several in paths.values() for path in several):
         # what has the suffix is not asked for: there may be very many
         if not path.name.lower().endswith(ending) and is_folder(path):
-            for name in map(os.fsencode, list_folder(path)):
-                if not as_text(name).lower().endswith(ending) and not is_hidden(name):
+            for text in list_folder(path):
+                name = os.fsencode(text)
+                if text.lower().endswith(ending) or is_hidden(name):
+                    continue
+                if is_folder(path / text) and holds_only_own(path / text):
+                    notes.ignore_own(name, own_kind(path / text) or "outputs")
+                else:
                     notes.ignore(name)
     return counted(notes)

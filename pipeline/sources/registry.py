@@ -174,11 +174,23 @@ def find_kind(settings: ImageSettings) -> str:
     if is_remote(first):
         with suppress(FileNotFoundError):
             file_size(first)  # says that access was refused, where it was
-    raise ConfigError(
-        f"images '{shown(text)}': neither a data set of the catalog, nor a store, a folder of "
-        "images, a .tar, .zip, .parquet, .npz, .npy, .h5, .csv or .nc file, nor torchvision:NAME; "
-        f"{nearest(text, load_catalog())}"
-    )
+    if exists(first):
+        what = f"files ending in {suffix} are not read" if suffix else "what it holds is not known"
+        raise ConfigError(
+            f"images '{shown(text)}': {what}, expected a folder of images, a store, or a file "
+            "ending in .tar, .zip, .parquet, .npz, .npy, .h5, .csv or .nc"
+        )
+    what = "there is no such file or folder, nor a data set of that name"
+    raise ConfigError(f"images '{shown(text)}': {what}; {_meant(text, first)}")
+
+
+def _meant(text: str, path: Path) -> str:
+    """Return what a name may be meant to be: a data set, else what lies there."""
+    hint = nearest(text, load_catalog())
+    beside = [] if is_remote(path) else [n for n in list_folder(path.parent) if n[0] != "."]
+    name = text.rstrip("/")
+    other = nearest(name, [name.removesuffix(path.name) + n for n in beside]) if beside else ""
+    return other if other.startswith("did") and not hint.startswith("did") else hint
 
 
 def _kind_of_file(path: Path, suffix: str, settings: ImageSettings) -> str | None:

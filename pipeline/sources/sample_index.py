@@ -107,6 +107,7 @@ class ListingWriter:
         self._counts: Counter[str] = Counter()
         self._digests: dict[str, ColumnDigest] = {}
         self._labels: set[str] = set()
+        self._labelled: set[str] = set()
         self._integers = True
 
     def add(self, split: str, rows: Any) -> None:
@@ -120,7 +121,10 @@ class ListingWriter:
         if not rows.num_rows:
             return
         rows = self._with_text(rows)
-        self._labels.update(pc.unique(rows["label"].drop_null()).to_pylist())
+        labels = pc.unique(rows["label"].drop_null()).to_pylist()
+        self._labels.update(labels)
+        if any(labels):
+            self._labelled.add(split)
         if len(self._labels) > MOST_LABELS:
             raise LabelError(
                 f"more than {MOST_LABELS:,} different labels were found in split '{split}', such "
@@ -176,6 +180,7 @@ class ListingWriter:
             "remarks": notes.remarks,
             "left_out": counted(notes),
             "unlabelled": notes.unlabelled,
+            "unlabelled_splits": [split for split in self._writers if split not in self._labelled],
             "digests": parts,
         }
         write_json(self._folder / INDEX, content, indent=None)

@@ -21,6 +21,7 @@ from pipeline.sources.file_names import (
     is_image,
     judge,
 )
+from pipeline.sources.own_outputs import holds_only_own
 from pipeline.storage.folders import exists, is_folder, list_folder
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv")
@@ -31,7 +32,8 @@ _MOST_FOLDERS = 1000
 def _folders(path: Path) -> list[str]:
     """Return the names of the folders in a folder but for hidden ones."""
     names = [name for name in list_folder(path) if "." not in name]
-    return [name for name in names[:_MOST_FOLDERS] if is_folder(path / name)]
+    folders = [name for name in names[:_MOST_FOLDERS] if is_folder(path / name)]
+    return [name for name in folders if not holds_only_own(path / name)]
 
 
 # Parquet -----------------------------------------------------------------------------------------

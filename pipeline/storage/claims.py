@@ -50,6 +50,7 @@ from pipeline.storage.replacing import (
     put_aside,
 )
 
+_ELSEWHERE = "nothing in it was touched, choose another place"
 FENCE_FILE = "token.json"
 
 
@@ -144,7 +145,7 @@ def start(
     mine = identity(plan)
     content = {"kind": kind, "identity": mine, "started": now(), "plan": dict(plan)}
     content |= {} if successor is None else {"origin": successor.origin}
-    old = find_manifest(path, kind)
+    old = find_manifest(path, kind, _ELSEWHERE)
     if old is not None:
         remove_tree(path / WORK / REPLACED)  # of one that was finished since
         put_aside(path, content | {REPLACES: finished_names(old)}, say)
@@ -203,7 +204,7 @@ def recognise(
     if not resume:
         require_unused(path)
     mine = identity(plan)
-    done = find_manifest(path, kind)
+    done = find_manifest(path, kind, _ELSEWHERE)
     if done is not None:
         if done.get("identity") == mine:
             return done
@@ -270,7 +271,7 @@ def could_hold(path: Path, kind: str) -> bool:
 
 def plan_there(path: Path, kind: str) -> dict[str, Any]:
     """Return the plan of what a folder holds, finished or begun; nothing where there is none."""
-    record = find_manifest(path, kind) or _begun(path) or {}
+    record = find_manifest(path, kind, _ELSEWHERE) or _begun(path) or {}
     return dict(record.get("plan", {}))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -29,18 +30,22 @@ from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage.atomic import flush, flush_named, read_json, sweep, write_json
 from pipeline.storage.blobs import open_binary
 from pipeline.storage.folders import exists, is_folder, remove_tree
+from pipeline.storage.lock_files import LOCK, holder_of
 from pipeline.storage.locks import check, put_away
 
 FORMAT_VERSION = 2
 IMAGES = "pixsim image set"
 RUN = "pixsim run"
 AUDIT = "pixsim audit"
+NAMES = {IMAGES: "image set", RUN: "run", AUDIT: "audit"}
 MANIFEST = "manifest.json"
 COPY = ".manifest.json"
 WORK = ".work"
 PLAN = f"{WORK}/plan.json"
 APPEND, ADDED = ".append", "store"
-DECODERS = "decoders"
+DECODERS, PACKING, IGNORED = "decoders", "packing", "ignored"
+# of a source: what follows from the rest of it, and which files lay beside its images
+_UNDECIDED = (DECODERS, PACKING, IGNORED)
 RESIZE_METHOD = "Pillow resize, bilinear, antialiased"
 _FORMER_RESIZE_METHOD = "torchvision v2 resize, bilinear, antialias"  # which gives the same bits
 _LIBRARIES = ("pixsim", "numpy", "numba", "dask", "xarray", "zarr", "pyarrow", "torch")
@@ -54,6 +59,15 @@ def as_recorded_at_first(provenance: Mapping[str, Any]) -> dict[str, Any]:
         return dict(provenance)
     former = {**resize, "method": _FORMER_RESIZE_METHOD}
     return {**provenance, "conversion": {**provenance["conversion"], "resize": former}}
+
+
+def same_source(provenance: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records of sources are of the same images, whatever lies beside them."""
+    first, second = (
+        {key: value for key, value in as_recorded_at_first(known).items() if key not in _UNDECIDED}
+        for known in (provenance, other)
+    )
+    return json_digest(first) == json_digest(second)
 
 
 @cache
@@ -88,15 +102,64 @@ def kind_of(path: Path) -> str | None:
     return kind if kind in (IMAGES, RUN, AUDIT) else None
 
 
-def find_manifest(path: Path, kind: str) -> dict[str, Any] | None:
-    """Read the manifest of an image set or run; None where there is none."""
+RECORDS = (MANIFEST, COPY, PLAN)
+_KIND = re.compile(rb'"kind": "(pixsim [a-z ]+)"')
+_HEAD = 4096  # bytes of a record, which begins with its kind
+
+
+def made_in(path: Path) -> str | None:
+    """Return the kind of what is, or is about to be, in a folder; None where it is none of ours.
+
+    It may be finished, begun or locked to be begun; nothing is checked.
+    """
+    for name in (*RECORDS, LOCK):
+        try:
+            with open_binary(path / name) as file:
+                head = file.read(_HEAD)
+        except ABSENT:
+            continue
+        found = _KIND.search(head)
+        if found is not None:
+            return found[1].decode()
+        what = "" if name != LOCK else f"pixsim {holder_of(head).what}"
+        if what in NAMES:
+            return what
+    return None
+
+
+def made_around(path: Path) -> tuple[Path, str] | None:
+    """Return the folder that a local path lies in and its kind, where that is one of ours."""
+    if is_remote(path):
+        return None
+    for folder in (*path.parents, *path.absolute().parents):
+        with suppress(OSError):
+            if (kind := made_in(folder)) is not None:
+                return folder, kind
+    return None
+
+
+def find_manifest(path: Path, kind: str, cure: str = "") -> dict[str, Any] | None:
+    """Read the manifest of an image set or run; None where there is none.
+
+    `cure` is what to do about one of another kind, where that is not to be read.
+    """
     try:
         content = _read_record_of(path / MANIFEST)
     except ABSENT:
         return None
     if content["kind"] != kind:
-        raise StoreError(f"{path}: is a {content['kind']}, expected a {kind}")
+        raise StoreError(
+            f"{shown(path)}: is a {content['kind']}, expected a {kind}; "
+            f"{cure or _cure(path, content['kind'], kind)}"
+        )
     return content
+
+
+def _cure(path: Path, kind: str, expected: str | None) -> str:
+    """Return the command that takes what a folder holds, or makes what was expected of it."""
+    if kind == IMAGES and expected in (RUN, AUDIT):
+        return f"'pixsim {NAMES[expected]} {shown(path)}' makes one of it"
+    return f"'pixsim show {shown(path)}' prints what it holds"
 
 
 def read_manifest(path: Path, kind: str) -> dict[str, Any]:
@@ -114,21 +177,47 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     content = find_manifest(path, kind)
     if content is not None:
         return content
-    if not is_folder(path):
-        raise StoreError(f"{path}: no such folder, expected a {kind}")
+    refuse_other_place(path, kind)
     if exists(path / PLAN):
         raise IncompleteError(
-            f"{path}: this {kind} is incomplete, its {MANIFEST} was never written; "
+            f"{shown(path)}: this {kind} is incomplete, its {MANIFEST} was never written; "
             "run the same command that started it again, it goes on where it stopped"
         )
     if exists(path / COPY):
         raise IncompleteError(lost(path, kind))
-    is_zarr = exists(path / "zarr.json")
-    hint = " (a Zarr store without it may be half written)" if is_zarr else ""
-    raise IncompleteError(
-        f"{path}: holds no {MANIFEST}, expected a finished {kind}{hint}; "
-        "make it anew with 'pixsim ingest' or 'pixsim run'"
-    )
+    raise not_finished(path, kind)
+
+
+def refuse_other_place(path: Path, kind: str | None = None) -> None:
+    """Raise `StoreError` where a path is no folder, or lies in one that pixsim made.
+
+    `kind` is that of what was expected there; None: any.
+    """
+    expected = f"a {kind}" if kind else "an image set, a run or an audit"
+    is_there = is_folder(path)
+    if not is_there or made_in(path) is None:
+        known = made_around(path)
+        if known is not None and exists(path):
+            folder, other = known
+            cure = f"give {folder}" if kind in (None, other) else _cure(folder, other, kind)
+            raise StoreError(
+                f"{shown(path)}: lies in the {NAMES[other]} {folder}, expected {expected}; {cure}"
+            )
+    if not is_there:
+        what = "is a file" if exists(path) else "no such folder"
+        raise StoreError(f"{shown(path)}: {what}, expected {expected}; correct the path")
+
+
+def not_finished(path: Path, kind: str | None = None) -> IncompleteError:
+    """Return the error for a folder without a manifest; `kind` as of `refuse_other_place`."""
+    expected = f"a finished {kind}" if kind else "a finished image set, run or audit"
+    if exists(path / "zarr.json"):
+        hint = " (a Zarr store without it may be half written)"
+        cure = "make it anew with 'pixsim ingest' or 'pixsim run'"
+    else:
+        command = {None: "run", IMAGES: "ingest"}.get(kind, NAMES.get(kind or "", ""))
+        hint, cure = "", f"'pixsim {command} {shown(path)}' makes one, where it holds images"
+    return IncompleteError(f"{shown(path)}: holds no {MANIFEST}, expected {expected}{hint}; {cure}")
 
 
 def _read_record_of(file: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ _MADE = {
             *(f"{name}.parquet" for name in TABLES)),
 }  # fmt: skip
 _LONGEST, _CONTEXT = 60, 20  # characters of a value in a message, and of them before a difference
-_STEP = "step"  # no key of a job: it follows from others
+_FOLLOWING = ("step", "neighbours_step", "chunk")  # no keys: they follow from others
 _MOST_KEYS = 4
 _HEX = 12
 
@@ -49,6 +49,11 @@ def finished_names(content: Mapping[str, Any]) -> list[str]:
     """Return what a finished folder may hold by its manifest, which comes first."""
     below = {name.partition("/")[0] for key in ("files", "arrays") for name in content.get(key, ())}
     return [MANIFEST, COPY, APPEND, *sorted(below - {MANIFEST, COPY})]
+
+
+def is_made_name(kind: str, name: str) -> bool:
+    """Tell whether a finished run or audit holds a file or folder of that name."""
+    return name in (*_MADE[kind], MANIFEST, COPY, WORK)
 
 
 def put_aside(path: Path, plan: Mapping[str, Any], say: Say) -> None:
@@ -91,8 +96,10 @@ def conflict(path: Path, kind: str, plan: Mapping[str, Any], other: Mapping[str,
     """Return the message for a folder that holds another thing: what differs, and what to do."""
     was, now_is = (json.loads(json.dumps(hide_in(dict(plain)))) for plain in (other, plan))
     every = list(_differences(was, now_is))
-    found = [one for one in every if one[0][-1:] != [_STEP]] or every
-    texts = [f"'{'.'.join(keys)}' there is {old}, here {new}" for keys, old, new in found]
+    found = [one for one in every if one[0][-1:] not in ([name] for name in _FOLLOWING)]
+    texts = [f"'{'.'.join(k)}' there is {old}, here {new}" for k, old, new in found or every]
+    if every and not found:
+        texts = [f"{texts[0]}, which is no key and follows from the shards of the images"]
     if len(texts) > _MOST_KEYS:
         texts = [*texts[: _MOST_KEYS - 1], f"and {len(texts) - _MOST_KEYS + 1} keys more"]
     cure = "ingest --output, run --set images.store=PATH" if kind == IMAGES else "--output"

@@ -271,15 +271,19 @@ def refuse_bad_samples(
         what = "the size that most have" if "resize" in changes and not resized else "one size"
         what = what if "resize" in changes else "one kind"
         cure = f"--set {changes} brings all images to {what}; "
-    raise BadSamplesError(
+    one = counted.bad == 1
+    start = (
         f"{counted.bad:,} of {counted.total:,} samples cannot be used ({kinds}), expected at most "
-        f"{allowed:,}; {cure}the first is '{split}' sample {sample}, {source}: {status}, {detail}; "
-        f"all are listed in {path / BAD_SAMPLES}: mend or remove them, or let max_bad say how many "
-        "may be left out, and run again",
-        _BAD_HEADER,
-        first,
-        counted.bad,
+        f"{allowed:,}; {cure}"
     )
+    why = detail if one else f"{status}, {detail}"
+    known = f"{'it' if one else 'the first'} is '{split}' sample {sample}, {source}: {why}; "
+    end = (
+        f"{'it is' if one else 'all are'} listed in {path / BAD_SAMPLES}: mend or remove "
+        f"{'it' if one else 'them'}, or let max_bad say how many may be left out "
+        f"(--set {prefix}max_bad={counted.bad}), and run again"
+    )
+    raise BadSamplesError(start + known + end, _BAD_HEADER, first, counted.bad, start + end)
 
 
 def write_samples(path: Path, table: PartitionTable, counted: Tally) -> None:

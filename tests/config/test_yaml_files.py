@@ -158,15 +158,17 @@ def test_a_missing_file_names_the_nearest_that_exists(tmp_path):
     assert message.endswith(str(tmp_path / "mnist_3_vs_7.yml"))
 
 
-def test_a_missing_file_in_a_missing_folder_names_some_job_file(tmp_path, monkeypatch):
+def test_a_missing_file_where_there_is_none_names_what_writes_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refused(Path("nowhere/x.yml")).endswith(".yml")
+    assert refused(Path("nowhere/x.yml")).endswith(
+        "no such file; 'pixsim init SOURCE' writes a job file"
+    )
 
 
 def test_of_a_missing_job_file_only_job_files_are_suggested(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, "name: pixsim\ndependencies: []\n", "nowhere_env.yml")
-    assert refused(Path("nowhere.yml")).endswith("expected a file such as workflows/digits.yml")
+    assert refused(Path("nowhere.yml")).endswith("'pixsim init SOURCE' writes a job file")
     (tmp_path / "workflows").mkdir()
     write(tmp_path / "workflows", "name: a\nimages: digits\n", "study.yml")
     assert refused(Path("nowhere.yml")).endswith("expected a file such as workflows/study.yml")

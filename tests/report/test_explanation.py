@@ -158,3 +158,15 @@ def test_of_very_many_the_picture_has_the_first(plain):
     found = pipeline.explain(made.path, "test", 2, neighbours=IMAGES + 5)
     drawn, _ = captions(explanation_figure(found))
     assert len(drawn) == IMAGES
+
+
+def test_an_image_of_a_class_that_the_run_is_not_about_is_said_to_be_one(searched, capsys):
+    arrays, made = searched
+    for code, said in ((0, True), (1, False), (-1, False)):
+        sample = str(int(np.flatnonzero(arrays["test"][1] == code)[0]))
+        assert main(["explain", str(made.path), "--split", "test", "--sample", sample]) == 0
+        line = f"that is none of the run's classes ({', '.join(NAMES[1:])})"
+        assert (line in capsys.readouterr().out) is said
+        found = pipeline.explain(made.path, "test", int(sample))
+        titled = explanation_figure(found).get_suptitle()
+        assert titled.endswith("none of the run's classes") is said is found.is_outside

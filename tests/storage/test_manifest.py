@@ -111,6 +111,9 @@ def test_a_conflict_names_what_follows_from_others_only_where_nothing_else_diffe
         start(tmp_path / "s", IMAGES, {"evaluate": ["train"], "step": 300})
     assert "'evaluate' there is ['test'], here ['train']" in str(caught.value)
     assert "step" not in str(caught.value)
+    with pytest.raises(ConflictError) as caught:
+        start(tmp_path / "s", IMAGES, {"evaluate": ["a"], "neighbours_step": 3, "step": 40})
+    assert "step" not in str(caught.value)
     with pytest.raises(ConflictError, match="'step' there is 40, here 300"):
         start(tmp_path / "s", IMAGES, {"evaluate": ["test"], "step": 300})
 

@@ -50,7 +50,10 @@ def test_bad_samples_fail_the_ingest_in_the_end_with_all_of_them_listed(tmp_path
     assert len(source.reads) == 8, "every partition was read before it failed"
     message = str(caught.value)
     assert "5 of 52 samples cannot be used (5 unreadable), expected at most 0" in message
-    assert "'test' sample 0, test[0]: unreadable, begins with nothing" in message
+    first = "the first is 'test' sample 0, test[0]: unreadable, begins with nothing; "
+    assert first in message
+    assert "(--set max_bad=5)" in message
+    assert caught.value.summary == message.replace(first, "")  # to stand below the table
     with (tmp_path / "s" / BAD_SAMPLES).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["split"], int(row["sample"])) for row in rows} == BAD
