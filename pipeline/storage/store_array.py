@@ -153,19 +153,22 @@ def zarr_store(path: Path) -> Any:
     return FolderStore(path) if folders.is_folder(path) else path
 
 
-def find_rows(path: Path, name: str, total: int | None = None) -> shards.RowArray | None:
+def find_rows(
+    path: Path, name: str, axis: int = 0, total: int | None = None
+) -> shards.RowArray | None:
     """Return how to read and write an array without Zarr, or None where that is left to it.
 
-    `total` is its length, where it is about to grow. What cannot be read is an error and not left
-    to Zarr, which would write other bytes, and knows nothing of `total`.
+    `axis` is the one that is cut into files, `total` its length, where it is about to grow. What
+    cannot be read is an error and not left to Zarr, which would write other bytes, and knows
+    nothing of `total`.
     """
     try:
         metadata = read_json(path / name / "zarr.json")
     except (*ABSENT, ValueError):
         return None  # Zarr says what is wrong
     if total is not None:
-        metadata["shape"][0] = total
-    return shards.find_rows(path / name, metadata)
+        metadata["shape"][axis] = total
+    return shards.find_rows(path / name, metadata, axis)
 
 
 def open_array(path: Path, name: str, mode: Any = "r") -> zarr.Array[Any]:
@@ -262,15 +265,15 @@ class StoreArray:
     @cached_property
     def _rows(self) -> shards.RowArray | None:
         if self.metadata is not None:
-            return shards.find_rows(self.path / self.name, self.metadata)
-        return find_rows(self.path, self.name)
+            return shards.find_rows(self.path / self.name, self.metadata, self.axis)
+        return find_rows(self.path, self.name, self.axis)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         keys = key if isinstance(key, tuple) else (key,)
         try:
             rows = self._rows
-            if rows is not None and _is_rows(keys, rows.shape):
-                start, stop, _ = keys[0].indices(rows.shape[0])
+            if rows is not None and _is_rows(keys, rows.shape, rows.axis):
+                start, stop, _ = keys[rows.axis].indices(rows.rows)
                 marks: dict[int, str] | None = {} if self.expected else None
                 values = rows.read(start, max(start, stop), marks)
                 for number, mark in (marks or {}).items():
@@ -364,9 +367,9 @@ class StoreArray:
                 self._require(number, self.fingerprint(number))
 
 
-def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
-    """Tell whether keys are a range of the first axis and everything of the others."""
-    if not keys or not all(isinstance(key, slice) and key.step in (None, 1) for key in keys):
+def _is_rows(keys: tuple[Any, ...], shape: tuple[int, ...], axis: int) -> bool:
+    """Tell whether keys are a range of one axis and everything of the others."""
+    if len(keys) <= axis or not all(isinstance(k, slice) and k.step in (None, 1) for k in keys):
         return False
-    others = zip(keys[1:], shape[1:], strict=False)
+    others = ((k, n) for at, (k, n) in enumerate(zip(keys, shape, strict=False)) if at != axis)
     return all(key.indices(size) == (0, size, 1) for key, size in others)

@@ -173,9 +173,9 @@ def write_shard(
     StorageFullError
         Where the disk is full.
     """
-    rows = find_rows(path, name, total) if axis == 0 else None
+    rows = find_rows(path, name, axis, total)
     if rows is not None:
-        _check_whole_shard(path, name, start, len(values), rows.shard, rows.shape[0])
+        _check_whole_shard(path, name, start, values.shape[axis], rows.shard, rows.rows)
         return rows.write(start // rows.shard, values)
     array = open_array(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
