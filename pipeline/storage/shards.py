@@ -37,7 +37,7 @@ from pipeline.core.paths import shown
 from pipeline.storage.atomic import write_pieces
 from pipeline.storage.blobs import RangeReader, open_ranges
 
-_CHECKSUM_BYTES = 4
+CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
 _MISSING = 2**64 - 1
 _FINGERPRINT_DIGITS = 16
@@ -108,17 +108,17 @@ class RowArray:
                 planes
             ):  # the order of Zarr, where these are two at most
                 data = self._encode(values[start : start + self.chunk])
-                checksum = _checksum(data)
+                check = checksum(data)
                 yield data
-                yield checksum
-                length, at = len(data) + _CHECKSUM_BYTES, plane * each + number
+                yield check
+                length, at = len(data) + CHECKSUM_BYTES, plane * each + number
                 index[at] = offset, length
-                chunks[at] = offset, length, checksum
+                chunks[at] = offset, length, check
                 offset += length
         if self.sharded:
             entries = index.tobytes()
             yield entries
-            yield _checksum(entries)
+            yield checksum(entries)
 
     def _encode(self, values: npt.NDArray[Any]) -> bytes:
         """Return the bytes of one chunk."""
@@ -178,7 +178,7 @@ class RowArray:
                     raise DamagedError(
                         f"{self.path}/{name}: this shard is missing, its file is empty"
                     )
-                index = _index(file, self._entries)
+                index = _index(file, self.entries)
                 chunks = range(begin // self.chunk, -(-(begin + count) // self.chunk))
                 each = len(index) // self._planes
                 file.expect([index[p * each + at] for p in range(self._planes) for at in chunks])
@@ -187,14 +187,14 @@ class RowArray:
                         row = at * self.chunk - begin
                         self._read_chunk(file, index[plane * each + at], row, target)
                 if fingerprints is not None:
-                    fingerprints[number] = _fingerprint(file, self._entries)
+                    fingerprints[number] = _fingerprint(file, self.entries)
         except FileNotFoundError:
             raise DamagedError(f"{self.path}/{name}: this shard is missing") from None
         except ChunkError as error:
             raise DamagedError(f"{self.path}/{name}: a chunk cannot be read ({error})") from None
 
     @property
-    def _entries(self) -> int:
+    def entries(self) -> int:
         """Chunks that a shard could have; 0 where a file is one chunk."""
         return self._planes * (self.shard // self.chunk) if self.sharded else 0
 
@@ -203,9 +203,9 @@ class RowArray:
     ) -> None:
         """Decode a chunk whose first row belongs at `row` of the target, or before it."""
         offset, length = entry
-        if offset == _MISSING or offset + length > file.size or length <= _CHECKSUM_BYTES:
+        if offset == _MISSING or offset + length > file.size or length <= CHECKSUM_BYTES:
             raise ChunkError("the index of the chunks leads to nothing")
-        data = _checked(file, offset, length)
+        data = checked(file, offset, length)
         decode = _copy if self.codec is None else _decode
         if row >= 0 and row + self.chunk <= len(target):
             decode(data, target[row : row + self.chunk])
@@ -242,11 +242,11 @@ def _index(file: RangeReader, entries: int) -> list[list[int]]:
     if not entries:
         return [[0, file.size]]
     length = _ENTRY_BYTES * entries
-    if file.size < length + _CHECKSUM_BYTES:
+    if file.size < length + CHECKSUM_BYTES:
         raise ChunkError("the file is shorter than the index of its chunks")
-    entry = [file.size - length - _CHECKSUM_BYTES, length + _CHECKSUM_BYTES]
+    entry = [file.size - length - CHECKSUM_BYTES, length + CHECKSUM_BYTES]
     file.expect([entry])
-    index = _checked(file, *entry)
+    index = checked(file, *entry)
     return [list(map(int, entry)) for entry in np.frombuffer(index, "<u8").reshape(-1, 2)]
 
 
@@ -269,8 +269,8 @@ def fingerprint(path: Path, entries: int) -> str:
 
 def _fingerprint(file: RangeReader, entries: int) -> str:
     index = [entry for entry in _index(file, entries) if entry[0] != _MISSING]
-    wanted = [[offset + length - _CHECKSUM_BYTES, _CHECKSUM_BYTES] for offset, length in index]
-    if any(offset < 0 or offset + _CHECKSUM_BYTES > file.size for offset, _ in wanted):
+    wanted = [[offset + length - CHECKSUM_BYTES, CHECKSUM_BYTES] for offset, length in index]
+    if any(offset < 0 or offset + CHECKSUM_BYTES > file.size for offset, _ in wanted):
         raise ChunkError("the index of the chunks leads to nothing")
     file.expect(wanted)
     checksums = [_read(file, length, offset) for offset, length in wanted]
@@ -280,14 +280,14 @@ def _fingerprint(file: RangeReader, entries: int) -> str:
 def _mark(chunks: Sequence[tuple[int, int, bytes]]) -> str:
     """Return the fingerprint of chunks: of offset, length and checksum of each."""
     digest = hashlib.sha256(np.array([chunk[:2] for chunk in chunks], "<u8").tobytes())
-    for _, _, checksum in chunks:
-        digest.update(checksum)
+    for _, _, check in chunks:
+        digest.update(check)
     return digest.hexdigest()[:_FINGERPRINT_DIGITS]
 
 
-def _checksum(data: bytes) -> bytes:
-    checksum: bytes = google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
-    return checksum
+def checksum(data: bytes) -> bytes:
+    value: bytes = google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")
+    return value
 
 
 def _read(file: RangeReader, length: int, offset: int) -> bytes:
@@ -297,14 +297,14 @@ def _read(file: RangeReader, length: int, offset: int) -> bytes:
     return data
 
 
-def _checked(file: RangeReader, offset: int, length: int) -> bytes:
+def checked(file: RangeReader, offset: int, length: int) -> bytes:
     """Read bytes and the checksum behind them; return the bytes."""
     # two reads, since a slice of bytes is a copy
-    data = _read(file, length - _CHECKSUM_BYTES, offset)
-    recorded = _read(file, _CHECKSUM_BYTES, offset + length - _CHECKSUM_BYTES)
-    checksum, expected = google_crc32c.value(data), int.from_bytes(recorded, "little")
-    if checksum != expected:
-        raise ChunkError(f"its checksum is {checksum:08x}, recorded was {expected:08x}")
+    data = _read(file, length - CHECKSUM_BYTES, offset)
+    recorded = _read(file, CHECKSUM_BYTES, offset + length - CHECKSUM_BYTES)
+    value, expected = google_crc32c.value(data), int.from_bytes(recorded, "little")
+    if value != expected:
+        raise ChunkError(f"its checksum is {value:08x}, recorded was {expected:08x}")
     return data
 
 
@@ -336,11 +336,11 @@ def find_rows(path: Path, metadata: Mapping[str, Any], axis: int = 0) -> RowArra
         settings = codecs[0]["configuration"]
         codecs, inner = settings["codecs"], tuple(settings["chunk_shape"])
         index = settings["index_codecs"]
-        if not _are(index, "bytes", "crc32c") or settings.get("index_location", "end") != "end":
+        if not are(index, "bytes", "crc32c") or settings.get("index_location", "end") != "end":
             return None
     keys = metadata["chunk_key_encoding"]
     plain = (
-        (_are(codecs, "bytes", "blosc", "crc32c") or _are(codecs, "bytes", "crc32c"))
+        (are(codecs, "bytes", "blosc", "crc32c") or are(codecs, "bytes", "crc32c"))
         and metadata["chunk_grid"]["name"] == "regular"
         and keys["name"] == "default"
         and keys.get("configuration", {}).get("separator", "/") == "/"
@@ -368,7 +368,7 @@ def _are_planes(
     return sharded and 1 <= shape[0] <= 2 and outer[0] == shape[0] and inner[0] == 1
 
 
-def _are(codecs: Sequence[Mapping[str, Any]], *names: str) -> bool:
+def are(codecs: Sequence[Mapping[str, Any]], *names: str) -> bool:
     """Tell whether codecs have these names, the first one writing little-endian bytes."""
     if tuple(codec["name"] for codec in codecs) != names:
         return False
