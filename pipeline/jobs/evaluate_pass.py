@@ -167,13 +167,14 @@ class EvaluatePartition:
         """
         labels = samples[LABEL.name]
         kept = (self.selection.positions(labels) >= 0) | (labels < 0)
-        rows = records[:, kept].T.reshape(-1)
+        chosen = slice(None) if kept.all() else kept
         times = len(self.metrics)
         columns = {
             name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
         }
         columns[METRIC] = np.tile(np.arange(times, dtype=np.int32), int(kept.sum()))
-        columns |= {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
+        for name in ROW.names or ():  # of records all fields would be copied for each
+            columns[name] = records[name][:, chosen].T.reshape(-1)
         names = self.selection.all_names
         missing = {name: np.isnan(columns[name]) for name in ("margin", "label_distance")}
         table = {
