@@ -43,7 +43,7 @@ ONLY_IN = {
         "kernels.sketches", "kernels.vectors",
     },
     "llvmlite": {"kernels.search_vectors", "kernels.vectors"},
-    "numcodecs": {"storage.shards"},
+    "numcodecs": {"storage.shards", "storage.zarr_names"},
     "google_crc32c": {"storage.shards"},
     "PIL": {"images", "report", "sources.torchvision_sets"},
     "imagecodecs": {"images"},

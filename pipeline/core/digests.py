@@ -80,8 +80,8 @@ class ColumnDigest:
         """Append the values of every column; NaN has one bit pattern only."""
         for name, values in columns.items():
             plain = canonical(values)
-            if plain.dtype.kind == "f":
-                plain = np.where(np.isnan(plain), np.array(np.nan, plain.dtype), plain)
+            if plain.dtype.kind == "f" and (missing := np.isnan(plain)).any():
+                plain = np.where(missing, np.array(np.nan, plain.dtype), plain)
             if name not in self._hashes:
                 self._hashes[name] = hashlib.sha256(plain.dtype.str.encode())
             self._hashes[name].update(plain.data)

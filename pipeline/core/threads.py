@@ -78,6 +78,38 @@ def in_ranges(
         future.result()
 
 
+@contextmanager
+def meanwhile(function: Callable[[int], object], count: int) -> Iterator[Callable[[], None]]:
+    """Call `function(0)`, `function(1)`, ... one after the other, in a thread of their own.
+
+    Parameters
+    ----------
+    function
+        Called with each number below `count`.
+    count
+        How many there are; none: no thread is started.
+
+    Yields
+    ------
+    What waits for the last call, and raises what one raised. Where it is not waited for, no call is
+    begun after the end of the context.
+    """
+    ended = threading.Event()
+
+    def call() -> None:
+        for number in range(count):
+            if ended.is_set():
+                return
+            function(number)
+
+    with ThreadPoolExecutor(1, "pixsim-meanwhile") as pool:
+        future = pool.submit(call) if count else None
+        try:
+            yield lambda: None if future is None else future.result()
+        finally:
+            ended.set()
+
+
 def read_ahead(function: Callable[[int], T], count: int, ahead: int = 2) -> Iterator[T]:
     """Yield `function(0)`, `function(1)`, ... in order, the next ones made meanwhile.
 

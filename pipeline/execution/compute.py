@@ -40,6 +40,10 @@ _LOOK_SECONDS = 5.0
 _AGAIN = "what is written is kept: run the same command again"
 
 
+class _NotBegunError(Exception):
+    """A call was not made, since another one failed."""
+
+
 @contextmanager
 def one_task(travels: bool) -> Iterator[None]:
     """Run what a task does to one partition, unless the job is to stop; its error may travel."""
@@ -71,19 +75,32 @@ def each_here(
     """Yield what a function returns for each number below `count`, as it is done, in threads here.
 
     Where one fails those that run are waited for, and no more are begun. Dask's own scheduler takes
-    a second to import, and its graph of each call costs more than a small partition.
+    a second to import, and its graph of each call costs more than a small partition. As many calls
+    as run are in the queue besides, so that no thread waits for this one to hand it the next.
     """
+    failed = threading.Event()
+
+    def call(number: int) -> Any:
+        if failed.is_set():
+            raise _NotBegunError
+        try:
+            return function(number)
+        except BaseException:
+            failed.set()
+            raise
+
     with signals.computing(grace):
         pool = ThreadPoolExecutor(workers, "pixsim-task")
         numbers = iter(range(count))
-        waiting = {pool.submit(function, number) for number in itertools.islice(numbers, workers)}
+        waiting = {pool.submit(call, number) for number in itertools.islice(numbers, 2 * workers)}
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                more = itertools.islice(numbers, 0 if failed.is_set() else len(done))
+                waiting |= {pool.submit(call, number) for number in more}
                 for future in done:
-                    yield future.result()
-                more = itertools.islice(numbers, len(done))
-                waiting |= {pool.submit(function, number) for number in more}
+                    if not isinstance(future.exception(), _NotBegunError):
+                        yield future.result()
         except (Exception, signals.Stopped):
             signals.wait_for_tasks(grace)
             raise

@@ -1,8 +1,7 @@
 """The second pass of a job: every image is measured against the prototypes.
 
 A task takes one step of samples: it reads its images, uses them and drops them. It holds no state:
-called again with the same number it writes the same. What all tasks wrote is read back and checked,
-and counted for the metrics of the run.
+called again with the same number it writes the same. `results` reads what all tasks wrote.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ import numpy.typing as npt
 
 from pipeline.core.classes import ClassSelection
 from pipeline.core.errors import DamagedError
-from pipeline.core.exact import Float64Array, Int64Array
+from pipeline.core.exact import Float64Array
 from pipeline.core.host_memory import allocated_by
 from pipeline.core.partitions import Concatenation
 from pipeline.core.schema import DENOMINATOR, DISTANCE, LABEL, METRIC, NUMERATOR, SAMPLE
 from pipeline.core.threads import OwnLock
-from pipeline.jobs.plan import JobPlan
 from pipeline.kernels import backends
 from pipeline.ops.distance_blocks import Reference, distances_block, make_reference
 from pipeline.ops.leave_one_out import others_of
-from pipeline.ops.predictions import ROW, confusion_counts, predict_block, summarise
+from pipeline.ops.predictions import ROW, predict_block
 from pipeline.storage import run_files, tables
 from pipeline.storage.claims import Token
 from pipeline.storage.image_content import read_checked
@@ -169,13 +167,14 @@ class EvaluatePartition:
         """
         labels = samples[LABEL.name]
         kept = (self.selection.positions(labels) >= 0) | (labels < 0)
-        rows = records[:, kept].T.reshape(-1)
+        chosen = slice(None) if kept.all() else kept
         times = len(self.metrics)
         columns = {
             name: np.repeat(samples[name][kept], times) for name in (SAMPLE, "split", "label")
         }
         columns[METRIC] = np.tile(np.arange(times, dtype=np.int32), int(kept.sum()))
-        columns |= {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()}
+        for name in ROW.names or ():  # of records all fields would be copied for each
+            columns[name] = records[name][:, chosen].T.reshape(-1)
         names = self.selection.all_names
         missing = {name: np.isnan(columns[name]) for name in ("margin", "label_distance")}
         table = {
@@ -219,61 +218,3 @@ def load_reference(output: Path, digest: str, device: str, leaves_out: bool = Fa
         device,
         others_of(fractions) if leaves_out else None,
     )
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a task of the second pass wrote, read back."""
-
-    rows: dict[str, npt.NDArray[Any]]
-    distances: dict[str, npt.NDArray[Any]] | None
-    record: dict[str, Any]
-
-
-def read_step(plan: JobPlan, index: int) -> _Step:
-    """Read what a step wrote, and check its table."""
-    start, stop = plan.evaluate.bounds(index)
-    rows, notes = run_files.read_back(part_path(plan.output, index), DIGESTED)
-    block = None
-    if plan.write_distances:
-        written = run_files.read_distances(plan.output / run_files.DISTANCES, start, stop)
-        block = distance_columns(written, list(plan.settings.metrics))
-    record = {
-        "start": start, "stop": stop, "rows": len(rows[SAMPLE]), "digest": notes["digest"],
-    }  # fmt: skip
-    return _Step(rows, block, record)
-
-
-def count_steps(
-    counts: Int64Array, columns: Mapping[str, npt.NDArray[Any]], selection: ClassSelection
-) -> None:
-    """Add the rows of one table to the confusion counts, [split, metric, label, predicted]."""
-    labels = selection.positions(columns["label"])
-    predicted = selection.positions(columns["predicted"])
-    for split in range(counts.shape[0]):
-        for metric in range(counts.shape[1]):
-            mine = (columns["split"] == split) & (columns[METRIC] == metric)
-            counts[split, metric] += confusion_counts(
-                labels[mine], predicted[mine], counts.shape[2]
-            )
-
-
-def run_metrics(plan: JobPlan, counts: Int64Array) -> dict[str, Any]:
-    """Per metric over all evaluated samples; and, of several splits, each by itself.
-
-    Under `leave_one_out` the split whose images were measured without themselves, if any.
-    """
-    names = plan.selection.names
-    splits = [name for name, _ in plan.evaluate.counts]
-
-    def by_metric(pairs: Int64Array) -> dict[str, Any]:
-        return {
-            metric: summarise(pairs[at], names) for at, metric in enumerate(plan.settings.metrics)
-        }
-
-    result = by_metric(counts.sum(axis=0))
-    if plan.settings.leaves_one_out:
-        result["leave_one_out"] = plan.settings.fit
-    if len(splits) > 1:
-        result["splits"] = {name: by_metric(counts[at]) for at, name in enumerate(splits)}
-    return result

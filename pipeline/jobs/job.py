@@ -26,11 +26,10 @@ from pipeline.config.job_files import require_job
 from pipeline.config.job_settings import JobSettings
 from pipeline.core.arguments import checked
 from pipeline.core.deferred import deferred
-from pipeline.core.digests import ColumnDigest
 from pipeline.core.errors import DamagedError, JobInterruptedError, RemoteError
 from pipeline.core.paths import shown
 from pipeline.core.schema import COUNT, DENOMINATOR, NUMERATOR
-from pipeline.core.threads import read_ahead
+from pipeline.core.threads import meanwhile
 from pipeline.execution.executor import Executor, deferred_executor
 from pipeline.execution.progress import Reporter, SilentReporter
 from pipeline.ingestion.ingest import prepare_images
@@ -38,15 +37,16 @@ from pipeline.ingestion.plan import IngestPlan, expected_content
 from pipeline.ingestion.request import store_path
 from pipeline.jobs import plan as planning
 from pipeline.jobs.audit import audit_images
-from pipeline.jobs.evaluate_pass import EvaluatePartition, count_steps, read_step, run_metrics
+from pipeline.jobs.evaluate_pass import EvaluatePartition
 from pipeline.jobs.fit_pass import fit, forget
 from pipeline.jobs.last_page import with_page
 from pipeline.jobs.neighbours_pass import count_votes, find_neighbours
 from pipeline.jobs.plan import JobPlan, plan_job
-from pipeline.ops.highlights import Highlights, closest_classes
+from pipeline.jobs.results import read_results, run_metrics
+from pipeline.ops.highlights import closest_classes
 from pipeline.report.opened import Run
 from pipeline.storage import claims, manifest, run_files
-from pipeline.storage.atomic import read_json, write_json
+from pipeline.storage.atomic import flush_tree, read_json, write_json
 from pipeline.storage.folders import exists, list_folder
 from pipeline.storage.run_files import (
     HIGHLIGHTS_FILE,
@@ -58,7 +58,6 @@ from pipeline.storage.run_files import (
     list_run_files,
     prototypes_digest,
 )
-from pipeline.storage.zarr_arrays import consolidate
 
 if TYPE_CHECKING:
     from pipeline.report import page
@@ -256,7 +255,8 @@ def _fit(plan: JobPlan, executor: Executor, reporter: Reporter) -> tuple[str, in
 
 def record_prototypes(plan: JobPlan, digest: str) -> None:
     """Have a resume use the prototypes that are there, where they have this digest."""
-    write_json(_record(plan), {"digest": digest})
+    # the prototypes may reach the disk later as well: after a power cut they are made again
+    write_json(_record(plan), {"digest": digest}, lasting=False)
 
 
 def _record(plan: JobPlan) -> Path:
@@ -306,51 +306,42 @@ def _finish(
     fitted: str,
     effort: Callable[[], Mapping[str, Any]],
 ) -> None:
-    """Read every table back: metrics and digests are those of the files. Manifest last."""
-    names = [name for name, _ in plan.evaluate.counts]
-    highlights = Highlights(plan.selection, plan.settings.metrics, names)
-    metrics, classes = plan.settings.metrics, len(plan.selection.codes)
-    counts = np.zeros((len(names), len(metrics), classes, classes), np.int64)
-    predictions, distances = ColumnDigest(), ColumnDigest()
-    parts: list[dict[str, Any]] = []
-    for step in read_ahead(partial(read_step, plan), plan.evaluate.steps):
-        count_steps(counts, step.rows, plan.selection)
-        highlights.add(len(parts), step.rows)
-        predictions.update(step.rows)
-        parts.append(step.record)
-        if step.distances is not None:
-            distances.update(step.distances)
-    if plan.write_distances:
-        consolidate(plan.output / run_files.DISTANCES)
-    votes, figures, header = (
-        count_votes(plan),
-        run_metrics(plan, counts),
-        list(plan.selection.names),
-    )
-    if votes is not None:
-        votes.add_to(figures)
-    figures |= plan.choice.recorded()
-    digests = RunDigests(
-        fitted,
-        distances.result(header) if plan.write_distances else None,
-        predictions.result(header),
-        votes.digest.result(header) if votes else None,
-    )
-    write_json(plan.output / METRICS_FILE, figures, indent=None)
-    highlighted = highlights.result() | {"prototypes": _closest(plan, executor)}
-    write_json(plan.output / HIGHLIGHTS_FILE, highlighted, indent=None)
-    written: dict[str, Any] = {"partitions": parts}
-    if votes is not None:
-        written[NEIGHBOURS] = {"partitions": votes.parts}
-    written |= list_run_files(plan.output, written, plan.write_distances, plan.choice.files)
-    content = _manifest(plan, executor, digests, written, effort())
+    """Read every table back: metrics and digests are those of the files. Manifest last.
+
+    The disk takes meanwhile what tasks wrote, so that the manifest waits for little.
+    """
+    stores = run_files.PROTOTYPES, PREDICTIONS, NEIGHBOURS, run_files.DISTANCES
+    with meanwhile(lambda at: flush_tree(plan.output / stores[at]), len(stores)) as wait:
+        content, written = _results(plan, executor, fitted, effort)
+        wait()
     if plan.settings.report:
         run = Run(plan.output, plan.settings.images.storage_options)
         cure = "; 'pixsim report' tries it again"
         path = plan.settings.output / REPORT_FILE
         # looked up within: it may be the import that fails
         content = with_page(lambda c: page.add_report(run, c), content, path, reporter, cure)
-    manifest.write_manifest(plan.output, manifest.RUN, content)
+    manifest.write_manifest(plan.output, manifest.RUN, content, run_files.flushed(written, stores))
+
+
+def _results(
+    plan: JobPlan, executor: Executor, fitted: str, effort: Callable[[], Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the metrics; return what the manifest says but for the report, and of which files."""
+    results, votes = read_results(plan), count_votes(plan)
+    figures = run_metrics(plan, results.counts)
+    if votes is not None:
+        votes.add_to(figures)
+    figures |= plan.choice.recorded()
+    voted = votes.digest.result(list(plan.selection.names)) if votes else None
+    digests = RunDigests(fitted, results.distances, results.predictions, voted)
+    write_json(plan.output / METRICS_FILE, figures, indent=None, lasting=False)
+    highlighted = results.highlights | {"prototypes": _closest(plan, executor)}
+    write_json(plan.output / HIGHLIGHTS_FILE, highlighted, indent=None, lasting=False)
+    written: dict[str, Any] = {"partitions": results.parts}
+    if votes is not None:
+        written[NEIGHBOURS] = {"partitions": votes.parts}
+    written |= list_run_files(plan.output, written, plan.write_distances, plan.choice.files)
+    return _manifest(plan, executor, digests, written, effort()), written
 
 
 def _manifest(

@@ -9,6 +9,7 @@ far the prototypes of a run are from each other.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ else:
 
 KEPT = 4  # samples of each kind and class
 DISAGREEMENTS = 12  # samples that one metric has right and the other one wrong, of each kind
+_PROBE = 512  # candidates that are ranked first, since most of the others are farther
 BINS = 2**14  # of margins, over 0 to 1; a power of two, so that the bin of a margin is exact
 KINDS = ("typical", "hardest", "wrong")
 OUTCOMES = ("both", "first", "second", "neither")
@@ -67,34 +69,48 @@ class _Best:
         group: npt.NDArray[np.int64],
         key: Float64Array,
         where: npt.NDArray[np.int64],
-        part: int,
         columns: Mapping[str, npt.NDArray[Any]],
         metrics: Sequence[int],
     ) -> None:
-        """Offer some samples of a table.
+        """Offer some samples of tables.
 
         Parameters
         ----------
         group, key
             [candidate]; what each is ranked among, and by; NaN is never kept.
         where
-            [candidate]; its index among the samples of the table.
-        part
-            The number of the table.
+            [candidate]; its index among the samples of the tables.
         columns
-            Of the table: split, sample, label [sample], the others [sample, metric].
+            Of the tables: part and row (where the sample lies), split, sample, label [sample]; the
+            others [sample, metric].
         metrics
             Those whose values are kept.
         """
+        edges = [0, _PROBE, _PROBE**2] if np.isinf(self._limits[group[:1]]).any() else [0]
+        for start, stop in itertools.pairwise([*edges, len(key)]):
+            if start < len(key):
+                part = slice(start, stop)
+                self._take(group[part], key[part], where[part], columns, metrics)
+                if stop < len(key):
+                    self._rank()
+
+    def _take(
+        self,
+        group: npt.NDArray[np.int64],
+        key: Float64Array,
+        where: npt.NDArray[np.int64],
+        columns: Mapping[str, npt.NDArray[Any]],
+        metrics: Sequence[int],
+    ) -> None:
         near = np.flatnonzero(key <= self._limits[group])
         if not len(near):
             return
         rows = np.empty(len(near), self._dtype)
         at = where[near]
-        rows["group"], rows["key"], rows["part"] = group[near], key[near], part
-        for name in ("split", "sample", "label"):
+        rows["group"], rows["key"] = group[near], key[near]
+        for name in ("part", "split", "sample", "label"):
             rows[name] = columns[name][at]
-        rows["row"] = at * columns["predicted"].shape[1] + metrics[0]
+        rows["row"] = columns["row"][at] + metrics[0]
         for name in _VALUES:
             rows[name] = columns[name][at][:, list(metrics)]
         self._waiting.append(rows)
@@ -154,21 +170,27 @@ class Highlights:
         self._agreement = np.zeros((classes, len(OUTCOMES)), np.int64)
         self._differing = _Best(2, DISAGREEMENTS, len(metrics))
 
-    def add(self, part: int, rows: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Look at one prediction table.
+    def add(self, first: int, rows: Mapping[str, npt.NDArray[Any]], lengths: Sequence[int]) -> None:
+        """Look at prediction tables.
 
         Parameters
         ----------
-        part
-            Its number.
+        first
+            The number of the first; the others follow.
         rows
-            Its columns, [row]; sample by sample, and of each sample a row for each metric in the
-            order of their codes.
+            Their columns, [row], end to end; sample by sample, and of each sample a row for each
+            metric in the order of their codes.
+        lengths
+            The rows of each table.
         """
         times = len(self._metrics)
         if len(rows[SAMPLE]) % times or (rows[METRIC].reshape(-1, times) != np.arange(times)).any():
-            raise ValueError(f"table {part} has rows in another order, expected sample by sample")
+            raise ValueError(f"table {first} has rows in another order, expected sample by sample")
+        ends = np.cumsum([0, *lengths])
+        starts = np.repeat(ends[:-1], np.diff(ends) // times)
         columns = {
+            "part": np.repeat(first + np.arange(len(lengths)), np.diff(ends) // times),
+            "row": times * np.arange(len(starts)) - starts,
             SAMPLE: rows[SAMPLE][::times],
             "split": rows["split"][::times],
             "label": self._selection.positions(rows["label"][::times]),
@@ -180,13 +202,12 @@ class Highlights:
         right = (columns["predicted"] == columns["label"][:, None]) & labelled[:, None]
         known = (columns["predicted"] >= 0) & labelled[:, None]
         for metric in range(times):
-            self._look(part, metric, columns, right[:, metric], known[:, metric])
+            self._look(metric, columns, right[:, metric], known[:, metric])
         if times == 2:
-            self._compare(part, columns, right, known[:, 0] & known[:, 1])
+            self._compare(columns, right, known[:, 0] & known[:, 1])
 
     def _look(
         self,
-        part: int,
         metric: int,
         columns: Mapping[str, npt.NDArray[Any]],
         right: npt.NDArray[np.bool_],
@@ -201,7 +222,7 @@ class Highlights:
             ("hardest", hits, margin[hits]),
             ("wrong", misses, -margin[misses]),
         ):
-            best[kind].offer(label[where], key, where, part, columns, [metric])
+            best[kind].offer(label[where], key, where, columns, [metric])
         for row, where in enumerate((hits, misses)):
             of_kind = margin[where]
             bins = (of_kind[~np.isnan(of_kind)] * BINS).astype(np.int64)
@@ -209,7 +230,6 @@ class Highlights:
 
     def _compare(
         self,
-        part: int,
         columns: Mapping[str, npt.NDArray[Any]],
         right: npt.NDArray[np.bool_],
         known: npt.NDArray[np.bool_],
@@ -224,7 +244,7 @@ class Highlights:
         where = np.flatnonzero(known & (first != second))
         surest = -columns["margin"][where].min(axis=1)
         group = outcome[where].astype(np.int64) - 1
-        self._differing.offer(group, surest, where, part, columns, [0, 1])
+        self._differing.offer(group, surest, where, columns, [0, 1])
 
     def result(self) -> dict[str, Any]:
         """Return all of it, as `highlights.json` has it.

@@ -27,7 +27,7 @@ from pipeline.sources.array_source import NO_GAPS, Gaps, pixel_type
 from pipeline.sources.open_cache import OpenCache, described, files_digest
 from pipeline.storage.blobs import file_system, open_binary, tried, version_in, version_of
 from pipeline.storage.folders import details_below, is_folder, walk
-from pipeline.storage.store_array import RemoteStore
+from pipeline.storage.zarr_stores import RemoteStore
 
 ROOT = "/"
 FILLS = ("_FillValue", "missing_value")

@@ -182,8 +182,8 @@ def flush_named(
 
 
 def flush_tree(path: Path) -> None:
-    """Flush all files below a folder."""
-    if not is_remote(path):
+    """Flush all files below a folder, where there is one."""
+    if not is_remote(path) and path.exists():
         _flush_all(path, (Path(at) / name for at, _, names in os.walk(path) for name in names))
 
 
@@ -321,9 +321,10 @@ def _remove_all() -> None:
         remove_scratch(folder)
 
 
-def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 1, *, lasting: bool = True) -> None:
     """Write `content` as JSON, see `replaced`; indented, unless it may be large."""
-    write_text(path, json.dumps(hide_in(content), indent=indent, allow_nan=False) + "\n")
+    text = json.dumps(hide_in(content), indent=indent, allow_nan=False) + "\n"
+    write_pieces(path, [text.encode()], lasting=lasting)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -365,8 +365,11 @@ class Token:
         return {"identity": self.identity, "stage": self.stage}
 
     def issue(self) -> None:
-        """Let tasks write from now on; those of any other stage or plan no longer may."""
-        write_json(self.folder / FENCE_FILE, self._content)
+        """Let tasks write from now on; those of any other stage or plan no longer may.
+
+        No task outlives a power cut, so the disk may have it later.
+        """
+        write_json(self.folder / FENCE_FILE, self._content, lasting=False)
 
     def revoke(self) -> None:
         """Let no task write any more."""

@@ -16,12 +16,13 @@ from typing import Any
 import zarr
 
 from pipeline.core.errors import DamagedError
-from pipeline.core.paths import is_remote, shown
+from pipeline.core.paths import ABSENT, is_remote, shown
 from pipeline.storage import tables
-from pipeline.storage.atomic import storage_errors
+from pipeline.storage.atomic import read_json, storage_errors
 from pipeline.storage.folders import exists, sizes_below
 from pipeline.storage.manifest import APPEND, file_hashes, repair_cure
-from pipeline.storage.store_array import StoreArray, zarr_store
+from pipeline.storage.store_array import StoreArray
+from pipeline.storage.zarr_stores import zarr_store
 
 FOREIGN = "is none of those that were written"
 MISSING = "is missing"
@@ -49,16 +50,26 @@ def list_files(
     axes
         Array -> the axis that is cut into files, where it is not the first.
     """
-    with storage_errors(path):
-        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
-        members = sorted(root.members(max_depth=None))
-    documents = ["zarr.json", *(f"{name}/zarr.json" for name, _ in members)]
+    members = _members(path)
+    documents = ["zarr.json", *(f"{name}/zarr.json" for name in members)]
     arrays = {}
-    for name in (name for name, node in members if isinstance(node, zarr.Array)):
+    for name in (name for name, is_array in members.items() if is_array):
         array = StoreArray(path, name, (axes or {}).get(name, 0))
         marks = known.get(name)
         arrays[name] = list(map(array.fingerprint, range(array.files)) if marks is None else marks)
     return {"files": file_hashes(path, [*documents, *others]), "arrays": arrays}
+
+
+def _members(path: Path) -> dict[str, bool]:
+    """Return the groups and arrays of a store by name, and whether each is an array."""
+    try:
+        gathered = read_json(path / "zarr.json")["consolidated_metadata"]["metadata"]
+        return {name: gathered[name]["node_type"] == "array" for name in sorted(gathered)}
+    except (*ABSENT, ValueError, KeyError, TypeError):
+        pass  # it has gathered nothing
+    with storage_errors(path):
+        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+        return {name: isinstance(node, zarr.Array) for name, node in sorted(root.members(None))}
 
 
 def require_files_of(

@@ -202,6 +202,7 @@ def create_distances(
     write_array(path, METRIC, (METRIC,), list(metrics), {})
     write_array(path, CLASS, (CLASS,), list(class_names), {})
     write_array(path, CLASS_CODE.name, (CLASS,), class_codes, CLASS_CODE.attributes)
+    consolidate(path)
 
 
 def _sample_axis(name: str) -> int:
@@ -216,15 +217,25 @@ def write_distances(path: Path, start: int, columns: Mapping[str, npt.NDArray[An
 
 def read_distances(path: Path, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
     """Read one shard of `distances.zarr` back; a missing or damaged one is a `DamagedError`."""
-    try:
-        return {
-            name: stored_array(path, name).samples(start, stop)
-            for name in (DISTANCE.name, *PER_SAMPLE)
-        }
-    except RemoteError:
-        raise  # it may be there all the same
-    except OSError as error:
-        raise DamagedError(f"{path}: samples {start} to {stop} cannot be read ({error})") from error
+    return StoredDistances(path).read(start, stop)
+
+
+class StoredDistances:
+    """The arrays of `distances.zarr`, to read many shards of; see `read_distances`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._arrays = {n: stored_array(path, n) for n in (DISTANCE.name, *PER_SAMPLE)}
+
+    def read(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+        try:
+            return {name: array.samples(start, stop) for name, array in self._arrays.items()}
+        except RemoteError:
+            raise  # it may be there all the same
+        except OSError as error:
+            raise DamagedError(
+                f"{self._path}: samples {start} to {stop} cannot be read ({error})"
+            ) from error
 
 
 def open_distances(
@@ -273,7 +284,7 @@ def read_own_part(
     if notes.get("identity") != identity:
         return None
     try:
-        rows = tables.read_part(path, columns)
+        rows, notes = tables.read_with_notes(path, columns)
     except DamagedError:
         return None
     return (rows, notes) if rows_digest(rows) == notes["digest"] else None
@@ -286,8 +297,8 @@ def read_back(
 
     `DamagedError` where it is not what was written.
     """
-    rows, notes = tables.read_part(path, columns), tables.read_notes(path)
-    if rows_digest(rows) != notes["digest"]:
+    rows, notes = tables.read_with_notes(path, columns)
+    if rows_digest(rows) != notes.get("digest"):
         raise DamagedError(f"{path}: was changed while the job ran; run it again")
     return rows, notes
 
@@ -336,6 +347,15 @@ def list_run_files(
         for kind, entries in list_files(path / store, {}, (), axes).items():
             listed[kind] |= {f"{store}/{name}": entry for name, entry in entries.items()}
     return listed
+
+
+def flushed(listed: Mapping[str, Any], stores: Sequence[str]) -> dict[str, Any]:
+    """Return of what `list_run_files` says the files in folders that are on the disk already."""
+    folders = tuple(f"{store}/" for store in stores)
+    return {
+        kind: {n: mark for n, mark in listed[kind].items() if n.startswith(folders)}
+        for kind in ("files", "arrays")
+    }
 
 
 def distance_columns(

@@ -118,9 +118,12 @@ def read_notes(path: Path) -> dict[str, str]:
 def read_end(path: Path) -> tuple[int, dict[str, str]]:
     """Return how many rows a part has, and its notes; nothing but its end is read."""
     with _opened(path, whole=False) as file:
-        texts = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-        notes = {k.removeprefix(_PREFIX): v for k, v in texts.items() if k.startswith(_PREFIX)}
-        return file.metadata.num_rows, notes
+        return file.metadata.num_rows, _notes(file)
+
+
+def _notes(file: Any) -> dict[str, str]:
+    texts = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+    return {k.removeprefix(_PREFIX): v for k, v in texts.items() if k.startswith(_PREFIX)}
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
@@ -129,12 +132,21 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt
     Null is -1 in codes and integers, NaN in floats. A part that is missing, torn, or fails a
     checksum is a `DamagedError`.
     """
+    return read_with_notes(path, columns)[0]
+
+
+def read_with_notes(
+    path: Path, columns: Sequence[str] | None = None
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Return columns of a part, see `read_part`, and its notes."""
     with _opened(path) as file:
-        table = file.read(columns=None if columns is None else list(columns))
+        # one of several threads that read: those of pyarrow would wait for each other
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        notes = _notes(file)
     missing = set(columns or ()) - set(table.column_names)
     if missing:
         raise DamagedError(f"{path}: has no column {', '.join(sorted(missing))}; run the job again")
-    return {name: _plain(_whole(table.column(name))) for name in table.column_names}
+    return {name: _plain(_whole(table.column(name))) for name in table.column_names}, notes
 
 
 def _whole(column: Any) -> Any:

@@ -31,10 +31,12 @@ from zarr.storage import MemoryStore
 
 from pipeline.core.errors import DamagedError, StoreError
 from pipeline.core.partitions import CHUNK_BYTES
-from pipeline.storage import shards
-from pipeline.storage.atomic import read_json, storage_errors
-from pipeline.storage.folders import remove_file, remove_tree
-from pipeline.storage.store_array import StoreArray, chunk_key, find_rows, open_array, zarr_store
+from pipeline.core.paths import ABSENT
+from pipeline.storage import shards, zarr_names
+from pipeline.storage.atomic import read_json, storage_errors, write_pieces
+from pipeline.storage.folders import exists, list_folder, remove_file, remove_tree
+from pipeline.storage.store_array import StoreArray, chunk_key, find_rows, open_array
+from pipeline.storage.zarr_stores import zarr_store
 
 _CHECKSUM = Crc32cCodec()
 # Not kept in the store: a reopened array needs it again.
@@ -44,22 +46,32 @@ _WRITE_ALL = cast(Any, {"write_empty_chunks": True})
 def create_group(path: Path, attributes: Mapping[str, Any], group: str = "") -> None:
     """Create a group, or set the attributes of one that is there."""
     with storage_errors(path):
-        _drop_torn(path / "zarr.json")
-        if group:
-            _drop_torn(path / group / "zarr.json")
+        torn = [_is_torn(path / name / "zarr.json") for name in dict.fromkeys(("", group))]
+        if torn[-1] and (not group or not torn[0]):
+            document = {"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"}
+            _write_document(path / group / "zarr.json", document)
+            return
         root = zarr.open_group(zarr_store(path), mode="a", zarr_format=3, use_consolidated=False)
         target = root.require_group(group) if group else root
         target.attrs.update(dict(attributes))
 
 
-def _drop_torn(document: Path) -> None:
-    """Remove the metadata of a group that a power cut left without content."""
+def _is_torn(file: Path) -> bool:
+    """Tell whether metadata is missing, or was left without content by a power cut, and removed."""
     try:
-        read_json(document)
+        read_json(file)
     except ValueError:
-        remove_file(document)
+        remove_file(file)
     except (FileNotFoundError, NotADirectoryError):
         pass
+    else:
+        return False
+    return True
+
+
+def _write_document(file: Path, document: Mapping[str, Any]) -> None:
+    """Write metadata, the bytes that Zarr writes."""
+    write_pieces(file, [json.dumps(document, indent=2).encode()], lasting=False)
 
 
 @dataclass(frozen=True)
@@ -79,36 +91,78 @@ class ArrayTemplate:
     them."""
 
     def as_zarr(self) -> dict[str, Any]:
+        codec = BloscCodec(**_codec(self.dtype is not str and np.dtype(self.dtype).itemsize > 1))
         return {
             "shape": self.shape,
             "dtype": self.dtype,
             "chunks": tuple(max(1, size) for size in self.chunks),
             "shards": self.shards,
             "fill_value": self.fill_value,
-            "compressors": (_codec(self.dtype), _CHECKSUM) if self.compressed else (_CHECKSUM,),
+            "compressors": (codec, _CHECKSUM) if self.compressed else (_CHECKSUM,),
             "dimension_names": tuple(self.dims),
             "attributes": {**self.attributes, **self.remarks},
         }
 
+    def document(self) -> dict[str, Any]:
+        """Return the metadata of an empty array, as Zarr writes it."""
+        chunks = [max(1, size) for size in self.chunks]
+        names = self.dtype is str
+        wide = not names and np.dtype(self.dtype).itemsize > 1
+        endian = {"configuration": {"endian": "little"}} if wide else {}
+        codecs: list[Any] = [{"name": "bytes", **endian}]
+        if names:
+            codecs = [{"name": "vlen-utf8", "configuration": {}}]
+        if self.compressed:
+            size = np.dtype(self.dtype).itemsize if wide else 1
+            codecs.append({"name": "blosc", "configuration": {"typesize": size, **_codec(wide)}})
+        codecs.append({"name": "crc32c"})
+        if self.shards is not None:
+            index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+            inner = {"chunk_shape": chunks, "codecs": codecs, "index_codecs": index}
+            settings = {**inner, "index_location": "end"}
+            codecs = [{"name": "sharding_indexed", "configuration": settings}]
+        fill = self.fill_value if names else np.dtype(self.dtype).type(self.fill_value).item()
+        return {
+            "shape": list(self.shape),
+            "data_type": "string" if names else np.dtype(self.dtype).name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.shards or chunks)},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": "NaN" if fill != fill else fill,
+            "codecs": codecs,
+            "attributes": {**self.attributes, **self.remarks},
+            "dimension_names": list(self.dims),
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
 
-def create_array(path: Path, name: str, template: ArrayTemplate) -> zarr.Array[Any]:
-    """Create an empty array, unless a run that was cut short already did; return it.
+
+def create_array(path: Path, name: str, template: ArrayTemplate) -> None:
+    """Create an empty array, unless a run that was cut short already did.
 
     One that differs in anything that its metadata says (shape, dtype, chunks, shards, codecs, fill
     value, names of dimensions, attributes), or that cannot be opened, is of a plan that was changed
     since, or of a machine that failed, and removed.
     """
-    wanted = template.as_zarr()
+    file = path / name / "zarr.json"
     with storage_errors(path):
+        if not exists(file):
+            remove_tree(path / name)
+            _write_document(file, template.document())
+            return
+        wanted = template.as_zarr()
         root = zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
         with suppress(StoreError, DamagedError):
             existing = open_array(path, name, "r+")
             blank = zarr.create_array(MemoryStore(), zarr_format=3, **wanted)
             if _metadata(existing, template) == _metadata(blank, template):
                 set_attributes(existing, template.remarks)
-                return existing
+                return
         remove_tree(path / name)
-        return root.create_array(name, **wanted)
+        root.create_array(name, **wanted)
 
 
 def _metadata(array: zarr.Array[Any], template: ArrayTemplate) -> Any:
@@ -125,9 +179,9 @@ def set_attributes(array: zarr.Array[Any], attributes: Mapping[str, Any]) -> Non
         array.update_attributes(dict(attributes))
 
 
-def _codec(dtype: Any) -> BloscCodec:  # `core.partitions` says what decided
-    wide = dtype is not str and np.dtype(dtype).itemsize > 1
-    return BloscCodec(cname="lz4", clevel=5, shuffle="shuffle" if wide else "noshuffle")
+def _codec(wide: bool) -> dict[str, Any]:  # `core.partitions` says what decided
+    shuffle = "shuffle" if wide else "noshuffle"
+    return {"cname": "lz4", "clevel": 5, "shuffle": shuffle, "blocksize": 0}
 
 
 def write_array(
@@ -141,12 +195,18 @@ def write_array(
     rows = len(array) if names else _rows_a_chunk(array)
     chunks = (rows, *array.shape[1:])
     template = ArrayTemplate(dims, array.shape, dtype, chunks, None, fill, attributes)
-    target = create_array(path, name, template)
-    if names:
-        array = array.astype(object)
-    for start in range(0, len(array), max(rows, 1)):
-        part = slice(start, start + rows)
-        _write(target, (part,), array[part])
+    create_array(path, name, template)
+    document, parts = template.document(), range(0, len(array), max(rows, 1))
+    if names and zarr_names.are_names(document):
+        zarr_names.write_names(path / name / "c" / "0", array.tolist())
+    elif not names and (plain := shards.find_rows(path / name, document)) is not None:
+        for number, start in enumerate(parts):
+            plain.write(number, array[start : start + rows])
+    else:
+        target = open_array(path, name, "r+")
+        for start in parts:
+            part = slice(start, start + rows)
+            _write(target, (part,), array[part].astype(object) if names else array[part])
 
 
 def _rows_a_chunk(array: npt.NDArray[Any]) -> int:
@@ -173,9 +233,9 @@ def write_shard(
     StorageFullError
         Where the disk is full.
     """
-    rows = find_rows(path, name, total) if axis == 0 else None
+    rows = find_rows(path, name, axis, total)
     if rows is not None:
-        _check_whole_shard(path, name, start, len(values), rows.shard, rows.shape[0])
+        _check_whole_shard(path, name, start, values.shape[axis], rows.shard, rows.rows)
         return rows.write(start // rows.shard, values)
     array = open_array(path, name, "r+")
     shard = (array.shards or array.chunks)[axis]
@@ -227,4 +287,27 @@ def consolidate(path: Path, groups: Iterable[str] = ()) -> None:
         warnings.filterwarnings("ignore", "Consolidated metadata", category=UserWarning)
         warnings.filterwarnings("ignore", ".*is not recognized as a component")
         for group in [*groups, ""]:
+            if _gathered(path / group):
+                continue
             zarr.consolidate_metadata(zarr_store(path), path=group or None, zarr_format=3)
+
+
+def _gathered(path: Path) -> bool:
+    """Gather the metadata of a group that holds arrays alone, without Zarr; tell whether it is."""
+    try:
+        group, found = read_json(path / "zarr.json"), {}
+        for name in list_folder(path):
+            if name != "zarr.json" and exists(path / name / "zarr.json"):
+                found[name] = read_json(path / name / "zarr.json")
+        kinds = {(each["zarr_format"], each["node_type"]) for each in found.values()}
+        if kinds != {(3, "array")} or (group["zarr_format"], group["node_type"]) != (3, "group"):
+            return False
+    except (ValueError, KeyError, TypeError, *ABSENT):
+        return False  # Zarr says what is wrong
+    gathered = {"kind": "inline", "must_understand": False, "metadata": found}
+    document = {
+        "attributes": group.get("attributes", {}), "zarr_format": 3,
+        "consolidated_metadata": gathered, "node_type": "group",
+    }  # fmt: skip
+    _write_document(path / "zarr.json", document)
+    return True

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from numba import njit
 
 import pipeline
-from pipeline.kernels import vectors
+from pipeline.kernels import backends, vectors
 from pipeline.ops import distance_blocks
 from pipeline.ops.distance_blocks import Reference
 from pipeline.storage.shards import RowArray, find_rows
+from pipeline.storage import image_content, manifest
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -136,6 +137,31 @@ def run_job(store: Path, output: Path, threads: int) -> Any:
         "report": False,
     }
     return pipeline.run_job(pipeline.make_job(settings))
+
+
+def pass_over(store: Path, threads: int, means: Reference | None = None) -> int:
+    """Read both splits once, in as many threads, and nothing else; return how many images.
+
+    With `means` the kernels of a job count as well: class sums of the train images, distances of
+    the test images. That is the limit of a job, which writes and hashes besides.
+    """
+    content = manifest.read_manifest(store, manifest.IMAGES)
+    table = image_content.partition_table(content)
+    use, classes = backends.load("cpu", 1), len(content["class_names"])
+
+    def read(index: int) -> int:
+        part = table[index]
+        images, labels = image_content.read_checked(
+            store, content["digest"], part.split, part.start, part.stop
+        )
+        if means is not None and part.split == "train":
+            use.class_sums(images.reshape(len(images), -1), labels.astype(np.int64), classes)
+        elif means is not None:
+            distances(images, means, 1)
+        return len(images)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(read, range(len(table))))
 
 
 def ingest_folder(folder: Path, store: Path) -> Path:

@@ -10,7 +10,7 @@ from forks_for_tests import in_fork
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.threads import OwnLock, in_ranges, read_ahead
+from pipeline.core.threads import OwnLock, in_ranges, meanwhile, read_ahead
 
 
 @given(threads=st.integers(1, 9), count=st.integers(0, 60))
@@ -136,3 +136,49 @@ def test_what_fails_ahead_is_raised_in_its_place():
     for value in itertools.islice(read_ahead(lambda number: 1 / (number - 3), 9, 2), 3):
         found.append(value)
     assert found == [-1 / 3, -1 / 2, -1.0]
+
+
+def test_what_is_done_meanwhile_is_done_in_order_in_another_thread():
+    found, idents = [], set()
+
+    def work(number):
+        found.append(number)
+        idents.add(threading.get_ident())
+
+    with meanwhile(work, 20) as wait:
+        wait()
+        assert found == [*range(20)]
+    assert len(idents - {threading.get_ident()}) == len(idents) == 1
+    with meanwhile(work, 0) as wait:
+        wait()
+    assert found == [*range(20)]
+
+
+def test_an_error_of_what_is_done_meanwhile_is_raised_and_nothing_more_is_begun():
+    found, go_on = [], threading.Event()
+
+    def work(number):
+        found.append(number)
+        go_on.wait(20)
+        raise ValueError(f"number {number}")
+
+    with meanwhile(work, 5) as wait:
+        go_on.set()
+        with pytest.raises(ValueError, match="number 0"):
+            wait()
+    assert found == [0]
+    found, begun, go_on = [], threading.Event(), threading.Event()
+
+    def long(number):
+        found.append(number)
+        begun.set()
+        go_on.wait(0.2)
+
+    def leave_early():
+        with meanwhile(long, 5):
+            begun.wait(20)
+            raise KeyError("left early")
+
+    with pytest.raises(KeyError):
+        leave_early()
+    assert found == [0]

@@ -51,9 +51,15 @@ def gather(rows, cuts, metrics=METRICS, codes=(0, 1, 3), order=None):
     times = len(metrics)
     edges = [0, *sorted(cuts), len(rows["sample"]) // times]
     parts = list(enumerate(itertools.pairwise(edges)))
-    for part, (start, stop) in parts if order is None else [parts[at] for at in order(len(parts))]:
+    # some tables by themselves, others together
+    groups = [parts[at : at + 2] for at in range(0, len(parts), 2)]
+    if order is not None:
+        groups = [[parts[at]] for at in order(len(parts))]
+    for group in groups:
+        (first, (start, _)), (_, (_, stop)) = group[0], group[-1]
         piece = slice(start * times, stop * times)
-        found.add(part, {name: values[piece] for name, values in rows.items()})
+        lengths = [(last - begin) * times for _, (begin, last) in group]
+        found.add(first, {name: values[piece] for name, values in rows.items()}, lengths)
     return found.result()
 
 
