@@ -22,6 +22,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from pipeline.storage.blobs import RangeReader, open_ranges
 
 _CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
+_BLOSC_HEADER_BYTES = 16
 _MISSING = 2**64 - 1
 _FINGERPRINT_DIGITS = 16
 # Chunks whose first part does not shrink to this share are stored as they are, such as those of
@@ -45,6 +47,8 @@ _FINGERPRINT_DIGITS = 16
 _SMALLER = 0.9
 _TRIED_BYTES, _TRIED_PART = 2**16, 16
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+Bytes = bytes | npt.NDArray[np.uint8]
 
 
 class ChunkError(Exception):
@@ -76,7 +80,7 @@ class RowArray:
 
     def _pieces(
         self, values: npt.NDArray[Any], chunks: list[tuple[int, int, bytes]]
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Bytes]:
         """Yield the bytes of a file: those of the chunks that rows fill, each with its checksum.
 
         Then, of a shard, the index of all the chunks that it could have, with its checksum.
@@ -86,10 +90,10 @@ class RowArray:
         offset = 0
         for number, start in enumerate(range(0, len(values), self.chunk)):
             data = self._encode(values[start : start + self.chunk])
-            checksum = _checksum(data)
-            yield data
+            checksum = _checksum(*data)
+            yield from data
             yield checksum
-            length = len(data) + _CHECKSUM_BYTES
+            length = sum(map(len, data)) + _CHECKSUM_BYTES
             index[number] = offset, length
             chunks.append((offset, length, checksum))
             offset += length
@@ -98,21 +102,22 @@ class RowArray:
             yield entries
             yield _checksum(entries)
 
-    def _encode(self, values: npt.NDArray[Any]) -> bytes:
-        """Return the bytes of one chunk."""
+    def _encode(self, values: npt.NDArray[Any]) -> tuple[Bytes, ...]:
+        """Return the bytes of one chunk, in pieces.
+
+        Where its first part does not get smaller it is stored as Blosc stores what it only copies:
+        behind a header. The values are not copied for that.
+        """
         chunk = np.ascontiguousarray(values, self.dtype)
         if len(chunk) < self.chunk:
             chunk = np.zeros((self.chunk, *self.shape[1:]), self.dtype)
             chunk[: len(values)] = values
-        return bytes(self._codec_for(chunk).encode(chunk))
-
-    def _codec_for(self, chunk: npt.NDArray[Any]) -> Blosc:
-        """Return the codec, or one that copies where the first part does not get smaller."""
         flat = chunk.reshape(-1)
         part = flat[: max(_TRIED_BYTES // chunk.itemsize, len(flat) // _TRIED_PART)]
         if len(part) == len(flat) or len(self.codec.encode(part)) < _SMALLER * part.nbytes:
-            return self.codec
-        return Blosc(self.codec.cname, 0, self.codec.shuffle, self.codec.blocksize)
+            return (bytes(self.codec.encode(chunk)),)
+        copying = self.codec.cname, 0, self.codec.shuffle, self.codec.blocksize
+        return _header_of_copies(copying, len(flat), chunk.dtype), flat.view(np.uint8)
 
     def name(self, number: int) -> str:
         """Return the path of file `number` below that of the array."""
@@ -252,9 +257,17 @@ def _mark(chunks: Sequence[tuple[int, int, bytes]]) -> str:
     return digest.hexdigest()[:_FINGERPRINT_DIGITS]
 
 
-def _checksum(data: bytes) -> bytes:
-    checksum: bytes = google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
-    return checksum
+@lru_cache(maxsize=16)
+def _header_of_copies(codec: tuple[str, int, int, int], count: int, dtype: np.dtype[Any]) -> bytes:
+    """Return what Blosc writes before so many values that it copies, whatever they are."""
+    return bytes(Blosc(*codec).encode(np.zeros(count, dtype))[:_BLOSC_HEADER_BYTES])
+
+
+def _checksum(*pieces: Bytes) -> bytes:
+    checksum = 0
+    for piece in pieces:
+        checksum = google_crc32c.extend(checksum, piece)
+    return checksum.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _read(file: RangeReader, length: int, offset: int) -> bytes:
