@@ -1,4 +1,11 @@
-"""Writing the partitions of a store: each is a shard of each array, and a table of samples."""
+"""Writing the partitions of a store: each is a shard of each array, and a table of samples.
+
+Of image files of 256 x 256 pixels in colour a task takes, in CPU time: 0.03 ms to read one, 0.3 to
+decode it, 0.12 to hash it, 0.04 to 0.1 to write it, 0.03 for its row of the tables. So images are
+decoded to where their shard is written from, in memory that the next partition uses again, and
+hashed while they are in the processor's cache. What did not pay: writing a chunk as soon as its
+images are decoded; tables made in memory before they are written.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +71,7 @@ class IngestPartition:
     identity: str
     threads: int
     numbers: Sequence[int]
-    spare: host_memory.Spare = field(default_factory=host_memory.Spare)
+    spare: host_memory.Spare = field(default_factory=host_memory.Spare, compare=False)
 
     def __call__(self, number: int) -> bool:
         """Write a partition, one of `numbers`; return whether there was anything to do."""
