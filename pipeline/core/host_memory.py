@@ -6,6 +6,7 @@ shards are decoded straight into memory from which pixels travel without being c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Spare:
+    """Memory that tasks of one kind use one after another; it does not travel to other processes.
+
+    Memory that is new costs more than what is written to it: the system clears it page by page,
+    and a virtual machine has to get it from its host first.
+    """
+
+    def __init__(self) -> None:
+        self._unused: list[npt.NDArray[np.uint8]] = []
+
+    def __reduce__(self) -> tuple[type[Spare], tuple[()]]:
+        return Spare, ()
+
+    @contextmanager
+    def array(self, shape: tuple[int, ...], dtype: Any) -> Iterator[npt.NDArray[Any]]:
+        """Lend an array, not filled."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            memory = self._unused.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        if len(memory) < size:
+            memory = np.empty(size, np.uint8)
+        yield memory[:size].view(dtype).reshape(shape)
+        self._unused.append(memory)
+
 
 Allocate = Callable[[tuple[int, ...], Any], npt.NDArray[Any]]
 """Called with shape and dtype; returns an array that is not filled."""

@@ -60,6 +60,7 @@ def decode(
     conversion: Conversion,
     expected: Kind | None = None,
     pack: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    out: npt.NDArray[Any] | None = None,
 ) -> Decoded | Problem:
     """Decode an image file and convert the image.
 
@@ -79,6 +80,9 @@ def decode(
         dtype is that before they are packed.
     pack
         What makes uint16 of floats, before the conversion; None: they stay, and are not converted.
+    out
+        An array of any content that the image may be decoded into, and then is: most JPEG files
+        that need no conversion. The image that is returned says where it is.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def decode(
         header = opened.header
         width, height = header.width, header.height
         _check_output(opened, conversion, expected)
-        image = opened.load()
+        image = opened.pixels(out)
         if image.shape != header.shape or image.dtype != header.dtype:
             raise RefusedError(
                 UNREADABLE,

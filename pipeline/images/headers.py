@@ -73,11 +73,21 @@ class Opened:
     """An image file of which only the header was read; `load` gives its pixels.
 
     `several` tells whether it holds more frames or pages than the first, which is the image.
+    `load_into`, of a format that can, decodes into an array of the shape and dtype of the header,
+    and returns that or another one.
     """
 
     header: Header
     load: Callable[[], npt.NDArray[Any]]
     several: bool = False
+    load_into: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
+
+    def pixels(self, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        """Return the pixels, decoded into `out` where that fits and the format can."""
+        if out is None or self.load_into is None:
+            return self.load()
+        fits = out.shape == self.header.shape and out.dtype == self.header.dtype
+        return self.load_into(out) if fits else self.load()
 
 
 Opener = Callable[[bytes, int], Opened]  # of the content of a file, and the most pixels
@@ -211,6 +221,7 @@ def open_pillow(
     image: ImageFile.ImageFile,
     load: Callable[[], npt.NDArray[Any]] | None = None,
     several: bool = False,
+    load_into: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
 ) -> Opened:
     """Return an image that Pillow has opened, of 8 bits or of 16 of grey.
 
@@ -222,6 +233,8 @@ def open_pillow(
         Gives its pixels, grey or RGB, before it is turned; default: as Pillow loads them.
     several
         Whether there are more frames than this one.
+    load_into
+        As of `Opened`, of an image that is not turned.
     """
     # metadata cost time, so they are only read where there are some
     has_some = any(name in image.info for name in _METADATA)
@@ -230,7 +243,8 @@ def open_pillow(
     channels = 1 if wide or image.mode in GREYS else 3
     header = make_header(image.size, channels, "uint16" if wide else "uint8", orientation)
     pixels = load or (lambda: as_grey_or_colour(image, channels))
-    return Opened(header, lambda: turned(pixels(), orientation), several)
+    into = load_into if orientation == 1 else None
+    return Opened(header, lambda: turned(pixels(), orientation), several, into)
 
 
 def as_grey_or_colour(image: Image.Image, channels: int) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import imagecodecs
@@ -47,13 +48,15 @@ def open_jpeg(data: bytes, max_pixels: int) -> Opened:
     header = _plain_header(data)
     if header is not None:
         check_pixels(header.width, header.height, max_pixels)
-        return Opened(header, lambda: _pixels(data, header))
+        load = partial(_pixels, data, header)
+        return Opened(header, load, load_into=load)
     image = _open_by_pillow(data)
     check_pixels(*image.size, max_pixels)
     if image.mode == "CMYK":
         return open_pillow(image, lambda: _load_by_pillow(data, image, 3))
     stored = Header(*image.size, len(image.getbands()), "uint8")
-    return open_pillow(image, lambda: _pixels(data, stored))
+    load = partial(_pixels, data, stored)
+    return open_pillow(image, load, load_into=load)
 
 
 def _plain_header(data: bytes) -> Header | None:
@@ -80,13 +83,16 @@ def _plain_header(data: bytes) -> Header | None:
         return None
 
 
-def _pixels(data: bytes, header: Header) -> npt.NDArray[Any]:
+def _pixels(
+    data: bytes, header: Header, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[Any]:
     """Decode grey or RGB as it lies in the file, before its orientation is followed."""
     if _has_end(data):
         # where the file has another size than its header said, it is refused before decoding
-        image = np.empty(header.shape, np.uint8)
+        image = np.empty(header.shape, np.uint8) if out is None else out
         with suppress(RuntimeError, ValueError):
-            return imagecodecs.jpeg8_decode(data + _BEYOND, out=image)
+            imagecodecs.jpeg8_decode(data + _BEYOND, out=image)
+            return image
     return _load_by_pillow(data, _open_by_pillow(data), header.channels)
 
 

@@ -180,11 +180,14 @@ class EncodedSource:
         labels, problems = _labels(rows, self.class_names, self.labels_are_codes)
         remarks: dict[int, str] = {}
         for row, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):
-            decoded = self._decoded(data)
+            target = images[row]
+            decoded = self._decoded(data, target)
             if isinstance(decoded, Problem):
                 problems[row] = decoded
             else:
-                images[row], sizes[row] = decoded.image, (decoded.width, decoded.height)
+                if decoded.image is not target:
+                    target[:] = decoded.image
+                sizes[row] = decoded.width, decoded.height
                 hashes[row : row + 1] = sample_hashes(images[row : row + 1])
                 if decoded.several:
                     remarks[row] = SEVERAL_FRAMES
@@ -196,11 +199,12 @@ class EncodedSource:
         sorted_problems = {row: problems[row] for row in bad}
         return Block(images, labels, origins, sorted_problems, sizes, hashes, remarks)
 
-    def _decoded(self, data: bytes | Problem) -> Decoded | Problem:
+    def _decoded(self, data: bytes | Problem, target: npt.NDArray[Any]) -> Decoded | Problem:
+        """Decode an image, into the target where that goes."""
         if isinstance(data, Problem):
             return data
         pack = None if self.packing is None else partial(_packed, self.packing)
-        return decode(data, self.conversion, (self.shape, self.dtype), pack)
+        return decode(data, self.conversion, (self.shape, self.dtype), pack, target)
 
     def extremes(self, split: str, start: int, stop: int) -> tuple[float, float] | None:
         """Return the lowest and highest value in the files of some samples, as they are."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,7 +222,7 @@ def _hashable(name: str, column: Any) -> Mapping[str, npt.NDArray[Any]]:
 
 # reading -----------------------------------------------------------------------------------------
 
-_MOST_OPEN = 16
+_MOST_OPEN, _MOST_GROUPS = 16, 4
 _reading = OwnLock()
 
 
@@ -231,11 +232,17 @@ def _close(opened: Any) -> None:
 
 
 _opened: OpenCache[tuple[Path, str], Any] = OpenCache(_close, _MOST_OPEN)
+# row groups as they were read: a task takes a few rows of one, and another task the next ones
+_groups: OpenCache[tuple[Path, str, int], Any] = OpenCache(limit=_MOST_GROUPS)
 
 
 def _open_table(path: Path) -> Any:
     file = open_binary(path) if is_remote(path) else path
     return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def _read_group(file: Any, number: int) -> Any:
+    return file.read_row_group(number, use_threads=False)
 
 
 def _damaged(path: Path, error: Exception) -> DamagedError:
@@ -276,10 +283,13 @@ def read_rows(folder: Path, split: str, start: int, stop: int) -> list[Sample]:
         version = version if is_remote(path) else version_of(path)
         with _reading.held():  # a file's reader is not for several threads at once
             file = _opened.get((folder, path.name), lambda: _open_table(path), version)
-            table = file.read_row_groups(list(groups), use_threads=False)
+            parts = [
+                _groups.get((folder, path.name, n), partial(_read_group, file, n), version)
+                for n in groups
+            ]
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
-    table = table.slice(start - first * ROWS_PER_GROUP, stop - start)
+    table = pa.concat_tables(parts).slice(start - first * ROWS_PER_GROUP, stop - start)
     return [Sample(*row) for row in zip(*(table[n].to_pylist() for n in SCHEMA.names), strict=True)]
 
 
@@ -287,3 +297,4 @@ def close(folder: Path) -> None:
     """Close what reading the listing left open in this process."""
     with _reading.held():
         _opened.close(lambda key: key[0] == folder)
+        _groups.close(lambda key: key[0] == folder)

@@ -23,6 +23,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from pipeline.storage.blobs import RangeReader, open_ranges
 
 CHECKSUM_BYTES = 4
 _ENTRY_BYTES = 16
+_BLOSC_HEADER_BYTES = 16
 _MISSING = 2**64 - 1
 _FINGERPRINT_DIGITS = 16
 # Chunks whose first part does not shrink to this share are stored as they are, such as those of
@@ -46,6 +48,8 @@ _FINGERPRINT_DIGITS = 16
 _SMALLER = 0.9
 _TRIED_BYTES, _TRIED_PART = 2**16, 16
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+Bytes = bytes | npt.NDArray[np.uint8]
 
 
 class ChunkError(Exception):
@@ -94,7 +98,7 @@ class RowArray:
 
     def _pieces(
         self, planes: npt.NDArray[Any], chunks: dict[int, tuple[int, int, bytes]]
-    ) -> Iterator[Any]:
+    ) -> Iterator[Bytes]:
         """Yield the bytes of a file: those of the chunks that rows fill, each with its checksum.
 
         Then, of a shard, the index of all the chunks that it could have, with its checksum.
@@ -104,14 +108,13 @@ class RowArray:
         index = np.full((self._planes * each, 2), _MISSING, "<u8")
         offset = 0
         for number, start in enumerate(range(0, planes.shape[1], self.chunk)):
-            for plane, values in enumerate(
-                planes
-            ):  # the order of Zarr, where these are two at most
+            # the order of Zarr, where there are two planes at most
+            for plane, values in enumerate(planes):
                 data = self._encode(values[start : start + self.chunk])
-                check = checksum(data)
-                yield data
+                check = checksum(*data)
+                yield from data
                 yield check
-                length, at = len(data) + CHECKSUM_BYTES, plane * each + number
+                length, at = sum(map(len, data)) + CHECKSUM_BYTES, plane * each + number
                 index[at] = offset, length
                 chunks[at] = offset, length, check
                 offset += length
@@ -120,24 +123,25 @@ class RowArray:
             yield entries
             yield checksum(entries)
 
-    def _encode(self, values: npt.NDArray[Any]) -> bytes:
-        """Return the bytes of one chunk."""
+    def _encode(self, values: npt.NDArray[Any]) -> tuple[Bytes, ...]:
+        """Return the bytes of one chunk, in pieces.
+
+        Where its first part does not get smaller it is stored as Blosc stores what it only copies:
+        behind a header. The values are not copied for that.
+        """
         chunk = np.ascontiguousarray(values, self.dtype)
         if len(chunk) < self.chunk:
             fill = np.nan if self.dtype.kind == "f" else 0
             chunk = np.full((self.chunk, *chunk.shape[1:]), fill, self.dtype)
             chunk[: len(values)] = values
         if self.codec is None:
-            return chunk.tobytes()
-        return bytes(self._codec_for(chunk, self.codec).encode(chunk))
-
-    def _codec_for(self, chunk: npt.NDArray[Any], codec: Blosc) -> Blosc:
-        """Return the codec, or one that copies where the first part does not get smaller."""
-        flat = chunk.reshape(-1)
+            return (chunk.tobytes(),)
+        flat, codec = chunk.reshape(-1), self.codec
         part = flat[: max(_TRIED_BYTES // chunk.itemsize, len(flat) // _TRIED_PART)]
         if len(part) == len(flat) or len(codec.encode(part)) < _SMALLER * part.nbytes:
-            return codec
-        return Blosc(codec.cname, 0, codec.shuffle, codec.blocksize)
+            return (bytes(codec.encode(chunk)),)
+        copying = codec.cname, 0, codec.shuffle, codec.blocksize
+        return _header_of_copies(copying, len(flat), chunk.dtype), flat.view(np.uint8)
 
     def name(self, number: int) -> str:
         """Return the path of file `number` below that of the array."""
@@ -285,9 +289,17 @@ def _mark(chunks: Sequence[tuple[int, int, bytes]]) -> str:
     return digest.hexdigest()[:_FINGERPRINT_DIGITS]
 
 
-def checksum(data: bytes) -> bytes:
-    value: bytes = google_crc32c.value(data).to_bytes(CHECKSUM_BYTES, "little")
-    return value
+@lru_cache(maxsize=16)
+def _header_of_copies(codec: tuple[str, int, int, int], count: int, dtype: np.dtype[Any]) -> bytes:
+    """Return what Blosc writes before so many values that it copies, whatever they are."""
+    return bytes(Blosc(*codec).encode(np.zeros(count, dtype))[:_BLOSC_HEADER_BYTES])
+
+
+def checksum(*pieces: Bytes) -> bytes:
+    value = 0
+    for piece in pieces:
+        value = google_crc32c.extend(value, piece)
+    return value.to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _read(file: RangeReader, length: int, offset: int) -> bytes:

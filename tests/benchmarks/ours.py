@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,19 @@ import numpy.typing as npt
 from numba import njit
 
 import pipeline
+from benchmarks.measure import MismatchError
+from pipeline.core.blocks import Block, Problem
+from pipeline.core.digests import SAMPLE_RECORD, sample_records
+from pipeline.core.partitions import PartitionTable, choose_layout, image_bytes
+from pipeline.images.conversion import Conversion
+from pipeline.images.decoding import decode, probe
 from pipeline.kernels import backends, vectors
 from pipeline.ops import distance_blocks
 from pipeline.ops.distance_blocks import Reference
+from pipeline.storage import image_content, image_store, manifest
+from pipeline.storage.image_store import SplitTemplate
+from pipeline.storage.sample_tables import part_notes, part_path, write_part
 from pipeline.storage.shards import RowArray, find_rows
-from pipeline.storage import image_content, manifest
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -167,6 +176,50 @@ def pass_over(store: Path, threads: int, means: Reference | None = None) -> int:
 def ingest_folder(folder: Path, store: Path) -> Path:
     """Take a folder of image files into a store, in a thread a core."""
     return pipeline.ingest(str(folder), store)
+
+
+def ingest_parts(files: Sequence[Path], store: Path) -> dict[str, float]:
+    """Take files of one shape into an empty folder; return the CPU time of each part of an image.
+
+    They are the steps of a task, in this thread: each image is decoded to where the shard is
+    written from, and hashed while it is in the cache.
+    """
+    kind = probe(files[0].read_bytes(), Conversion())
+    if isinstance(kind, Problem):
+        raise MismatchError(f"{files[0]} {kind.detail}")
+    shape, dtype = kind
+    layout = choose_layout(len(files), image_bytes(shape, dtype))
+    template = SplitTemplate(len(files), shape, dtype, layout)
+    attributes = {"class_names": ["one"], "full_scale": FULL_SCALE, "provenance": {}}
+    image_store.create_images(store, attributes, {"train": template})
+    images = np.ones((layout.shard, *shape), dtype)  # not zeros: those are no memory yet
+    labels, records = np.zeros(layout.shard, np.int32), np.empty(layout.shard, SAMPLE_RECORD)
+    seconds = dict.fromkeys(("reading", "decoding", "hashing", "writing", "table"), 0.0)
+    at = time.thread_time()
+
+    def lap(name: str) -> None:
+        nonlocal at
+        now = time.thread_time()
+        seconds[name] += now - at
+        at = now
+
+    for part in PartitionTable((("train", len(files), layout.shard),)):
+        mine = files[part.start : part.stop]
+        for row, file in enumerate(mine):
+            data = file.read_bytes()
+            lap("reading")
+            decode(data, Conversion(), kind, out=images[row])
+            lap("decoding")
+            records[row : row + 1] = sample_records(images[row : row + 1], labels[:1])
+            lap("hashing")
+        block = Block(images[: part.count], labels[: part.count], [str(file) for file in mine])
+        written = image_store.write_images(store, "train", part.start, block.images, block.labels)
+        lap("writing")
+        notes = part_notes("parts", block, records[: part.count], written)
+        table = part_path(store, part.index)
+        write_part(table, part, block, records[: part.count], ["train"], ["one"], notes)
+        lap("table")
+    return {name: part / len(files) for name, part in seconds.items()}
 
 
 def remove_run(output: Path) -> None:

@@ -87,7 +87,8 @@ def _machine_lines(machine: Mapping[str, Any], bench: Mapping[str, Any]) -> list
         f"{machine['system']}; Python {machine['python']}; {versions}",
         f"images: {bench['originals']}, shifted by up to 3 pixels; of the limit: the least that it "
         "can take here as a share of what it takes: of distances products and differences of 64 "
-        "pixels at one a cycle and core, of stores reading and decoding the images once",
+        "pixels at one a cycle and core, of stores reading and decoding the images once, "
+        "of files reading, decoding, hashing and writing them once",
     ]
 
 

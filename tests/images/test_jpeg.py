@@ -13,6 +13,7 @@ from image_files_for_tests import AS_IT_IS, by_pillow, pixels_of, problem_of
 from PIL import Image
 
 from pipeline.core.blocks import TRUNCATED, Problem
+from pipeline.images.conversion import Conversion
 from pipeline.images.decoding import decode
 
 
@@ -44,6 +45,29 @@ def test_imagecodecs_and_pillow_give_the_same_bits():
         assert np.array_equal(pixels_of(data), expected)
         count += 1
     assert count == 142
+
+
+def test_an_image_is_decoded_where_it_is_to_be():
+    """Into a row of a larger array, whatever that held; and what cannot be is as without it."""
+    for data in jpegs():
+        expected = pixels_of(data)
+        rows = np.full((3, *expected.shape), 77, np.uint8)
+        target = rows[1]
+        assert decode(data, AS_IT_IS, out=target).image is target
+        assert np.array_equal(target, expected)
+        assert (rows[[0, 2]] == 77).all()
+        # another shape or type is not decoded into
+        for other in (np.full((5, 5), 77, np.uint8), np.full(expected.shape, 77, np.uint16)):
+            assert np.array_equal(decode(data, AS_IT_IS, out=other).image, expected)
+            assert (other == 77).all()
+    turned = with_exif(saved(picture(40, 40), "JPEG"), orientation(6))
+    for conversion in (AS_IT_IS, Conversion(resize=(80, 80), crop=(40, 40))):
+        expected = decode(turned, conversion).image
+        target = np.zeros((40, 40, 3), np.uint8)
+        assert np.array_equal(decode(turned, conversion, out=target).image, expected)
+    cut = saved(picture(64, 64), "JPEG")[:-40]
+    target = np.empty((64, 64, 3), np.uint8)
+    assert decode(cut, AS_IT_IS, out=target) == problem_of(cut, AS_IT_IS)
 
 
 def test_imagecodecs_decodes_what_it_can_and_pillow_the_rest(monkeypatch):

@@ -51,6 +51,30 @@ def test_any_rows_of_a_listing_come_back(tmp_path, at):
     assert pq.ParquetFile(tmp_path / "0.parquet").metadata.row_group(0).num_rows == 8192
 
 
+def test_a_group_of_rows_is_read_once_and_anew_from_another_listing(tmp_path, monkeypatch):
+    read = []
+    real = pq.ParquetFile.read_row_group
+
+    def counted(file, number, **options):
+        read.append(number)
+        return real(file, number, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    write_listing(tmp_path, [])
+    for start in range(0, 20_000, 50):
+        rows = sample_index.read_rows(tmp_path, "train", start, start + 50)
+        assert [row.offset for row in rows] == list(range(start, start + 50))
+    assert read == [0, 1, 2]
+    with sample_index.writing(tmp_path) as writer:
+        writer.add("train", rows_of(7, 20_000))
+        writer.finish("test", notes.Notes())
+    assert sample_index.read_rows(tmp_path, "train", 16_400, 16_401)[0].offset == 16_407
+    assert read == [0, 1, 2, 2]
+    sample_index.close(tmp_path)
+    sample_index.read_rows(tmp_path, "train", 16_400, 16_401)
+    assert read == [0, 1, 2, 2, 2]
+
+
 @pytest.mark.parametrize("column", ["origin", "key", "offset", "label", "stamp", "size", "status"])
 def test_every_column_counts_in_the_digest(tmp_path, column):
     values = {"origin": ["x"], "key": [b"x"], "label": ["x"], "stamp": ["x"]}

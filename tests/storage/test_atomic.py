@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -42,6 +43,29 @@ def test_a_file_appears_whole_under_its_name_and_nothing_beside_it(tmp_path):
         aside.write_bytes(b"\x00\xff" * 1000)
     assert path.read_bytes() == b"\x00\xff" * 1000
     assert names(path.parent) == ["result.bin"]
+
+
+def test_large_files_that_are_flushed_later_are_on_their_way_at_once(tmp_path, monkeypatch):
+    begun = []
+    real = atomic._begin_flush
+
+    def begin(number):
+        begun.append(os.fstat(number).st_size)
+        real(number)
+
+    monkeypatch.setattr(atomic, "_begin_flush", begin)
+    sizes = (10, atomic._LARGE - 1, atomic._LARGE, 3 * atomic._LARGE)
+    for lasting, size in itertools.product((True, False), sizes):
+        path = tmp_path / f"{lasting}-{size}"
+        atomic.write_pieces(path, [bytes(size - 3), b"end"], lasting=lasting)
+        assert path.read_bytes() == bytes(size - 3) + b"end"
+    assert begun == [atomic._LARGE, 3 * atomic._LARGE]
+
+
+def test_a_system_that_cannot_begin_to_flush_writes_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_system_library", object)
+    atomic.write_pieces(tmp_path / "a", [bytes(2 * atomic._LARGE)], lasting=False)
+    assert (tmp_path / "a").read_bytes() == bytes(2 * atomic._LARGE)
 
 
 def test_a_reader_sees_the_old_content_until_the_new_one_is_whole(target):
