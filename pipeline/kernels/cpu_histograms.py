@@ -137,7 +137,7 @@ def _note_images(
     begin: int,
     start: int,
     high: npt.NDArray[np.uint8],
-    alike: bool,
+    wanted: Any,
     notes: npt.NDArray[np.uint16],
 ) -> np.int64:
     """Note pixels from `start` on of the images from `begin` on; return how many there are."""
@@ -145,10 +145,10 @@ def _note_images(
     for at in range(begin, min(begin + _AT_ONCE, len(members))):
         ahead = members[min(at + _AT_ONCE, len(members) - 1)]
         places = members[at] * pixels + start, ahead * pixels + start
-        if alike:
-            number = _note_alike(images, places, high, notes, number)
-        else:
+        if wanted is None:
             number = _note_others(images, places, high, notes, number)
+        else:
+            number = _note_alike(images, places, high, notes, number)
     return number
 
 
@@ -205,7 +205,7 @@ def _count_many(
     members: Int64Array,
     part: tuple[int, int],
     high: npt.NDArray[np.uint8],
-    alike: bool,
+    wanted: Any,
     memory: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]],
     counts: npt.NDArray[np.uint32],
 ) -> None:
@@ -215,9 +215,9 @@ def _count_many(
         these = members[first : first + _FLUSH]
         table[:] = 0
         for begin in range(0, len(these), _AT_ONCE):
-            number = _note_images(images, these, begin, start, high, alike, notes)
+            number = _note_images(images, these, begin, start, high, wanted, notes)
             _count_notes(notes[:number], table)
-        _add_table(table, counts, skip, high, 0 if alike else len(these))
+        _add_table(table, counts, skip, high, len(these) if wanted is None else 0)
 
 
 @njit(nogil=True, cache=True)
@@ -226,7 +226,7 @@ def _count_few(
     members: Int64Array,
     part: tuple[int, int],
     high: npt.NDArray[np.uint8],
-    alike: bool,
+    wanted: Any,
     counts: npt.NDArray[np.uint32],
 ) -> None:
     start, skip = part
@@ -234,7 +234,7 @@ def _count_few(
     for sample in members:
         for pixel in range(skip, len(counts)):
             value = images[sample, start + pixel]
-            if not alike:
+            if wanted is None:
                 counts[pixel, value >> shift] += np.uint32(1)
             elif value >> shift == high[pixel]:
                 counts[pixel, value & 255] += np.uint32(1)
@@ -246,30 +246,32 @@ def _count_tiles(
     order: Int64Array,
     edges: Int64Array,
     tiles: tuple[int, int],
-    high: npt.NDArray[np.uint8],
+    wanted: Any,
     counts: npt.NDArray[np.uint32],
 ) -> None:
-    """Count tiles of `WIDTH` pixels; low bytes where `high`, [class, pixel], is not empty."""
-    pixels, alike = counts.shape[1], len(high) > 0
+    """Count tiles of `WIDTH` pixels; low bytes where `wanted`, [class, pixel], is not None.
+
+    What is compiled for None has nothing of the rest.
+    """
+    pixels = counts.shape[1]
     memory = np.empty(WIDTH * (_AT_ONCE + 1), np.uint16), np.empty(WIDTH * 256, np.uint16)
-    bytes_of_tile = np.zeros(WIDTH, np.uint8)
+    high = np.zeros(WIDTH, np.uint8)
     for position in range(len(counts)):
         members = order[edges[position] : edges[position + 1]]
         for tile in range(tiles[0], tiles[1]):
             # the last one begins earlier, so that it is as wide as others
-            start = max(0, min(tile * WIDTH, pixels - WIDTH))
+            start = min(tile * WIDTH, pixels - WIDTH)
             part = start, tile * WIDTH - start
             target = counts[position, start : start + WIDTH]
             few = len(members) < _FEW
-            if alike:
-                wanted = high[position, start : start + WIDTH]
-                bytes_of_tile[: len(wanted)] = wanted
+            if wanted is not None:
+                high[:] = wanted[position, start : start + WIDTH]
             elif not few:
-                _set_usual(images, members, start, bytes_of_tile)
+                _set_usual(images, members, start, high)
             if few:
-                _count_few(images, members, part, bytes_of_tile, alike, target)
+                _count_few(images, members, part, high, wanted, target)
             else:
-                _count_many(images, members, part, bytes_of_tile, alike, memory, target)
+                _count_many(images, members, part, high, wanted, memory, target)
 
 
 @njit(nogil=True, cache=True)
@@ -368,11 +370,8 @@ def histograms(
     pixels = images.shape[1]
     counts = np.zeros((classes, pixels, 256), np.uint32) if into is None else into
     order, edges = by_class(positions, classes)
-    rows, noting = np.ascontiguousarray(images), _can_note()
-    if noting and pixels < WIDTH:
-        rows = np.zeros((len(images), WIDTH), images.dtype)
-        rows[:, :pixels] = images
-    wanted = np.empty((0, 0), np.uint8) if high is None else np.ascontiguousarray(high)
+    rows, noting = np.ascontiguousarray(images), pixels >= WIDTH and _can_note()
+    wanted = None if high is None else np.ascontiguousarray(high)
     tile = WIDTH if noting else max(1, min(_TILE, -(-pixels // threads)))
 
     def count(start: int, stop: int) -> None:
