@@ -247,11 +247,12 @@ def _count_tiles(
     edges: Int64Array,
     tiles: tuple[int, int],
     wanted: Any,
+    fresh: bool,
     counts: npt.NDArray[np.uint32],
 ) -> None:
     """Count tiles of `WIDTH` pixels; low bytes where `wanted`, [class, pixel], is not None.
 
-    What is compiled for None has nothing of the rest.
+    What is compiled for None has nothing of the rest. To `fresh` counts nothing has been written.
     """
     pixels = counts.shape[1]
     memory = np.empty(WIDTH * (_AT_ONCE + 1), np.uint16), np.empty(WIDTH * 256, np.uint16)
@@ -263,6 +264,8 @@ def _count_tiles(
             start = min(tile * WIDTH, pixels - WIDTH)
             part = start, tile * WIDTH - start
             target = counts[position, start : start + WIDTH]
+            if fresh:  # while they are near anyway
+                target[part[1] :] = 0
             few = len(members) < _FEW
             if wanted is not None:
                 high[:] = wanted[position, start : start + WIDTH]
@@ -368,15 +371,16 @@ def histograms(
 ) -> npt.NDArray[np.uint32]:
     """Count the values of each pixel in each class; see `protocols.Histograms`."""
     pixels = images.shape[1]
-    counts = np.zeros((classes, pixels, 256), np.uint32) if into is None else into
-    order, edges = by_class(positions, classes)
     rows, noting = np.ascontiguousarray(images), pixels >= WIDTH and _can_note()
+    make = np.empty if noting else np.zeros
+    counts = make((classes, pixels, 256), np.uint32) if into is None else into
+    order, edges = by_class(positions, classes)
     wanted = None if high is None else np.ascontiguousarray(high)
     tile = WIDTH if noting else max(1, min(_TILE, -(-pixels // threads)))
 
     def count(start: int, stop: int) -> None:
         if noting:
-            _count_tiles(rows, order, edges, (start, stop), wanted, counts)
+            _count_tiles(rows, order, edges, (start, stop), wanted, into is None, counts)
             return
         for first in range(start * tile, min(stop * tile, pixels), tile):
             last = min(first + tile, pixels)

@@ -167,7 +167,7 @@ def add_blocks(
     extra
         An array of one chunk.
     """
-    image, label = lazy[IMAGE.name].data, lazy[LABEL.name].data
+    image, label = (lazy.variables[variable.name].data for variable in (IMAGE, LABEL))
     call = partial(_call_block, function=function, selection=selection, device=device)
     more = [] if extra is None else [(extra.name,) + (0,) * extra.ndim]
     starts = np.cumsum([0, *image.chunks[0][:-1]]).tolist()

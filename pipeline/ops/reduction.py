@@ -139,7 +139,8 @@ def _call(
     function: Callable[..., Any], arrays: Sequence[Any], settings: dict[str, Any]
 ) -> tuple[str, tuple[Any, ...], list[da.Array]]:
     """Return the name of a task, the task, and what it needs, each in one chunk."""
-    whole = [da.asarray(array).rechunk(-1) for array in arrays]
+    whole = [da.asarray(array) for array in arrays]
+    whole = [array if array.npartitions == 1 else array.rechunk(-1) for array in whole]
     keys = [(array.name,) + (0,) * array.ndim for array in whole]
     name = f"{function.__name__}-{base.tokenize(function, keys, settings)}"
     return name, (partial(function, **settings), *keys), whole
