@@ -29,6 +29,7 @@ from pipeline.ops.prototypes import (
     D,
     add_blocks,
     class_sums,
+    divide,
     label_prototypes,
     label_sums,
 )
@@ -256,12 +257,13 @@ def label_medians(sums: D, numerators: Any) -> D:
         [1 or 3, class, pixel]; as `median_images` returns.
     """
     like = sums[PIXEL_SUM.name]
-    kinds: list[Kind] = [(like.shape, np.int64)] * len(numerators)
+    kinds: list[Kind] = [(like.shape, np.float64), (like.shape[:1], np.int64)]
+    kinds += [(like.shape, np.int64)] * len(numerators)
     fraction = [numerators, sums[COUNT.name].data]
-    denominator, numerator, *shifts = results_of(
-        _fraction, fraction, [(like.shape[:1], np.int64), *kinds], shape=like.shape
+    quotient, denominator, numerator, *shifts = results_of(
+        _fraction, fraction, kinds, shape=like.shape
     )
-    labelled = label_prototypes(sums, numerator, denominator, "median")
+    labelled = label_prototypes(sums, numerator, denominator, "median", quotient)
     if shifts:
         for variable, values in zip((RISE, FALL), shifts, strict=True):
             labelled[variable.name] = like.dims, values, variable.attributes
@@ -269,6 +271,10 @@ def label_medians(sums: D, numerators: Any) -> D:
     return labelled
 
 
-def _fraction(images: Int64Array, count: Int64Array, shape: tuple[int, ...]) -> list[Int64Array]:
-    """Return the denominators of medians, their numerators, and what else there is of them."""
-    return [2 * (count > 0).astype(np.int64), *(image.reshape(shape) for image in images)]
+def _fraction(
+    images: Int64Array, count: Int64Array, shape: tuple[int, ...]
+) -> list[npt.NDArray[Any]]:
+    """Return medians, their denominators and numerators, and how far these move."""
+    denominators = 2 * (count > 0).astype(np.int64)
+    numerators, *shifts = (image.reshape(shape) for image in images)
+    return [divide(numerators, denominators), denominators, numerators, *shifts]

@@ -279,7 +279,9 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     return label_prototypes(ordered, ordered[PIXEL_SUM.name].data, ordered[COUNT.name].data, "mean")
 
 
-def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeKind) -> D:
+def label_prototypes(
+    sums: D, numerator: Any, denominator: Any, kind: PrototypeKind, quotient: Any = None
+) -> D:
     """Label the exact fractions behind prototypes as `prototypes` returns them.
 
     Parameters
@@ -290,18 +292,22 @@ def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeK
         (class_name, y, x[, channel]) and (class_name); NumPy's arrays or dask's.
     kind
         What they are.
+    quotient
+        What `divide` makes of them, where that is known.
     """
     like: Any = sums[PIXEL_SUM.name]
     dims, count = like.dims, sums[COUNT.name]
     # deviations are the same bits whatever is allowed for
     largest = largest_pixel(sums.attrs.get("pixel_dtype", PIXEL_TYPES[-1]))
     fraction = numerator, denominator
+    if quotient is None:
+        quotient = _on_blocks(divide, *fraction)
     moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
     return type(sums)(
         {
             NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
             DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
-            PROTOTYPE.name: (dims, _on_blocks(_divide, *fraction), PROTOTYPE.attributes),
+            PROTOTYPE.name: (dims, quotient, PROTOTYPE.attributes),
             SPREAD.name: (
                 dims, _on_blocks(finish_spread, *moments, largest=largest), SPREAD.attributes,
             ),
@@ -311,7 +317,8 @@ def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeK
     )  # fmt: skip
 
 
-def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+def divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+    """Return prototypes from exact fractions, as float64; NaN where the denominator is 0."""
     over = np.where(denominators > 0, denominators, np.nan)
     return np.asarray(numerators / over.reshape(-1, *(1,) * (numerators.ndim - 1)))
 
