@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pipeline
 from pipeline.kernels import vectors
 from pipeline.ops import distance_blocks
 from pipeline.ops.distance_blocks import Reference
+from pipeline.storage import manifest
+from pipeline.storage.image_content import read_checked
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -32,6 +35,16 @@ def class_medians(store: Path) -> npt.NDArray[np.float64]:
     """Return the median of each class of the train images, [class, y, x]."""
     found = pipeline.class_medians(pipeline.open_images(store, "train"), device="cpu")
     return np.asarray(found["prototype"].compute().values)
+
+
+def read_images(store: Path, threads: int) -> int:
+    """Read and decode the train images and their labels, a shard at a time; return how many."""
+    digest = manifest.read_manifest(store, manifest.IMAGES)["digest"]
+    chunks = pipeline.open_images(store, "train")["image"].chunks[0]
+    edges = np.cumsum([0, *chunks]).tolist()
+    read = partial(read_checked, store, digest, "train")
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda a, b: len(read(a, b)[0]), edges[:-1], edges[1:]))
 
 
 def make_reference(
