@@ -90,6 +90,28 @@ def check_classes(device, images, positions, classes, threads=1, high=None):
         assert not wide[:, [0, -1]].any()
 
 
+def check_histograms():
+    """Compare histograms on a CPU with NumPy's, of many images and several tiles of pixels."""
+    use, rng = backends.load("cpu", 2), np.random.default_rng(0)
+    for pixels in (5, 64, 150, 1030):
+        x = rng.integers(0, 256, (300, pixels)) * rng.integers(0, 2, (300, pixels))
+        x[:, : pixels // 2] = 255 - x[:, : pixels // 2]  # usual values other than 0
+        labels = rng.integers(-1, 3, 300)
+        labels[np.flatnonzero(labels == 2)[9:]] = -1  # a class of a few
+        every = [x[labels == c][:, :, None] == np.arange(256) for c in range(3)]
+        expected = np.stack([one.sum(axis=0) for one in every])
+        wide = (256 * x + rng.integers(0, 256, x.shape)).astype(np.uint16)
+        for images in (x.astype(np.uint8), wide):
+            assert np.array_equal(use.histograms(images, labels, 3), expected)
+        high = np.stack([x[0], x[1], x[299]]).astype(np.uint8)
+        low = np.zeros_like(expected)
+        for image, label in zip(wide, labels, strict=True):
+            if label >= 0:
+                at = np.flatnonzero(image >> 8 == high[label])
+                low[label, at, image[at] & 255] += 1
+        assert np.array_equal(use.histograms(wide, labels, 3, high), low)
+
+
 def check_distances(device, images, numerators, denominators, arithmetic):
     """Compare the kernels that go through images one by one with NumPy's integers."""
     use, x = backends.load(device), images.astype(np.int64)

@@ -50,8 +50,7 @@ from pipeline.ops.medians import (
     select_bytes,
 )
 from pipeline.ops.neighbours import empty_lists, merge_lists, vote_block
-from pipeline.ops.prototypes import BlockFunction, class_sums_block, each_block
-from pipeline.ops.reduction import add_up
+from pipeline.ops.prototypes import BlockFunction, add_blocks, class_sums_block
 
 _BLOCK_BYTES = 2**25
 _GROUP_BYTES = 64 * 2**20  # images that are searched at once
@@ -129,10 +128,10 @@ def _lazy_sum(
 ) -> da.Array:  # fmt: skip
     images, positions = labelled
     lazy = labelled_rows(images, positions)
-    codes = range(_classes(sizes))
+    codes, kind = range(_classes(sizes)), (tuple(sizes.values()), dtype)
     selection = ClassSelection(tuple(map(str, codes)), tuple(codes))
     more = None if extra is None else da.from_array(extra, chunks=-1)
-    return add_up(each_block(function, sizes, lazy, selection, dtype, device, more))
+    return add_blocks(function, kind, lazy, selection, device, more)
 
 
 def labelled_rows(images: da.Array, positions: Int64Array) -> xr.Dataset:

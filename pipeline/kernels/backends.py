@@ -195,6 +195,7 @@ def _load_numpy() -> Kernels:
 
 def _load_cpu(threads: int) -> Kernels:
     sums = importlib.import_module("pipeline.kernels.cpu_sums")
+    histograms = importlib.import_module("pipeline.kernels.cpu_histograms")
     cpu = importlib.import_module("pipeline.kernels.cpu_distances")
     predictions = importlib.import_module("pipeline.kernels.cpu_predictions")
     data = importlib.import_module("pipeline.kernels.search_data")
@@ -205,7 +206,7 @@ def _load_cpu(threads: int) -> Kernels:
         False,
         None,
         partial(sums.class_sums, threads=threads),
-        partial(sums.histograms, threads=threads),
+        partial(histograms.histograms, threads=threads),
         sums.select_ranks,
         cpu.prepare,
         cpu.l1_numerators,

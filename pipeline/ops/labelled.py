@@ -63,11 +63,11 @@ def lazy_images(images: xr.Dataset, labels: bool = True) -> xr.Dataset:
                 f"{variable.dims}; open_images() gives it, .rename() brings your own names to it"
             )
     image, scale = _pixels(images)
-    lazy = xr.Dataset({IMAGE.name: image}, attrs={SCALE: scale})
+    coordinates = {}
     if LABEL.name in images.variables:
-        chunks = {SAMPLE: lazy.chunksizes[SAMPLE]}
         codes = codes_of(images[LABEL.name]).variable.to_base_variable()
-        lazy = lazy.assign_coords({LABEL.name: codes.chunk(chunks)})
+        coordinates[LABEL.name] = codes.chunk({SAMPLE: image.chunksizes[SAMPLE]})
+    lazy = xr.Dataset({IMAGE.name: image}, coordinates, {SCALE: scale})
     names = images.attrs.get(NAMES)
     if names is not None:  # that of one class is a single text in NetCDF
         lazy.attrs[NAMES] = [str(name) for name in np.ravel(names).tolist()]

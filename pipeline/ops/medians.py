@@ -21,26 +21,23 @@ import numpy.typing as npt
 from pipeline.core.arguments import checked
 from pipeline.core.deferred import deferred
 from pipeline.core.exact import Int64Array, check_count_bound
-from pipeline.core.schema import CLASS, COUNT, DENOMINATOR, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
+from pipeline.core.schema import COUNT, FALL, IMAGE, PIXEL_SUM, RISE, SAMPLE
 from pipeline.kernels import backends
 from pipeline.kernels.protocols import Kernels, Pixels
 from pipeline.ops.labelled import NAMES, classes_of, lazy_images
 from pipeline.ops.prototypes import (
     D,
+    add_blocks,
     class_sums,
-    each_block,
+    divide,
     label_prototypes,
     label_sums,
 )
-from pipeline.ops.reduction import add_up
+from pipeline.ops.reduction import Kind, result_of, results_of
 
 if TYPE_CHECKING:
-    import dask
-    import dask.array as da
     import xarray as xr
 else:
-    dask = deferred("dask")
-    da = deferred("dask.array")
     xr = deferred("xarray")
 
 BINS = 256
@@ -213,33 +210,36 @@ def class_medians(
     lazy = lazy_images(images)
     selection, image = classes_of(lazy, classes), lazy[IMAGE.name]
     check_count_bound(image.sizes[SAMPLE])
-    classes_pixels = len(selection.codes), int(np.prod(image.shape[1:]))
-    sizes = dict(zip("cpv", (*classes_pixels, BINS), strict=True))
-    blocks = each_block(histograms_block, sizes, lazy, selection, np.uint32, device)
-    counts = add_up(blocks).to_delayed().item()  # made once for all that follows
+    sizes = len(selection.codes), int(np.prod(image.shape[1:]))
     middle = AROUND if leave_one_out else MIDDLE
-    high, rest = dask.delayed(first_bytes, nout=2)(counts, middle)
-    if image.dtype == np.uint8:
-        made = dask.delayed(median_images)(high)
-        packed = da.from_delayed(
-            dask.delayed(sums_of_counts)(counts),
-            (classes_pixels[0], 2 * classes_pixels[1] + 1),
-            np.int64,
-        )
-        sums = label_sums(packed, selection, lazy)
-    else:
-        wanted = da.from_delayed(high, (middle, *classes_pixels), np.uint8)
-        each = {"h": middle, **sizes}
-        more = each_block(low_histograms_block, each, lazy, selection, np.uint32, device, wanted)
-        low, _ = dask.delayed(select_bytes, nout=2)(add_up(more), rest)
-        made = dask.delayed(median_images)(high, low)
-        named = lazy.assign_attrs({NAMES: list(selection.all_names)})
-        sums = class_sums(named, selection.names, device)
+    of_ranks = (middle, *sizes)
+    made = (3 if leave_one_out else 1, *sizes), np.int64
+    table = (*sizes, BINS), np.uint32
+    counts = add_blocks(histograms_block, table, lazy, selection, device)
     # counted here too, so that the medians alone need no sums
-    number = da.from_delayed(dask.delayed(images_counted)(counts), classes_pixels[:1], np.int64)
+    number = result_of(images_counted, [counts], (sizes[:1], np.int64))
+    if image.dtype == np.uint8:
+        numerators = result_of(_of_bytes, [counts], made, values=middle)
+        kind = (sizes[0], 2 * sizes[1] + 1), np.int64
+        packed = result_of(sums_of_counts, [counts], kind)
+        return label_medians(label_sums(packed, selection, lazy, number), numerators)
+    kinds = [(of_ranks, np.uint8), (of_ranks, np.int64)]
+    high, rest = results_of(first_bytes, [counts], kinds, values=middle)
+    tables = (*of_ranks, BINS), np.uint32
+    low = add_blocks(low_histograms_block, tables, lazy, selection, device, high)
+    numerators = result_of(_of_words, [high, low, rest], made)
+    named = lazy.assign_attrs({NAMES: list(selection.all_names)})
+    sums = class_sums(named, selection.names, device)
     sums[COUNT.name] = sums[COUNT.name].copy(data=number)
-    shape = 3 if leave_one_out else 1, *classes_pixels
-    return label_medians(sums, da.from_delayed(made, shape, np.int64))
+    return label_medians(sums, numerators)
+
+
+def _of_bytes(counts: Counts, values: int) -> Int64Array:
+    return median_images(first_bytes(counts, values)[0])
+
+
+def _of_words(high: npt.NDArray[np.uint8], low: Counts, rest: Int64Array) -> Int64Array:
+    return median_images(high, select_bytes(low, rest)[0])
 
 
 def sums_of_counts(counts: Counts) -> Int64Array:
@@ -261,14 +261,24 @@ def label_medians(sums: D, numerators: Any) -> D:
         [1 or 3, class, pixel]; as `median_images` returns.
     """
     like = sums[PIXEL_SUM.name]
-    images = numerators.reshape(len(numerators), *like.shape)
-    count = sums[COUNT.name].data
-    denominator = (2 * (count > 0)).astype(np.int64)
-    labelled = label_prototypes(sums, images[0], denominator, "median")
-    # another one: dask loses what is both a variable and what another one is made of
-    labelled[DENOMINATOR.name] = CLASS, count.astype(bool) * np.int64(2), DENOMINATOR.attributes
-    if len(images) > 1:
-        for variable, values in zip((RISE, FALL), (images[1], images[2]), strict=True):
+    kinds: list[Kind] = [(like.shape, np.float64), (like.shape[:1], np.int64)]
+    kinds += [(like.shape, np.int64)] * len(numerators)
+    fraction = [numerators, sums[COUNT.name].data]
+    quotient, denominator, numerator, *shifts = results_of(
+        _fraction, fraction, kinds, shape=like.shape
+    )
+    labelled = label_prototypes(sums, numerator, denominator, "median", quotient)
+    if shifts:
+        for variable, values in zip((RISE, FALL), shifts, strict=True):
             labelled[variable.name] = like.dims, values, variable.attributes
         labelled.attrs["shifts"] = [RISE.name, FALL.name]  # for readers of a store
     return labelled
+
+
+def _fraction(
+    images: Int64Array, count: Int64Array, shape: tuple[int, ...]
+) -> list[npt.NDArray[Any]]:
+    """Return medians, their denominators and numerators, and how far these move."""
+    denominators = 2 * (count > 0).astype(np.int64)
+    numerators, *shifts = (image.reshape(shape) for image in images)
+    return [divide(numerators, denominators), denominators, numerators, *shifts]

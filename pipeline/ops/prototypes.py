@@ -8,7 +8,8 @@ taken in the same pass give the standard deviation of every pixel. See `medians`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -45,7 +46,7 @@ from pipeline.core.schema import (
 from pipeline.kernels import backends
 from pipeline.kernels.protocols import Kernels, Pixels
 from pipeline.ops.labelled import classes_of, full_scale_of, lazy_images
-from pipeline.ops.reduction import add_up
+from pipeline.ops.reduction import Kind, add_results, result_of, results_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -136,75 +137,62 @@ def class_sums(
     lazy = lazy_images(images)
     selection, image = classes_of(lazy, classes), lazy[IMAGE.name]
     check_sum_bound(image.sizes[SAMPLE], image.dtype)
-    sizes = {"c": len(selection.codes), "p": 2 * int(np.prod(image.shape[1:])) + 1}
-    blocks = each_block(class_sums_block, sizes, lazy, selection, np.int64, device)
-    return label_sums(add_up(blocks), selection, lazy)
+    shape = len(selection.codes), 2 * int(np.prod(image.shape[1:])) + 1
+    packed = add_blocks(class_sums_block, (shape, np.int64), lazy, selection, device)
+    return label_sums(packed, selection, lazy)
 
 
-def each_block(
+def add_blocks(
     function: BlockFunction,
-    sizes: Mapping[str, int],
+    kind: Kind,
     lazy: xr.Dataset,
     selection: ClassSelection,
-    dtype: Any,
     device: str,
     extra: da.Array | None = None,
 ) -> da.Array:
-    """Call a function for each block of images, and stack what it returns along a first axis.
+    """Call a function for each block of images, and add up what it returns, lazily.
 
     Parameters
     ----------
     function
-        Called as `class_sums_block` is; with `extra` too where that is given, whole.
-    sizes
-        A letter for each axis of a result, and its length; not `s`, `y`, `x` or `k`.
+        Called as `class_sums_block` is; with `extra` too where that is given.
+    kind
+        Shape and dtype of what it returns.
     lazy
         As `lazy_images` returns.
     selection
         The classes.
-    dtype
-        Of a result.
     device
         As for `backends.load`.
     extra
-        An array whose axes are the first of a result.
-
-    Returns
-    -------
-    [block, ...]; one step for each block of images.
+        An array of one chunk.
     """
-    image, label = lazy[IMAGE.name], lazy[LABEL.name]
-    axes = "".join(sizes)
-    chunks = image.chunksizes[SAMPLE]
-    starts = da.from_array(np.cumsum([0, *chunks[:-1]]), chunks=1)
-    given = "" if extra is None else axes[: extra.ndim]
-    more = () if extra is None else (extra, given)
-    # not concatenated: dask would copy each block of images, only to drop an axis of length 1
-    return da.blockwise(
-        _call_block, "s" + axes, image.data, "s" + "yxk"[: image.ndim - 1], label.data, "s",
-        starts, "s", *more, function=function, align_arrays=False, adjust_chunks={"s": 1},
-        new_axes={axis: size for axis, size in sizes.items() if axis not in given}, dtype=dtype,
-        meta=np.empty((0,) * (1 + len(axes)), dtype), selection=selection, device=device,
-    )  # fmt: skip
+    image, label = (lazy.variables[variable.name].data for variable in (IMAGE, LABEL))
+    call = partial(_call_block, function=function, selection=selection, device=device)
+    more = [] if extra is None else [(extra.name,) + (0,) * extra.ndim]
+    starts = np.cumsum([0, *image.chunks[0][:-1]]).tolist()
+    calls = [
+        ((image.name, number) + (0,) * (image.ndim - 1), (label.name, number), start, *more)
+        for number, start in enumerate(starts)
+    ]
+    return add_results(call, calls, kind, [image, label] + [extra] * len(more))
 
 
 def _call_block(
-    images: Any,
-    labels: Any,
-    start: Any,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    start: int,
     *extra: Any,
     function: BlockFunction,
     selection: ClassSelection,
     device: str,
-) -> Any:
-    while isinstance(images, list):  # one block along each axis of pixels
-        images = images[0]
-    positions = selection.positions(labels, first=int(start[0]))
+) -> npt.NDArray[Any]:
+    positions = selection.positions(labels, first=start)
     use = backends.load(device)
-    return function(use, flat_images(images), positions, len(selection.codes), *extra)[None]
+    return function(use, flat_images(images), positions, len(selection.codes), *extra)
 
 
-def label_sums(packed: Any, selection: ClassSelection, images: D) -> D:
+def label_sums(packed: Any, selection: ClassSelection, images: D, count: Any = None) -> D:
     """Label added-up results of `class_sums_block`, in memory or lazy, as `class_sums` returns.
 
     Parameters
@@ -215,25 +203,30 @@ def label_sums(packed: Any, selection: ClassSelection, images: D) -> D:
         The classes.
     images
         The images that were summed; only their shape and attributes are looked at.
+    count
+        [class]; the numbers of images, where they are known without the sums.
     """
     image: Any = images[IMAGE.name]
     dims: tuple[str, ...] = image.dims[1:]
     shape: tuple[int, ...] = image.shape[1:]
-    pixels = int(np.prod(shape))
     sizes = (len(selection.codes), *shape)
+    kinds = [(sizes, np.int64), (sizes, np.int64), (sizes[:1], np.int64)]
+    sums, squares, counted = results_of(_unpack, [packed], kinds, shape=shape)
     return type(images)(
         {
-            PIXEL_SUM.name: (
-                (CLASS, *dims), packed[:, :pixels].reshape(sizes), PIXEL_SUM.attributes,
-            ),
-            PIXEL_SQUARE_SUM.name: (
-                (CLASS, *dims), packed[:, pixels:-1].reshape(sizes), PIXEL_SQUARE_SUM.attributes,
-            ),
-            COUNT.name: (CLASS, packed[:, -1], COUNT.attributes),
+            PIXEL_SUM.name: ((CLASS, *dims), sums, PIXEL_SUM.attributes),
+            PIXEL_SQUARE_SUM.name: ((CLASS, *dims), squares, PIXEL_SQUARE_SUM.attributes),
+            COUNT.name: (CLASS, counted if count is None else count, COUNT.attributes),
         },
         class_coordinates(selection, images),
         class_attributes(selection, images),
-    )  # fmt: skip
+    )
+
+
+def _unpack(packed: Int64Array, shape: tuple[int, ...]) -> tuple[Int64Array, ...]:
+    pixels, sizes = int(np.prod(shape)), (len(packed), *shape)
+    sums, squares = packed[:, :pixels].reshape(sizes), packed[:, pixels:-1].reshape(sizes)
+    return sums, squares, packed[:, -1]
 
 
 def class_coordinates(selection: ClassSelection, images: Any) -> dict[str, Any]:
@@ -286,7 +279,9 @@ def prototypes(sums: xr.Dataset) -> xr.Dataset:
     return label_prototypes(ordered, ordered[PIXEL_SUM.name].data, ordered[COUNT.name].data, "mean")
 
 
-def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeKind) -> D:
+def label_prototypes(
+    sums: D, numerator: Any, denominator: Any, kind: PrototypeKind, quotient: Any = None
+) -> D:
     """Label the exact fractions behind prototypes as `prototypes` returns them.
 
     Parameters
@@ -297,18 +292,22 @@ def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeK
         (class_name, y, x[, channel]) and (class_name); NumPy's arrays or dask's.
     kind
         What they are.
+    quotient
+        What `divide` makes of them, where that is known.
     """
     like: Any = sums[PIXEL_SUM.name]
     dims, count = like.dims, sums[COUNT.name]
     # deviations are the same bits whatever is allowed for
     largest = largest_pixel(sums.attrs.get("pixel_dtype", PIXEL_TYPES[-1]))
     fraction = numerator, denominator
+    if quotient is None:
+        quotient = _on_blocks(divide, *fraction)
     moments = sums[PIXEL_SUM.name].data, sums[PIXEL_SQUARE_SUM.name].data, count.data
     return type(sums)(
         {
             NUMERATOR.name: (dims, fraction[0], NUMERATOR.attributes),
             DENOMINATOR.name: (CLASS, fraction[1], DENOMINATOR.attributes),
-            PROTOTYPE.name: (dims, _on_blocks(_divide, *fraction), PROTOTYPE.attributes),
+            PROTOTYPE.name: (dims, quotient, PROTOTYPE.attributes),
             SPREAD.name: (
                 dims, _on_blocks(finish_spread, *moments, largest=largest), SPREAD.attributes,
             ),
@@ -318,15 +317,17 @@ def label_prototypes(sums: D, numerator: Any, denominator: Any, kind: PrototypeK
     )  # fmt: skip
 
 
-def _divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+def divide(numerators: Int64Array, denominators: Int64Array) -> Float64Array:
+    """Return prototypes from exact fractions, as float64; NaN where the denominator is 0."""
     over = np.where(denominators > 0, denominators, np.nan)
     return np.asarray(numerators / over.reshape(-1, *(1,) * (numerators.ndim - 1)))
 
 
 def _on_blocks(function: Any, *arrays: Any, **settings: Any) -> Any:
     """Call a function on arrays, [class, ...] or [class], now or, of lazy arrays, later."""
-    if all(isinstance(array, np.ndarray) for array in arrays):  # asks for no dask
-        return function(*arrays, **settings)
+    if all(isinstance(array, np.ndarray) or array.npartitions == 1 for array in arrays):
+        kind = arrays[0].shape, np.float64
+        return result_of(function, arrays, kind, **settings)
     letters = [item for array in arrays for item in (array, "cyxk"[: array.ndim])]
     axes = "cyxk"[: arrays[0].ndim]
     meta = np.empty((0,) * len(axes), np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ from pipeline.ops.distance_blocks import Reference
 from pipeline.storage import image_content, image_store, manifest
 from pipeline.storage.image_store import SplitTemplate
 from pipeline.storage.sample_tables import part_notes, part_path, write_part
-from pipeline.storage.shards import RowArray, find_rows
 
 FULL_SCALE = 255
 METRICS = ("l1", "l2")
@@ -80,30 +78,6 @@ def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) 
     return vectors_of_pairs * _seconds_of_a_product() / threads
 
 
-def reading_seconds(store: Path, threads: int, *splits: str) -> float:
-    """Return the least that reading and decoding splits once takes, with our reader alone."""
-    parts = []
-    for split in splits:
-        folder = store / split / "image"
-        rows = find_rows(folder, json.loads((folder / "zarr.json").read_text()))
-        assert rows is not None  # our own format
-        starts = range(0, rows.shape[0], rows.shard)
-        parts += [(rows, start, min(start + rows.shard, rows.shape[0])) for start in starts]
-    with ThreadPoolExecutor(threads) as pool:
-        return min(_read_parts(pool, parts) for _ in range(5))
-
-
-def _read_parts(pool: ThreadPoolExecutor, parts: list[tuple[RowArray, int, int]]) -> float:
-    started = time.perf_counter()
-    for done in [pool.submit(_read_part, *part) for part in parts]:
-        done.result()
-    return time.perf_counter() - started
-
-
-def _read_part(rows: RowArray, start: int, stop: int) -> None:
-    rows.read(start, stop)
-
-
 @cache
 def _seconds_of_a_product() -> float:
     rows, prototypes, steps, calls = vectors.ROWS, 5, 256, 2_000
@@ -148,14 +122,16 @@ def run_job(store: Path, output: Path, threads: int) -> Any:
     return pipeline.run_job(pipeline.make_job(settings))
 
 
-def pass_over(store: Path, threads: int, means: Reference | None = None) -> int:
-    """Read both splits once, in as many threads, and nothing else; return how many images.
+def pass_over(
+    store: Path, threads: int, splits: Sequence[str], means: Reference | None = None
+) -> int:
+    """Read splits once, in as many threads, and nothing else; return how many images.
 
     With `means` the kernels of a job count as well: class sums of the train images, distances of
-    the test images. That is the limit of a job, which writes and hashes besides.
+    the others. That is the limit of a job, which writes and hashes besides.
     """
     content = manifest.read_manifest(store, manifest.IMAGES)
-    table = image_content.partition_table(content)
+    table = [part for part in image_content.partition_table(content) if part.split in splits]
     use, classes = backends.load("cpu", 1), len(content["class_names"])
 
     def read(index: int) -> int:

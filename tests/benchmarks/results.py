@@ -34,7 +34,8 @@ class Row:
     note
         Why it was skipped, or what else is to be known.
     limit
-        The seconds that ours would take at the limit of the processor, where that is known.
+        The seconds that ours would take at the limit of the processor, or of reading, where that
+        is known.
     """
 
     what: str
@@ -51,7 +52,7 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """The share of the limit of the processor that ours reaches, 0 to 1."""
+        """The share of the limit that ours reaches, 0 to 1."""
         if self.limit is None or self.ours is None:
             return None
         return self.limit / self.ours.median

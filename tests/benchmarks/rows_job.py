@@ -22,6 +22,7 @@ READING_WANTED = 0.8
 OUR_READING, LIMIT = "reading both splits once, pixsim", "reading and kernels, pixsim"
 
 MEANS_OF = 60_000
+SPLITS = ("train", "test")
 
 # Images that the oracle holds at once, and how much of its accuracy near-ties may change.
 ORACLE_IMAGES = 16_384
@@ -43,8 +44,8 @@ def rows(bench: Workbench) -> Iterator[Row]:
             after=lambda: ours.remove_run(output),
         ),
         Contestant(READING, lambda: peers_store.read(store, "train", "test")),
-        Contestant(OUR_READING, lambda: ours.pass_over(store, bench.threads)),
-        Contestant(LIMIT, lambda: ours.pass_over(store, bench.threads, means)),
+        Contestant(OUR_READING, lambda: ours.pass_over(store, bench.threads, SPLITS)),
+        Contestant(LIMIT, lambda: ours.pass_over(store, bench.threads, SPLITS, means)),
     ]
     tested = bench.count // TRAIN_TO_TEST
 

@@ -11,7 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_checks_for_tests import check_classes, check_distances, oracle_sums, some_prototypes
+from kernel_checks_for_tests import (
+    check_classes,
+    check_distances,
+    check_histograms,
+    oracle_sums,
+    some_prototypes,
+)
 from strategies import DEVICES, DEVICES_HERE, flat, labelled_blocks
 
 from pipeline.core.errors import ConfigError
@@ -118,6 +124,10 @@ def test_any_number_of_threads_gives_the_same_sums_and_histograms(threads, dtype
         for image, position in zip(images, positions, strict=True):
             again[position, columns, image & 255] += (position >= 0) & (image >> 8 == high)
         assert np.array_equal(low, again)
+
+
+def test_histograms_of_many_images_are_those_of_numpy_whatever_value_is_usual():
+    check_histograms()
 
 
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 3))

@@ -155,6 +155,14 @@ code = "".join(asm for asm in sweeps.inspect_asm().values())
 print(*[name for name in ("psadbw", "vpdpbusd", "vpmaddwd", "ymm", "zmm") if name in code])
 """
 
+HISTOGRAMS = """
+from kernel_checks_for_tests import check_histograms
+from pipeline.kernels import cpu_histograms
+
+check_histograms()
+print(cpu_histograms._can_note())
+"""
+
 
 of_x86 = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
@@ -173,6 +181,12 @@ def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
     assert chosen == name
     assert present <= set(found.split())
     assert not absent & set(found.split())
+
+
+@of_x86
+def test_histograms_of_processors_that_take_no_notes_are_those_of_numpy(tmp_path):
+    # those of this processor are what `test_kernels` compares
+    assert run_under("portable", HISTOGRAMS, tmp_path) == ["False"]
 
 
 @pytest.mark.slow
