@@ -134,8 +134,7 @@ def pass_over(
     table = [part for part in image_content.partition_table(content) if part.split in splits]
     use, classes = backends.load("cpu", 1), len(content["class_names"])
 
-    def read(index: int) -> int:
-        part = table[index]
+    def read(part: Any) -> int:
         images, labels = image_content.read_checked(
             store, content["digest"], part.split, part.start, part.stop
         )
@@ -146,7 +145,7 @@ def pass_over(
         return len(images)
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(read, range(len(table))))
+        return sum(pool.map(read, table))
 
 
 def ingest_folder(folder: Path, store: Path) -> Path:
