@@ -22,7 +22,7 @@ from pipeline.cli import main
         (["run", "a", "--fit", "x", "--fit", "y"], "--fit is given twice"),
         (["run", "a", "b"], "'b' is one argument too many"),
         (["run", "a", "--output"], "'pixsim run': --output needs a value"),
-        (["run", "a", "--classes"], "'classes' is [] (list): expected one at least"),
+        (["run", "a", "--classes"], "'classes' is [] (list): expected at least 1"),
         (["audit", "a", "--fit", "x"], "has no --fit, an option of run, plan"),
         (["run", "a", "--outptu", "x"], "Did you mean --output?"),
         (["digits"], "'digits' is no command; did you mean 'pixsim run digits'?"),

@@ -107,7 +107,8 @@ def _reason(error: Exception) -> str:
         return " ".join(str(error).split()) or type(error).__name__
     mark = error.problem_mark or error.context_mark
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return " ".join(part for part in (error.context, error.problem) if part) + where
+    tab = ": indent with blanks, not with tabs" if "'\\t'" in str(error.problem) else ""
+    return " ".join(part for part in (error.context, error.problem) if part) + where + tab
 
 
 def load_yaml(path: Path, key: str = "") -> Any:
@@ -207,7 +208,8 @@ _EXPECTED = {
     "float_parsing": "expected a number, such as 0.5",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
-    "too_short": "expected one at least; leave it out for the default",
+    "tuple_type": "expected a list, such as [a, b]",
+    "too_short": "expected at least 1",
 }
 
 
@@ -219,7 +221,7 @@ def first_problem(error: ValidationError) -> str:
         return f"'{'.'.join(keys)}' is missing; every job needs it"
     where = ".".join(keys) or "the job"
     message = _EXPECTED.get(problem["type"], "{}").format(problem["msg"])
-    message = message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ").replace("Input should be ", "expected ")
     message = message[:1].lower() + message[1:]
     given: object = problem["input"]
     inner = given if isinstance(given, Mapping) else ()

@@ -174,3 +174,16 @@ def test_of_a_missing_job_file_only_job_files_are_suggested(tmp_path, monkeypatc
     assert refused(Path("nowhere.yml")).endswith("expected a file such as workflows/study.yml")
     write(tmp_path, "images:\n  source: digits\n", "other.yml")
     assert refused(Path("nowhere.yml")).endswith("expected a file such as other.yml")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("classes: 3", "'classes' is 3 (int): expected a list, such as [a, b]"),
+        ("metrics: l1, l2", "is 'l1, l2' (str): expected 'l1' or 'l2'"),
+        ("holdout: 20", "expected less than 1"),
+        ("x-note:\n\ta: 1", "indent with blanks, not with tabs"),
+    ],
+)
+def test_a_value_of_another_form_is_refused_with_the_form_that_is_meant(tmp_path, line, said):
+    assert said in refused(write(tmp_path, f"images: digits\n{line}\n"))
