@@ -208,7 +208,9 @@ def flush_named(
 def flush_tree(path: Path) -> None:
     """Flush all files below a folder, where there is one."""
     if not is_remote(path) and path.exists():
-        _flush_all(path, (Path(at) / name for at, _, names in os.walk(path) for name in names))
+        found = (Path(at) / name for at, _, names in os.walk(path) for name in names)
+        # what a late task still writes aside may be gone in a moment
+        _flush_all(path, (file for file in found if file.suffix != PARTIAL_SUFFIX))
 
 
 def _changed_files(array: Path, marks: Sequence[str], before: Sequence[str]) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """Opening and reading the arrays of a store: lazily, every file checked, plain ones without Zarr.
 
-What Zarr does goes through its event loop and from thread to thread: to open an array takes it 1 ms
-of two threads, and reading its `zarr.json` 0.1 ms.
+What Zarr does goes through its event loop and from thread to thread: to open an array takes it
+1.3 ms, and reading its `zarr.json` here 0.03 ms.
 """
 
 from __future__ import annotations

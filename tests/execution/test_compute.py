@@ -154,3 +154,19 @@ def test_a_scheduler_that_goes_away_is_one_line():
         with pytest.raises(ClusterError, match=r"the dask scheduler at .* is gone.*run the same"):
             executor.map(lambda index: time.sleep(0.05), 1000, phase)
     closing.join()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_calls_in_threads_return_what_they_should_and_none_begins_after_one_failed(workers):
+    found = compute.each_here(lambda number: number**2, 50, workers, 1.0)
+    assert sorted(found) == [number**2 for number in range(50)]
+    begun, together = [], threading.Barrier(workers)
+
+    def fail(number):
+        begun.append(number)
+        together.wait(20)
+        raise ValueError(f"number {number}")
+
+    with pytest.raises(ValueError, match="number"):
+        list(compute.each_here(fail, 50, workers, 1.0))
+    assert sorted(begun) == [*range(workers)]
