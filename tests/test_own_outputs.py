@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from layouts_for_tests import make
+from image_files_for_tests import make
 
 import pipeline
 from pipeline.cli import main
