@@ -29,7 +29,7 @@ from pipeline.core.exact import (
     split_digits,
     split_prototypes,
 )
-from pipeline.kernels import vectors
+from pipeline.kernels import vectors, words
 from pipeline.kernels.cpu_sums import squared_norms
 
 # Bytes of images that one prototype after the other is compared with.
@@ -59,6 +59,8 @@ class Digits:
         `sum (.)**2`.
     numbers
         [class, 3]; n, `sum r`, and `sum P*P` modulo 2**64.
+    words
+        The same prototypes as words, where that is faster.
     """
 
     planes: npt.NDArray[np.uint8]
@@ -66,6 +68,7 @@ class Digits:
     rounded_norms: Int64Array
     errors: Float64Array
     numbers: Int64Array
+    words: words.Words | None
 
     @property
     def denominators(self) -> Int64Array:
@@ -122,7 +125,8 @@ def prepare(
     norms = np.array([norm % 2**64 for norm in prototype_norms(numerators, denominators)], "u8")
     numbers = np.stack([over, remainder_sums, norms.view(np.int64)], axis=1)
     squares = np.array([np.dot(row, row) for row in rounded.astype(np.int64)], np.int64)
-    return Digits(planes, rounded, squares, errors, numbers)
+    of_words = words.make_words(numerators, denominators)
+    return Digits(planes, rounded, squares, errors, numbers, of_words)
 
 
 @njit(nogil=True, cache=True)
@@ -293,7 +297,11 @@ def distances(
     divisors = np.stack([scales.get(metric, ones) for metric in ("l1", "l2")], axis=1)
     l1, l2 = (into[name].reshape(-1) if name in into else _NOTHING for name in ("l1", "l2"))
     metrics = (vectors.L1 if l1.size else 0) + (vectors.L2 if l2.size else 0)
-    _count(np.ascontiguousarray(images), prototypes, metrics, floats=(l1, l2), scales=divisors)
+    images = np.ascontiguousarray(images)
+    if prototypes.words is not None:
+        words.distances(images, prototypes.words, divisors.T.copy(), metrics, (l1, l2))
+    else:
+        _count(images, prototypes, metrics, floats=(l1, l2), scales=divisors)
     return True
 
 
