@@ -42,7 +42,7 @@ ONLY_IN = {
         "kernels.cpu_predictions", "kernels.cpu_differences", "kernels.search_vectors",
         "kernels.sketches", "kernels.vectors",
     },
-    "llvmlite": {"kernels.search_vectors", "kernels.vectors"},
+    "llvmlite": {"kernels.search_vectors", "kernels.vectors", "kernels.words"},
     "numcodecs": {"storage.shards"},
     "google_crc32c": {"storage.shards"},
     "PIL": {"images", "report", "sources.torchvision_sets"},

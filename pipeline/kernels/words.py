@@ -33,8 +33,8 @@ from pipeline.kernels.vectors import L1, L2, ROWS, WIDTH, Builder, Shape, Value
 _LARGEST = 128  # the largest n: 2 * (255 * n - c) is below 2**15
 _TILE = 1024  # pixels of one call: 128 * (255 * _LARGEST - c) * _TILE is below 2**31
 _ABREAST = 2
-_BLOCK = 2 * ROWS  # images that two prototypes are compared with while they are in the cache
 _OF_EACH = 8  # prototypes, on average, that n*x - c is made for
+_LEAST = 64  # prototypes: of fewer it takes longer than digits
 
 _WORD, _INT32, _INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _WORDS = ir.VectorType(_WORD, WIDTH // 2)
@@ -79,7 +79,11 @@ def make_words(numerators: Int64Array, denominators: Int64Array) -> Words | None
     """Bring prototypes, [class, pixel] over [class], into words; None where that does not pay."""
     over, pixels = np.maximum(denominators, 1), numerators.shape[1]
     kinds, sizes = np.unique(over, return_counts=True)
-    if not pixels or not len(over) or kinds[-1] > _LARGEST or len(over) < _OF_EACH * len(kinds):
+    if (
+        not numerators.size
+        or kinds[-1] > _LARGEST
+        or len(over) < max(_LEAST, _OF_EACH * len(kinds))
+    ):
         return None
     width = -(-pixels // WIDTH) * WIDTH
     even = -(-sizes // _ABREAST) * _ABREAST
@@ -122,9 +126,7 @@ def _load(builder: Builder, start: Value, offset: Value) -> list[Value]:
     """Load two vectors of words."""
     halves = (offset, builder.add(offset, _INT64(WIDTH // 2)))
     kind = _WORDS.as_pointer()
-    return [
-        builder.load(builder.bitcast(builder.gep(start, [at]), kind), align=2) for at in halves
-    ]
+    return [builder.load(builder.bitcast(builder.gep(start, [at]), kind), align=2) for at in halves]
 
 
 def _larger(builder: Builder, a: Value, b: Value) -> Value:
@@ -220,31 +222,25 @@ def _widen(
 @njit(nogil=True, cache=True)
 def _multiply(plain: npt.NDArray[np.int16], n: int, scaled: npt.NDArray[np.int16]) -> None:
     """Make n*x - c of x - 128."""
-    rest = 128 * n - 255 * n // 2
+    factor, rest = np.int16(n), np.int16(128 * n - 255 * n // 2)  # n itself has 64 bits
     for row in range(len(plain)):
         source, target = plain[row], scaled[row]
         for pixel in range(len(source)):
-            target[pixel] = np.int16(source[pixel] * n + rest)
+            target[pixel] = np.int16(np.int16(source[pixel] * factor) + rest)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish_l1(
-    sums: Int64Array, norms: Int64Array, n: Int64Array, rests: Int64Array, scale: Float64Array,
+def _finish(
+    sums: Int64Array, norms: Int64Array, words: Words, scales: Float64Array, metric: int,
     target: Float64Array,
 ) -> None:  # fmt: skip
-    """Make distances of one image: the bits of `exact.finish_l1`."""
-    total = norms[0]
-    for at in range(len(target)):
-        target[at] = (2 * sums[at] - n[at] * total + rests[at]) / scale[at]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _finish_l2(
-    sums: Int64Array, norms: Int64Array, n: Int64Array, middle: Int64Array, rests: Int64Array,
-    scale: Float64Array, target: Float64Array,
-) -> None:  # fmt: skip
-    """Make distances of one image: the bits of `exact.finish_l2`."""
+    """Make distances of one image: the bits of `exact.finish_l1` and `exact.finish_l2`."""
+    n, middle, rests, scale = words.n, words.middle, words.rests[metric], scales[metric]
     total, squares = norms[0], norms[1]
+    if metric == 0:
+        for at in range(len(target)):
+            target[at] = (2 * sums[at] - n[at] * total + rests[at]) / scale[at]
+        return
     for at in range(len(target)):
         products = sums[at] + middle[at] * total
         value = n[at] * (n[at] * squares - 2 * products) + rests[at]
@@ -253,6 +249,7 @@ def _finish_l2(
 
 @njit(nogil=True, cache=True)
 def _put(values: Float64Array, order: Int64Array, target: Float64Array) -> None:
+    """Write values of places to those of classes."""
     for place in range(len(order)):
         if order[place] >= 0:
             target[order[place]] = values[place]
@@ -262,44 +259,35 @@ def _put(values: Float64Array, order: Int64Array, target: Float64Array) -> None:
 def _measure_in_words(
     images: npt.NDArray[np.uint8], words: Words, scales: Float64Array, shape: Shape,
     tiles: tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]],
-    sums: tuple[Int64Array, Int64Array], floats: tuple[Float64Array, Float64Array], classes: int,
+    floats: tuple[Float64Array, Float64Array], classes: int,
 ) -> None:  # fmt: skip
-    """Measure a block of images at a time, a tile of pixels at a time."""
-    (plain, scaled), metrics, width = tiles, len(shape[3]), words.planes.shape[1]
-    height, tile = plain.shape
-    norms, room = np.empty((height, 2), np.int64), np.empty(len(words.order))
-    for first in range(0, len(images), height):
-        count = min(height, len(images) - first)
+    """Measure `ROWS` images at a time, a tile of pixels at a time."""
+    (plain, scaled), metrics, (places, width) = tiles, len(shape[3]), words.planes.shape
+    tile, norms, room = plain.shape[1], np.empty((ROWS, 2), np.int64), np.empty(places)
+    sums = np.empty((2, ROWS, places), np.int64)
+    for first in range(0, len(images), ROWS):
+        some = images[first : first + ROWS]
         norms[:] = 0
         for start in range(0, width, tile):
-            _widen(images[first : first + count], start, plain, norms)
+            _widen(some, start, plain, norms)
             steps, n = min(tile, width - start) // WIDTH, 0
-            for at in range(0, len(words.n), _ABREAST):
+            for at in range(0, places, _ABREAST):
                 if words.n[at] != n and metrics != L2:
                     n = words.n[at]
                     _multiply(plain, n, scaled)
-                for row in range(0, count, ROWS):
-                    measure(
-                        (plain[row:], scaled[row:]), words.planes[at:, start:], steps, shape,
-                        start > 0, (sums[0][row:, at:], sums[1][row:, at:]),
-                    )  # fmt: skip
-        for row in range(count):
-            start = (first + row) * classes
-            if metrics != L2:
-                target = floats[0][start : start + classes]
-                found = target if words.in_order else room
-                _finish_l1(sums[0][row], norms[row], words.n, words.rests[0], scales[0], found)
-                if not words.in_order:
-                    _put(found, words.order, target)
-            if metrics != L1:
-                target = floats[1][start : start + classes]
-                found = target if words.in_order else room
-                _finish_l2(
-                    sums[1][row], norms[row], words.n, words.middle, words.rests[1], scales[1],
-                    found,
+                measure(
+                    (plain, scaled), words.planes[at:, start:], steps, shape, start > 0,
+                    (sums[0, :, at:], sums[1, :, at:]),
                 )  # fmt: skip
-                if not words.in_order:
-                    _put(found, words.order, target)
+        for row in range(len(some)):
+            here = slice((first + row) * classes, (first + row + 1) * classes)
+            for metric in range(2):
+                if metrics & (metric + 1):
+                    target = floats[metric][here]
+                    found = target if words.in_order else room
+                    _finish(sums[metric, row], norms[row], words, scales, metric, found)
+                    if not words.in_order:
+                        _put(found, words.order, target)
 
 
 def distances(
@@ -310,13 +298,8 @@ def distances(
     floats: tuple[Float64Array, Float64Array],
 ) -> None:
     """Write distances of images, divided by scales, [2, class], into [sample * class] both."""
-    places, width = words.planes.shape
-    tile, classes = min(width, _TILE), scales.shape[1]
-    sums = [np.empty((_BLOCK if metrics & metric else 0, places), np.int64) for metric in (L1, L2)]
-    of_places = np.where(words.order < 0, 1.0, scales[:, words.order])
+    tile, classes = min(words.planes.shape[1], _TILE), scales.shape[1]
+    of_places = np.ascontiguousarray(np.where(words.order < 0, 1.0, scales[:, words.order]))
     shape = vectors.shape_of(ROWS, _ABREAST, 0, metrics)
-    _measure_in_words(
-        images, words, np.ascontiguousarray(of_places), shape,
-        (make_aligned((_BLOCK, tile)), make_aligned((_BLOCK, tile))), (sums[0], sums[1]), floats,
-        classes,
-    )  # fmt: skip
+    tiles = make_aligned((ROWS, tile)), make_aligned((ROWS, tile))
+    _measure_in_words(images, words, of_places, shape, tiles, floats, classes)
