@@ -129,7 +129,7 @@ def prepare(
     return Digits(planes, rounded, squares, errors, numbers, of_words)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def pad(
     images: npt.NDArray[Any], first: int, last: int, start: int, padded: npt.NDArray[Any]
 ) -> None:
@@ -145,7 +145,7 @@ def pad(
         target[filled:] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def add_norms(
     padded: npt.NDArray[np.uint8], steps: int, nothing: npt.NDArray[np.uint8], totals: Int64Array,
     of_images: Int64Array,

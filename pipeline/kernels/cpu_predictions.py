@@ -31,10 +31,17 @@ from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.kernels import vectors
 from pipeline.kernels.cpu_distances import ABREAST, Digits, add_norms, make_padded, pad
 
-_CHUNK, _PAIRS = 4096, 2**20  # images, and pairs, whose candidates are listed at once
-_PROBE = 256  # images of the first chunk, which says whether the bound pays
+_PROBE = 256  # images that say whether the bound pays
 _LEFT = 1 / 8  # the share of pairs up to which it does
 _SLACK = 1e-9  # far more than floating point loses of a bound
+
+
+class _Exact(NamedTuple):
+    """Prototypes as `cpu_distances.Digits` has them, and what distances are divided by, [class]."""
+
+    planes: npt.NDArray[np.uint8]
+    numbers: Int64Array
+    scale: Float64Array
 
 
 class _Bounded(NamedTuple):
@@ -55,100 +62,133 @@ class _Bounded(NamedTuple):
     errors: Float64Array
 
 
-@njit(nogil=True, cache=True)
-def _list_candidates(
-    sums: Int64Array, of_images: Int64Array, bounded: _Bounded, squared: bool,
-    samples: tuple[int, int], out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]], found: int,
-) -> int:  # fmt: skip
-    """List what the bound leaves of `ROWS` images: their numbers, and classes ascending."""
-    rows, errors = vectors.ROWS, bounded.errors
-    for row in range(samples[1] - samples[0]):
-        least, at = np.int64(2**62), -1
-        for position in range(len(errors)):
-            value = sums[position * rows + row]
-            if squared:  # |x - m|**2
-                value = bounded.norms[position] - 2 * (value + of_images[row])
-                sums[position * rows + row] = value
-            if value < least and errors[position] < np.inf:
-                least, at = value, position
-        if at < 0:
+class _Tiles(NamedTuple):
+    """A tile of a few images, rows of whole vectors.
+
+    Attributes
+    ----------
+    images
+        [image, tile]; the block that is measured.
+    one
+        [1, tile]; a tile of one of them, where images have several.
+    nothing
+        [tile]; zeros.
+    """
+
+    images: npt.NDArray[np.uint8]
+    one: npt.NDArray[np.uint8]
+    nothing: npt.NDArray[np.uint8]
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True, error_model="numpy")
+def _divide(
+    sums: Int64Array, of_images: Int64Array, row: int, of_class: Int64Array, scale: float,
+    shape: vectors.Shape,
+) -> float:  # fmt: skip
+    """Make the distance of one pair: the bits of `exact.finish_l1` or `exact.finish_l2`."""
+    n, digits, rest = of_class[0], len(shape[2]), np.int64(0)
+    for digit in range(digits, 0, -1):
+        rest = rest * 256 + sums[digit]
+    if len(shape[3]) == vectors.L1:
+        return (n * sums[0] - 2 * rest + of_class[1]) / scale
+    whole, squares = sums[0] + of_images[row], of_images[vectors.ROWS + row]
+    return np.sqrt((n * (n * (squares - 2 * whole) - 2 * rest) + of_class[2]) / scale)
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _measure_pair(
+    images: npt.NDArray[np.uint8], sample: int, position: int, exact: _Exact, tiles: _Tiles,
+    row: int, of_images: Int64Array, shape: vectors.Shape, sums: Int64Array,
+) -> float:  # fmt: skip
+    """Measure image `row` of a block, whose number is `sample`, and a prototype."""
+    width, tile = exact.planes.shape[2], tiles.images.shape[1]
+    for start in range(0, width, tile):
+        image = tiles.images[row:]
+        if width > tile:
+            pad(images, sample, sample + 1, start, tiles.one)
+            image = tiles.one
+        steps, plane = min(tile, width - start) // vectors.WIDTH, exact.planes[position, :, start:]
+        vectors.measure(image, plane, (tile, 0, width), steps, shape, start > 0, sums)
+    row %= vectors.ROWS
+    scale = exact.scale[position]
+    return _divide(sums, of_images, row, exact.numbers[position], scale, shape)
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _choose(
+    images: npt.NDArray[np.uint8], sample: int, row: int, bounded: _Bounded, exact: _Exact,
+    tiles: _Tiles, rough: Int64Array, of_images: Int64Array, shape: vectors.Shape, sums: Int64Array,
+) -> tuple[int, float, int]:  # fmt: skip
+    """Return the nearest prototype of an image, its distance, and how many were measured.
+
+    The one that is nearest by the bound is measured first; of the others, those that may be as near.
+    """
+    rows, errors, squared = vectors.ROWS, bounded.errors, len(shape[3]) == vectors.L2
+    one = row % rows
+    least, nearest = np.int64(2**62), -1
+    for position in range(len(errors)):
+        value = rough[position * rows + one]
+        if squared:  # |x - m|**2 - |x|**2
+            value = bounded.norms[position] - 2 * (value + of_images[one])
+            rough[position * rows + one] = value
+        if value < least and errors[position] < np.inf:
+            least, nearest = value, position
+    if nearest < 0:
+        return -1, np.nan, 0
+    first, distance, reach, measured = nearest, np.inf, np.inf, 0
+    for turn in range(-1, len(errors)):
+        position = first if turn < 0 else turn
+        most = reach + errors[position]
+        most = most * most - of_images[rows + one] if squared else most
+        far = float(rough[position * rows + one]) > most + abs(most) * _SLACK + 1
+        if far or turn == first or errors[position] == np.inf:
             continue
-        if squared:
-            least += of_images[rows + row]
-        reach = (np.sqrt(float(least)) if squared else float(least)) + errors[at]
-        for position in range(len(errors)):
-            most = reach + errors[position]
-            most = most * most - of_images[rows + row] if squared else most
-            near = float(sums[position * rows + row]) <= most + abs(most) * _SLACK + 1
-            if near and errors[position] < np.inf:
-                out[0][found], out[1][found] = samples[0] + row, position
-                found += 1
-    return found
+        value = _measure_pair(images, sample, position, exact, tiles, row, of_images, shape, sums)
+        measured += 1
+        if value < distance or (value == distance and position < nearest):
+            distance, nearest = value, position
+            scale, n = exact.scale[nearest], exact.numbers[nearest, 0]
+            reach = distance * (np.sqrt(scale) / n if squared else scale / n)
+    return nearest, distance, measured
 
 
-@njit(nogil=True, cache=True)
-def _find_candidates(
-    images: npt.NDArray[np.uint8], bounded: _Bounded, shape: vectors.Shape,
-    padded: npt.NDArray[np.uint8], out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
-) -> int:  # fmt: skip
-    """List the pairs of an image and a prototype that the bound leaves; return how many."""
-    squared, rows, (height, tile) = len(shape[3]) == vectors.L2, vectors.ROWS, padded.shape
-    width, abreast, found = bounded.images.shape[1], len(shape[1]), 0
-    sums = np.empty((height // rows, len(bounded.images) * rows), np.int64)
-    of_images, scratch = np.empty((height // rows, 2 * rows), np.int64), np.empty(rows, np.int64)
-    nothing = np.zeros(tile, np.uint8)
+@njit(nogil=True, cache=True, _nrt=False)
+def _find_nearest(
+    images: npt.NDArray[np.uint8], bounded: _Bounded, exact: _Exact,
+    shapes: tuple[vectors.Shape, vectors.Shape], tiles: _Tiles,
+    room: tuple[Int64Array, Int64Array, Int64Array], positions: Int64Array, distances: Float64Array,
+) -> bool:  # fmt: skip
+    """Write the nearest of each image; return whether the bound paid, else nothing is of use."""
+    rough_shape, shape = shapes
+    squared, rows, (height, tile) = len(shape[3]) == vectors.L2, vectors.ROWS, tiles.images.shape
+    width, abreast, measured = bounded.images.shape[1], len(rough_shape[1]), 0
+    rough, of_images, sums = room
     for first in range(0, len(images), height):
         last = min(first + height, len(images))
         of_images[:] = 0
         for start in range(0, width, tile):
-            pad(images, first, last, start, padded)
+            pad(images, first, last, start, tiles.images)
             steps = min(tile, width - start) // vectors.WIDTH
             if squared:
-                add_norms(padded, steps, nothing, scratch, of_images)
+                add_norms(tiles.images, steps, tiles.nothing, sums, of_images)
             for position in range(0, len(bounded.images), abreast):
                 some = bounded.images[position:, start:]
                 for row in range(0, last - first, rows):
                     vectors.measure(
-                        padded[row:], some, (tile, width, 0), steps, shape, start > 0,
-                        sums[row // rows, position * rows :],
+                        tiles.images[row:], some, (tile, width, 0), steps, rough_shape, start > 0,
+                        rough[row // rows, position * rows :],
                     )  # fmt: skip
-        for row in range(0, last - first, rows):
-            samples, group = (first + row, min(first + row + rows, last)), row // rows
-            found = _list_candidates(
-                sums[group], of_images[group], bounded, squared, samples, out, found
-            )
-    return found
-
-
-@njit(nogil=True, cache=True)
-def _measure_pairs(
-    images: npt.NDArray[np.uint8], prototypes: tuple[npt.NDArray[np.uint8], Int64Array],
-    scales: Float64Array, shape: vectors.Shape, padded: npt.NDArray[np.uint8],
-    pairs: tuple[npt.NDArray[np.int32], Int64Array], distances: Float64Array,
-) -> None:  # fmt: skip
-    """Measure pairs exactly: samples, those of class c from `edges[c]` up to `edges[c + 1]`."""
-    (planes, numbers), (samples, edges) = prototypes, pairs
-    rows, (_, columns, width), tile = vectors.ROWS, planes.shape, padded.shape[1]
-    sums, scratch = np.empty(columns * rows, np.int64), np.empty(rows, np.int64)
-    of_images, nothing = np.empty((1, 2 * rows), np.int64), np.zeros(tile, np.uint8)
-    for position in range(len(planes)):
-        scale = scales[position], scales[position]
-        for at in range(edges[position], edges[position + 1], rows):
-            count = min(rows, edges[position + 1] - at)
-            of_images[:] = 0
-            for start in range(0, width, tile):
-                steps = min(tile, width - start) // vectors.WIDTH
-                for row in range(rows):
-                    sample = samples[at + row] if row < count else 0
-                    pad(images, sample, sample + 1, start, padded[row : row + 1])
-                if len(shape[3]) == vectors.L2:
-                    add_norms(padded, steps, nothing, scratch, of_images)
-                plane = planes[position, :, start:]
-                vectors.measure(padded, plane, (tile, 0, width), steps, shape, start > 0, sums)
-            vectors.finish(
-                sums, of_images[0], numbers[position], scale, shape, (count, at, 1),
-                (distances, distances),
+        for row in range(last - first):
+            group, sample = row // rows, first + row
+            positions[sample], distances[sample], count = _choose(
+                images, sample, row, bounded, exact, tiles, rough[group], of_images[group], shape,
+                sums,
             )  # fmt: skip
+            measured += count
+        most = _LEFT * len(bounded.errors)
+        if first < _PROBE <= last and measured > last * (1 + most):
+            return False
+    return True
 
 
 def nearest_prototype(
@@ -163,43 +203,19 @@ def nearest_prototype(
     if not isinstance(prototypes, Digits) or not images.size:
         return False
     which, at = (vectors.L1, 0) if metric == "l1" else (vectors.L2, 1)
-    rounded = prototypes.rounded
     errors = np.where(np.isnan(scale), np.inf, prototypes.errors[at])
-    bounded = _Bounded(rounded, prototypes.rounded_norms, errors)
-    padded, classes = make_padded(rounded.shape[1]), len(errors)
-    shape = vectors.shape_of(vectors.ROWS, ABREAST, 0, which)
-    step = max(min(_CHUNK, _PAIRS // max(classes, 1)), vectors.ROWS)
-    room = np.empty((2, min(step, len(images)) * classes), np.int32)
-    starts = [0, *range(min(_PROBE, step), len(images), step)]
-    for start, stop in zip(starts, [*starts[1:], len(images)], strict=True):
-        part = np.ascontiguousarray(images[start:stop])
-        found = _find_candidates(part, bounded, shape, padded, (room[0], room[1]))
-        if found > len(part) * (1 + _LEFT * classes):
-            return False
-        samples, of_pairs = room[0, :found], room[1, :found]
-        keys = of_pairs.astype(np.int16) if classes < 2**15 else of_pairs  # sorted by counting
-        order = np.argsort(keys, kind="stable")
-        samples, of_pairs = samples[order], of_pairs[order]
-        edges = np.searchsorted(of_pairs, np.arange(classes + 1))
-        measured = np.empty(found)
-        _measure_pairs(
-            part, (prototypes.planes, prototypes.numbers), scale,
-            prototypes.shape(vectors.ROWS, which), padded[: vectors.ROWS], (samples, edges),
-            measured,
-        )  # fmt: skip
-        _choose(samples, of_pairs, measured, positions[start:], distances[start:], len(part))
-    return True
-
-
-@njit(nogil=True, cache=True)
-def _choose(
-    samples: npt.NDArray[np.int32], of_pairs: npt.NDArray[np.int32], measured: Float64Array,
-    positions: Int64Array, distances: Float64Array, count: int,
-) -> None:  # fmt: skip
-    """Write the nearest of each image; of equal ones the first, as classes ascend."""
-    positions[:count] = -1
-    distances[:count] = np.nan
-    for at in range(len(samples)):
-        sample = samples[at]
-        if positions[sample] < 0 or measured[at] < distances[sample]:
-            positions[sample], distances[sample] = of_pairs[at], measured[at]
+    padded, rows = make_padded(prototypes.rounded.shape[1]), vectors.ROWS
+    groups, rounded = len(padded) // rows, len(prototypes.rounded)
+    room = [np.empty(shape, np.int64) for shape in ((groups, rounded * rows), (groups, 2 * rows), 8)]
+    return bool(
+        _find_nearest(
+            np.ascontiguousarray(images),
+            _Bounded(prototypes.rounded, prototypes.rounded_norms, errors),
+            _Exact(prototypes.planes, prototypes.numbers, scale),
+            (vectors.shape_of(vectors.ROWS, ABREAST, 0, which), prototypes.shape(1, which)),
+            _Tiles(padded, np.zeros_like(padded[:1]), np.zeros_like(padded[0])),
+            (room[0], room[1], room[2]),
+            positions,
+            distances,
+        )
+    )

@@ -6,8 +6,8 @@ its digits are needed:
     sum |n*x - P| = 2 * sum max(n*x - c, P - c) + 2*c*D - n * sum x - sum P
     sum x*P       = sum (x - 128) * (P - c) + c * sum x + 128 * sum P - 128*c*D
 
-64 pixels of a pair take six vector instructions: two `vpmaxsw`, a `vpaddw` and a `vpdpwssd` by l1,
-and two `vpdpwssd` by l2. Zen 4 takes two of them a cycle, of which one `vpdpwssd`: 3.0 cycles, where
+64 pixels of a pair take six vector instructions: two `vpmaxsw`, a `vpaddw` and a `vpdpwssd` by
+l1, and two `vpdpwssd` by l2. Zen 4 takes two of them a cycle, of which one `vpdpwssd`: 3.0, where
 the digits of `cpu_distances` take eight, of which five share two pipes: 5.0. Measured, with
 the sums of lanes: 3.65 and 5.6. Four images are compared with two prototypes at once, whose words
 start at multiples of 64 bytes: else each load takes two, and it is 3.9.
