@@ -115,6 +115,21 @@ def _measure_pair(
 
 
 @njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _next_near(
+    rough: Int64Array, errors: Float64Array, one: int, squared: bool, reach: float, lacking: int,
+    first: int, position: int,
+) -> int:  # fmt: skip
+    """Return the next prototype that may be as near as `reach`, other than `first`."""
+    for at in range(position, len(errors)):
+        most = reach + errors[at]
+        most = most * most - lacking if squared else most
+        near = float(rough[at * vectors.ROWS + one]) <= most + abs(most) * _SLACK + 1
+        if near and at != first and errors[at] < np.inf:
+            return at
+    return len(errors)
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _choose(
     images: npt.NDArray[np.uint8], sample: int, row: int, bounded: _Bounded, exact: _Exact,
     tiles: _Tiles, rough: Int64Array, of_images: Int64Array, shape: vectors.Shape, sums: Int64Array,
@@ -135,20 +150,18 @@ def _choose(
             least, nearest = value, position
     if nearest < 0:
         return -1, np.nan, 0
-    first, distance, reach, measured = nearest, np.inf, np.inf, 0
-    for turn in range(-1, len(errors)):
-        position = first if turn < 0 else turn
-        most = reach + errors[position]
-        most = most * most - of_images[rows + one] if squared else most
-        far = float(rough[position * rows + one]) > most + abs(most) * _SLACK + 1
-        if far or turn == first or errors[position] == np.inf:
-            continue
+    first, position, distance, measured = nearest, nearest, np.inf, 0
+    reach, lacking = np.inf, of_images[rows + one] if squared else 0
+    while position < len(errors):
         value = _measure_pair(images, sample, position, exact, tiles, row, of_images, shape, sums)
-        measured += 1
         if value < distance or (value == distance and position < nearest):
             distance, nearest = value, position
             scale, n = exact.scale[nearest], exact.numbers[nearest, 0]
             reach = distance * (np.sqrt(scale) / n if squared else scale / n)
+        position = _next_near(
+            rough, errors, one, squared, reach, lacking, first, position + 1 if measured else 0
+        )
+        measured += 1
     return nearest, distance, measured
 
 
