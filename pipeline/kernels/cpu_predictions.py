@@ -120,10 +120,13 @@ def _next_near(
     first: int, position: int,
 ) -> int:  # fmt: skip
     """Return the next prototype that may be as near as `reach`, other than `first`."""
+    whole = np.int64(reach * (1 + _SLACK) + 1)
     for at in range(position, len(errors)):
-        most = reach + errors[at]
-        most = most * most - lacking if squared else most
-        near = float(rough[at * vectors.ROWS + one]) <= most + abs(most) * _SLACK + 1
+        if squared:
+            most = (reach + errors[at]) ** 2 - lacking
+            near = float(rough[at * vectors.ROWS + one]) <= most + abs(most) * _SLACK + 1
+        else:
+            near = rough[at * vectors.ROWS + one] - whole <= errors[at]
         if near and at != first and errors[at] < np.inf:
             return at
     return len(errors)
