@@ -107,8 +107,8 @@ def prepare(
         return _Fractions(*(part.astype(np.dtype(arithmetic.name)) for part in parts))
     classes, pixels = numerators.shape
     width = -(-pixels // vectors.WIDTH) * vectors.WIDTH
-    planes = np.zeros((classes, 1 + arithmetic.digits, width), np.uint8)
-    rounded = np.zeros((-(-classes // ABREAST) * ABREAST, width), np.uint8)
+    planes = words.make_aligned((classes, 1 + arithmetic.digits, width), np.uint8)
+    rounded = words.make_aligned((-(-classes // ABREAST) * ABREAST, width), np.uint8)
     errors, remainder_sums = np.zeros((2, classes)), np.zeros(classes, np.int64)
     over = np.maximum(denominators, 1)
     for position, n in enumerate(over.tolist()):
@@ -262,7 +262,7 @@ def make_padded(width: int) -> npt.NDArray[np.uint8]:
     """Return room for a tile of a few images that stays in the cache."""
     tile = min(width, vectors.TILE // vectors.ROWS)
     rows = max(1, _BLOCK_BYTES // (tile * vectors.ROWS)) * vectors.ROWS
-    return np.zeros((rows, tile), np.uint8)
+    return words.make_aligned((rows, tile), np.uint8)
 
 
 def _count(

@@ -17,6 +17,7 @@ n*x - c is made anew for each n, so prototypes are sorted by it, and there must 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,11 +69,12 @@ class Words(NamedTuple):
     rests: Int64Array
 
 
-def make_aligned(shape: tuple[int, int]) -> npt.NDArray[np.int16]:
-    """Return room for words, from a multiple of 64 bytes on."""
-    room = np.empty(2 * shape[0] * shape[1] + WIDTH, np.uint8)
+def make_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return zeros that start at a multiple of 64 bytes, so that no vector is in two lines."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size + WIDTH, np.uint8)
     start = -room.ctypes.data % WIDTH
-    return room[start : len(room) - WIDTH + start].view(np.int16).reshape(shape)
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def make_words(numerators: Int64Array, denominators: Int64Array) -> Words | None:
@@ -93,7 +95,7 @@ def make_words(numerators: Int64Array, denominators: Int64Array) -> Words | None
         mine = np.flatnonzero(over == kind)
         order[start : start + len(mine)] = mine
     images = np.where(order[:, None] < 0, 0, numerators[order])
-    planes = make_aligned((len(n), width))
+    planes = make_aligned((len(n), width), np.int16)
     planes[:] = -middle[:, None]
     planes[:, :pixels] += images.astype(np.int16)
     sums, squares = images.sum(1), np.array([np.dot(image, image) for image in images])
@@ -301,5 +303,5 @@ def distances(
     tile, classes = min(words.planes.shape[1], _TILE), scales.shape[1]
     of_places = np.ascontiguousarray(np.where(words.order < 0, 1.0, scales[:, words.order]))
     shape = vectors.shape_of(ROWS, _ABREAST, 0, metrics)
-    tiles = make_aligned((ROWS, tile)), make_aligned((ROWS, tile))
+    tiles = (make_aligned((ROWS, tile), np.int16), make_aligned((ROWS, tile), np.int16))
     _measure_in_words(images, words, of_places, shape, tiles, floats, classes)
