@@ -40,7 +40,7 @@ ONLY_IN = {
     "numba": {
         "kernels.cpu_nearest", "kernels.cpu_sums", "kernels.cpu_distances",
         "kernels.cpu_predictions", "kernels.cpu_differences", "kernels.search_vectors",
-        "kernels.sketches", "kernels.vectors",
+        "kernels.sketches", "kernels.vectors", "kernels.words",
     },
     "llvmlite": {"kernels.search_vectors", "kernels.vectors", "kernels.words"},
     "numcodecs": {"storage.shards"},

@@ -183,7 +183,7 @@ class _Counted(NamedTuple):
     rests: Int64Array
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def weigh(sums: Int64Array, first: int, digits: int, row: int) -> Any:
     """Put the sums over digits together: the sum of those of digit k, times 256**k."""
     value = np.int64(0)
@@ -192,7 +192,7 @@ def weigh(sums: Int64Array, first: int, digits: int, row: int) -> Any:
     return value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _write(
     sums: Int64Array, of_images: Int64Array, of_class: Int64Array, shape: vectors.Shape, count: int,
     out: _Counted, at: tuple[int, int],
@@ -210,22 +210,40 @@ def _write(
             out.rests[sample, position] = weigh(sums, column + 1, digits, row)
 
 
-@njit(nogil=True, cache=True)
+class _Room(NamedTuple):
+    """What a block of images needs; made outside, where arrays are counted by reference.
+
+    Attributes
+    ----------
+    padded, nothing
+        [image, tile] and [tile]; a tile of each image, and zeros.
+    sums
+        [class or group, column * ROWS]; what `vectors.measure` counts.
+    of_images, scratch
+        What `add_norms` counts, and room for it.
+    """
+
+    padded: npt.NDArray[np.uint8]
+    nothing: npt.NDArray[np.uint8]
+    sums: Int64Array
+    of_images: Int64Array
+    scratch: Int64Array
+
+
+@njit(nogil=True, cache=True, _nrt=False)
 def _count_in_digits(
     images: npt.NDArray[np.uint8], prototypes: tuple[npt.NDArray[np.uint8], Int64Array],
-    scales: Float64Array, shape: vectors.Shape, padded: npt.NDArray[np.uint8],
-    out: Any, floats: tuple[Float64Array, Float64Array],
+    scales: Float64Array, shape: vectors.Shape, room: _Room, out: Any,
+    floats: tuple[Float64Array, Float64Array],
 ) -> None:  # fmt: skip
     """Count a block of images at a time, a tile of pixels at a time; divide where all is counted.
 
     Where images have several tiles, a block is `ROWS` images.
     """
-    metrics, rows, (height, tile), planes = len(shape[3]), vectors.ROWS, padded.shape, prototypes[0]
-    columns, classes, width = (1 + len(shape[2])) * (1 + metrics // 3), *planes.shape[::2]
+    metrics, rows, planes = len(shape[3]), vectors.ROWS, prototypes[0]
+    padded, nothing, sums, of_images, scratch = room
+    (height, tile), (classes, _, width) = padded.shape, planes.shape
     several = width > tile
-    sums = np.empty((classes if several else height // rows, columns * rows), np.int64)
-    of_images, nothing = np.empty((height // rows, 2 * rows), np.int64), np.zeros(tile, np.uint8)
-    scratch = np.empty(rows, np.int64)
     for first in range(0, len(images), height):
         last = min(first + height, len(images))
         of_images[:] = 0
@@ -277,10 +295,19 @@ def _count(
     width = prototypes.planes.shape[2]
     if width == 0 or not len(images):
         return
+    padded, rows, (classes, columns, _) = make_padded(width), vectors.ROWS, prototypes.planes.shape
+    groups = len(padded) // rows
+    room = _Room(
+        padded,
+        np.zeros_like(padded[0]),
+        np.empty((max(groups, classes), columns * rows * (1 + metrics // vectors.BOTH)), np.int64),
+        np.empty((groups, 2 * rows), np.int64),
+        np.empty(rows, np.int64),
+    )
     _count_in_digits(
         images, (prototypes.planes, prototypes.numbers),
-        np.ones((len(prototypes.planes), 2)) if scales is None else scales,
-        prototypes.shape(vectors.ROWS, metrics), make_padded(width), out, floats,
+        np.ones((classes, 2)) if scales is None else scales,
+        prototypes.shape(rows, metrics), room, out, floats,
     )  # fmt: skip
 
 

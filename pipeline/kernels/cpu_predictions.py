@@ -80,27 +80,50 @@ class _Tiles(NamedTuple):
     nothing: npt.NDArray[np.uint8]
 
 
+class _Search(NamedTuple):
+    """Prototypes, and room for a block of images.
+
+    Attributes
+    ----------
+    rough
+        [group, ROWS * class]; what the rounded prototypes are from `ROWS` images: for each class
+        `sum |x - m|`, or the products that `vectors.measure` counts, later `|x - m|**2 - |x|**2`.
+    of_images
+        [group, 2 * ROWS]; what `add_norms` counts, 0 by l1.
+    sums
+        What is counted of one pair.
+    """
+
+    bounded: _Bounded
+    exact: _Exact
+    tiles: _Tiles
+    rough: Int64Array
+    of_images: Int64Array
+    sums: Int64Array
+
+
 @njit(nogil=True, cache=True, _nrt=False, forceinline=True, error_model="numpy")
 def _divide(
-    sums: Int64Array, of_images: Int64Array, row: int, of_class: Int64Array, scale: float,
+    sums: Int64Array, of_image: tuple[int, int], of_class: Int64Array, scale: float,
     shape: vectors.Shape,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """Make the distance of one pair: the bits of `exact.finish_l1` or `exact.finish_l2`."""
-    n, digits, rest = of_class[0], len(shape[2]), np.int64(0)
-    for digit in range(digits, 0, -1):
+    n, rest = of_class[0], np.int64(0)
+    for digit in range(len(shape[2]), 0, -1):
         rest = rest * 256 + sums[digit]
     if len(shape[3]) == vectors.L1:
         return (n * sums[0] - 2 * rest + of_class[1]) / scale
-    whole, squares = sums[0] + of_images[row], of_images[vectors.ROWS + row]
-    return np.sqrt((n * (n * (squares - 2 * whole) - 2 * rest) + of_class[2]) / scale)
+    whole = sums[0] + of_image[0]
+    return np.sqrt((n * (n * (of_image[1] - 2 * whole) - 2 * rest) + of_class[2]) / scale)
 
 
 @njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _measure_pair(
-    images: npt.NDArray[np.uint8], sample: int, position: int, exact: _Exact, tiles: _Tiles,
-    row: int, of_images: Int64Array, shape: vectors.Shape, sums: Int64Array,
-) -> float:  # fmt: skip
-    """Measure image `row` of a block, whose number is `sample`, and a prototype."""
+    images: npt.NDArray[np.uint8], sample: int, row: int, search: _Search, shape: vectors.Shape,
+    position: int,
+) -> Any:  # fmt: skip
+    """Measure a prototype and image `row` of the block, whose number is `sample`."""
+    tiles, exact, sums, rows = search.tiles, search.exact, search.sums, vectors.ROWS
     width, tile = exact.planes.shape[2], tiles.images.shape[1]
     for start in range(0, width, tile):
         image = tiles.images[row:]
@@ -109,24 +132,27 @@ def _measure_pair(
             image = tiles.one
         steps, plane = min(tile, width - start) // vectors.WIDTH, exact.planes[position, :, start:]
         vectors.measure(image, plane, (tile, 0, width), steps, shape, start > 0, sums)
-    row %= vectors.ROWS
-    scale = exact.scale[position]
-    return _divide(sums, of_images, row, exact.numbers[position], scale, shape)
+    norms = search.of_images[row // rows]
+    of_image = norms[row % rows], norms[rows + row % rows]
+    return _divide(sums, of_image, exact.numbers[position], exact.scale[position], shape)
 
 
 @njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _next_near(
-    rough: Int64Array, errors: Float64Array, one: int, squared: bool, reach: float, lacking: int,
-    first: int, position: int,
-) -> int:  # fmt: skip
+    search: _Search, row: int, squared: bool, reach: float, first: int, position: int
+) -> int:
     """Return the next prototype that may be as near as `reach`, other than `first`."""
-    whole = np.int64(reach * (1 + _SLACK) + 1)
+    rough, errors, rows = search.rough[row // vectors.ROWS], search.bounded.errors, vectors.ROWS
+    lacking, whole = np.int64(0), np.int64(reach * (1 + _SLACK) + 1)
+    if squared:
+        lacking = search.of_images[row // rows, rows + row % rows]
     for at in range(position, len(errors)):
+        value = rough[at * rows + row % rows]
         if squared:
             most = (reach + errors[at]) ** 2 - lacking
-            near = float(rough[at * vectors.ROWS + one]) <= most + abs(most) * _SLACK + 1
+            near = float(value) <= most + abs(most) * _SLACK + 1
         else:
-            near = rough[at * vectors.ROWS + one] - whole <= errors[at]
+            near = value - whole <= errors[at]
         if near and at != first and errors[at] < np.inf:
             return at
     return len(errors)
@@ -134,75 +160,71 @@ def _next_near(
 
 @njit(nogil=True, cache=True, _nrt=False, forceinline=True)
 def _choose(
-    images: npt.NDArray[np.uint8], sample: int, row: int, bounded: _Bounded, exact: _Exact,
-    tiles: _Tiles, rough: Int64Array, of_images: Int64Array, shape: vectors.Shape, sums: Int64Array,
-) -> tuple[int, float, int]:  # fmt: skip
+    images: npt.NDArray[np.uint8], sample: int, row: int, search: _Search, shape: vectors.Shape
+) -> tuple[int, float, int]:
     """Return the nearest prototype of an image, its distance, and how many were measured.
 
-    The one that is nearest by the bound is measured first; of the others, those that may be as near.
+    The one whose rounded image is nearest is measured first; of the others, what may be as near.
     """
-    rows, errors, squared = vectors.ROWS, bounded.errors, len(shape[3]) == vectors.L2
-    one = row % rows
+    bounded, exact, rows = search.bounded, search.exact, vectors.ROWS
+    rough, errors, squared = search.rough[row // rows], bounded.errors, len(shape[3]) == vectors.L2
     least, nearest = np.int64(2**62), -1
     for position in range(len(errors)):
-        value = rough[position * rows + one]
+        at = position * rows + row % rows
+        value = rough[at]
         if squared:  # |x - m|**2 - |x|**2
-            value = bounded.norms[position] - 2 * (value + of_images[one])
-            rough[position * rows + one] = value
+            value = bounded.norms[position] - 2 * (
+                value + search.of_images[row // rows, row % rows]
+            )
+            rough[at] = value
         if value < least and errors[position] < np.inf:
             least, nearest = value, position
     if nearest < 0:
         return -1, np.nan, 0
-    first, position, distance, measured = nearest, nearest, np.inf, 0
-    reach, lacking = np.inf, of_images[rows + one] if squared else 0
+    first, position, distance, reach, measured = nearest, nearest, np.inf, 0.0, 0
     while position < len(errors):
-        value = _measure_pair(images, sample, position, exact, tiles, row, of_images, shape, sums)
+        value = _measure_pair(images, sample, row, search, shape, position)
         if value < distance or (value == distance and position < nearest):
             distance, nearest = value, position
             scale, n = exact.scale[nearest], exact.numbers[nearest, 0]
             reach = distance * (np.sqrt(scale) / n if squared else scale / n)
-        position = _next_near(
-            rough, errors, one, squared, reach, lacking, first, position + 1 if measured else 0
-        )
+        start = position + 1 if measured else 0
+        position = _next_near(search, row, squared, reach, first, start)
         measured += 1
     return nearest, distance, measured
 
 
 @njit(nogil=True, cache=True, _nrt=False)
 def _find_nearest(
-    images: npt.NDArray[np.uint8], bounded: _Bounded, exact: _Exact,
-    shapes: tuple[vectors.Shape, vectors.Shape], tiles: _Tiles,
-    room: tuple[Int64Array, Int64Array, Int64Array], positions: Int64Array, distances: Float64Array,
+    images: npt.NDArray[np.uint8], search: _Search, shapes: tuple[vectors.Shape, vectors.Shape],
+    positions: Int64Array, distances: Float64Array,
 ) -> bool:  # fmt: skip
-    """Write the nearest of each image; return whether the bound paid, else nothing is of use."""
-    rough_shape, shape = shapes
-    squared, rows, (height, tile) = len(shape[3]) == vectors.L2, vectors.ROWS, tiles.images.shape
-    width, abreast, measured = bounded.images.shape[1], len(rough_shape[1]), 0
-    rough, of_images, sums = room
+    """Write the nearest of each image; return whether the bound pays, else nothing is of use."""
+    (rough_shape, shape), tiles, rows = shapes, search.tiles, vectors.ROWS
+    rounded, (height, tile), measured = search.bounded.images, tiles.images.shape, 0
+    width, abreast = rounded.shape[1], len(rough_shape[1])
     for first in range(0, len(images), height):
         last = min(first + height, len(images))
-        of_images[:] = 0
+        search.of_images[:] = 0
         for start in range(0, width, tile):
             pad(images, first, last, start, tiles.images)
             steps = min(tile, width - start) // vectors.WIDTH
-            if squared:
-                add_norms(tiles.images, steps, tiles.nothing, sums, of_images)
-            for position in range(0, len(bounded.images), abreast):
-                some = bounded.images[position:, start:]
+            if len(shape[3]) == vectors.L2:
+                add_norms(tiles.images, steps, tiles.nothing, search.sums, search.of_images)
+            for position in range(0, len(rounded), abreast):
+                some = rounded[position:, start:]
                 for row in range(0, last - first, rows):
                     vectors.measure(
                         tiles.images[row:], some, (tile, width, 0), steps, rough_shape, start > 0,
-                        rough[row // rows, position * rows :],
+                        search.rough[row // rows, position * rows :],
                     )  # fmt: skip
         for row in range(last - first):
-            group, sample = row // rows, first + row
+            sample = first + row
             positions[sample], distances[sample], count = _choose(
-                images, sample, row, bounded, exact, tiles, rough[group], of_images[group], shape,
-                sums,
+                images, sample, row, search, shape
             )  # fmt: skip
             measured += count
-        most = _LEFT * len(bounded.errors)
-        if first < _PROBE <= last and measured > last * (1 + most):
+        if first < _PROBE <= last and measured > last * (1 + _LEFT * len(search.bounded.errors)):
             return False
     return True
 
@@ -221,17 +243,15 @@ def nearest_prototype(
     which, at = (vectors.L1, 0) if metric == "l1" else (vectors.L2, 1)
     errors = np.where(np.isnan(scale), np.inf, prototypes.errors[at])
     padded, rows = make_padded(prototypes.rounded.shape[1]), vectors.ROWS
-    groups, rounded = len(padded) // rows, len(prototypes.rounded)
-    room = [np.empty(shape, np.int64) for shape in ((groups, rounded * rows), (groups, 2 * rows), 8)]
-    return bool(
-        _find_nearest(
-            np.ascontiguousarray(images),
-            _Bounded(prototypes.rounded, prototypes.rounded_norms, errors),
-            _Exact(prototypes.planes, prototypes.numbers, scale),
-            (vectors.shape_of(vectors.ROWS, ABREAST, 0, which), prototypes.shape(1, which)),
-            _Tiles(padded, np.zeros_like(padded[:1]), np.zeros_like(padded[0])),
-            (room[0], room[1], room[2]),
-            positions,
-            distances,
-        )
+    groups, classes = len(padded) // rows, len(prototypes.rounded)
+    search = _Search(
+        _Bounded(prototypes.rounded, prototypes.rounded_norms, errors),
+        _Exact(prototypes.planes, prototypes.numbers, scale),
+        _Tiles(padded, make_padded(padded.shape[1])[:1], np.zeros_like(padded[0])),
+        np.empty((groups, classes * rows), np.int64),
+        np.empty((groups, 2 * rows), np.int64),
+        np.empty(2 * rows, np.int64),
     )
+    shapes = vectors.shape_of(rows, ABREAST, 0, which), prototypes.shape(1, which)
+    part = np.ascontiguousarray(images)
+    return bool(_find_nearest(part, search, shapes, positions, distances))

@@ -52,8 +52,8 @@ class Words(NamedTuple):
         [place, width] int16; P - c, rows padded to whole vectors.
     order
         [place]; which class is there, -1 for none.
-    in_order
-        Whether each class is at its own place.
+    classes, in_order
+        How many there are, and whether each is at the place of its number.
     n, middle
         [place]; n and c.
     rests
@@ -63,6 +63,7 @@ class Words(NamedTuple):
 
     planes: npt.NDArray[np.int16]
     order: Int64Array
+    classes: int
     in_order: bool
     n: Int64Array
     middle: Int64Array
@@ -101,7 +102,7 @@ def make_words(numerators: Int64Array, denominators: Int64Array) -> Words | None
     sums, squares = images.sum(1), np.array([np.dot(image, image) for image in images])
     rests = [2 * middle * width - sums, squares - 256 * n * (sums - middle * width)]
     in_order = np.array_equal(order[: len(over)], np.arange(len(over)))
-    return Words(planes, order, in_order, n, middle, np.stack(rests))
+    return Words(planes, order, len(over), in_order, n, middle, np.stack(rests))
 
 
 def _add_products(context: Any, builder: Builder, target: Value, a: Value, b: Value) -> None:
@@ -203,7 +204,7 @@ def measure(  # type: ignore[no-untyped-def]
     return types.void(images, planes, steps, shape, more, out), generate
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _widen(
     images: npt.NDArray[np.uint8], start: int, plain: npt.NDArray[np.int16], norms: Int64Array
 ) -> None:
@@ -221,7 +222,7 @@ def _widen(
         norms[row, 1] += squares
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _multiply(plain: npt.NDArray[np.int16], n: int, scaled: npt.NDArray[np.int16]) -> None:
     """Make n*x - c of x - 128."""
     factor, rest = np.int16(n), np.int16(128 * n - 255 * n // 2)  # n itself has 64 bits
@@ -231,7 +232,7 @@ def _multiply(plain: npt.NDArray[np.int16], n: int, scaled: npt.NDArray[np.int16
             target[pixel] = np.int16(np.int16(source[pixel] * factor) + rest)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, _nrt=False, error_model="numpy")
 def _finish(
     sums: Int64Array, norms: Int64Array, words: Words, scales: Float64Array, metric: int,
     target: Float64Array,
@@ -249,7 +250,7 @@ def _finish(
         target[at] = np.sqrt(value / scale[at])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _put(values: Float64Array, order: Int64Array, target: Float64Array) -> None:
     """Write values of places to those of classes."""
     for place in range(len(order)):
@@ -257,16 +258,20 @@ def _put(values: Float64Array, order: Int64Array, target: Float64Array) -> None:
             target[order[place]] = values[place]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _measure_in_words(
     images: npt.NDArray[np.uint8], words: Words, scales: Float64Array, shape: Shape,
     tiles: tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]],
-    floats: tuple[Float64Array, Float64Array], classes: int,
+    counted: tuple[Int64Array, Int64Array, Float64Array], floats: tuple[Float64Array, Float64Array],
 ) -> None:  # fmt: skip
-    """Measure `ROWS` images at a time, a tile of pixels at a time."""
+    """Measure `ROWS` images at a time, a tile of pixels at a time.
+
+    `counted` is room for the sums, [metric, image, place], for `sum x` and `sum x*x` of each image,
+    and for distances in the order of places.
+    """
+    classes = words.classes
     (plain, scaled), metrics, (places, width) = tiles, len(shape[3]), words.planes.shape
-    tile, norms, room = plain.shape[1], np.empty((ROWS, 2), np.int64), np.empty(places)
-    sums = np.empty((2, ROWS, places), np.int64)
+    tile, (sums, norms, room) = plain.shape[1], counted
     for first in range(0, len(images), ROWS):
         some = images[first : first + ROWS]
         norms[:] = 0
@@ -300,8 +305,9 @@ def distances(
     floats: tuple[Float64Array, Float64Array],
 ) -> None:
     """Write distances of images, divided by scales, [2, class], into [sample * class] both."""
-    tile, classes = min(words.planes.shape[1], _TILE), scales.shape[1]
+    places, width = words.planes.shape
     of_places = np.ascontiguousarray(np.where(words.order < 0, 1.0, scales[:, words.order]))
-    shape = vectors.shape_of(ROWS, _ABREAST, 0, metrics)
+    shape, tile = vectors.shape_of(ROWS, _ABREAST, 0, metrics), min(width, _TILE)
     tiles = (make_aligned((ROWS, tile), np.int16), make_aligned((ROWS, tile), np.int16))
-    _measure_in_words(images, words, of_places, shape, tiles, floats, classes)
+    counted = np.empty((2, ROWS, places), np.int64), np.empty((ROWS, 2), np.int64), np.empty(places)
+    _measure_in_words(images, words, of_places, shape, tiles, counted, floats)
