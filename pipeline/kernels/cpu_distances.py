@@ -7,8 +7,9 @@ numba allows for negative indices. `fastmath` lets the compiler reorder the addi
 since every double holds an integer below 2**53 (proved in `exact`), any order gives the same bits.
 
 A block of images is loaded once for l1, products and norms, and divided while it is in the cache:
-of 10,000 images to 1,000 means 340 ms of 630 went into NumPy's passes over sums and distances. One
-thread, l1 and l2: to 10 means of 6,000 images 4.2 ms (before 6.4), to 1,000 of 60 images 286 (630).
+of 10,000 images to 1,000 means 340 ms of 630 went into NumPy's passes over sums and distances. The
+loops run with `_nrt=False`: counting references to each array that is cut took up to a third of the
+time of few means. So what they need is made outside. See `words` for means of few images.
 """
 
 from __future__ import annotations
@@ -211,17 +212,7 @@ def _write(
 
 
 class _Room(NamedTuple):
-    """What a block of images needs; made outside, where arrays are counted by reference.
-
-    Attributes
-    ----------
-    padded, nothing
-        [image, tile] and [tile]; a tile of each image, and zeros.
-    sums
-        [class or group, column * ROWS]; what `vectors.measure` counts.
-    of_images, scratch
-        What `add_norms` counts, and room for it.
-    """
+    """What a block of images needs: a tile of each, zeros, and what is counted of them."""
 
     padded: npt.NDArray[np.uint8]
     nothing: npt.NDArray[np.uint8]
