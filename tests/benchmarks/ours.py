@@ -55,7 +55,9 @@ def nearest(
     return distance_blocks.nearest_block(images, reference, metric, threads)[0]
 
 
-def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) -> float:
+def limit_seconds(
+    count: int, reference: Reference, metrics: int, threads: int, rounded: bool = False
+) -> float:
     """Return the least that the products and differences of all pairs can take on this processor.
 
     One `psadbw` or `vpdpbusd` for 64 pixels: one for l1 and one for each digit of it, and one for
@@ -65,6 +67,8 @@ def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) 
     """
     planes = reference.prepared.planes
     prototypes, columns, width = planes.shape
+    if rounded:  # one for each prototype, rounded, where only the nearest is asked for
+        return count * prototypes * (width // vectors.WIDTH) * _seconds_of_a_product() / threads
     of_each = columns * metrics if reference.prepared.words is None else {1: 2, 2: 3}[metrics]
     vectors_of_pairs = count * prototypes * (width // vectors.WIDTH) * of_each
     return vectors_of_pairs * _seconds_of_a_product() / threads
