@@ -40,9 +40,11 @@ ONLY_IN = {
     "numba": {
         "kernels.cpu_nearest", "kernels.cpu_sums", "kernels.cpu_histograms",
         "kernels.cpu_distances", "kernels.cpu_predictions", "kernels.cpu_differences",
-        "kernels.search_vectors", "kernels.sketches", "kernels.vectors",
+        "kernels.search_vectors", "kernels.sketches", "kernels.vectors", "kernels.words",
     },
-    "llvmlite": {"kernels.cpu_histograms", "kernels.search_vectors", "kernels.vectors"},
+    "llvmlite": {
+        "kernels.cpu_histograms", "kernels.search_vectors", "kernels.vectors", "kernels.words",
+    },
     "numcodecs": {"storage.shards", "storage.zarr_names"},
     "google_crc32c": {"storage.shards"},
     "PIL": {"images", "report", "sources.torchvision_sets"},

@@ -7,8 +7,9 @@ numba allows for negative indices. `fastmath` lets the compiler reorder the addi
 since every double holds an integer below 2**53 (proved in `exact`), any order gives the same bits.
 
 A block of images is loaded once for l1, products and norms, and divided while it is in the cache:
-of 10,000 images to 1,000 means 340 ms of 630 went into NumPy's passes over sums and distances. One
-thread, l1 and l2: to 10 means of 6,000 images 4.2 ms (before 6.4), to 1,000 of 60 images 286 (630).
+of 10,000 images to 1,000 means 340 ms of 630 went into NumPy's passes over sums and distances. The
+loops run with `_nrt=False`: counting references to each array that is cut took up to a third of the
+time of few means. So what they need is made outside. See `words` for means of few images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pipeline.core.exact import (
     split_digits,
     split_prototypes,
 )
-from pipeline.kernels import vectors
+from pipeline.kernels import vectors, words
 from pipeline.kernels.cpu_sums import squared_norms
 
 # Bytes of images that one prototype after the other is compared with.
@@ -59,6 +60,8 @@ class Digits:
         `sum (.)**2`.
     numbers
         [class, 3]; n, `sum r`, and `sum P*P` modulo 2**64.
+    words
+        The same prototypes as words, where that is faster.
     """
 
     planes: npt.NDArray[np.uint8]
@@ -66,6 +69,7 @@ class Digits:
     rounded_norms: Int64Array
     errors: Float64Array
     numbers: Int64Array
+    words: words.Words | None
 
     @property
     def denominators(self) -> Int64Array:
@@ -104,8 +108,8 @@ def prepare(
         return _Fractions(*(part.astype(np.dtype(arithmetic.name)) for part in parts))
     classes, pixels = numerators.shape
     width = -(-pixels // vectors.WIDTH) * vectors.WIDTH
-    planes = np.zeros((classes, 1 + arithmetic.digits, width), np.uint8)
-    rounded = np.zeros((-(-classes // ABREAST) * ABREAST, width), np.uint8)
+    planes = words.make_aligned((classes, 1 + arithmetic.digits, width), np.uint8)
+    rounded = words.make_aligned((-(-classes // ABREAST) * ABREAST, width), np.uint8)
     errors, remainder_sums = np.zeros((2, classes)), np.zeros(classes, np.int64)
     over = np.maximum(denominators, 1)
     for position, n in enumerate(over.tolist()):
@@ -122,10 +126,11 @@ def prepare(
     norms = np.array([norm % 2**64 for norm in prototype_norms(numerators, denominators)], "u8")
     numbers = np.stack([over, remainder_sums, norms.view(np.int64)], axis=1)
     squares = np.array([np.dot(row, row) for row in rounded.astype(np.int64)], np.int64)
-    return Digits(planes, rounded, squares, errors, numbers)
+    of_words = words.make_words(numerators, denominators)
+    return Digits(planes, rounded, squares, errors, numbers, of_words)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def pad(
     images: npt.NDArray[Any], first: int, last: int, start: int, padded: npt.NDArray[Any]
 ) -> None:
@@ -141,7 +146,7 @@ def pad(
         target[filled:] = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def add_norms(
     padded: npt.NDArray[np.uint8], steps: int, nothing: npt.NDArray[np.uint8], totals: Int64Array,
     of_images: Int64Array,
@@ -179,7 +184,7 @@ class _Counted(NamedTuple):
     rests: Int64Array
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def weigh(sums: Int64Array, first: int, digits: int, row: int) -> Any:
     """Put the sums over digits together: the sum of those of digit k, times 256**k."""
     value = np.int64(0)
@@ -188,7 +193,7 @@ def weigh(sums: Int64Array, first: int, digits: int, row: int) -> Any:
     return value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _write(
     sums: Int64Array, of_images: Int64Array, of_class: Int64Array, shape: vectors.Shape, count: int,
     out: _Counted, at: tuple[int, int],
@@ -206,22 +211,30 @@ def _write(
             out.rests[sample, position] = weigh(sums, column + 1, digits, row)
 
 
-@njit(nogil=True, cache=True)
+class _Room(NamedTuple):
+    """What a block of images needs: a tile of each, zeros, and what is counted of them."""
+
+    padded: npt.NDArray[np.uint8]
+    nothing: npt.NDArray[np.uint8]
+    sums: Int64Array
+    of_images: Int64Array
+    scratch: Int64Array
+
+
+@njit(nogil=True, cache=True, _nrt=False)
 def _count_in_digits(
     images: npt.NDArray[np.uint8], prototypes: tuple[npt.NDArray[np.uint8], Int64Array],
-    scales: Float64Array, shape: vectors.Shape, padded: npt.NDArray[np.uint8],
-    out: Any, floats: tuple[Float64Array, Float64Array],
+    scales: Float64Array, shape: vectors.Shape, room: _Room, out: Any,
+    floats: tuple[Float64Array, Float64Array],
 ) -> None:  # fmt: skip
     """Count a block of images at a time, a tile of pixels at a time; divide where all is counted.
 
     Where images have several tiles, a block is `ROWS` images.
     """
-    metrics, rows, (height, tile), planes = len(shape[3]), vectors.ROWS, padded.shape, prototypes[0]
-    columns, classes, width = (1 + len(shape[2])) * (1 + metrics // 3), *planes.shape[::2]
+    metrics, rows, planes = len(shape[3]), vectors.ROWS, prototypes[0]
+    padded, nothing, sums, of_images, scratch = room
+    (height, tile), (classes, _, width) = padded.shape, planes.shape
     several = width > tile
-    sums = np.empty((classes if several else height // rows, columns * rows), np.int64)
-    of_images, nothing = np.empty((height // rows, 2 * rows), np.int64), np.zeros(tile, np.uint8)
-    scratch = np.empty(rows, np.int64)
     for first in range(0, len(images), height):
         last = min(first + height, len(images))
         of_images[:] = 0
@@ -258,7 +271,7 @@ def make_padded(width: int) -> npt.NDArray[np.uint8]:
     """Return room for a tile of a few images that stays in the cache."""
     tile = min(width, vectors.TILE // vectors.ROWS)
     rows = max(1, _BLOCK_BYTES // (tile * vectors.ROWS)) * vectors.ROWS
-    return np.zeros((rows, tile), np.uint8)
+    return words.make_aligned((rows, tile), np.uint8)
 
 
 def _count(
@@ -273,10 +286,19 @@ def _count(
     width = prototypes.planes.shape[2]
     if width == 0 or not len(images):
         return
+    padded, rows, (classes, columns, _) = make_padded(width), vectors.ROWS, prototypes.planes.shape
+    groups = len(padded) // rows
+    room = _Room(
+        padded,
+        np.zeros_like(padded[0]),
+        np.empty((max(groups, classes), columns * rows * (1 + metrics // vectors.BOTH)), np.int64),
+        np.empty((groups, 2 * rows), np.int64),
+        np.empty(rows, np.int64),
+    )
     _count_in_digits(
         images, (prototypes.planes, prototypes.numbers),
-        np.ones((len(prototypes.planes), 2)) if scales is None else scales,
-        prototypes.shape(vectors.ROWS, metrics), make_padded(width), out, floats,
+        np.ones((classes, 2)) if scales is None else scales,
+        prototypes.shape(rows, metrics), room, out, floats,
     )  # fmt: skip
 
 
@@ -293,7 +315,11 @@ def distances(
     divisors = np.stack([scales.get(metric, ones) for metric in ("l1", "l2")], axis=1)
     l1, l2 = (into[name].reshape(-1) if name in into else _NOTHING for name in ("l1", "l2"))
     metrics = (vectors.L1 if l1.size else 0) + (vectors.L2 if l2.size else 0)
-    _count(np.ascontiguousarray(images), prototypes, metrics, floats=(l1, l2), scales=divisors)
+    images = np.ascontiguousarray(images)
+    if prototypes.words is not None:
+        words.distances(images, prototypes.words, divisors.T.copy(), metrics, (l1, l2))
+    else:
+        _count(images, prototypes, metrics, floats=(l1, l2), scales=divisors)
     return True
 
 

@@ -11,12 +11,13 @@ Four images are compared with five prototypes at once: 20 sums in registers, 9 l
 instructions. On Zen 4 (3.6 GHz, a vector of 64 bytes a cycle at most) l1 takes 0.35 ns for 64
 pixels of a pair, 80 % of what `psadbw` can do, and l2 0.29 ns, 96 % of what `vpdpbusd` can.
 
-10,000 images of Fashion-MNIST, shifted, one thread of two busy ones: of 10 means l1 leaves 1.4 and
-l2 1.7 for each image, and little is won (2.7 ms of 2.9 by l1; faiss 7.2); of 1,000 means it takes
-72 ms by either metric where all distances take 155 (faiss, l1: 470; `NearestCentroid`, l2: 405).
-Where few prototypes are alike more is won. Where many are, as means of noise, the bound leaves
-most pairs, and to gather them takes 3 to 17 times as long as all distances: so it is given up where
-it leaves more than an eighth.
+What the bound leaves of an image is measured while the image is in the cache, the most likely
+prototype first, whose distance then bounds the others. 10,000 images, one thread of two busy ones: to
+10 means of 6,000 Fashion-MNIST images l1 takes 1.5 to 1.8 ms and l2 1.7 to 2.0 (where the pairs that
+were left were listed, sorted and gathered, 2.0 to 2.1 and 2.4 to 2.7), to 1,000 means of 60 images 70
+and 65 ms. Without `_nrt=False` and `forceinline` it was 3.4: references to arrays were counted, and
+arrays copied to the stack, for each pair. Where many prototypes are alike, as means of noise, the bound
+leaves most pairs: it is given up where it leaves more than an eighth.
 """
 
 from __future__ import annotations
@@ -31,10 +32,17 @@ from pipeline.core.exact import Float64Array, Int64Array
 from pipeline.kernels import vectors
 from pipeline.kernels.cpu_distances import ABREAST, Digits, add_norms, make_padded, pad
 
-_CHUNK, _PAIRS = 4096, 2**20  # images, and pairs, whose candidates are listed at once
-_PROBE = 256  # images of the first chunk, which says whether the bound pays
+_PROBE = 256  # images that say whether the bound pays
 _LEFT = 1 / 8  # the share of pairs up to which it does
 _SLACK = 1e-9  # far more than floating point loses of a bound
+
+
+class _Exact(NamedTuple):
+    """Prototypes as `cpu_distances.Digits` has them, and what distances are divided by, [class]."""
+
+    planes: npt.NDArray[np.uint8]
+    numbers: Int64Array
+    scale: Float64Array
 
 
 class _Bounded(NamedTuple):
@@ -55,100 +63,171 @@ class _Bounded(NamedTuple):
     errors: Float64Array
 
 
-@njit(nogil=True, cache=True)
-def _list_candidates(
-    sums: Int64Array, of_images: Int64Array, bounded: _Bounded, squared: bool,
-    samples: tuple[int, int], out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]], found: int,
-) -> int:  # fmt: skip
-    """List what the bound leaves of `ROWS` images: their numbers, and classes ascending."""
-    rows, errors = vectors.ROWS, bounded.errors
-    for row in range(samples[1] - samples[0]):
-        least, at = np.int64(2**62), -1
-        for position in range(len(errors)):
-            value = sums[position * rows + row]
-            if squared:  # |x - m|**2
-                value = bounded.norms[position] - 2 * (value + of_images[row])
-                sums[position * rows + row] = value
-            if value < least and errors[position] < np.inf:
-                least, at = value, position
-        if at < 0:
-            continue
+class _Tiles(NamedTuple):
+    """A tile of a few images, rows of whole vectors.
+
+    Attributes
+    ----------
+    images
+        [image, tile]; the block that is measured.
+    one
+        [1, tile]; a tile of one of them, where images have several.
+    nothing
+        [tile]; zeros.
+    """
+
+    images: npt.NDArray[np.uint8]
+    one: npt.NDArray[np.uint8]
+    nothing: npt.NDArray[np.uint8]
+
+
+class _Search(NamedTuple):
+    """Prototypes, and room for a block of images.
+
+    Attributes
+    ----------
+    rough
+        [group, ROWS * class]; what the rounded prototypes are from `ROWS` images: for each class
+        `sum |x - m|`, or the products that `vectors.measure` counts, later `|x - m|**2 - |x|**2`.
+    of_images
+        [group, 2 * ROWS]; what `add_norms` counts, 0 by l1.
+    sums
+        What is counted of one pair.
+    """
+
+    bounded: _Bounded
+    exact: _Exact
+    tiles: _Tiles
+    rough: Int64Array
+    of_images: Int64Array
+    sums: Int64Array
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True, error_model="numpy")
+def _divide(
+    sums: Int64Array, of_image: tuple[int, int], of_class: Int64Array, scale: float,
+    shape: vectors.Shape,
+) -> Any:  # fmt: skip
+    """Make the distance of one pair: the bits of `exact.finish_l1` or `exact.finish_l2`."""
+    n, rest = of_class[0], np.int64(0)
+    for digit in range(len(shape[2]), 0, -1):
+        rest = rest * 256 + sums[digit]
+    if len(shape[3]) == vectors.L1:
+        return (n * sums[0] - 2 * rest + of_class[1]) / scale
+    whole = sums[0] + of_image[0]
+    return np.sqrt((n * (n * (of_image[1] - 2 * whole) - 2 * rest) + of_class[2]) / scale)
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _measure_pair(
+    images: npt.NDArray[np.uint8], sample: int, row: int, search: _Search, shape: vectors.Shape,
+    position: int,
+) -> Any:  # fmt: skip
+    """Measure a prototype and image `row` of the block, whose number is `sample`."""
+    tiles, exact, sums, rows = search.tiles, search.exact, search.sums, vectors.ROWS
+    width, tile = exact.planes.shape[2], tiles.images.shape[1]
+    for start in range(0, width, tile):
+        image = tiles.images[row:]
+        if width > tile:
+            pad(images, sample, sample + 1, start, tiles.one)
+            image = tiles.one
+        steps, plane = min(tile, width - start) // vectors.WIDTH, exact.planes[position, :, start:]
+        vectors.measure(image, plane, (tile, 0, width), steps, shape, start > 0, sums)
+    norms = search.of_images[row // rows]
+    of_image = norms[row % rows], norms[rows + row % rows]
+    return _divide(sums, of_image, exact.numbers[position], exact.scale[position], shape)
+
+
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _next_near(
+    search: _Search, row: int, squared: bool, reach: float, first: int, position: int
+) -> int:
+    """Return the next prototype that may be as near as `reach`, other than `first`."""
+    rough, errors, rows = search.rough[row // vectors.ROWS], search.bounded.errors, vectors.ROWS
+    lacking, whole = np.int64(0), np.int64(reach * (1 + _SLACK) + 1)
+    if squared:
+        lacking = search.of_images[row // rows, rows + row % rows]
+    for at in range(position, len(errors)):
+        value = rough[at * rows + row % rows]
         if squared:
-            least += of_images[rows + row]
-        reach = (np.sqrt(float(least)) if squared else float(least)) + errors[at]
-        for position in range(len(errors)):
-            most = reach + errors[position]
-            most = most * most - of_images[rows + row] if squared else most
-            near = float(sums[position * rows + row]) <= most + abs(most) * _SLACK + 1
-            if near and errors[position] < np.inf:
-                out[0][found], out[1][found] = samples[0] + row, position
-                found += 1
-    return found
+            most = (reach + errors[at]) ** 2 - lacking
+            near = float(value) <= most + abs(most) * _SLACK + 1
+        else:
+            near = value - whole <= errors[at]
+        if near and at != first and errors[at] < np.inf:
+            return at
+    return len(errors)
 
 
-@njit(nogil=True, cache=True)
-def _find_candidates(
-    images: npt.NDArray[np.uint8], bounded: _Bounded, shape: vectors.Shape,
-    padded: npt.NDArray[np.uint8], out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
-) -> int:  # fmt: skip
-    """List the pairs of an image and a prototype that the bound leaves; return how many."""
-    squared, rows, (height, tile) = len(shape[3]) == vectors.L2, vectors.ROWS, padded.shape
-    width, abreast, found = bounded.images.shape[1], len(shape[1]), 0
-    sums = np.empty((height // rows, len(bounded.images) * rows), np.int64)
-    of_images, scratch = np.empty((height // rows, 2 * rows), np.int64), np.empty(rows, np.int64)
-    nothing = np.zeros(tile, np.uint8)
+@njit(nogil=True, cache=True, _nrt=False, forceinline=True)
+def _choose(
+    images: npt.NDArray[np.uint8], sample: int, row: int, search: _Search, shape: vectors.Shape
+) -> tuple[int, float, int]:
+    """Return the nearest prototype of an image, its distance, and how many were measured.
+
+    The one whose rounded image is nearest is measured first; of the others, what may be as near.
+    """
+    bounded, exact, rows = search.bounded, search.exact, vectors.ROWS
+    rough, errors, squared = search.rough[row // rows], bounded.errors, len(shape[3]) == vectors.L2
+    least, nearest = np.int64(2**62), -1
+    for position in range(len(errors)):
+        at = position * rows + row % rows
+        value = rough[at]
+        if squared:  # |x - m|**2 - |x|**2
+            value = bounded.norms[position] - 2 * (
+                value + search.of_images[row // rows, row % rows]
+            )
+            rough[at] = value
+        if value < least and errors[position] < np.inf:
+            least, nearest = value, position
+    if nearest < 0:
+        return -1, np.nan, 0
+    first, position, distance, reach, measured = nearest, nearest, np.inf, 0.0, 0
+    while position < len(errors):
+        value = _measure_pair(images, sample, row, search, shape, position)
+        if value < distance or (value == distance and position < nearest):
+            distance, nearest = value, position
+            scale, n = exact.scale[nearest], exact.numbers[nearest, 0]
+            reach = distance * (np.sqrt(scale) / n if squared else scale / n)
+        start = position + 1 if measured else 0
+        position = _next_near(search, row, squared, reach, first, start)
+        measured += 1
+    return nearest, distance, measured
+
+
+@njit(nogil=True, cache=True, _nrt=False)
+def _find_nearest(
+    images: npt.NDArray[np.uint8], search: _Search, shapes: tuple[vectors.Shape, vectors.Shape],
+    positions: Int64Array, distances: Float64Array,
+) -> bool:  # fmt: skip
+    """Write the nearest of each image; return whether the bound pays, else nothing is of use."""
+    (rough_shape, shape), tiles, rows = shapes, search.tiles, vectors.ROWS
+    rounded, (height, tile), measured = search.bounded.images, tiles.images.shape, 0
+    width, abreast = rounded.shape[1], len(rough_shape[1])
     for first in range(0, len(images), height):
         last = min(first + height, len(images))
-        of_images[:] = 0
+        search.of_images[:] = 0
         for start in range(0, width, tile):
-            pad(images, first, last, start, padded)
+            pad(images, first, last, start, tiles.images)
             steps = min(tile, width - start) // vectors.WIDTH
-            if squared:
-                add_norms(padded, steps, nothing, scratch, of_images)
-            for position in range(0, len(bounded.images), abreast):
-                some = bounded.images[position:, start:]
+            if len(shape[3]) == vectors.L2:
+                add_norms(tiles.images, steps, tiles.nothing, search.sums, search.of_images)
+            for position in range(0, len(rounded), abreast):
+                some = rounded[position:, start:]
                 for row in range(0, last - first, rows):
                     vectors.measure(
-                        padded[row:], some, (tile, width, 0), steps, shape, start > 0,
-                        sums[row // rows, position * rows :],
+                        tiles.images[row:], some, (tile, width, 0), steps, rough_shape, start > 0,
+                        search.rough[row // rows, position * rows :],
                     )  # fmt: skip
-        for row in range(0, last - first, rows):
-            samples, group = (first + row, min(first + row + rows, last)), row // rows
-            found = _list_candidates(
-                sums[group], of_images[group], bounded, squared, samples, out, found
-            )
-    return found
-
-
-@njit(nogil=True, cache=True)
-def _measure_pairs(
-    images: npt.NDArray[np.uint8], prototypes: tuple[npt.NDArray[np.uint8], Int64Array],
-    scales: Float64Array, shape: vectors.Shape, padded: npt.NDArray[np.uint8],
-    pairs: tuple[npt.NDArray[np.int32], Int64Array], distances: Float64Array,
-) -> None:  # fmt: skip
-    """Measure pairs exactly: samples, those of class c from `edges[c]` up to `edges[c + 1]`."""
-    (planes, numbers), (samples, edges) = prototypes, pairs
-    rows, (_, columns, width), tile = vectors.ROWS, planes.shape, padded.shape[1]
-    sums, scratch = np.empty(columns * rows, np.int64), np.empty(rows, np.int64)
-    of_images, nothing = np.empty((1, 2 * rows), np.int64), np.zeros(tile, np.uint8)
-    for position in range(len(planes)):
-        scale = scales[position], scales[position]
-        for at in range(edges[position], edges[position + 1], rows):
-            count = min(rows, edges[position + 1] - at)
-            of_images[:] = 0
-            for start in range(0, width, tile):
-                steps = min(tile, width - start) // vectors.WIDTH
-                for row in range(rows):
-                    sample = samples[at + row] if row < count else 0
-                    pad(images, sample, sample + 1, start, padded[row : row + 1])
-                if len(shape[3]) == vectors.L2:
-                    add_norms(padded, steps, nothing, scratch, of_images)
-                plane = planes[position, :, start:]
-                vectors.measure(padded, plane, (tile, 0, width), steps, shape, start > 0, sums)
-            vectors.finish(
-                sums, of_images[0], numbers[position], scale, shape, (count, at, 1),
-                (distances, distances),
+        for row in range(last - first):
+            sample = first + row
+            positions[sample], distances[sample], count = _choose(
+                images, sample, row, search, shape
             )  # fmt: skip
+            measured += count
+        if first < _PROBE <= last and measured > last * (1 + _LEFT * len(search.bounded.errors)):
+            return False
+    return True
 
 
 def nearest_prototype(
@@ -163,43 +242,17 @@ def nearest_prototype(
     if not isinstance(prototypes, Digits) or not images.size:
         return False
     which, at = (vectors.L1, 0) if metric == "l1" else (vectors.L2, 1)
-    rounded = prototypes.rounded
     errors = np.where(np.isnan(scale), np.inf, prototypes.errors[at])
-    bounded = _Bounded(rounded, prototypes.rounded_norms, errors)
-    padded, classes = make_padded(rounded.shape[1]), len(errors)
-    shape = vectors.shape_of(vectors.ROWS, ABREAST, 0, which)
-    step = max(min(_CHUNK, _PAIRS // max(classes, 1)), vectors.ROWS)
-    room = np.empty((2, min(step, len(images)) * classes), np.int32)
-    starts = [0, *range(min(_PROBE, step), len(images), step)]
-    for start, stop in zip(starts, [*starts[1:], len(images)], strict=True):
-        part = np.ascontiguousarray(images[start:stop])
-        found = _find_candidates(part, bounded, shape, padded, (room[0], room[1]))
-        if found > len(part) * (1 + _LEFT * classes):
-            return False
-        samples, of_pairs = room[0, :found], room[1, :found]
-        keys = of_pairs.astype(np.int16) if classes < 2**15 else of_pairs  # sorted by counting
-        order = np.argsort(keys, kind="stable")
-        samples, of_pairs = samples[order], of_pairs[order]
-        edges = np.searchsorted(of_pairs, np.arange(classes + 1))
-        measured = np.empty(found)
-        _measure_pairs(
-            part, (prototypes.planes, prototypes.numbers), scale,
-            prototypes.shape(vectors.ROWS, which), padded[: vectors.ROWS], (samples, edges),
-            measured,
-        )  # fmt: skip
-        _choose(samples, of_pairs, measured, positions[start:], distances[start:], len(part))
-    return True
-
-
-@njit(nogil=True, cache=True)
-def _choose(
-    samples: npt.NDArray[np.int32], of_pairs: npt.NDArray[np.int32], measured: Float64Array,
-    positions: Int64Array, distances: Float64Array, count: int,
-) -> None:  # fmt: skip
-    """Write the nearest of each image; of equal ones the first, as classes ascend."""
-    positions[:count] = -1
-    distances[:count] = np.nan
-    for at in range(len(samples)):
-        sample = samples[at]
-        if positions[sample] < 0 or measured[at] < distances[sample]:
-            positions[sample], distances[sample] = of_pairs[at], measured[at]
+    padded, rows = make_padded(prototypes.rounded.shape[1]), vectors.ROWS
+    groups, classes = len(padded) // rows, len(prototypes.rounded)
+    search = _Search(
+        _Bounded(prototypes.rounded, prototypes.rounded_norms, errors),
+        _Exact(prototypes.planes, prototypes.numbers, scale),
+        _Tiles(padded, make_padded(padded.shape[1])[:1], np.zeros_like(padded[0])),
+        np.empty((groups, classes * rows), np.int64),
+        np.empty((groups, 2 * rows), np.int64),
+        np.empty(2 * rows, np.int64),
+    )
+    shapes = vectors.shape_of(rows, ABREAST, 0, which), prototypes.shape(1, which)
+    part = np.ascontiguousarray(images)
+    return bool(_find_nearest(part, search, shapes, positions, distances))

@@ -172,7 +172,7 @@ def _halves(size: int, kept: int) -> tuple[list[int], list[int]]:
     return low, high
 
 
-def _totals(builder: Builder, lanes: Sequence[Value]) -> list[Value]:
+def totals(builder: Builder, lanes: Sequence[Value]) -> list[Value]:
     """Add up the lanes of each vector: vectors of 16 sums, in the order of the vectors.
 
     Two by two the halves of vectors are added to each other, so that none is added up by itself:
@@ -282,18 +282,18 @@ def measure(  # type: ignore[no-untyped-def]
                         add(use, builder, pixels, of_prototype, mine[:columns])
                         mine = mine[columns:]
         target = context.make_array(signature.args[6])(context, builder, results).data
-        for number, values in enumerate(_totals(builder, [builder.load(at) for at in sums])):
+        for number, values in enumerate(totals(builder, [builder.load(at) for at in sums])):
             left = min(_LANES.count, len(sums) - number * _LANES.count)
             for start in range(0, left, 4):
                 size = min(4, left - start)
                 at = builder.gep(target, [_INT64(number * _LANES.count + start)])
-                _store(builder, values, (start, size), builder.bitcast(again, ir.IntType(1)), at)
+                store(builder, values, (start, size), builder.bitcast(again, ir.IntType(1)), at)
         return context.get_dummy_value()
 
     return types.void(images, planes, strides, steps, shape, more, out), generate
 
 
-def _store(builder: Builder, sums: Value, part: tuple[int, int], more: Value, at: Value) -> None:
+def store(builder: Builder, sums: Value, part: tuple[int, int], more: Value, at: Value) -> None:
     """Store some of 16 sums as 64 bits; or add them to what is there."""
     index = ir.Constant(ir.VectorType(_INT32, part[1]), [part[0] + n for n in range(part[1])])
     wide = ir.VectorType(_INT64, part[1])

@@ -66,15 +66,22 @@ def nearest(
     return distance_blocks.nearest_block(images, reference, metric, threads)[0]
 
 
-def limit_seconds(count: int, reference: Reference, metrics: int, threads: int) -> float:
+def limit_seconds(
+    count: int, reference: Reference, metrics: int, threads: int, rounded: bool = False
+) -> float:
     """Return the least that the products and differences of all pairs can take on this processor.
 
     One `psadbw` or `vpdpbusd` for 64 pixels: one for l1 and one for each digit of it, and one for
-    l2 and one for each digit. What one takes is measured, on a few rows that stay in the cache.
+    l2 and one for each digit. In words (see `kernels.words`) six instructions of which two take as
+    long as one of those: three for both metrics, two for either. What one takes is measured, on a
+    few rows that stay in the cache.
     """
     planes = reference.prepared.planes
     prototypes, columns, width = planes.shape
-    vectors_of_pairs = count * prototypes * (width // vectors.WIDTH) * columns * metrics
+    if rounded:  # one for each prototype, rounded, where only the nearest is asked for
+        return count * prototypes * (width // vectors.WIDTH) * _seconds_of_a_product() / threads
+    of_each = columns * metrics if reference.prepared.words is None else {1: 2, 2: 3}[metrics]
+    vectors_of_pairs = count * prototypes * (width // vectors.WIDTH) * of_each
     return vectors_of_pairs * _seconds_of_a_product() / threads
 
 

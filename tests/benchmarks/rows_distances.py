@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from benchmarks import ours, peers_arrays
 from benchmarks.compare import FLOAT32_TOLERANCE, require_close, require_equal, require_nearest
-from benchmarks.measure import Contestant, race
+from benchmarks.measure import Contestant, kept_memory, race
 from benchmarks.peers_arrays import ReadyArrays
 from benchmarks.results import Row, speed_row
 from benchmarks.workbench import Workbench
@@ -48,10 +48,11 @@ PREDICTING = (NEAREST, FAISS_L1, FAISS_L2)
 def rows(bench: Workbench) -> Iterator[Row]:
     """Measure distances in memory; peers have float32 (scipy: float64) ready, ours has uint8."""
     peers_arrays.set_threads(bench.threads)
-    for originals in bench.sets:
-        yield from _to_few(bench.of(originals))
-        yield from _nearest(bench.of(originals), None)
-    yield from _nearest(bench, MANY)
+    with kept_memory():
+        for originals in bench.sets:
+            yield from _to_few(bench.of(originals))
+            yield from _nearest(bench.of(originals), None)
+            yield from _nearest(bench.of(originals), MANY)
 
 
 def _nearest(bench: Workbench, classes: int | None) -> Iterator[Row]:
@@ -79,8 +80,9 @@ def _nearest(bench: Workbench, classes: int | None) -> Iterator[Row]:
     means = len(reference.denominators)
     what = f"{IMAGES:,} images of {bench.originals.title} to {means:,} means: "
     wanted = _WANTED_OF_MANY if classes else _WANTED_OF_FEW
-    for mine, metrics in ((OURS, 2), (ONE_L1, 0), (ONE_L2, 0)):
-        limit = ours.limit_seconds(IMAGES, reference, metrics, threads) if metrics else None
+    for mine, metrics in ((OURS, 2), (ONE_L1, 1), (ONE_L2, 1)):
+        rounded = mine != OURS  # a bound spares the digits
+        limit = ours.limit_seconds(IMAGES, reference, metrics, threads, rounded)
         for peer in (FAISS_L1, NEAREST):
             yield speed_row(
                 what + mine, peer, times[mine], times[peer], wanted.get((mine, peer)), limit=limit
