@@ -12,12 +12,12 @@ instructions. On Zen 4 (3.6 GHz, a vector of 64 bytes a cycle at most) l1 takes 
 pixels of a pair, 80 % of what `psadbw` can do, and l2 0.29 ns, 96 % of what `vpdpbusd` can.
 
 What the bound leaves of an image is measured while the image is in the cache, the most likely
-prototype first, whose distance then bounds the others. 10,000 images, one thread of two busy ones: to
-10 means of 6,000 Fashion-MNIST images l1 takes 1.5 to 1.8 ms and l2 1.7 to 2.0 (where the pairs that
-were left were listed, sorted and gathered, 2.0 to 2.1 and 2.4 to 2.7), to 1,000 means of 60 images 70
-and 65 ms. Without `_nrt=False` and `forceinline` it was 3.4: references to arrays were counted, and
-arrays copied to the stack, for each pair. Where many prototypes are alike, as means of noise, the bound
-leaves most pairs: it is given up where it leaves more than an eighth.
+prototype first, whose distance then bounds the others. 10,000 images, one thread of two busy ones:
+to 10 means of 6,000 Fashion-MNIST images l1 takes 1.5 to 1.8 ms and l2 1.7 to 2.0 (where the pairs
+that were left were listed, sorted and gathered, 2.0 to 2.1 and 2.4 to 2.7), to 1,000 means of 60
+images 70 and 65 ms. Without `_nrt=False` and `forceinline` it was 3.4: references to arrays were
+counted, and arrays copied to the stack, for each pair. Where many prototypes are alike, as means of
+noise, the bound leaves most pairs: it is given up where it leaves more than an eighth.
 """
 
 from __future__ import annotations

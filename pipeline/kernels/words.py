@@ -14,8 +14,8 @@ start at multiples of 64 bytes: else each load takes two, and it is 3.9.
 
 `vpsubusb`, `vpsubusw`, `psadbw` and `vpcmpub` share the two pipes of the products: `vpmaxsw` does
 not. Of 1,000 means of 60 images, one thread: l1 and l2 of a pair take 15.6 ns (in digits 22.4), of
-which the division takes 1.3. Three prototypes at once, or more images while two are in the cache, did
-not pay.
+which the division takes 1.3. Three prototypes at once, or more images while two are in the cache,
+did not pay.
 
 n*x - c is made anew for each n, so prototypes are sorted by it, and there must be several of each.
 """
