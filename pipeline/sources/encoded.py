@@ -6,10 +6,9 @@ each. What is wrong with one sample never stops the others: it is a `Problem` of
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,19 +143,19 @@ class EncodedSource:
 
     def moved(self, folder: Path) -> EncodedSource:
         """Return the same source with its listing in another folder."""
-        return dataclasses.replace(self, listing=folder)
+        return replace(self, listing=folder)
 
     def decoded_by(self, decoders: Decoders | None) -> EncodedSource:
         """Return the same source with what decodes its images, and that in its provenance."""
         plain = {key: value for key, value in self.provenance.items() if key != DECODERS}
         if decoders is not None:
             plain[DECODERS] = decoders.describe()
-        return dataclasses.replace(self, decoders=decoders, provenance=plain)
+        return replace(self, decoders=decoders, provenance=plain)
 
     def packed_by(self, packing: Packing) -> EncodedSource:
         """Return the same source with its floats packed, and that in its provenance."""
         provenance = {**self.provenance, "packing": packing.describe()}
-        return dataclasses.replace(self, packing=packing, provenance=provenance)
+        return replace(self, packing=packing, provenance=provenance)
 
     def read(self, split: str, start: int, stop: int) -> Block:
         images = np.empty((stop - start, *self.shape), self.given_type)
@@ -209,7 +208,7 @@ class EncodedSource:
     def extremes(self, split: str, start: int, stop: int) -> tuple[float, float] | None:
         """Return the lowest and highest value in the files of some samples, as they are."""
         rows, unchanged = sample_index.read_rows(self.listing, split, start, stop), Conversion()
-        unchanged = dataclasses.replace(unchanged, max_pixels=self.conversion.max_pixels)
+        unchanged = replace(unchanged, max_pixels=self.conversion.max_pixels)
         problems = _labels(rows, self.class_names, self.labels_are_codes)[1]
         known = []
         for _, data in _fetched(self.fetcher, self.listing, rows, problems, self.max_bytes):

@@ -167,7 +167,7 @@ def test_what_is_stored_as_it_is_has_the_bytes_that_blosc_writes(tmp_path, dtype
         for part, (offset, length) in enumerate(entries(data, 2)):
             if start + 2 * part >= 5:
                 continue
-            chunk = np.zeros((2, 90_000), dtype)
+            chunk = np.full((2, 90_000), np.nan if dtype == "float64" else 0, dtype)
             given = noise[start + 2 * part :][:2]
             chunk[: len(given)] = given
             copied = Blosc("lz4", 0, rows.codec.shuffle, rows.codec.blocksize).encode(chunk)
