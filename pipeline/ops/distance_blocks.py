@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core import host_memory
 from pipeline.core.exact import (
     Float64Array,
     Int64Array,
@@ -134,7 +135,7 @@ def distances_block(
     if own is not None and reference.others is None:
         raise ValueError("images to leave out, expected a reference that has 'others'")
     classes, use = len(reference.denominators), backends.load(reference.device)
-    result = np.empty((len(metrics), len(images), classes), np.float64)
+    result = host_memory.reused((len(metrics), len(images), classes), np.float64)
     flat = np.ascontiguousarray(images).reshape(len(images), reference.pixels)
     scales = _scales(reference, metrics) if own is None else {}
     row = max(8 * classes, 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +17,6 @@ import threadpoolctl
 TURN_SECONDS = 0.1
 # Between turns: the threads of OpenMP go on spinning for a while when their work is done.
 REST_SECONDS = 0.02
-# Names of glibc's settings, as <malloc.h> numbers them.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 class MismatchError(Exception):
@@ -113,27 +109,6 @@ def _turn(contestant: Contestant) -> float:
         del result
         contestant.after()
     return total / calls
-
-
-@contextmanager
-def kept_memory() -> Iterator[None]:
-    """Let this process keep what is freed, for all contestants alike, where glibc has the memory.
-
-    Else each result of many bytes is made of new pages. On a virtual machine whose host takes back
-    what is free they take from 10 to 300 ms for 160 MB, by chance, and no contestant can help it.
-    """
-    if not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"):
-        yield
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        library.mallopt(_MMAP_MAX, 65_536)
-        library.mallopt(_TRIM_THRESHOLD, 128 * 1024)
-        library.malloc_trim(0)
 
 
 @contextmanager

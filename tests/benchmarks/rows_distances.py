@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from benchmarks import ours, peers_arrays
 from benchmarks.compare import FLOAT32_TOLERANCE, require_close, require_equal, require_nearest
-from benchmarks.measure import Contestant, kept_memory, race
+from benchmarks.measure import Contestant, race
 from benchmarks.peers_arrays import ReadyArrays
 from benchmarks.results import Row, speed_row
 from benchmarks.workbench import Workbench
@@ -48,11 +48,10 @@ PREDICTING = (NEAREST, FAISS_L1, FAISS_L2)
 def rows(bench: Workbench) -> Iterator[Row]:
     """Measure distances in memory; peers have float32 (scipy: float64) ready, ours has uint8."""
     peers_arrays.set_threads(bench.threads)
-    with kept_memory():
-        for originals in bench.sets:
-            yield from _to_few(bench.of(originals))
-            yield from _nearest(bench.of(originals), None)
-            yield from _nearest(bench.of(originals), MANY)
+    for originals in bench.sets:
+        yield from _to_few(bench.of(originals))
+        yield from _nearest(bench.of(originals), None)
+        yield from _nearest(bench.of(originals), MANY)
 
 
 def _nearest(bench: Workbench, classes: int | None) -> Iterator[Row]:
