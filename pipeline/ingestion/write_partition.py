@@ -10,6 +10,7 @@ images are decoded; tables made in memory before they are written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,18 @@ from pipeline.core.partitions import Partition, PartitionTable
 from pipeline.core.schema import UNLABELLED
 from pipeline.core.threads import in_ranges
 from pipeline.execution.executor import Executor
+from pipeline.execution.memory import machine_memory
 from pipeline.execution.progress import Reporter
 from pipeline.ingestion.compaction import is_compacted
 from pipeline.ingestion.plan import IngestPlan, ingest_token
 from pipeline.sources.encoded import EncodedSource
 from pipeline.storage import image_store, tables
 from pipeline.storage.image_content import read_records, records_digest
+from pipeline.storage.passing_files import PassingFiles
 from pipeline.storage.sample_tables import part_notes, part_path, read_part, write_part
+
+_KEPT_PART = 0.1
+"""Of the memory; Linux begins to slow down who writes where more waits to be on the disk."""
 
 
 def write_partitions(
@@ -47,12 +53,13 @@ def write_partitions(
         return
     # arrays are copied, by one thread as fast as by two; files are decoded
     threads = executor.threads_for(len(chosen)) if isinstance(plan.source, EncodedSource) else 1
-    task = IngestPartition(
-        path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
-        chosen,
-    )  # fmt: skip
     share = len(chosen) / len(plan.table)
     size = sum(template.count * template.sample_bytes for template in plan.templates.values())
+    passing = PassingFiles() if size > _KEPT_PART * machine_memory() else None
+    task = IngestPartition(
+        path.absolute(), plan.source, plan.table, plan.templates, plan.identity, threads,
+        chosen, passing,
+    )  # fmt: skip
     with reporter.phase("ingest", len(chosen), int(size * share)) as phase:
         executor.map(task, len(chosen), phase)
 
@@ -71,6 +78,7 @@ class IngestPartition:
     identity: str
     threads: int
     numbers: Sequence[int]
+    passing: PassingFiles | None = None
     spare: host_memory.Spare = field(default_factory=host_memory.Spare, compare=False)
 
     def __call__(self, number: int) -> bool:
@@ -82,7 +90,8 @@ class IngestPartition:
         token = ingest_token(self.path, self.identity)
         token.require()
         template = self.templates[partition.split]
-        with self.spare.array((partition.count, *template.shape), template.dtype) as images:
+        memory = self.spare.array((partition.count, *template.shape), template.dtype)
+        with memory as images, self.passing.written() if self.passing else nullcontext():
             block, records = self._read(partition, images)
             token.require()
             written = image_store.write_images(

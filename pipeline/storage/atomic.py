@@ -10,16 +10,14 @@ them: so writing, reading and computing overlap, and the disk orders the writes.
 once its bytes are flushed, and every folder that leads to it. Linux is told to begin with large
 files as soon as they are written, so that most is on the disk by then: the flush of 0.8 GB of
 shards takes 0.02 s in the end, where it took 0.3 s. A small file takes about a millisecond on one
-thread, a fraction of that on several. What is on the disk stays in the system's memory too: to let
-go of it makes writing faster where a virtual machine gets its memory from its host page by page,
-and the job that reads it next slower by more. A worker on another machine that shares the folder by
+thread, a fraction of that on several. What is on the disk stays in the system's memory too, unless
+there is much of it: see `passing_files`. A worker on another machine that shares the folder by
 network has sent what it wrote when it closed the file. Object stores keep what they have taken.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import errno
 import json
 import os
@@ -28,7 +26,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache, partial
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from pipeline.core.paths import is_remote, is_url, remote_errors, shown
 from pipeline.core.threads import in_ranges
 from pipeline.storage.blobs import put_bytes, put_file, read_bytes
 from pipeline.storage.folders import walk
+from pipeline.storage.passing_files import begin_flush, let_go
 from pipeline.storage.processes import Process, this_process
 
 PARTIAL_SUFFIX = ".partial"
@@ -46,7 +45,6 @@ _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PASSES = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE)  # what says nothing of a folder
 _PLACES = "--output; of a job file output, or store of its images; or PIXSIM_DATA"
-_BEGIN_WRITING = 2  # the flag of `sync_file_range` that only begins
 _LARGE = 2**20
 _THREADS, _BATCH = 8, 2**10
 
@@ -151,24 +149,11 @@ def write_pieces(path: Path, pieces: Iterable[Any], *, lasting: bool = True) -> 
             view = memoryview(piece).cast("B")
             while len(view):  # one call may write less
                 view = view[file.write(view) :]
-        if not lasting and file.tell() >= _LARGE:
-            _begin_flush(file.fileno())
-
-
-@cache
-def _system_library() -> Any:
-    return ctypes.CDLL(None)
-
-
-def _begin_flush(number: int) -> None:
-    """Have the system begin to send what was written to the disk, and wait for nothing.
-
-    Else Linux begins when a tenth of the memory waits to be written, and the flush in the end
-    waits for all of that.
-    """
-    with suppress(OSError, AttributeError):  # only Linux has it
-        whole_file = ctypes.c_int64(0)
-        _system_library().sync_file_range(number, whole_file, whole_file, _BEGIN_WRITING)
+        large = file.tell() >= _LARGE
+        if not lasting and large:
+            begin_flush(file.fileno())
+    if large:
+        let_go(path)
 
 
 def flush(path: Path) -> None:

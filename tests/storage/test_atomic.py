@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError, PixsimError, StorageFullError
-from pipeline.storage import atomic
+from pipeline.storage import atomic, passing_files
 from pipeline.storage.atomic import read_json, replaced, storage_errors, write_json
 
 OLD = "what was there before"
@@ -47,13 +47,13 @@ def test_a_file_appears_whole_under_its_name_and_nothing_beside_it(tmp_path):
 
 def test_large_files_that_are_flushed_later_are_on_their_way_at_once(tmp_path, monkeypatch):
     begun = []
-    real = atomic._begin_flush
+    real = atomic.begin_flush
 
     def begin(number):
         begun.append(os.fstat(number).st_size)
         real(number)
 
-    monkeypatch.setattr(atomic, "_begin_flush", begin)
+    monkeypatch.setattr(atomic, "begin_flush", begin)
     sizes = (10, atomic._LARGE - 1, atomic._LARGE, 3 * atomic._LARGE)
     for lasting, size in itertools.product((True, False), sizes):
         path = tmp_path / f"{lasting}-{size}"
@@ -63,7 +63,7 @@ def test_large_files_that_are_flushed_later_are_on_their_way_at_once(tmp_path, m
 
 
 def test_a_system_that_cannot_begin_to_flush_writes_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "_system_library", object)
+    monkeypatch.setattr(passing_files, "_system_library", object)
     atomic.write_pieces(tmp_path / "a", [bytes(2 * atomic._LARGE)], lasting=False)
     assert (tmp_path / "a").read_bytes() == bytes(2 * atomic._LARGE)
 
