@@ -114,8 +114,9 @@ def _add_products(context: Any, builder: Builder, target: Value, a: Value, b: Va
     """Add products of words to lanes, two to each."""
     known, lanes = vectors.processor_features(context), builder.load(target)
     if {"+avx512bw", "+avx512vnni"} <= known:
-        name, operands = "llvm.x86.avx512.vpdpwssd.512", [lanes, a, b]
-        builder.store(vectors.call(builder, name, _LANES, operands), target)
+        operands = [builder.bitcast(each, _LANES) for each in (a, b)]  # what any LLVM takes
+        name = "llvm.x86.avx512.vpdpwssd.512"
+        builder.store(vectors.call(builder, name, _LANES, [lanes, *operands]), target)
         return
     if "+avx2" in known:
         halves = zip(vectors.parts(builder, a, 16), vectors.parts(builder, b, 16), strict=True)
