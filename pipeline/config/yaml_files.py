@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 from ruamel.yaml.resolver import VersionedResolver
 
 from pipeline.core.errors import ConfigError, describe, nearest
@@ -29,6 +30,7 @@ _NAMELESS = ("x-", ".")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_KEYS = 10_000  # merges of merges may grow without end
 _MOST_BYTES = 2**22  # which take half a minute
+_ENDS_OF_LINES = frozenset("\x85\u2028\u2029")
 # YAML 1.1 has `y` and `n` for booleans, ruamel.yaml numbers such as `1e3` and `-_1`: what is called
 # so (an axis, a class, a commit) stays a text
 _TEXT = re.compile(r"[yYnN=]|[-+.]_.*|[-+]?[\d_]+[eE][-+]?\d+|[-+]?[\d_]*\.[\d_]*[eE]\d+")
@@ -83,6 +85,17 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(_reason(error)) from None
 
 
+class _Representer(SafeRepresenter):
+    """Writes what a parser would take for the end of a line as an escape."""
+
+    def text(self, value: str) -> Any:
+        style = '"' if not _ENDS_OF_LINES.isdisjoint(value) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Representer.add_representer(str, _Representer.text)
+
+
 def to_yaml(value: Any) -> str:
     """Return plain values as YAML on one line, which `parse_yaml` reads as the same values.
 
@@ -92,7 +105,7 @@ def to_yaml(value: Any) -> str:
     "{classes: ['3', a cat], k: 5, near: null}"
     """
     writer, text = YAML(typ="safe", pure=True), io.StringIO()
-    writer.Resolver, writer.version = _Resolver, (1, 1)
+    writer.Resolver, writer.version, writer.Representer = _Resolver, (1, 1), _Representer
     writer.default_flow_style = True
     writer.brace_single_entry_mapping_in_flow_sequence, writer.width = True, sys.maxsize
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 from pipeline.core.partitions import accumulator_bytes, ceil_div
 from pipeline.execution.devices import Device
 from pipeline.execution.workers import Workers
+from pipeline.kernels.backends import NUMPY
 from pipeline.ops.reduction import LARGE_BYTES, WIDE
 
 # A process with everything imported, in which the loops are compiled: about 150 MB less are taken
 # where they were compiled before.
 _BASE = 450 * 10**6
+# The same where there is so little to do that NumPy counts, and no loops are loaded.
+_BASE_NUMPY = 200 * 10**6
 # A worker process of dask, and the client of such, which loads no kernels.
 _BASE_WORKER = 400 * 10**6
 _BASE_CLIENT = 370 * 10**6
@@ -31,7 +34,7 @@ _ENCODED = 64 * 10**6
 # Bytes of a row of predictions, in NumPy, Arrow and as it is encoded.
 _ROW = 450
 # Copies of a task's distances while they are written, by one task at a time.
-_WRITTEN = 5
+_WRITTEN = 3
 # Steps whose distances are in memory at once when they are read back, copies counted in.
 _READ_BACK = 5
 # Bytes of a confusion count: as an integer of NumPy, of Python, and as text.
@@ -231,7 +234,7 @@ def fitting_pixels(load: Load, workers: Workers, device: Device | None = None) -
     Into that of the processes, and of the device. All of them where no tile would be small enough:
     what else is needed is too much then.
     """
-    room = int(_SHARE * workers.memory) - base_bytes(workers) - load.listed
+    room = int(_SHARE * workers.memory) - base_bytes(workers, device) - load.listed
     needed = _fit_bytes if workers.processes else _fit_here_bytes
     number = 1
     while number <= load.pixels:
@@ -274,9 +277,11 @@ def _device_evaluate_bytes(load: Load, workers: Workers, device: Device) -> int:
     return prototypes + tasks * 48 * load.classes * samples + _batch_bytes(load, tasks, device)
 
 
-def base_bytes(workers: Workers) -> int:
-    """Return what a process takes that has read nothing yet."""
-    return _BASE_WORKER if workers.processes else _BASE
+def base_bytes(workers: Workers, device: Device | None = None) -> int:
+    """Return what a process takes that has read nothing yet; default: one that counts in loops."""
+    if workers.processes:
+        return _BASE_WORKER
+    return _BASE_NUMPY if device is not None and device.name == NUMPY else _BASE
 
 
 def footprint(
@@ -302,7 +307,9 @@ def footprint(
         What it computes on; default: what has no memory of its own.
     """
     width = max(stop - start for start, stop in tiles)
-    base, assembled = base_bytes(workers) + load.listed, _assembled_bytes(load)
+    # a search is done in loops
+    base = base_bytes(workers, None if search else device) + load.listed
+    assembled = _assembled_bytes(load)
     evaluate, third = _evaluate_bytes(load, workers), base + search if search else 0
     size, there = accumulator_bytes(load.classes, width, load.tables), dict[str, int]()
     if device is not None and device.memory is not None:

@@ -23,6 +23,7 @@ would be translated, its credentials come by other ways than botocore's, and `me
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -164,9 +165,18 @@ def read_bytes(path: Path, start: int | None = None, stop: int | None = None) ->
     """Read a file, or the bytes `start` to `stop` of it; raise `FileNotFoundError` without one."""
     if is_remote(path):
         return bytes(tried(path, _read_range, path, start, stop))
-    with path.open("rb") as file:
+    with _open_local(path) as file:
         file.seek(start or 0)
         return file.read(-1 if stop is None else stop - (start or 0))
+
+
+def _open_local(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
 
 
 def _read_range(path: Any, start: int | None, stop: int | None) -> bytes:
@@ -221,7 +231,7 @@ def open_binary(path: Path) -> IO[bytes]:
         Where a remote one cannot be opened; reading raises it too.
     """
     if not is_remote(path):
-        return path.open("rb")
+        return _open_local(path)
     files, name = file_system_of(path)
     files.invalidate_cache()  # else its size may be that of the file before
     opened = tried(path, files.open, name, "rb")

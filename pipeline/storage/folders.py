@@ -6,6 +6,7 @@ failures for "not there", and may answer from a listing of before.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import importlib
@@ -53,8 +54,8 @@ def _kind(path: Path) -> str | None:
         return str(tried(path, files.info, name)["type"])
     except FileNotFoundError:
         return None
-    except NotADirectoryError:
-        if is_remote(path):
+    except OSError as error:
+        if is_remote(path) or error.errno not in (errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from settings_for_tests import EVERY_KEY, write
 
@@ -30,6 +30,8 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
+@example({"a\x85b": "\x85"})
+@example(["\u2028", {"\u2029": "a\u2029b"}])
 def test_what_is_written_as_yaml_is_read_as_the_same(value):
     assert parse_yaml(f"key: {to_yaml(value)}\n") == {"key": value}
 
