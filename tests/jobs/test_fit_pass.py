@@ -162,7 +162,7 @@ def test_tiles_that_are_done_are_kept(tmp_path, kind):
     arrays = make_arrays(train=60, test=20, shape=shape, dtype=dtype)
     images = make_images(tmp_path / "images.zarr", arrays, shard=16)
     room = 6 * 10**6 if prototypes == "median" else 3 * 10**6
-    memory = int((memory_model._BASE + room) / memory_model._SHARE)
+    memory = int((memory_model._BASE_NUMPY + room) / memory_model._SHARE)
     tight = {"prototypes": prototypes, "cluster": THREAD | {"memory": memory}}
     whole = make_settings(images, tmp_path / "whole", prototypes=prototypes)
     settings = make_settings(images, tmp_path / "run", **tight)

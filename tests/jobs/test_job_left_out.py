@@ -161,7 +161,7 @@ def test_medians_made_in_tiles_are_the_same(tmp_path, dtype):
     arrays = make_arrays(train=60, test=20, shape=(60, 50), dtype=dtype)
     images = make_images(tmp_path / "images.zarr", arrays, shard=16)
     whole = run(images, tmp_path / "whole", prototypes="median", **WHOLE)
-    memory = int((memory_model._BASE + 7 * 10**6) / memory_model._SHARE)
+    memory = int((memory_model._BASE_NUMPY + 7 * 10**6) / memory_model._SHARE)
     tight = {"workers": 1, "memory": memory}
     settings = make_settings(images, tmp_path / "run", prototypes="median", cluster=tight, **WHOLE)
     assert len(job.plan_job(settings, images).tiles) > 2

@@ -95,7 +95,7 @@ def test_pixels_are_tiled_where_memory_asks_for_it_and_the_result_is_the_same(tm
     arrays = make_arrays(train=60, test=20, shape=(60, 50))
     images = make_images(tmp_path / "images.zarr", arrays, shard=16)
     # room for the sums of whole images, not for 256 counts of each pixel
-    memory = int((memory_model._BASE + 6 * 10**6) / memory_model._SHARE)
+    memory = int((memory_model._BASE_NUMPY + 6 * 10**6) / memory_model._SHARE)
     for kind in ("mean", "median"):
         whole = pipeline.run_job(make_settings(images, tmp_path / kind, prototypes=kind))
         settings = make_settings(
@@ -121,7 +121,7 @@ KEPT = ".work/sums (until the prototypes are made)"
 def test_sums_that_are_kept_are_as_many_as_was_planned(tmp_path, monkeypatch, kind, dtype, room):
     arrays = make_arrays(train=60, test=20, shape=(60, 50), dtype=dtype)
     images = make_images(tmp_path / "images.zarr", arrays, shard=8)
-    memory = room and int((memory_model._BASE + room) / memory_model._SHARE)
+    memory = room and int((memory_model._BASE_NUMPY + room) / memory_model._SHARE)
     settings = make_settings(
         images, tmp_path / "run", prototypes=kind,
         cluster={"kind": "threads", "workers": 1, "memory": memory},
