@@ -118,7 +118,9 @@ def test_files_cut_off_by_a_limit_are_a_clear_error_and_a_resume_completes(
     figure(f"{name}: files are cut off", f"{found.ends.total():,} resumed: {counted(found.ends)}")
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "remote append")) for name in REMOTE
+])  # fmt: skip
 def test_a_request_that_fails_once_is_asked_again_and_nothing_is_seen_of_it(
     stage_of, full, seed, figure, name
 ):

@@ -184,6 +184,7 @@ def test_each_set_of_instructions_counts_as_numpy_does(variant, tmp_path):
 
 
 @of_x86
+@pytest.mark.slow
 def test_histograms_of_processors_that_take_no_notes_are_those_of_numpy(tmp_path):
     # those of this processor are what `test_kernels` compares
     assert run_under("portable", HISTOGRAMS, tmp_path) == ["False"]

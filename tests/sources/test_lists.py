@@ -191,6 +191,7 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path, root):
         opened(tmp_path, root / "gone.csv")
 
 
+@pytest.mark.slow
 def test_a_long_list_takes_no_more_memory_than_a_short_one(tmp_path, root):
     def peak(count):
         rows = "".join(f"memory://bucket/{n}.png,{n % 10}\n" for n in range(count))
